@@ -1,0 +1,121 @@
+// Two checked tensors of one layout, ready for a kernel: contiguous, in the dtype that is computed in.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "checks.h"
+#include "core/rows.h"
+
+namespace shfcas {
+
+enum class Numbers { floating, any };  // what an op takes
+
+// The dtype that values are computed in. Widening is exact, so that comparisons see the numbers as given.
+inline ScalarType compute_dtype(const char* op, const char* argument, const Tensor& tensor, Numbers numbers) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Double:
+      return ScalarType::Double;
+    case ScalarType::Float:
+    case ScalarType::Half:
+    case ScalarType::BFloat16:
+      return ScalarType::Float;
+    case ScalarType::Byte:
+    case ScalarType::Char:
+    case ScalarType::Short:
+    case ScalarType::Int:
+      if (numbers == Numbers::any) return ScalarType::Int;
+      break;
+    case ScalarType::Long:
+      if (numbers == Numbers::any) return ScalarType::Long;
+      break;
+    default:
+      break;
+  }
+  fail(op, argument,
+       numbers == Numbers::any ? "dtype float64, float32, float16, bfloat16 or an integer"
+                               : "dtype float64, float32, float16 or bfloat16",
+       toString(tensor.scalar_type()));
+}
+
+inline Tensor prepared(const Tensor& tensor, ScalarType dtype) {
+  return torch::stable::contiguous(tensor.scalar_type() == dtype ? tensor : torch::stable::to(tensor, dtype));
+}
+
+struct Batch {
+  Tensor x;
+  Tensor y;
+  ScalarType dtype;
+  std::optional<Tensor> offsets;  // owns what rows.offsets points into
+  Rows rows;
+  std::vector<int64_t> row_shape;  // of a result with one entry per row
+
+  Tensor new_like_values() const { return torch::stable::new_empty(x, x.sizes()); }
+  Tensor new_per_row(ScalarType result) const { return torch::stable::new_empty(x, row_shape, result); }
+};
+
+inline Batch make_batch(const char* op, const char* x_name, const Tensor& x, const char* y_name,
+                        const Tensor& y, const std::optional<Tensor>& offsets, Numbers numbers) {
+  const ScalarType dtype = compute_dtype(op, x_name, x, numbers);
+  check_same_dtype(op, y_name, y, x_name, x);
+  check_same_device(op, y_name, y, x_name, x);
+  check_same_shape(op, y_name, y, x_name, x);
+  Batch batch{prepared(x, dtype), prepared(y, dtype), dtype, std::nullopt, {}, {}};
+
+  if (!offsets) {
+    if (x.dim() < 1) fail(op, x_name, "at least 1 dimension", "a scalar");
+    int64_t count = 1;
+    for (int64_t i = 0; i + 1 < x.dim(); ++i) {
+      batch.row_shape.push_back(x.size(i));
+      count *= x.size(i);
+    }
+    batch.rows = {count, x.numel(), x.size(x.dim() - 1), nullptr};
+    return batch;
+  }
+
+  check_dim(op, x_name, x, 1);
+  check_dim(op, "offsets", *offsets, 1);
+  check_same_device(op, "offsets", *offsets, x_name, x);
+  if (offsets->scalar_type() != ScalarType::Long)
+    fail(op, "offsets", "dtype int64", toString(offsets->scalar_type()));
+  if (offsets->numel() < 1) fail(op, "offsets", "one more offset than rows", "none");
+  batch.offsets = torch::stable::contiguous(*offsets);
+  const int64_t count = offsets->numel() - 1;
+  const auto* values = static_cast<const int64_t*>(batch.offsets->const_data_ptr());
+  if (x.is_cpu()) check_offset_values(op, values, count, x.numel());
+  batch.rows = {count, x.numel(), 0, values};
+  batch.row_shape = {count};
+  return batch;
+}
+
+// Calls f with a value of the C++ type of dtype.
+template <class F>
+void dispatch_floating(ScalarType dtype, const F& f) {
+  dtype == ScalarType::Double ? f(double{}) : f(float{});
+}
+
+template <class F>
+void dispatch_any(ScalarType dtype, const F& f) {
+  if (dtype == ScalarType::Int)
+    f(int32_t{});
+  else if (dtype == ScalarType::Long)
+    f(int64_t{});
+  else
+    dispatch_floating(dtype, f);
+}
+
+template <class T>
+const T* const_data(const Tensor& tensor) {
+  return static_cast<const T*>(tensor.const_data_ptr());
+}
+
+template <class T>
+T* mutable_data(const Tensor& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+}  // namespace shfcas

@@ -1,0 +1,29 @@
+#include <torch/csrc/stable/library.h>
+
+#include "batch.h"
+#include "cpu/count_rows.h"
+
+namespace shfcas {
+namespace {
+
+Tensor kendall_distance(const Tensor& x, const Tensor& y, bool normalized,
+                        const std::optional<Tensor>& offsets) {
+  const Batch batch = make_batch("kendall_distance", "x", x, "y", y, offsets, Numbers::any);
+  const Tensor result = batch.new_per_row(ScalarType::Double);
+  double* out = mutable_data<double>(result);
+  dispatch_any(batch.dtype, [&](auto number) {
+    using T = decltype(number);
+    count_rows(const_data<T>(batch.x), const_data<T>(batch.y), batch.rows, false,
+               [&](int64_t row, int64_t n, const PairCounts& counts) {
+                 out[row] = distance_from_counts(counts, n, normalized);
+               });
+  });
+  return result;
+}
+
+}  // namespace
+}  // namespace shfcas
+
+STABLE_TORCH_LIBRARY_IMPL(shfcas, CPU, library) {
+  library.impl("kendall_distance", TORCH_BOX(&shfcas::kendall_distance));
+}

@@ -1,0 +1,33 @@
+#include <torch/csrc/stable/library.h>
+
+#include <string>
+
+#include "batch.h"
+#include "cpu/count_rows.h"
+#include "tau_variant.h"
+
+namespace shfcas {
+namespace {
+
+Tensor kendall_tau(const Tensor& x, const Tensor& y, const std::string& variant,
+                   const std::optional<Tensor>& offsets) {
+  const TauVariant tau = parse_tau_variant(variant);
+  const Batch batch = make_batch("kendall_tau", "x", x, "y", y, offsets, Numbers::any);
+  const Tensor result = batch.new_per_row(ScalarType::Double);
+  double* out = mutable_data<double>(result);
+  dispatch_any(batch.dtype, [&](auto number) {
+    using T = decltype(number);
+    count_rows(const_data<T>(batch.x), const_data<T>(batch.y), batch.rows, tau == TauVariant::c,
+               [&](int64_t row, int64_t n, const PairCounts& counts) {
+                 out[row] = tau_from_counts(counts, n, tau);
+               });
+  });
+  return result;
+}
+
+}  // namespace
+}  // namespace shfcas
+
+STABLE_TORCH_LIBRARY_IMPL(shfcas, CPU, library) {
+  library.impl("kendall_tau", TORCH_BOX(&shfcas::kendall_tau));
+}

@@ -1,0 +1,37 @@
+// The schema of every op, and the Python module whose import registers them.
+#include <pybind11/pybind11.h>
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(shfcas, library) {
+  library.def(
+      "kendall_counts(Tensor x, Tensor y, Tensor? offsets=None) -> "
+      "(Tensor concordant, Tensor discordant, Tensor tied_x, Tensor tied_y, Tensor tied_both)");
+  library.def("kendall_tau(Tensor x, Tensor y, str variant='b', Tensor? offsets=None) -> Tensor");
+  library.def("kendall_distance(Tensor x, Tensor y, bool normalized=True, Tensor? offsets=None) -> Tensor");
+  library.def("pacs(Tensor rewards, Tensor logprobs, Tensor? offsets=None) -> Tensor");
+  library.def(
+      "pacs_backward(Tensor gradient, Tensor rewards, Tensor logprobs, Tensor? offsets=None) -> "
+      "(Tensor rewards_gradient, Tensor logprobs_gradient)");
+  library.def(
+      "conflict_scores(Tensor rewards, Tensor logprobs, Tensor? offsets=None) -> "
+      "(Tensor pacs, Tensor mean_abs_pacs, Tensor kendall_distance, Tensor kendall_tau_b, Tensor "
+      "degenerate)");
+}
+
+namespace {
+
+pybind11::dict build_facts() {
+  pybind11::dict facts;
+  facts["torch"] = SHFCAS_TORCH_VERSION;
+  facts["cuda"] = SHFCAS_CUDA_VERSION;
+  facts["cuda_archs"] = SHFCAS_CUDA_ARCHS;
+  facts["compiler"] = __VERSION__;
+  return facts;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, module) {
+  module.doc() = "Registers torch.ops.shfcas and knows how it was built.";
+  module.def("build_facts", &build_facts, "Versions that the library was compiled with.");
+}

@@ -1,0 +1,18 @@
+// The name of a tau variant, as the op takes it.
+#pragma once
+
+#include <string>
+
+#include "checks.h"
+#include "core/pair_counts.h"
+
+namespace shfcas {
+
+inline TauVariant parse_tau_variant(const std::string& name) {
+  if (name == "a") return TauVariant::a;
+  if (name == "b") return TauVariant::b;
+  if (name == "c") return TauVariant::c;
+  fail("kendall_tau", "variant", "'a', 'b' or 'c'", "'" + name + "'");
+}
+
+}  // namespace shfcas

@@ -1,0 +1,32 @@
+"""Conflict-aware RLHF: find where a reward model and its policy disagree, and ask humans about just that.
+
+The functional API lives here and needs torch alone; sampling, scoring, feedback and training are modules of
+their own, imported by name.
+"""
+
+from importlib.metadata import version as _version
+
+from shfcas._library import build_facts
+from shfcas.ops import (
+    ConflictScores,
+    KendallCounts,
+    conflict_scores,
+    kendall_counts,
+    kendall_distance,
+    kendall_tau,
+    pacs,
+)
+
+__version__ = _version("shfcas")
+
+__all__ = [
+    "ConflictScores",
+    "KendallCounts",
+    "__version__",
+    "build_facts",
+    "conflict_scores",
+    "kendall_counts",
+    "kendall_distance",
+    "kendall_tau",
+    "pacs",
+]

@@ -1,0 +1,40 @@
+"""Loads the compiled extension, which registers ``torch.ops.shfcas``."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+import torch
+
+
+def load_library() -> ModuleType:
+    """Import ``shfcas._C``, or say what it was built for and what it met.
+
+    Raises:
+        ImportError: The extension is missing, or does not fit the torch that is running.
+    """
+    try:
+        return importlib.import_module("shfcas._C")
+    except ImportError as error:
+        raise ImportError(
+            f"shfcas: the compiled extension did not load ({error}). It was built with torch "
+            f"{_built_with()} and needs torch >= 2.11; this is torch {torch.__version__}. "
+            "Remedy: reinstall with `pip install --force-reinstall --no-deps shfcas`, or, in a checkout, "
+            "`pip install -e .`"
+        ) from error
+
+
+def _built_with() -> str:
+    try:
+        return str(importlib.import_module("shfcas._build_info").TORCH_VERSION)
+    except ImportError:
+        return "(not built)"
+
+
+_C = load_library()
+
+
+def build_facts() -> dict[str, str]:
+    """What the extension was compiled with: torch, CUDA (empty without), its architectures, the compiler."""
+    return dict(_C.build_facts())

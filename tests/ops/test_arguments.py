@@ -1,0 +1,108 @@
+import pytest
+import torch
+
+import shfcas
+
+OPS = {
+    "kendall_counts": ("x", "y"),
+    "kendall_tau": ("x", "y"),
+    "kendall_distance": ("x", "y"),
+    "pacs": ("rewards", "logprobs"),
+    "conflict_scores": ("rewards", "logprobs"),
+}
+every_op = pytest.mark.parametrize("name", OPS)
+
+
+@every_op
+def test_shapes_must_agree(name):
+    message = rf"{name}: {OPS[name][1]}: expected the shape of {OPS[name][0]}, \(2, 3\), got \(3, 2\)"
+    with pytest.raises(ValueError, match=message):
+        getattr(shfcas, name)(torch.ones(2, 3), torch.ones(3, 2))
+
+
+@every_op
+def test_a_scalar_has_no_rows(name):
+    with pytest.raises(ValueError, match=rf"{name}: {OPS[name][0]}: expected at least 1 dimension"):
+        getattr(shfcas, name)(torch.tensor(1.0), torch.tensor(1.0))
+
+
+@every_op
+def test_dtypes_must_agree(name):
+    with pytest.raises(TypeError, match=rf"{name}: {OPS[name][1]}: expected the dtype of {OPS[name][0]}"):
+        getattr(shfcas, name)(torch.ones(3), torch.ones(3, dtype=torch.float64))
+    with pytest.raises(ValueError, match="expected the dtype"):
+        getattr(torch.ops.shfcas, name)(torch.ones(3), torch.ones(3, dtype=torch.float64))
+
+
+@every_op
+@pytest.mark.parametrize("dtype", [torch.bool, torch.complex64])
+def test_dtypes_must_be_numbers_in_order(name, dtype):
+    x = torch.ones(3, dtype=dtype)
+    with pytest.raises(TypeError, match=rf"{name}: {OPS[name][0]}: expected one of the dtypes"):
+        getattr(shfcas, name)(x, x)
+    with pytest.raises(ValueError, match="expected dtype float64"):
+        getattr(torch.ops.shfcas, name)(x, x)
+
+
+@pytest.mark.parametrize("name", ["pacs", "conflict_scores"])
+def test_scores_must_be_floating(name):
+    x = torch.ones(3, dtype=torch.int64)
+    with pytest.raises(TypeError, match=f"{name}: rewards: expected one of the dtypes"):
+        getattr(shfcas, name)(x, x)
+    with pytest.raises(ValueError, match=f"{name}: rewards: expected dtype float64"):
+        getattr(torch.ops.shfcas, name)(x, x)
+
+
+@every_op
+def test_arguments_must_be_tensors(name):
+    with pytest.raises(TypeError, match=rf"{name}: {OPS[name][0]}: expected a torch.Tensor, got list"):
+        getattr(shfcas, name)([1.0, 2.0], torch.ones(2))
+    with pytest.raises(TypeError, match=rf"{name}: offsets: expected a torch.Tensor, got list"):
+        getattr(shfcas, name)(torch.ones(2), torch.ones(2), offsets=[0, 2])
+
+
+@every_op
+@pytest.mark.parametrize(
+    ("offsets", "message"),
+    [
+        ([0, 4, 2, 6], "never decrease, got 4 followed by 2 at row 1"),
+        ([0, 100, 6], "never decrease, got 100 followed by 6 at row 1"),
+        ([0, 3, 7], "last offset equal to the number of values, 6, got 7"),
+        ([0, 3], "last offset equal to the number of values, 6, got 3"),
+        ([1, 6], "a first offset of 0, got 1"),
+        ([-1, 6], "a first offset of 0, got -1"),
+        ([0, -(2**63), 6], "never decrease"),
+        ([], "one more offset than rows, got none"),
+        ([[0, 6]], r"1 dimension\(s\), got shape \(1, 2\)"),
+    ],
+)
+def test_offsets_must_fit(name, offsets, message):
+    offsets = torch.tensor(offsets, dtype=torch.int64)
+    for module in (shfcas, torch.ops.shfcas):
+        with pytest.raises(ValueError, match=f"{name}: offsets: expected .*{message}"):
+            getattr(module, name)(torch.ones(6), torch.ones(6), offsets=offsets)
+
+
+@every_op
+def test_offsets_must_be_int64(name):
+    offsets = torch.tensor([0, 6], dtype=torch.int32)
+    with pytest.raises(TypeError, match=f"{name}: offsets: expected dtype torch.int64, got torch.int32"):
+        getattr(shfcas, name)(torch.ones(6), torch.ones(6), offsets=offsets)
+    with pytest.raises(ValueError, match=f"{name}: offsets: expected dtype int64"):
+        getattr(torch.ops.shfcas, name)(torch.ones(6), torch.ones(6), offsets=offsets)
+
+
+@every_op
+def test_jagged_values_must_be_flat(name):
+    with pytest.raises(ValueError, match=rf"{name}: {OPS[name][0]}: expected 1 dimension"):
+        getattr(shfcas, name)(torch.ones(2, 3), torch.ones(2, 3), offsets=torch.tensor([0, 6]))
+
+
+def test_variant_must_be_known():
+    with pytest.raises(ValueError, match="kendall_tau: variant: expected 'a', 'b' or 'c', got 'd'"):
+        shfcas.kendall_tau(torch.ones(3), torch.ones(3), variant="d")
+
+
+def test_gradient_must_fit():
+    with pytest.raises(ValueError, match="pacs_backward: gradient: expected the shape of rewards"):
+        torch.ops.shfcas.pacs_backward(torch.ones(2), torch.ones(3), torch.ones(3))
