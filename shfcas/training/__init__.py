@@ -1,0 +1,1 @@
+"""Training rooms: supervised fine-tuning, reward models, PPO."""

@@ -1,0 +1,341 @@
+"""PPO against a reward, as a `transformers.Trainer`.
+
+One epoch of the trainer is one rollout: prompts are answered, scored, and the answers revisited for a few
+epochs of clipped updates. Everything around that (optimizer, schedule, accumulation, callbacks, trackers)
+is the base class.
+"""
+
+import copy
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+)
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from shfcas.training import ppo_math
+from shfcas.training.ppo_checkpoint import (
+    VALUE_HEAD_NAME,
+    discard,
+    latest_checkpoint,
+    mark_complete,
+    read_state,
+)
+from shfcas.training.ppo_collect import RolloutCollector
+from shfcas.training.ppo_config import PPOConfig
+from shfcas.training.ppo_reference import Reference, policy_and_reference
+from shfcas.training.ppo_rewards import (
+    RewardCallable,
+    RewardFunctions,
+    RolloutScorer,
+    Tokenizers,
+    reward_callables,
+)
+from shfcas.training.rollouts import Rollout, encode_prompts, minibatch_rows, stop_ids
+from shfcas.training.value import LanguageModel, PolicyWithValue, causal_lm, is_peft_model
+
+__all__ = ["PPOConfig", "PPOTrainer", "latest_checkpoint"]
+
+logger = logging.getLogger(__name__)
+
+
+class RolloutLoader:
+    """What the base trainer iterates over in place of a dataloader: a pass is one rollout's micro-batches."""
+
+    def __init__(self, batches: Callable[[], Iterator[dict[str, Tensor]]], length: int) -> None:
+        self._batches = batches
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        return self._batches()
+
+
+class PPOTrainer(Trainer):
+    """Proximal policy optimisation of a causal language model on prompts.
+
+    The reference of the KL penalty is the policy as it is handed over. With `peft_config` that is the model
+    with its new adapter switched off, so no second copy is kept; without, a frozen copy, unless `ref_model`
+    is given.
+
+    `state.log_history` holds one row per rollout, with key `rollout` counted from 0: its `objective/*`
+    values describe the policy before that rollout's updates. A rollout that exceeds `max_kl` leaves a row
+    with `kl_guard` and no update, sets `stopped_by_kl` and ends the training.
+
+    Args:
+        model: a causal language model, a PEFT model (then `ref_model` is required), or a path to load in
+            float32. Its dropout is switched off in place.
+        args: the settings.
+        train_dataset: column `prompt`, text or lists of messages. Other columns are passed to the reward
+            callables.
+        processing_class: the policy's tokenizer.
+        reward_funcs: one or several, summed: callables `f(prompts, completions, completion_ids=...,
+            **columns)` that return a number (or None where they do not apply) for each completion, or
+            sequence-classification models. Completions are text for text prompts, and one assistant
+            message in a list for messages.
+        ref_model: reference to use instead.
+        reward_processing_classes: tokenizers of the reward models, in the order of `reward_funcs`.
+        peft_config: adapter to train on a plain model.
+        metric_funcs: callables of the same shape by name, logged as `objective/<name>` and not trained on.
+        callbacks, optimizers: see `transformers.Trainer`.
+
+    Raises:
+        ValueError: what was given does not fit together; the message names it.
+    """
+
+    # Narrower than in the base class.
+    args: PPOConfig
+    model: PolicyWithValue
+    processing_class: PreTrainedTokenizerBase
+    train_dataset: Dataset
+
+    # `compute_loss` averages over the tokens of the whole accumulated batch itself.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: LanguageModel | str | os.PathLike[str],
+        args: PPOConfig,
+        train_dataset: Dataset,
+        processing_class: PreTrainedTokenizerBase,
+        reward_funcs: RewardFunctions,
+        ref_model: LanguageModel | None = None,
+        reward_processing_classes: Tokenizers = None,
+        peft_config: Any = None,
+        metric_funcs: dict[str, RewardCallable] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, Any] = (None, None),
+    ) -> None:
+        if isinstance(model, (str, os.PathLike)):
+            model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+        context_length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        prompt_ids = encode_prompts(
+            train_dataset,
+            processing_class,
+            args.max_prompt_length,
+            args.max_completion_length,
+            context_length,
+        )
+        eos_ids = stop_ids(causal_lm(model), processing_class, args.stop_token_ids)
+        torch.manual_seed(args.seed)  # a new adapter starts from random numbers
+        policy, ref_model = policy_and_reference(model, ref_model, peft_config)
+        super().__init__(
+            model=PolicyWithValue(policy, args.temperature),
+            args=args,
+            train_dataset=train_dataset,
+            processing_class=processing_class,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ValueError(
+                "PPOTrainer does not support FSDP or DeepSpeed; it runs on one process or under DDP"
+            )
+        self.collector = RolloutCollector(
+            self.model,
+            Reference(self.model, None if ref_model is None else ref_model.to(args.device)),
+            RolloutScorer(
+                reward_callables(
+                    reward_funcs, reward_processing_classes, args.generation_batch_size, args.device
+                ),
+                dict(metric_funcs or {}),
+                train_dataset,
+                processing_class,
+                args,
+            ),
+            prompt_ids,
+            eos_ids,
+            eos_ids[0] if processing_class.pad_token_id is None else processing_class.pad_token_id,
+            args,
+            self.accelerator,
+        )
+        self._rollout_metrics: dict[str, float] = {}
+        self._update_sums: dict[str, Tensor] = {}
+        self._start_over()
+
+    # Rollouts
+
+    def get_train_dataloader(self) -> Any:
+        """The micro-batches of one rollout after another."""
+        return RolloutLoader(
+            self._rollout_batches, self.args.steps_per_rollout * self.args.gradient_accumulation_steps
+        )
+
+    def _rollout_batches(self) -> Iterator[dict[str, Tensor]]:
+        args = self.args
+        index = self.state.global_step // args.steps_per_rollout
+        rollout = self.collect_rollout(index)
+        self._rollout_metrics = {"rollout": index} | rollout.metrics
+        kl = rollout.metrics["objective/kl"]
+        if args.max_kl is not None and not kl <= args.max_kl:  # NaN exceeds it, too
+            self._stop_for_kl(kl)
+            return
+        self.kl_controller.update(kl, args.rollout_batch_size)
+
+        size = args.train_batch_size
+        batches = list(minibatch_rows(len(rollout), size, args.num_ppo_epochs, args.seed, index))
+        # Losses are means over the tokens of an optimizer step, whatever its micro-batches and processes.
+        counts = torch.stack([rollout.lengths[rows].sum() for rows in batches])
+        counts = counts.view(-1, args.gradient_accumulation_steps).sum(dim=1).float()
+        counts = self.accelerator.reduce(counts, reduction="mean")
+        for i, rows in enumerate(batches):
+            yield rollout.batch(rows) | {"num_tokens": counts[i // args.gradient_accumulation_steps]}
+
+    def collect_rollout(self, index: int) -> Rollout:
+        """Rollout number `index`, sampled from the present policy and scored."""
+        return self.collector.collect(index, self.kl_controller.value)
+
+    def _stop_for_kl(self, kl: float) -> None:
+        logger.warning(
+            "the policy's KL to the reference, %.4g, exceeds max_kl=%g: training stops before another update",
+            kl,
+            self.args.max_kl,
+        )
+        self.stopped_by_kl = True
+        self.control.should_training_stop = True
+        self.log(self._rollout_metrics | {"kl_guard": 1.0})
+
+    # Updates
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, Any]:
+        """Clipped policy loss plus `vf_coef` times the clipped value loss of one micro-batch."""
+        args, mask, count = self.args, inputs["completion_mask"], inputs["num_tokens"]
+        output = model(inputs["input_ids"], inputs["attention_mask"], mask)
+        policy_loss, stats = ppo_math.clipped_policy_loss(
+            output.logprobs, inputs["old_logprobs"], inputs["advantages"], mask, args.cliprange, count
+        )
+        value_loss, value_clipfrac = ppo_math.clipped_value_loss(
+            output.values, inputs["old_values"], inputs["returns"], mask, args.cliprange_value, count
+        )
+        for name, value in {
+            "loss/policy_avg": policy_loss.detach(),
+            "loss/value_avg": value_loss.detach(),
+            "policy/approxkl_avg": stats["approxkl"],
+            "policy/clipfrac_avg": stats["clipfrac"],
+            "policy/entropy_avg": ppo_math.masked_mean(output.entropy, mask, count),
+            "val/clipfrac_avg": value_clipfrac,
+            "val/ratio": stats["ratio"],
+        }.items():
+            self._update_sums[name] = self._update_sums.get(name, 0.0) + value
+        loss = policy_loss + args.vf_coef * value_loss
+        return (loss, output) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the rollout's metrics to the row that the base class writes at the end of its updates."""
+        if "loss" in logs and self._update_sums:
+            sums = self.accelerator.reduce(torch.stack(list(self._update_sums.values())), reduction="mean")
+            means = (sums / self.args.steps_per_rollout).tolist()
+            logs = self._rollout_metrics | logs | dict(zip(self._update_sums, means, strict=True))
+            self._update_sums.clear()
+        super().log(logs, start_time)
+
+    # Checkpoints
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train, from the start or from a checkpoint (True: the newest complete one of `output_dir`)."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = latest_checkpoint(self.output_dir)
+            if resume_from_checkpoint is None:
+                raise ValueError(f"{self.output_dir} holds no complete checkpoint to resume from")
+        self._start_over()
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    @property
+    def output_dir(self) -> Path:
+        """Folder of the run."""
+        return Path(str(self.args.output_dir))
+
+    def _start_over(self) -> None:
+        args = self.args
+        self.kl_controller: ppo_math.KLController = (
+            ppo_math.FixedKLController(args.kl_coef)
+            if args.kl_target is None
+            else ppo_math.AdaptiveKLController(args.kl_coef, args.kl_target, args.kl_horizon)
+        )
+        self.stopped_by_kl = False
+        self._rollout_metrics = {}
+        self._update_sums = {}
+
+    def _checkpoint_identity(self) -> dict[str, Any]:
+        """Settings that a resumed run must share, or its remaining rollouts would be other ones."""
+        names = ("seed", "rollout_batch_size", "steps_per_rollout")
+        return {name: getattr(self.args, name) for name in names} | {"num_prompts": len(self.train_dataset)}
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        args, step = self.args, self.state.global_step
+        if step % args.steps_per_rollout:
+            logger.warning("step %d is in the middle of a rollout: no checkpoint is written here", step)
+            return
+        folder = self.output_dir / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+        if args.should_save:
+            discard(folder)
+        self.accelerator.wait_for_everyone()
+        # The base class would delete older checkpoints before this one is complete.
+        limit, args.save_total_limit = args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if args.should_save:
+            mark_complete(folder, self._checkpoint_identity() | {"kl_coef": self.kl_controller.value})
+            rotate_checkpoints(output_dir=str(self.output_dir), save_total_limit=limit, use_mtime=True)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        state = read_state(resume_from_checkpoint, self._checkpoint_identity())
+        self.kl_controller.value = state["kl_coef"]
+        super()._load_from_checkpoint(resume_from_checkpoint, self.model.policy)
+        self.model.value_head.load_state_dict(load_file(Path(resume_from_checkpoint) / VALUE_HEAD_NAME))
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """A checkpoint has all weights but those tied to another one, or it is not this model's."""
+        tied = getattr(causal_lm(self.model.policy), "all_tied_weights_keys", None) or {}
+        wrong = [*load_result.unexpected_keys, *(set(load_result.missing_keys) - set(tied))]
+        if wrong:
+            raise ValueError(f"the checkpoint is of another model: {wrong[0]} is missing or unexpected")
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """The policy (adapter or full), the value head, the tokenizer and the settings; no pickle."""
+        folder = Path(output_dir or self.output_dir)
+        if not self.args.should_save:
+            return
+        policy = self.model.policy
+        # Left to "auto", PEFT would ask the hub about the base model's vocabulary.
+        policy.save_pretrained(folder, **({"save_embedding_layers": False} if is_peft_model(policy) else {}))
+        save_file(self.model.value_head.state_dict(), folder / VALUE_HEAD_NAME)
+        self.processing_class.save_pretrained(folder)
+        (folder / "ppo_config.json").write_text(self.args.to_json_string() + "\n")
+
+    def save_merged_policy(
+        self, output_dir: str | os.PathLike[str], tokenizer: PreTrainedTokenizerBase | None = None
+    ) -> None:
+        """Write the policy as a plain model, LoRA merged into its weights, with its tokenizer.
+
+        `AutoModelForCausalLM.from_pretrained` loads it. The policy being trained stays as it is.
+        """
+        if not self.args.should_save:
+            return
+        policy = self.model.policy
+        if is_peft_model(policy):
+            policy = copy.deepcopy(policy).merge_and_unload()
+        policy.save_pretrained(output_dir)
+        (tokenizer or self.processing_class).save_pretrained(output_dir)

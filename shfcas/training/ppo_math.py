@@ -1,0 +1,215 @@
+"""The arithmetic of PPO on token sequences, free of models and trainers.
+
+Tensors are (B, K): B completions, right-padded to K tokens. A mask is boolean (or 0/1) and true on real
+response tokens, the stop token included; what stands on padding never influences a result.
+
+Sources: Schulman et al. 2016 (GAE, arXiv 1506.02438) and 2017 (PPO, 1707.06347); Ziegler et al. 2019 (KL
+reward and its controller, 1909.08593); Stiennon et al. 2020 (2009.01325); Huang et al. 2024 (implementation
+details, 2403.17031).
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+def masked_mean(values: Tensor, mask: Tensor, count: Tensor | float | None = None) -> Tensor:
+    """Mean of `values` where `mask` is true, as a scalar.
+
+    Args:
+        values: any shape.
+        mask: the same shape.
+        count: divisor to use instead of the number of true entries. A mean over a batch that is visited in
+            parts is the sum of the parts' means, each with the whole batch's count.
+
+    Raises:
+        ValueError: the mask is empty and no count was given.
+    """
+    mask = mask.bool()
+    if count is None:
+        count = mask.sum()
+        if count == 0:
+            raise ValueError("masked_mean: the mask selects no element")
+    return values.masked_fill(~mask, 0.0).sum() / count
+
+
+def masked_whiten(values: Tensor, mask: Tensor, epsilon: float = 1e-8) -> Tensor:
+    """Shift and scale to mean 0 and (population) variance 1 over the masked entries; 0 elsewhere."""
+    mean = masked_mean(values, mask)
+    variance = masked_mean((values - mean) ** 2, mask)
+    return ((values - mean) * torch.rsqrt(variance + epsilon)).masked_fill(~mask.bool(), 0.0)
+
+
+def completion_mask(completion_ids: Tensor, eos_ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Mark the real tokens of completions: everything up to and including the first stop token.
+
+    Only the stop ids decide. The padding id does not enter, since it is often the stop id itself.
+
+    Args:
+        completion_ids: (B, K) token ids without the prompt.
+        eos_ids: the ids that end a completion.
+
+    Returns:
+        `mask`, (B, K) bool, and `finished`, (B,) bool: whether a stop token was generated.
+    """
+    is_eos = torch.isin(completion_ids, torch.tensor(list(eos_ids), device=completion_ids.device))
+    stops_before = is_eos.long().cumsum(dim=1) - is_eos.long()
+    return stops_before == 0, is_eos.any(dim=1)
+
+
+def last_token_index(mask: Tensor) -> Tensor:
+    """(B,) index of each row's last real token; rows must be right-padded and hold at least one."""
+    return mask.long().sum(dim=1) - 1
+
+
+def kl_penalty(logprobs: Tensor, ref_logprobs: Tensor, estimator: str = "k1") -> Tensor:
+    """Per-token estimate of KL(policy || reference) from tokens sampled by the policy.
+
+    With d = logprobs - ref_logprobs: `k1` is d, unbiased, negative on some tokens; `k3` is exp(-d) - 1 + d,
+    unbiased, of lower variance and never negative (Schulman, "Approximating KL divergence", 2020). As part of
+    the reward, only k1 gives an unbiased gradient of the KL.
+    """
+    difference = logprobs - ref_logprobs
+    if estimator == "k1":
+        return difference
+    if estimator == "k3":
+        return torch.expm1(-difference) + difference
+    raise ValueError(f"kl_estimator must be 'k1' or 'k3', got {estimator!r}")
+
+
+def token_rewards(kl: Tensor, scores: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
+    """Reward of every token: minus the KL penalty, plus the completion's score on its last real token.
+
+    Args:
+        kl: (B, K) per-token KL estimate.
+        scores: (B,) score of each completion.
+        mask: (B, K).
+        kl_coef: weight of the KL penalty.
+
+    Returns:
+        (B, K), 0 on padding. The last real token is the stop token, or the last token of a truncated
+        completion.
+    """
+    rewards = (-kl_coef * kl).masked_fill(~mask.bool(), 0.0)
+    return rewards.scatter_add(1, last_token_index(mask)[:, None], scores.to(rewards.dtype)[:, None])
+
+
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation (Schulman et al. 2016, eq. 16); episodes end with the last real token.
+
+        delta_t = r_t + gamma V_{t+1} - V_t,    A_t = delta_t + gamma lam A_{t+1},    return_t = A_t + V_t
+
+    Args:
+        rewards: (B, K).
+        values: (B, K), V_t being the value of the prefix from which token t was sampled.
+        mask: (B, K).
+        gamma: discount per token.
+        lam: 1 gives Monte Carlo returns minus the value, 0 the one-step temporal difference.
+
+    Returns:
+        advantages and returns, (B, K), 0 on padding.
+    """
+    padding = ~mask.bool()
+    rewards, values = rewards.masked_fill(padding, 0.0), values.masked_fill(padding, 0.0)
+    advantages = torch.zeros_like(values)
+    advantage = next_value = torch.zeros_like(values[:, 0])
+    for t in reversed(range(values.shape[1])):
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        advantages[:, t] = advantage = delta + gamma * lam * advantage
+        next_value = values[:, t]
+    return advantages, advantages + values
+
+
+def clipped_policy_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    cliprange: float,
+    count: Tensor | float | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """PPO's clipped surrogate, to be minimised (Schulman et al. 2017, eq. 7), averaged over real tokens.
+
+    Args:
+        logprobs: (B, K) under the policy being trained.
+        old_logprobs: (B, K) under the policy that sampled.
+        advantages: (B, K).
+        mask: (B, K).
+        cliprange: the ratio is clipped to [1 - cliprange, 1 + cliprange].
+        count: see `masked_mean`.
+
+    Returns:
+        The loss and, detached, `approxkl` (half the mean squared log-ratio), `clipfrac` (share of tokens on
+        which the clipped term is the larger loss) and `ratio` (mean).
+    """
+    log_ratio = (logprobs - old_logprobs).masked_fill(~mask.bool(), 0.0)
+    ratio = log_ratio.exp()
+    plain = -advantages * ratio
+    clipped = -advantages * ratio.clamp(1.0 - cliprange, 1.0 + cliprange)
+    loss = masked_mean(torch.maximum(plain, clipped), mask, count)
+    with torch.no_grad():
+        stats = {
+            "approxkl": masked_mean(0.5 * log_ratio**2, mask, count),
+            "clipfrac": masked_mean((clipped > plain).float(), mask, count),
+            "ratio": masked_mean(ratio, mask, count),
+        }
+    return loss, stats
+
+
+def clipped_value_loss(
+    values: Tensor,
+    old_values: Tensor,
+    returns: Tensor,
+    mask: Tensor,
+    cliprange: float,
+    count: Tensor | float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Half the squared error of the values, kept within `cliprange` of the old ones (Huang et al. 2024).
+
+    Returns:
+        The loss, averaged over real tokens, and the detached share of tokens on which the clipped error is
+        the larger.
+    """
+    kept = old_values + (values - old_values).clamp(-cliprange, cliprange)
+    plain, clipped = (values - returns) ** 2, (kept - returns) ** 2
+    loss = 0.5 * masked_mean(torch.maximum(plain, clipped), mask, count)
+    return loss, masked_mean((clipped > plain).float(), mask, count).detach()
+
+
+class KLController(Protocol):
+    """Holds the weight of the KL penalty and changes it from rollout to rollout."""
+
+    value: float
+
+    def update(self, kl: float, num_samples: int) -> None:
+        """Take the mean sequence KL of `num_samples` completions into account."""
+
+
+class FixedKLController:
+    """A KL coefficient that never changes."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def update(self, kl: float, num_samples: int) -> None:
+        """Ignore the measurement."""
+
+
+class AdaptiveKLController:
+    """Steers the KL coefficient so that the sequence KL approaches `target` (Ziegler et al. 2019, 2.2).
+
+    After `num_samples` completions of mean KL `kl`, the coefficient is multiplied by
+    1 + clip(kl / target - 1, -0.2, 0.2) * num_samples / horizon.
+    """
+
+    def __init__(self, value: float, target: float, horizon: int) -> None:
+        self.value = value
+        self.target = target
+        self.horizon = horizon
+
+    def update(self, kl: float, num_samples: int) -> None:
+        """Take one measurement into account."""
+        error = min(max(kl / self.target - 1.0, -0.2), 0.2)
+        self.value *= 1.0 + error * num_samples / self.horizon

@@ -1,0 +1,252 @@
+"""Rollouts: which prompts, what the policy answers, and the tensors that PPO trains on.
+
+Everything random here is a function of (seed, rollout), so a run that is interrupted between two rollouts
+needs no generator state to go on exactly as it would have.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from shfcas.seeds import derive_seed
+from shfcas.training.ppo_math import completion_mask
+from shfcas.training.value import LanguageModel, causal_lm
+
+
+def permutation(size: int, *parts: int | str) -> list[int]:
+    """A random order of range(size), determined by the parts of its seed."""
+    generator = torch.Generator().manual_seed(derive_seed(*parts, bits=63))
+    return torch.randperm(size, generator=generator).tolist()
+
+
+def prompt_rows(rollout: int, batch_size: int, num_prompts: int, seed: int) -> list[int]:
+    """Rows of the dataset used by one rollout: consecutive pieces of one reshuffled pass after another."""
+    positions = range(rollout * batch_size, (rollout + 1) * batch_size)
+    passes = {p: permutation(num_prompts, "prompts", seed, p) for p in {i // num_prompts for i in positions}}
+    return [passes[i // num_prompts][i % num_prompts] for i in positions]
+
+
+def encode_prompts(
+    dataset: Dataset,
+    tokenizer: Any,
+    max_prompt_length: int,
+    max_completion_length: int,
+    context_length: int | None,
+) -> list[list[int]]:
+    """Token ids of the `prompt` column, text or messages (rendered with the chat template).
+
+    Raises:
+        ValueError: no prompt column, an empty dataset, or a row whose prompt is empty, longer than
+            `max_prompt_length`, or leaves no room for a completion within the context. Nothing is truncated.
+    """
+    if not isinstance(dataset, Dataset):
+        raise ValueError(f"train_dataset must be a datasets.Dataset, got {type(dataset).__name__}")
+    if "prompt" not in dataset.column_names:
+        raise ValueError(f"train_dataset has no 'prompt' column; its columns are {dataset.column_names}")
+    if len(dataset) == 0:
+        raise ValueError("train_dataset is empty")
+    prompts = dataset["prompt"]
+    if isinstance(prompts[0], str):
+        encoded: Any = tokenizer(list(prompts))["input_ids"]
+    elif tokenizer.chat_template is None:
+        raise ValueError("the prompts are messages, but the tokenizer has no chat template")
+    else:
+        encoded = [
+            tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+            for messages in prompts
+        ]
+    for row, ids in enumerate(encoded):
+        if not ids:
+            raise ValueError(f"train_dataset row {row}: the prompt is empty")
+        if len(ids) > max_prompt_length:
+            raise ValueError(
+                f"train_dataset row {row}: the prompt has {len(ids)} tokens, more than "
+                f"max_prompt_length={max_prompt_length}; shorten it, drop it, or raise max_prompt_length"
+            )
+        if context_length is not None and len(ids) + max_completion_length > context_length:
+            raise ValueError(
+                f"train_dataset row {row}: a prompt of {len(ids)} tokens and max_completion_length="
+                f"{max_completion_length} do not fit into the model's context of {context_length} tokens"
+            )
+    return encoded
+
+
+def stop_ids(
+    model: LanguageModel, tokenizer: PreTrainedTokenizerBase, requested: Sequence[int] | None
+) -> list[int]:
+    """Ids that end a completion: those requested, else the EOS ids of generation config and tokenizer.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if requested:
+        return sorted(set(requested))
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    candidates = configured if isinstance(configured, (list, tuple)) else [configured]
+    ids = {i for i in (*candidates, tokenizer.eos_token_id) if i is not None}
+    if not ids:
+        raise ValueError(
+            "neither the tokenizer nor the generation config has an EOS token; set stop_token_ids"
+        )
+    return sorted(ids)
+
+
+def pad_rows(
+    rows: Sequence[Sequence[int]], value: int, side: str, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Rows of ids as one (B, T) tensor padded on one side, with its mask, which knows only lengths."""
+    width = max(map(len, rows))
+    ids = torch.full((len(rows), width), value, dtype=torch.long)
+    mask = torch.zeros(len(rows), width, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        span = slice(width - len(row), width) if side == "left" else slice(0, len(row))
+        ids[i, span] = torch.tensor(row, dtype=torch.long)
+        mask[i, span] = True
+    return ids.to(device), mask.to(device)
+
+
+def chunks_by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
+    """Row numbers in chunks of similar length; longest first, so that memory runs out at once or never."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+@torch.no_grad()
+def generate(
+    policy: LanguageModel,
+    prompt_ids: Sequence[Sequence[int]],
+    *,
+    eos_ids: Sequence[int],
+    pad_id: int,
+    max_new_tokens: int,
+    temperature: float,
+    batch_size: int,
+    seed: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sample one completion per prompt from the whole distribution (no top-p, no top-k, no penalties).
+
+    Only then are the sampled tokens' log-probabilities those of the policy, and is the KL estimate
+    unbiased. The global random state is left as it was.
+
+    Returns:
+        `completion_ids` (N, K), `mask` (N, K) and `finished` (N,), see `completion_mask`.
+    """
+    lm = causal_lm(policy)
+    config = GenerationConfig(
+        do_sample=True,
+        temperature=temperature,
+        top_p=1.0,
+        top_k=0,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=list(eos_ids),
+        pad_token_id=pad_id,
+        use_cache=True,
+    )
+    completions = torch.full((len(prompt_ids), max_new_tokens), pad_id, dtype=torch.long, device=lm.device)
+    mask = torch.zeros_like(completions, dtype=torch.bool)
+    finished = torch.zeros(len(prompt_ids), dtype=torch.bool, device=lm.device)
+    # `generate` fills whatever a config leaves open from the model's own one (a repetition penalty, say).
+    own_config, lm.generation_config = lm.generation_config, config
+    devices = [lm.device] if lm.device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            for rows in chunks_by_length([len(ids) for ids in prompt_ids], batch_size):
+                ids, attention_mask = pad_rows([prompt_ids[i] for i in rows], pad_id, "left", lm.device)
+                sequences = lm.generate(ids, attention_mask=attention_mask.long(), generation_config=config)
+                sampled = sequences[:, ids.shape[1] :]
+                width = sampled.shape[1]
+                completions[rows, :width] = sampled
+                mask[rows, :width], finished[rows] = completion_mask(sampled, eos_ids)
+    finally:
+        lm.generation_config = own_config
+    longest = int(mask.sum(dim=1).max())
+    return completions[:, :longest], mask[:, :longest], finished
+
+
+@dataclass
+class Rollout:
+    """Prompts, completions and everything known per response token.
+
+    Attributes:
+        prompt_ids: (N, P), left-padded.
+        prompt_mask: (N, P), bool.
+        completion_ids: (N, K), right-padded.
+        mask: (N, K), bool.
+        finished: (N,), bool: ended with a stop token.
+        tokens: (N, K) float tensors by name: log-probabilities, values, advantages and so on.
+        metrics: averages over the whole rollout, of all processes.
+    """
+
+    prompt_ids: Tensor
+    prompt_mask: Tensor
+    completion_ids: Tensor
+    mask: Tensor
+    finished: Tensor
+    tokens: dict[str, Tensor] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.mask)
+
+    @property
+    def lengths(self) -> Tensor:
+        """(N,) response tokens of each row, the stop token included."""
+        return self.mask.sum(dim=1)
+
+    def model_inputs(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        """Model inputs of some rows, without the columns on which all of them are padding."""
+        prompt_mask, mask = self.prompt_mask[rows], self.mask[rows]
+        first = self.prompt_mask.shape[1] - int(prompt_mask.sum(dim=1).max())
+        width = int(mask.sum(dim=1).max())
+        return {
+            "input_ids": torch.cat([self.prompt_ids[rows, first:], self.completion_ids[rows, :width]], dim=1),
+            "attention_mask": torch.cat([prompt_mask[:, first:], mask[:, :width]], dim=1).long(),
+            "completion_mask": mask[:, :width],
+        }
+
+    def batch(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        """Model inputs and per-token tensors of some rows."""
+        inputs = self.model_inputs(rows)
+        width = inputs["completion_mask"].shape[1]
+        return inputs | {name: values[rows, :width] for name, values in self.tokens.items()}
+
+    def put(self, rows: Sequence[int], **values: Tensor) -> None:
+        """Store per-token results computed on `model_inputs(rows)`."""
+        for name, part in values.items():
+            if name not in self.tokens:
+                self.tokens[name] = part.new_zeros(self.mask.shape)
+            self.tokens[name][rows, : part.shape[1]] = part
+
+    def completion_lists(self) -> list[list[int]]:
+        """Completion ids as lists, without padding."""
+        return [
+            ids[:n].tolist() for ids, n in zip(self.completion_ids.cpu(), self.lengths.tolist(), strict=True)
+        ]
+
+
+def minibatch_rows(
+    size: int, batch_size: int, num_epochs: int, seed: int, rollout: int
+) -> Iterator[list[int]]:
+    """Rows of each micro-batch: `num_epochs` passes over a rollout, each in its own order."""
+    for epoch in range(num_epochs):
+        order = permutation(size, "minibatches", seed, rollout, epoch)
+        for start in range(0, size, batch_size):
+            yield order[start : start + batch_size]
+
+
+def decode(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Any], completion_ids: list[list[int]]
+) -> list[Any]:
+    """Completions in the shape of their prompts: text for text, one assistant message for messages."""
+    texts = tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
+    return [
+        text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+        for prompt, text in zip(prompts, texts, strict=True)
+    ]

@@ -1,0 +1,93 @@
+"""A tiny random language model, a word tokenizer and settings to train them with, made on the spot."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from shfcas.training.ppo import PPOConfig
+
+torch.set_num_threads(1)
+
+WORDS = [f"w{i}" for i in range(60)]
+EOS = 0
+
+
+def tiny_tokenizer(template: bool = True) -> PreTrainedTokenizerFast:
+    """Word-level; the padding token is the end token, as in many released models."""
+    vocabulary = {word: i for i, word in enumerate(["</s>", "<unk>", "<u>", "<a>", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>", pad_token="</s>"
+    )
+    if template:
+        fast.chat_template = (
+            "{% for m in messages %}{{ '<u> ' if m['role'] == 'user' else '<a> ' }}{{ m['content'] + ' ' }}"
+            "{% endfor %}{% if add_generation_prompt %}{{ '<a>' }}{% endif %}"
+        )
+    return fast
+
+
+def tiny_model(seed: int = 0, **changes: object) -> LlamaForCausalLM:
+    """Two Llama layers of width 32 over 64 words; ends a completion now and then."""
+    torch.manual_seed(seed)
+    settings = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "eos_token_id": EOS,
+        "bos_token_id": None,
+        "pad_token_id": EOS,
+        "initializer_range": 0.3,
+    }
+    return LlamaForCausalLM(LlamaConfig(**settings | changes)).eval()
+
+
+def lora() -> LoraConfig:
+    """An adapter on every linear layer, with a dropout that PPO has to switch off."""
+    return LoraConfig(
+        r=4, lora_alpha=16, lora_dropout=0.5, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+
+
+def prompts() -> Dataset:
+    """Eight prompts of different length."""
+    texts = ["w1", "w2 w3", "w4 w5 w6", "w7", "w8 w9 w10 w11", "w12", "w13 w14", "w15 w16 w17"]
+    return Dataset.from_dict({"prompt": texts, "number": list(range(8))})
+
+
+def config(folder: Path | str, **changes: object) -> PPOConfig:
+    """Small and quick."""
+    settings = {
+        "num_rollouts": 2,
+        "rollout_batch_size": 8,
+        "generation_batch_size": 8,
+        "per_device_train_batch_size": 4,
+        "num_ppo_epochs": 2,
+        "max_completion_length": 6,
+        "learning_rate": 1e-3,
+        "use_cpu": True,
+        "disable_tqdm": True,
+    }
+    return PPOConfig(str(folder), **settings | changes)
+
+
+def share_of(word: str) -> Callable[..., list[float]]:
+    """A reward: the share of a completion's words that are this one."""
+
+    def share(completions: list[str], **columns: object) -> list[float]:
+        return [text.split().count(word) / max(1, len(text.split())) for text in completions]
+
+    return share

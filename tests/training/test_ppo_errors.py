@@ -1,0 +1,136 @@
+import math
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+from ppo_tiny import config, lora, prompts, share_of, tiny_model, tiny_tokenizer
+from transformers import LlamaConfig, LlamaForSequenceClassification
+
+from shfcas.training.ppo import PPOTrainer
+from shfcas.training.ppo_reference import policy_and_reference
+
+
+def trainer(folder: Path, **changes: object) -> PPOTrainer:
+    arguments = {
+        "model": tiny_model(),
+        "args": config(folder),
+        "train_dataset": prompts(),
+        "processing_class": tiny_tokenizer(),
+        "reward_funcs": share_of("w7"),
+    }
+    return PPOTrainer(**arguments | changes)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"rollout_batch_size": 10}, "rollout_batch_size=10 must be a multiple of .* = 4"),
+        ({"gradient_accumulation_steps": 3}, "rollout_batch_size=8 must be a multiple of .* = 12"),
+        ({"num_rollouts": 0}, "num_rollouts must be at least 1, got 0"),
+        ({"kl_estimator": "k2"}, "kl_estimator must be 'k1' or 'k3', got 'k2'"),
+        ({"kl_target": 0.0}, "kl_target must be a positive number, got 0.0"),
+        ({"temperature": 0.0}, "temperature must be a positive number"),
+        ({"kl_coef": -0.1}, "kl_coef must be 0 or more"),
+        ({"save_rollouts": -1}, "save_rollouts must be 0 or more"),
+        ({"eval_strategy": "steps"}, "does not support eval_strategy='steps': pass metric_funcs"),
+        ({"save_only_model": True}, "does not support save_only_model=True: a checkpoint must be resumable"),
+    ],
+)
+def test_settings(tmp_path: Path, setting: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(tmp_path, **setting)
+
+
+def test_derived_settings_are_not_arguments(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="max_steps"):
+        config(tmp_path, max_steps=10)
+    args = config(tmp_path, num_rollouts=3, num_ppo_epochs=4, save_rollouts=2)
+    assert (args.steps_per_rollout, args.max_steps, args.logging_steps, args.save_steps) == (8, 24, 8, 16)
+    assert args.report_to == [] and not args.bf16
+
+
+def test_every_setting_has_a_help_text() -> None:
+    own = [field for field in config("x").__dataclass_fields__.values() if not field.name.startswith("_")]
+    assert not [field.name for field in own if not field.metadata.get("help")]
+
+
+def test_dataset(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no 'prompt' column; its columns are \['text'\]"):
+        trainer(tmp_path, train_dataset=Dataset.from_dict({"text": ["w1"]}))
+    with pytest.raises(ValueError, match=r"must be a datasets\.Dataset, got list"):
+        trainer(tmp_path, train_dataset=[{"prompt": "w1"}])
+    with pytest.raises(ValueError, match="train_dataset is empty"):
+        trainer(tmp_path, train_dataset=Dataset.from_dict({"prompt": []}))
+    with pytest.raises(ValueError, match="row 1: the prompt is empty"):
+        trainer(tmp_path, train_dataset=Dataset.from_dict({"prompt": ["w1", ""]}))
+
+
+def test_prompts_are_never_truncated(tmp_path: Path) -> None:
+    dataset = Dataset.from_dict({"prompt": ["w1", "w2 " * 60]})
+    with pytest.raises(ValueError, match="row 1: the prompt has 60 tokens, more than max_prompt_length=16"):
+        trainer(tmp_path, args=config(tmp_path, max_prompt_length=16), train_dataset=dataset)
+    with pytest.raises(ValueError, match=r"row 1: a prompt of 60 tokens .* context of 64 tokens"):
+        trainer(tmp_path, train_dataset=dataset)
+
+
+def test_tokenizer(tmp_path: Path) -> None:
+    tokenizer, model = tiny_tokenizer(template=False), tiny_model()
+    messages = Dataset.from_dict({"prompt": [[{"role": "user", "content": "w1"}]]})
+    with pytest.raises(ValueError, match="the prompts are messages, but the tokenizer has no chat template"):
+        trainer(tmp_path, processing_class=tokenizer, train_dataset=messages)
+    tokenizer.eos_token = model.generation_config.eos_token_id = None
+    with pytest.raises(ValueError, match="has an EOS token; set stop_token_ids"):
+        trainer(tmp_path, model=model, processing_class=tokenizer)
+
+
+def test_models(tmp_path: Path) -> None:
+    adapted, _ = policy_and_reference(tiny_model(), None, lora())
+    with pytest.raises(ValueError, match=r"model is a PeftModel.*merge_and_unload.*or pass ref_model"):
+        trainer(tmp_path, model=adapted)
+    with pytest.raises(ValueError, match="already has an adapter"):
+        trainer(tmp_path, model=adapted, peft_config=lora())
+    trainer(tmp_path, model=adapted, ref_model=tiny_model())
+    for parameter in adapted.parameters():
+        parameter.requires_grad_(False)
+    with pytest.raises(ValueError, match="no parameter of the policy is trainable"):
+        trainer(tmp_path, model=adapted, ref_model=tiny_model())
+    model = tiny_model()
+    with pytest.raises(ValueError, match="ref_model is the model that is trained"):
+        trainer(tmp_path, model=model, ref_model=model)
+    loud = lora()
+    loud.init_lora_weights = False
+    with pytest.raises(ValueError, match="the new adapter changes the policy from the start"):
+        trainer(tmp_path, peft_config=loud)
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        ([1.0] * 7, "'broken' returned 7 values for 8 completions"),
+        ([1.0, math.nan, *[1.0] * 6], "'broken' returned nan for completion 1"),
+        ([*[1.0] * 7, math.inf], "'broken' returned inf for completion 7"),
+        ([None] * 8, "every reward function returned None for completion 0"),
+    ],
+)
+def test_reward_results(tmp_path: Path, result: list[float | None], message: str) -> None:
+    def broken(**columns: object) -> list[float | None]:
+        return result
+
+    ppo = trainer(tmp_path, reward_funcs=broken)
+    with pytest.raises(ValueError, match=message):
+        ppo.train()
+
+
+def test_reward_functions(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="two reward functions are named 'share'"):
+        trainer(tmp_path, reward_funcs=[share_of("w1"), share_of("w2")])
+    with pytest.raises(ValueError, match="got 0 reward_funcs"):
+        trainer(tmp_path, reward_funcs=[])
+    with pytest.raises(ValueError, match="got 1 reward_funcs and 2 reward_processing_classes"):
+        trainer(tmp_path, reward_processing_classes=[None, None])
+    settings = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    settings |= {"num_attention_heads": 2, "num_key_value_heads": 2}
+    with pytest.raises(ValueError, match="has 2 outputs, expected one"):
+        trainer(tmp_path, reward_funcs=LlamaForSequenceClassification(LlamaConfig(**settings, num_labels=2)))
+    with pytest.raises(ValueError, match="needs its tokenizer in reward_processing_classes"):
+        trainer(tmp_path, reward_funcs=LlamaForSequenceClassification(LlamaConfig(**settings, num_labels=1)))

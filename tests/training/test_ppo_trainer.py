@@ -1,0 +1,382 @@
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from ppo_tiny import EOS, config, lora, prompts, share_of, tiny_model, tiny_tokenizer
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, BertConfig, BertForSequenceClassification
+
+from shfcas.training.ppo import PPOTrainer
+from shfcas.training.rollouts import minibatch_rows
+
+# Enough stop tokens that some completions end by themselves and some are cut off.
+STOP = [EOS, *range(40, 50)]
+
+
+def trainer(folder: Path, *, reward: object = None, model: object = None, **changes: object) -> PPOTrainer:
+    extra = {
+        name: changes.pop(name)
+        for name in ("peft_config", "metric_funcs", "reward_processing_classes", "train_dataset", "ref_model")
+        if name in changes
+    }
+    return PPOTrainer(
+        model or tiny_model(),
+        config(folder, **changes),
+        extra.pop("train_dataset", prompts()),
+        tiny_tokenizer(),
+        reward or share_of("w7"),
+        **extra,
+    )
+
+
+def rollout_rows(ppo: PPOTrainer) -> list[dict[str, float]]:
+    return [row for row in ppo.state.log_history if "rollout" in row]
+
+
+def reference_update(
+    model: nn.Module, head: nn.Linear, reference: nn.Module, rows: list[tuple], steps: list[list[int]]
+) -> None:
+    """PPO written down plainly: one sequence at a time, no padding, no masks, numbers in lists.
+
+    `rows` holds (prompt, completion, score), `steps` the rows of each optimizer step. The settings are those
+    of the test below.
+    """
+    kl_coef, gamma, lam, clip, vf_coef, lr = 0.2, 0.9, 0.8, 0.2, 0.5, 0.1
+
+    def forward(net: nn.Module, prompt: list[int], completion: list[int]) -> tuple[Tensor, Tensor]:
+        output = net(torch.tensor([prompt + completion]), output_hidden_states=True)
+        positions = range(len(prompt) - 1, len(prompt) + len(completion) - 1)
+        logprobs = [
+            output.logits[0, p].log_softmax(-1)[c] for p, c in zip(positions, completion, strict=True)
+        ]
+        values = [head(output.hidden_states[-1][0, p])[0] for p in positions]
+        return torch.stack(logprobs), torch.stack(values)
+
+    old, advantages, returns = [], [], []
+    with torch.no_grad():
+        for prompt, completion, score in rows:
+            logprobs, values = (x.tolist() for x in forward(model, prompt, completion))
+            ref = forward(reference, prompt, completion)[0].tolist()
+            rewards = [-kl_coef * (p - q) for p, q in zip(logprobs, ref, strict=True)]
+            rewards[-1] += score
+            row = []
+            for t in range(len(completion)):
+                discounted = 0.0
+                for s in range(t, len(completion)):
+                    ahead = values[s + 1] if s + 1 < len(completion) else 0.0
+                    discounted += (gamma * lam) ** (s - t) * (rewards[s] + gamma * ahead - values[s])
+                row.append(discounted)
+            old.append((logprobs, values))
+            advantages.append(row)
+            returns.append([a + v for a, v in zip(row, values, strict=True)])
+    flat = [a for row in advantages for a in row]
+    mean = sum(flat) / len(flat)
+    deviation = math.sqrt(sum((a - mean) ** 2 for a in flat) / len(flat))
+
+    parameters = [*model.parameters(), *head.parameters()]
+    for step in steps:
+        losses = []
+        for i in step:
+            logprobs, values = forward(model, *rows[i][:2])
+            for t in range(len(logprobs)):
+                advantage = (advantages[i][t] - mean) / deviation
+                ratio = (logprobs[t] - old[i][0][t]).exp()
+                policy_loss = -min(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+                before, target = old[i][1][t], returns[i][t]
+                held = before + (values[t] - before).clamp(-clip, clip)
+                value_loss = 0.5 * max((values[t] - target) ** 2, (held - target) ** 2)
+                losses.append(policy_loss + vf_coef * value_loss)
+        gradients = torch.autograd.grad(sum(losses) / len(losses), parameters)
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter -= lr * gradient
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_update_equals_a_plain_implementation(tmp_path: Path, accumulation: int) -> None:
+    """Two epochs of two steps, with a reference that is not the policy: parameter by parameter."""
+    settings = {
+        "num_rollouts": 1,
+        "per_device_train_batch_size": 4 // accumulation,
+        "gradient_accumulation_steps": accumulation,
+        "kl_coef": 0.2,
+        "gamma": 0.9,
+        "lam": 0.8,
+        "vf_coef": 0.5,
+        "learning_rate": 0.1,
+        "lr_scheduler_type": "constant",
+        "optim": "sgd",
+        "max_grad_norm": 0.0,
+        "seed": 5,
+        "stop_token_ids": STOP,
+    }
+    ppo = trainer(tmp_path, model=tiny_model(1), ref_model=tiny_model(2), **settings)
+    nn.init.normal_(ppo.model.value_head.weight, std=0.3)
+    model, head = tiny_model(1), nn.Linear(32, 1)
+    head.load_state_dict(ppo.model.value_head.state_dict())
+
+    rollout = ppo.collect_rollout(0)
+    assert rollout.finished.any() and not rollout.finished.all()
+    rows = []
+    for i, completion in enumerate(rollout.completion_lists()):
+        prompt = rollout.prompt_ids[i][rollout.prompt_mask[i]].tolist()
+        words = [token for token in completion if token != EOS]
+        rows.append((prompt, completion, words.count(11) / max(1, len(words))))  # w7 has id 11
+    steps = list(minibatch_rows(8, 4, num_epochs=2, seed=5, rollout=0))
+    reference_update(model, head, tiny_model(2), rows, steps)
+
+    ppo.train()
+    (row,) = rollout_rows(ppo)
+    assert row["policy/clipfrac_avg"] > 0.05 and row["val/clipfrac_avg"] > 0  # the clips took part
+    start = dict(tiny_model(1).named_parameters())
+    for name, expected in model.named_parameters():
+        got = ppo.model.policy.get_parameter(name)
+        torch.testing.assert_close(got, expected, atol=2e-5, rtol=0)
+        assert not torch.allclose(got, start[name], atol=1e-3)
+    torch.testing.assert_close(ppo.model.value_head.weight, head.weight, atol=2e-5, rtol=0)
+    torch.testing.assert_close(ppo.model.value_head.bias, head.bias, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_ppo_raises_a_simple_reward_within_a_bounded_kl(tmp_path: Path, adapter: bool) -> None:
+    """From 3 % to above 70 % of the wanted word."""
+    ppo = trainer(
+        tmp_path,
+        peft_config=lora() if adapter else None,
+        num_rollouts=40,
+        rollout_batch_size=64,
+        generation_batch_size=64,
+        per_device_train_batch_size=32,
+        learning_rate=1e-2 if adapter else 3e-3,
+        kl_coef=0.01,
+        metric_funcs={"gold": share_of("w7")},
+    )
+    ppo.train()
+    rows = rollout_rows(ppo)
+    assert [row["rollout"] for row in rows] == list(range(40))
+    assert rows[0]["objective/scores"] < 0.1
+    assert min(row["objective/scores"] for row in rows[-5:]) > 0.7
+    assert max(row["objective/kl"] for row in rows) < 30
+    assert rows[0]["objective/kl"] == pytest.approx(0, abs=1e-4)
+    assert rows[0]["objective/gold"] == pytest.approx(rows[0]["objective/scores"])
+
+
+def test_log_rows_add_up(tmp_path: Path) -> None:
+    ppo = trainer(tmp_path, model=tiny_model(1), reward=[share_of("w7"), length_reward], kl_estimator="k3")
+    ppo.train()
+    first, second = rollout_rows(ppo)
+    for row in (first, second):
+        parts = row["objective/non_score_reward"] + row["objective/scores"]
+        assert row["objective/rlhf_reward"] == pytest.approx(parts)
+        assert row["objective/non_score_reward"] == pytest.approx(-0.05 * row["objective/kl"], abs=1e-6)
+        assert row["objective/scores"] == pytest.approx(row["rewards/share"] + row["rewards/length_reward"])
+        assert row["completions/mean_length"] == pytest.approx(row["rewards/length_reward"])
+        assert row["loss"] == pytest.approx(row["loss/policy_avg"] + 0.1 * row["loss/value_avg"])
+        assert 0 <= row["val/num_eos_tokens"] <= 8
+    assert second["objective/kl"] > 0
+    assert (first["step"], second["step"]) == (4, 8)
+
+
+def length_reward(completion_ids: list[list[int]], **columns: object) -> list[float]:
+    return [float(len(ids)) for ids in completion_ids]
+
+
+def test_first_step_starts_from_ratio_one(tmp_path: Path) -> None:
+    """Dropout anywhere, or another temperature or position in one of the two passes, would show here."""
+    ppo = trainer(
+        tmp_path,
+        model=tiny_model(attention_dropout=0.5),
+        peft_config=lora(),
+        num_rollouts=1,
+        num_ppo_epochs=1,
+        per_device_train_batch_size=8,
+        temperature=0.6,
+    )
+    ppo.train()
+    (row,) = rollout_rows(ppo)
+    assert row["val/ratio"] == pytest.approx(1, abs=1e-5)
+    assert row["policy/approxkl_avg"] < 1e-9
+
+
+def test_adaptive_kl_coefficient_moves(tmp_path: Path) -> None:
+    settings = {"num_rollouts": 4, "learning_rate": 3e-3, "kl_horizon": 80}
+    low = trainer(tmp_path, kl_target=1e-3, **settings)
+    low.train()
+    coefficients = [row["objective/kl_coef"] for row in rollout_rows(low)]
+    # KL 0 at first, below the target; then far above it: 20 % of 8 / 80 a rollout.
+    assert coefficients[:3] == pytest.approx([0.05, 0.05 * 0.98, 0.05 * 0.98 * 1.02], rel=1e-6)
+    high = trainer(tmp_path, kl_target=1e3, **settings)
+    high.train()
+    coefficients = [row["objective/kl_coef"] for row in rollout_rows(high)]
+    assert coefficients == pytest.approx([0.05 * 0.98**k for k in range(4)], rel=1e-2)
+    assert high.kl_controller.value < coefficients[-1]
+
+
+def test_kl_guard_stops_before_another_update(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = {"num_rollouts": 10, "learning_rate": 1e-2, "kl_coef": 0.0}
+    ppo = trainer(tmp_path, max_kl=0.5, **settings)
+    ppo.train()
+    rows = rollout_rows(ppo)
+    assert ppo.stopped_by_kl and 1 < len(rows) < 10
+    assert rows[-1]["kl_guard"] == 1.0 and rows[-1]["objective/kl"] > 0.5
+    assert "loss" not in rows[-1] and all("kl_guard" not in row for row in rows[:-1])
+    assert max(row["objective/kl"] for row in rows[:-1]) <= 0.5
+    assert ppo.state.global_step == 4 * (len(rows) - 1)
+    assert "exceeds max_kl=0.5: training stops" in caplog.text
+
+
+def test_score_and_eos_penalty_land_on_the_last_token(tmp_path: Path) -> None:
+    """With lambda = 1 and no KL penalty, a token's return is the discounted score of the last one."""
+    ppo = trainer(
+        tmp_path,
+        model=tiny_model(1),
+        reward=lambda completions, **columns: [5.0] * len(completions),
+        kl_coef=0.0,
+        lam=1.0,
+        gamma=0.5,
+        missing_eos_penalty=3.0,
+        reward_clip=4.0,
+        stop_token_ids=STOP,
+    )
+    rollout = ppo.collect_rollout(0)
+    assert rollout.finished.any() and not rollout.finished.all()
+    for i, length in enumerate(rollout.lengths.tolist()):
+        score = 4.0 if rollout.finished[i] else 1.0
+        expected = [
+            score * 0.5 ** (length - 1 - t) if t < length else 0.0 for t in range(rollout.mask.shape[1])
+        ]
+        assert rollout.tokens["returns"][i].tolist() == pytest.approx(expected)
+        assert (rollout.completion_ids[i, length - 1].item() in STOP) == rollout.finished[i]
+
+
+def test_custom_stop_ids_decide_who_has_finished(tmp_path: Path) -> None:
+    ppo = trainer(
+        tmp_path,
+        model=tiny_model(initializer_range=0.01),
+        stop_token_ids=list(range(20, 64)),
+        missing_eos_penalty=1.0,
+        reward=lambda completions, **columns: [0.0] * len(completions),
+    )
+    rollout = ppo.collect_rollout(0)
+    last = rollout.completion_ids.gather(1, rollout.lengths[:, None] - 1).squeeze(1)
+    assert rollout.finished.any() and torch.equal(last >= 20, rollout.finished)
+    assert rollout.metrics["objective/scores"] == pytest.approx(-(~rollout.finished).float().mean().item())
+
+
+def test_lora_trains_only_the_adapter_and_the_value_head(tmp_path: Path) -> None:
+    ppo = trainer(tmp_path, peft_config=lora(), learning_rate=1e-2)
+    start = {name: p.detach().clone() for name, p in ppo.model.named_parameters()}
+    before = ppo.collector.reference.logprobs(**ppo.collect_rollout(0).model_inputs([0, 1]))
+    rollout = ppo.collect_rollout(0)
+    ppo.train()
+    for name, parameter in ppo.model.named_parameters():
+        trained = "lora_" in name or "value_head" in name
+        assert parameter.requires_grad == trained
+        assert torch.equal(parameter, start[name]) != trained, name
+    assert torch.equal(ppo.collector.reference.logprobs(**rollout.model_inputs([0, 1])), before)
+
+
+def test_full_fine_tuning_leaves_the_reference_alone(tmp_path: Path) -> None:
+    ppo = trainer(tmp_path)
+    ppo.train()
+    reference, policy = ppo.collector.reference.ref_model, ppo.model.policy
+    for name, expected in tiny_model().named_parameters():
+        assert torch.equal(reference.get_parameter(name), expected)
+        assert not torch.equal(policy.get_parameter(name), expected)
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_save_merged_policy(tmp_path: Path, adapter: bool) -> None:
+    ppo = trainer(tmp_path, peft_config=lora() if adapter else None, learning_rate=1e-2)
+    ppo.train()
+    ids = torch.tensor([[5, 6, 7, 8]])
+    expected = ppo.model.policy(ids).logits
+    ppo.save_merged_policy(tmp_path / "merged")
+    assert torch.equal(ppo.model.policy(ids).logits, expected)
+    assert (tmp_path / "merged" / "model.safetensors").is_file()
+    assert (tmp_path / "merged" / "tokenizer.json").is_file()
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
+    torch.testing.assert_close(loaded(ids).logits, expected, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(tiny_model()(ids).logits, expected, atol=0.1)
+
+
+def test_save_model_writes_policy_and_value_head(tmp_path: Path) -> None:
+    ppo = trainer(tmp_path, peft_config=lora())
+    ppo.save_model(str(tmp_path / "saved"))
+    names = {path.name for path in (tmp_path / "saved").iterdir()}
+    assert {
+        "adapter_model.safetensors",
+        "value_head.safetensors",
+        "ppo_config.json",
+        "tokenizer.json",
+    } <= names
+    assert not [name for name in names if name.endswith((".bin", ".pt", ".pth"))]
+
+
+def test_conversations_reach_the_callables_as_messages(tmp_path: Path) -> None:
+    dataset = Dataset.from_dict(
+        {"prompt": [[{"role": "user", "content": f"w{i}"}] for i in range(8)], "number": list(range(8))}
+    )
+    seen: dict[str, list] = {}
+
+    def reward(**arguments: list) -> list[float]:
+        seen.update(arguments)
+        return [0.0] * 8
+
+    ppo = trainer(tmp_path, reward=reward, train_dataset=dataset)
+    rollout = ppo.collect_rollout(0)
+    assert set(seen) == {"prompts", "completions", "completion_ids", "number"}
+    for i, number in enumerate(seen["number"]):
+        assert seen["prompts"][i] == [{"role": "user", "content": f"w{number}"}]
+        ids = rollout.prompt_ids[i][rollout.prompt_mask[i]].tolist()
+        assert ids == [2, 4 + number, 3]  # <u> word <a>
+        (message,) = seen["completions"][i]
+        assert message["role"] == "assistant"
+        assert message["content"] == tiny_tokenizer().decode(
+            seen["completion_ids"][i], skip_special_tokens=True
+        )
+
+
+def test_reward_model_has_its_own_tokenizer(tmp_path: Path) -> None:
+    """A BERT classifier sees the pair of texts; its scores do not depend on the batch."""
+    tokenizer = tiny_tokenizer(template=False)
+    tokenizer.sep_token = "<a>"
+    torch.manual_seed(0)
+    settings = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    scorer = BertForSequenceClassification(
+        BertConfig(vocab_size=64, num_labels=1, pad_token_id=1, **settings)
+    )
+    texts: dict[str, list] = {}
+
+    def keep(prompts: list[str], completions: list[str], **columns: object) -> list[float]:
+        texts.update(prompts=prompts, completions=completions)
+        return [0.0] * len(prompts)
+
+    ppo = trainer(
+        tmp_path, reward=[scorer, keep], reward_processing_classes=[tokenizer, None], generation_batch_size=3
+    )
+    rollout = ppo.collect_rollout(0)
+    expected = [
+        scorer(**tokenizer(*pair, return_tensors="pt")).logits.item()
+        for pair in zip(texts["prompts"], texts["completions"], strict=True)
+    ]
+    assert rollout.metrics["objective/scores"] == pytest.approx(sum(expected) / 8, abs=1e-5)
+
+
+def none_for(rows: Callable[[int], bool]) -> Callable[..., list[float | None]]:
+    def reward(completions: list[str], **columns: object) -> list[float | None]:
+        return [None if rows(i) else 1.0 for i in range(len(completions))]
+
+    return reward
+
+
+def test_none_means_not_applicable(tmp_path: Path) -> None:
+    odd, even = none_for(lambda i: i % 2 == 0), none_for(lambda i: i % 2 == 1)
+    odd.__name__, even.__name__ = "odd", "even"
+    ppo = trainer(tmp_path, reward=[odd, even], metric_funcs={"odd": odd})
+    metrics = ppo.collect_rollout(0).metrics
+    assert metrics["objective/scores"] == 1.0
+    assert metrics["rewards/odd"] == metrics["objective/odd"] == 1.0
