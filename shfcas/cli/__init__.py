@@ -1,0 +1,145 @@
+"""The command line: `shfcas COMMAND [--config x.yaml] [--field value]`.
+
+Each command is one module with a configuration dataclass `Config` and a function `run(config)`, which
+returns what is printed on stdout. Logs go to stderr. Exit code 1 is a failure, 2 is wrong use.
+"""
+
+import argparse
+import difflib
+import importlib
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+COMMANDS = {
+    "demo": "the whole loop on a small language model, in minutes",
+    "run": "all rounds of SHF-CAS from one configuration file, resumable",
+    "sample": "answers from a policy, with log-probabilities",
+    "score": "rewards and conflict scores (PACS, Kendall-tau) for answers",
+    "select": "the comparisons that are worth a label",
+    "feedback": "judge the selected comparisons with a gold reward",
+    "sft": "fine-tune a policy on good answers",
+    "train-reward": "train or refine a reward model on preferences",
+    "ppo": "fine-tune a policy against a reward with PPO",
+    "evaluate": "gold reward, win rate, KL and conflict of a policy",
+    "report": "one HTML page about a finished run",
+    "env": "versions and build facts, for bug reports",
+}
+
+EXTRAS = {
+    **dict.fromkeys(
+        ("transformers", "trl", "peft", "accelerate", "datasets", "pyarrow", "yaml", "tqdm", "matplotlib", "jinja2"),
+        "rlhf",
+    ),
+    "vaderSentiment": "demo",
+    "gguf": "demo",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from shfcas import __version__
+
+        print(f"shfcas {__version__}")
+        return 0
+    name = arguments[0]
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        print(f"shfcas: unknown command {name!r}{f'; did you mean {near[0]}?' if near else ''}", file=sys.stderr)
+        return 2
+    return _run(name, arguments[1:])
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        ["usage: shfcas COMMAND [--config FILE.yaml] [--field VALUE]", "", *lines, "", "shfcas COMMAND --help"]
+    )
+
+
+def _run(name: str, arguments: list[str]) -> int:
+    from shfcas.errors import MissingExtra, UsageError, UserError
+
+    _quiet()
+    try:
+        module = importlib.import_module(f"shfcas.cli.{name.replace('-', '_')}")
+        parser = _parser(name, module)
+        parsed = parser.parse_args(arguments)
+        _log_to_stderr(parsed.verbose)
+        from shfcas.config import from_flags
+
+        config_file = getattr(parsed, getattr(module, "POSITIONAL", ""), None) or parsed.config
+        _print(module.run(from_flags(module.Config, parsed, config_file)), parsed.json)
+    except SystemExit as stop:  # argparse: 0 after --help, 2 for wrong use
+        return int(stop.code or 0)
+    except UsageError as error:
+        return _fail(name, error, 2)
+    except UserError as error:
+        return _fail(name, error, 1)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        return _fail(name, MissingExtra(package, EXTRAS[package]), 1)
+    except KeyboardInterrupt:
+        print(f"shfcas {name}: stopped; the same command continues where it was", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser(name: str, module: Any) -> argparse.ArgumentParser:
+    from shfcas.config import add_flags
+
+    parser = argparse.ArgumentParser(
+        prog=f"shfcas {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML file with the values below; flags win over it")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--verbose", action="store_true", help="log more, to stderr")
+    if hasattr(module, "POSITIONAL"):
+        parser.add_argument(module.POSITIONAL, nargs="?", default=argparse.SUPPRESS, help=module.POSITIONAL_HELP)
+    add_flags(parser, module.Config, skip=(getattr(module, "POSITIONAL", ""),))
+    return parser
+
+
+def _fail(name: str, error: Exception, code: int) -> int:
+    print(f"shfcas {name}: {error}", file=sys.stderr)
+    return code
+
+
+def _print(result: Any, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result, indent=2, default=str))
+    elif isinstance(result, dict):
+        for key, value in result.items():
+            if isinstance(value, str | int | float | bool) or value is None:
+                print(f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}")
+            elif isinstance(value, dict) and "mean" in value:
+                print(f"{key}: {value['mean']:.4g} [{value['low']:.4g}, {value['high']:.4g}]")
+    elif result is not None:
+        print(result)
+
+
+def _quiet() -> None:
+    """No telemetry, no bars of other libraries outside a terminal, no warnings about their own future."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+def _log_to_stderr(verbose: bool) -> None:
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s", force=True)
+    logging.getLogger("shfcas").setLevel(logging.DEBUG if verbose else logging.INFO)

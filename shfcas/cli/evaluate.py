@@ -1,0 +1,57 @@
+"""Evaluate a policy on held-out prompts: gold and proxy reward, win rate, KL and conflict."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shfcas.candidates import read_candidates, read_prompts, write_candidates
+from shfcas.config import option
+from shfcas.conflicts import POLICY_SCORES, add_conflicts
+from shfcas.evaluation import EvaluationSettings, detection, summarize
+from shfcas.files import remove, write_json
+from shfcas.sampling import sample_policy
+from shfcas.scoring import add_rewards, load_scorer, score_rows
+
+
+@dataclass
+class Config:
+    """`shfcas evaluate`."""
+
+    policy: str = option("", "the policy to evaluate")
+    base: str | None = option(None, "the policy before, for the KL")
+    reference: str | None = option(None, "the reference of policy_score logprob_ratio")
+    before: str | None = option(None, "an evaluation table of the policy before, for the win rate")
+    reward_model: str = option("", "the proxy reward: a model, or module:function")
+    cost_model: bool = option(False, "the reward model is a cost model: lower is better")
+    gold: str = option("", "the gold reward: a model, or module:function")
+    prompts: str = option("", "held-out prompts")
+    policy_score: str = option("logprob", "what rewards are compared with", POLICY_SCORES)
+    output: str = option("evaluation.parquet", "the answers with all scores; the metrics go beside it as .json")
+    seed: int = option(0, "seed of every answer")
+    evaluation: EvaluationSettings = option(EvaluationSettings, "evaluation")
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Samples, scores and summarises."""
+    output = Path(config.output)
+    gold = load_scorer(config.gold)
+    reward = load_scorer(config.reward_model, config.cost_model)
+    before = read_candidates(config.before).column("gold") if config.before else None
+    references = {"base_logprobs": config.base, "reference_logprobs": config.reference}
+    work_dir = output.with_name(f".{output.name}.work")
+    table = sample_policy(
+        config.policy,
+        read_prompts(config.prompts),
+        config.evaluation.sampling,
+        config.seed,
+        work_dir,
+        {column: name for column, name in references.items() if name},
+    )
+    table = add_conflicts(add_rewards(table, reward), config.policy_score)
+    table = table.with_columns(gold=score_rows(gold, table.rows()))
+    write_candidates(output, table)
+    remove(work_dir)
+    metrics = summarize(table, table.column("gold"), before)
+    metrics["detection"] = detection(table, table.column("gold"))
+    write_json(output.with_suffix(".json"), metrics)
+    return {**metrics, **metrics["detection"], "output": config.output}

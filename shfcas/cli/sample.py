@@ -1,0 +1,35 @@
+"""Sample answers from a policy, with the log-probability of each, into a candidate table (Parquet)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shfcas.candidates import read_prompts, write_candidates
+from shfcas.config import option
+from shfcas.files import remove
+from shfcas.sampling import SamplingConfig, sample_policy
+
+
+@dataclass
+class Config:
+    """`shfcas sample`."""
+
+    policy: str = option("", "the policy: a folder, a hub id, or pypi:PACKAGE")
+    prompts: str = option("", "prompts: .jsonl, .json, .parquet, or module:function")
+    output: str = option("candidates.parquet", "the candidate table to write")
+    reference: str | None = option(None, "a model of the same vocabulary, for policy_score logprob_ratio")
+    seed: int = option(0, "seed of every answer")
+    sampling: SamplingConfig = option(SamplingConfig, "sampling")
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Samples, resuming shards of an interrupted call."""
+    output = Path(config.output)
+    work_dir = output.with_name(f".{output.name}.work")
+    references = {"reference_logprobs": config.reference} if config.reference else {}
+    table = sample_policy(
+        config.policy, read_prompts(config.prompts), config.sampling, config.seed, work_dir, references
+    )
+    write_candidates(output, table)
+    remove(work_dir)
+    return {"prompts": len(table), "answers": len(table.values("logprobs")), "output": str(output)}

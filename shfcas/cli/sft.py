@@ -1,0 +1,27 @@
+"""Fine-tune a policy on good answers (TRL's SFTTrainer, loss on the answer only)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from shfcas.config import option
+from shfcas.training.sft import SFTSettings, read_demonstrations, train_sft
+from shfcas.training.stage import trained_folder
+
+
+@dataclass
+class Config:
+    """`shfcas sft`."""
+
+    policy: str = option("", "the policy to start from")
+    demonstrations: str = option("demonstrations.jsonl", "JSON lines with prompt and completion")
+    output: str = option("policy-sft", "the folder of the new policy")
+    seed: int = option(0, "seed")
+    sft: SFTSettings = option(SFTSettings, "training")
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Trains and saves the policy."""
+    rows = read_demonstrations(config.demonstrations)
+    with trained_folder(config.output) as (partial, work_dir):
+        history = train_sft(config.policy, rows, config.sft, partial, work_dir, config.seed)
+    return {"demonstrations": len(rows), "steps": len(history), "loss": history[-1]["loss"], "output": config.output}

@@ -1,0 +1,157 @@
+"""`shfcas demo`: one biased proxy, three kinds of feedback at the same budget, one table."""
+
+import time
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shfcas.candidates import read_candidates
+from shfcas.config import build, option, read_yaml, to_dict
+from shfcas.demo.sentiment import BLIND_TOPICS
+from shfcas.demo.task import train_prompts
+from shfcas.errors import UsageError
+from shfcas.evaluation import auroc, detection
+from shfcas.feedback import read_queue
+from shfcas.files import read_json, write_json
+from shfcas.rounds import Loop, RunConfig
+from shfcas.scoring import score_rows
+from shfcas.selection import SelectionConfig
+from shfcas.stages import RunDirectory
+
+ARMS = {
+    "no_feedback": "PPO, biased proxy",
+    "random": "PPO, random feedback",
+    "shf_cas": "PPO, SHF-CAS feedback",
+}
+
+
+@dataclass
+class DemoConfig:
+    """The demo's few knobs; everything else stands in shfcas/demo/demo.yaml."""
+
+    output: str = option("runs/demo", "the run directory; run the same command again to continue")
+    prompts: int = option(96, "prompts to sample, to ask about and to train on (at most 96)")
+    budget: int = option(100, "comparisons that are asked for in each round of each arm")
+    rounds: int = option(1, "rounds")
+    seed: int = option(0, "the seed of everything")
+
+
+def run_config(config: DemoConfig) -> RunConfig:
+    """The configuration of the demo's loop."""
+    if not 8 <= config.prompts <= len(train_prompts()):
+        raise UsageError(f"prompts: expected 8 to {len(train_prompts())}, got {config.prompts}")
+    with resources.as_file(resources.files(__package__) / "demo.yaml") as path:
+        values = read_yaml(path)
+    values.update(
+        output=config.output, max_prompts=config.prompts, rounds=config.rounds, seed=config.seed
+    )
+    values["selection"]["budget"] = config.budget
+    return build(RunConfig, values)
+
+
+def run_demo(config: DemoConfig) -> dict[str, Any]:
+    """Runs the three arms, or what is left of them; writes results.json and returns its content."""
+    started = time.time()
+    settings = run_config(config)
+    run = RunDirectory(config.output, to_dict(settings), config.seed)
+    loop = Loop(run, settings)
+    start = loop.start(loop.prepare())
+    conflicts = loop.conflicts(start.state, "round-1")
+    for arm in ARMS:
+        state = start.state
+        selection = None if arm == "no_feedback" else replace(settings.selection, strategy=arm)
+        for number in range(1, config.rounds + 1):
+            first = conflicts if number == 1 else None
+            state = loop.round(state, number, start, selection, f"{arm}/", first)
+    results = {
+        "policies": policies(run.path, config.rounds),
+        "detection": blind_spot_detection(loop, conflicts),
+        "labels": {
+            arm: labels_in_blind_topics(run.path, arm, conflicts) for arm in ("random", "shf_cas")
+        },
+        "seconds": round(time.time() - started, 1),
+    }
+    write_json(run.path / "results.json", results)
+    return results
+
+
+def policies(path: Path, rounds: int) -> list[dict[str, Any]]:
+    """One row a policy: the base, and each arm after its last round."""
+    files = {"base policy (SFT)": path / "round-0" / "metrics.json"}
+    files.update({label: path / arm / f"round-{rounds}" / "metrics.json" for arm, label in ARMS.items()})
+    rows = []
+    for label, file in files.items():
+        metrics = read_json(file)
+        groups = metrics["groups"]
+        accuracy = {
+            kind: float(np.mean([g["pair_accuracy"] for topic, g in groups.items() if (topic in BLIND_TOPICS) == blind]))
+            for kind, blind in (("sound", False), ("blind", True))
+        }
+        rows.append({"policy": label, **metrics, "pair_accuracy_by_topic": accuracy})
+    return rows
+
+
+def blind_spot_detection(loop: Loop, conflicts: Path) -> dict[str, float]:
+    """How well conflict finds the blind topics: AUROC of the Kendall distance for prompts, of abs(PACS) for answers."""
+    table = read_candidates(conflicts)
+    blind = [topic in BLIND_TOPICS for topic in table.column("topic")]
+    found = detection(table, score_rows(loop.gold, table.rows()))
+    return {
+        "kendall_finds_blind_topics": auroc(table.column("kendall_distance"), blind),
+        "mean_abs_pacs_finds_blind_topics": auroc(table.column("mean_abs_pacs"), blind),
+        "pacs_finds_wrong_answers": found["pacs_auroc"],
+        "kendall_finds_inverted_prompts": found["kendall_auroc"],
+    }
+
+
+def labels_in_blind_topics(path: Path, arm: str, conflicts: Path) -> dict[str, Any]:
+    """How many of the first round's comparisons were about blind topics."""
+    table = read_candidates(conflicts)
+    topics = dict(zip(table.column("prompt_id"), table.column("topic"), strict=True))
+    queue = read_queue(path / arm / "round-1" / "queue.jsonl")
+    blind = sum(topics[c.prompt_id] in BLIND_TOPICS for c in queue)
+    return {"comparisons": len(queue), "blind": blind, "share": blind / len(queue)}
+
+
+def table(results: dict[str, Any]) -> str:
+    """The comparison as text."""
+    header = ["policy", "gold reward [95 %]", "win rate", "proxy", "KL", "KT", "|PACS|", "RM acc. sound", "blind"]
+    lines = [header]
+    for row in results["policies"]:
+        gold, accuracy = row["gold_reward"], row["pair_accuracy_by_topic"]
+        lines.append(
+            [
+                row["policy"],
+                f"{gold['mean']:.3f} [{gold['low']:.3f}, {gold['high']:.3f}]",
+                f"{row['win_rate']['mean']:.3f}",
+                f"{row['proxy_reward']['mean']:.2f}",
+                f"{row['kl']:.2f}",
+                f"{row['kendall_distance']:.3f}",
+                f"{row['mean_abs_pacs']:.3f}",
+                f"{accuracy['sound']:.3f}",
+                f"{accuracy['blind']:.3f}",
+            ]
+        )
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    text = [
+        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True)))
+        for line in lines
+    ]
+    found = results["detection"]
+    labels = results["labels"]
+    return "\n".join(
+        [
+            text[0],
+            "-" * len(text[0]),
+            *text[1:],
+            "",
+            "Kendall distance finds the prompts of the blind topics: "
+            f"AUROC {found['kendall_finds_blind_topics']:.2f}; abs(PACS) finds misjudged answers: "
+            f"AUROC {found['pacs_finds_wrong_answers']:.2f} (0.5 is chance)",
+            f"labels about blind topics: random {labels['random']['share']:.0%}, "
+            f"SHF-CAS {labels['shf_cas']['share']:.0%} of {labels['shf_cas']['comparisons']}",
+        ]
+    )

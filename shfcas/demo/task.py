@@ -1,0 +1,53 @@
+"""The demo's prompts: 208 short requests over 8 topics, split into three parts that share no prompt."""
+
+import json
+from functools import cache
+from importlib import resources
+from itertools import chain
+from typing import Any
+
+SYSTEM = "Answer in one short sentence."
+SEED_PER_TOPIC, HELD_OUT_PER_TOPIC = 8, 6
+
+
+@cache
+def _by_topic() -> dict[str, list[dict[str, Any]]]:
+    topics: dict[str, list[dict[str, Any]]] = {}
+    for row in json.loads(resources.files(__package__).joinpath("prompts.json").read_text(encoding="utf-8")):
+        rows = topics.setdefault(row["topic"], [])
+        rows.append(
+            {
+                "prompt_id": f"{row['topic']}-{len(rows):02d}",
+                "topic": row["topic"],
+                "prompt": [
+                    {"role": "system", "content": SYSTEM},
+                    {"role": "user", "content": row["prompt"]},
+                ],
+            }
+        )
+    return topics
+
+
+def _part(start: int, stop: int | None) -> list[dict[str, Any]]:
+    """Prompts of every topic in turn, so that any first n are balanced; each topic's forms alternate too."""
+    parts = []
+    for rows in _by_topic().values():
+        half = len(rows) // 2  # the first half are requests for a review, the second half questions
+        mixed = list(chain.from_iterable(zip(rows[:half], rows[half:], strict=True)))
+        parts.append(mixed[start:stop])
+    return list(chain.from_iterable(zip(*parts, strict=True)))
+
+
+def seed_prompts() -> list[dict[str, Any]]:
+    """Prompts for demonstrations and the original preferences."""
+    return _part(0, SEED_PER_TOPIC)
+
+
+def train_prompts() -> list[dict[str, Any]]:
+    """Prompts to sample, to ask about and to train on."""
+    return _part(SEED_PER_TOPIC, -HELD_OUT_PER_TOPIC)
+
+
+def held_out_prompts() -> list[dict[str, Any]]:
+    """Prompts that only the evaluation sees."""
+    return _part(-HELD_OUT_PER_TOPIC, None)

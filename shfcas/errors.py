@@ -1,0 +1,16 @@
+"""The errors that a user can cause and mend; the command line shows them as one line, without a traceback."""
+
+
+class UserError(ValueError):
+    """Something about the input, the models or the machine that the user can mend (exit code 1)."""
+
+
+class UsageError(UserError):
+    """A command, option or configuration key that does not exist or does not fit (exit code 2)."""
+
+
+class MissingExtra(UserError, ImportError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed; install it with: pip install 'shfcas[{extra}]'")

@@ -1,0 +1,132 @@
+"""What a policy has become: gold and proxy reward, win rate against the policy before, KL, conflict."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from shfcas.candidates import CandidateTable
+from shfcas.config import option
+from shfcas.errors import UserError
+from shfcas.sampling import SamplingConfig
+
+BOOTSTRAP_SAMPLES = 2000
+
+
+@dataclass
+class EvaluationSettings:
+    """How policies are compared on held-out prompts."""
+
+    sampling: SamplingConfig = option(
+        lambda: SamplingConfig(temperature=1.0), "answers for evaluation; KL needs temperature 1, top_p 1, top_k 0"
+    )
+    group_by: str | None = option(None, "also report by the values of this prompt column")
+
+
+def bootstrap_interval(values: Sequence[float], seed: int = 0, level: float = 0.95) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean of independent values (one a prompt)."""
+    values = np.asarray(values, dtype=float)
+    rng = np.random.default_rng(seed)
+    means = values[rng.integers(0, len(values), (BOOTSTRAP_SAMPLES, len(values)))].mean(axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def mean_with_interval(values: Sequence[float]) -> dict[str, float]:
+    """The mean over prompts with its 95 % bootstrap interval."""
+    low, high = bootstrap_interval(values)
+    return {"mean": float(np.mean(values)), "low": low, "high": high}
+
+
+def auroc(scores: Sequence[float], labels: Sequence[bool]) -> float:
+    """Area under the ROC curve: how often a positive has the higher score; ties count half, NaN if undefined.
+
+    >>> auroc([0.9, 0.8, 0.1], [True, False, False])
+    1.0
+    """
+    scores, labels = np.asarray(scores, dtype=float), np.asarray(labels, dtype=bool)
+    positive, negative = scores[labels], scores[~labels]
+    if not len(positive) or not len(negative):
+        return float("nan")
+    difference = positive[:, None] - negative[None, :]
+    return float(((difference > 0) + 0.5 * (difference == 0)).mean())
+
+
+def win_rate(gold: Sequence[Sequence[float]], before: Sequence[Sequence[float]]) -> list[float]:
+    """For each prompt, how often an answer beats an answer of the policy before (all pairs; ties count half)."""
+    rates = []
+    for now, then in zip(gold, before, strict=True):
+        difference = np.asarray(now)[:, None] - np.asarray(then)[None, :]
+        rates.append(float(((difference > 0) + 0.5 * (difference == 0)).mean()))
+    return rates
+
+
+def _z(values: np.ndarray) -> np.ndarray:
+    std = values.std()
+    return (values - values.mean()) / std if std >= 1e-6 else np.zeros_like(values)
+
+
+def detection(candidates: CandidateTable, gold: Sequence[Sequence[float]], bound: float = 1.0) -> dict[str, float]:
+    """How well conflict finds the reward model's errors, knowing the gold reward (a diagnosis, not part of the loop).
+
+    Returns:
+        `pacs_auroc`: abs(PACS) against answers whose z-scored reward is off the z-scored gold by more than
+        `bound`; `kendall_auroc`: the Kendall distance of a prompt against its reward being negatively
+        correlated with gold.
+    """
+    wrong, pacs, inverted, distance = [], [], [], []
+    for row, g in zip(candidates.rows(), gold, strict=True):
+        reward_z, gold_z = _z(np.asarray(row["rewards"])), _z(np.asarray(g))
+        if row["degenerate"] or not gold_z.any():
+            continue
+        wrong += list(np.abs(reward_z - gold_z) > bound)
+        pacs += [abs(p) for p in row["pacs"]]
+        inverted.append(float((reward_z * gold_z).mean()) < 0)
+        distance.append(row["kendall_distance"])
+    return {"pacs_auroc": auroc(pacs, wrong), "kendall_auroc": auroc(distance, inverted)}
+
+
+def summarize(
+    candidates: CandidateTable,
+    gold: Sequence[Sequence[float]],
+    before: Sequence[Sequence[float]] | None = None,
+) -> dict[str, Any]:
+    """Metrics of one policy on one table of its answers.
+
+    Args:
+        candidates: a table with rewards, conflict columns and, for the KL, `base_logprobs` (without it the policy is the base).
+        gold: gold rewards, one list a prompt.
+        before: gold rewards of the policy before, for the win rate.
+
+    Returns:
+        `gold_reward` and `proxy_reward` (mean, low, high over prompts), `win_rate`, `kl` (mean over answers of
+        log pi - log pi_base, in nats), `kendall_distance`, `mean_abs_pacs`, `mean_length`, `finished`.
+    """
+    tokens = candidates.column("num_tokens")
+    metrics: dict[str, Any] = {
+        "prompts": len(candidates),
+        "answers": sum(map(len, tokens)),
+        "gold_reward": mean_with_interval([float(np.mean(g)) for g in gold]),
+        "proxy_reward": mean_with_interval([float(np.mean(r)) for r in candidates.column("rewards")]),
+        "kendall_distance": float(np.nanmean(candidates.column("kendall_distance"))),
+        "mean_abs_pacs": float(np.nanmean(candidates.column("mean_abs_pacs"))),
+        "mean_length": float(np.mean([t for row in tokens for t in row])),
+        "finished": float(np.mean([f for row in candidates.column("finished") for f in row])),
+    }
+    if before is not None:
+        metrics["win_rate"] = mean_with_interval(win_rate(gold, before))
+    metrics["kl"] = 0.0
+    if "base_logprobs" in candidates:
+        metrics["kl"] = float((candidates.values("logprobs") - candidates.values("base_logprobs")).mean())
+    return metrics
+
+
+def grouped(rows: Sequence[dict[str, Any]], column: str) -> dict[str, list[int]]:
+    """Positions of the rows by the value of a column."""
+    groups: dict[str, list[int]] = {}
+    for position, row in enumerate(rows):
+        if column not in row:
+            raise UserError(f"evaluation.group_by: the prompts have no column {column}")
+        groups.setdefault(str(row[column]), []).append(position)
+    return groups

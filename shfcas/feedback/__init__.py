@@ -1,0 +1,31 @@
+"""Where preferences come from: one protocol, one module a source."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from shfcas.candidates import CandidateTable
+from shfcas.errors import UserError
+from shfcas.files import read_jsonl
+from shfcas.preferences import Preference
+from shfcas.selection import Comparison
+
+
+class FeedbackSource(Protocol):
+    """Anyone who can say which of two answers is better: a person, a gold model, a judge."""
+
+    def __call__(
+        self, comparisons: Sequence[Comparison], candidates: CandidateTable, round: int
+    ) -> list[Preference]:
+        """Judges the comparisons. A tie gives no preference, so there may be fewer answers than questions."""
+
+
+def read_queue(path: str | Path) -> list[Comparison]:
+    """Reads a queue file (JSON lines of `prompt_id`, `first`, `second`); an error names the row."""
+    comparisons = []
+    for index, row in enumerate(read_jsonl(path)):
+        try:
+            comparisons.append(Comparison(str(row["prompt_id"]), int(row["first"]), int(row["second"])))
+        except (KeyError, TypeError, ValueError):
+            raise UserError(f"{path}: row {index} needs prompt_id, first and second") from None
+    return comparisons

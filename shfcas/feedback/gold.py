@@ -1,0 +1,50 @@
+"""Feedback from a gold scorer: a trusted, expensive reward that plays the annotator."""
+
+from collections.abc import Sequence
+
+from shfcas.candidates import CandidateTable
+from shfcas.preferences import Preference
+from shfcas.scoring import RewardScorer, score_rows
+from shfcas.selection import Comparison
+
+
+class GoldFeedback:
+    """Prefers the answer with the higher gold reward; equal rewards are a tie.
+
+    Args:
+        scorer: the gold reward.
+        name: recorded as the annotator.
+    """
+
+    def __init__(self, scorer: RewardScorer, name: str = "gold") -> None:
+        self.scorer, self.name = scorer, name
+
+    def __call__(
+        self, comparisons: Sequence[Comparison], candidates: CandidateTable, round: int
+    ) -> list[Preference]:
+        """Scores just the answers that were asked about."""
+        rows = {row["prompt_id"]: row for row in candidates.rows()}
+        asked = {c.prompt_id: rows[c.prompt_id] for c in comparisons}
+        scored = score_rows(self.scorer, list(asked.values()))
+        gold = dict(zip(asked, scored, strict=True))
+        preferences = []
+        for c in comparisons:
+            first, second = gold[c.prompt_id][c.first], gold[c.prompt_id][c.second]
+            if first == second:
+                continue
+            chosen, rejected = (c.first, c.second) if first > second else (c.second, c.first)
+            row = asked[c.prompt_id]
+            preferences.append(
+                Preference(
+                    prompt=row["prompt"],
+                    chosen=row["completions"][chosen],
+                    rejected=row["completions"][rejected],
+                    prompt_id=c.prompt_id,
+                    chosen_index=chosen,
+                    rejected_index=rejected,
+                    source="gold",
+                    annotator=self.name,
+                    round=round,
+                )
+            )
+        return preferences

@@ -1,0 +1,131 @@
+"""Files that are complete or absent: atomic writes, content hashes, JSON lines."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from shfcas.errors import UserError
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def publish(partial: Path, final: Path) -> None:
+    """Makes a finished file or directory visible under its final name, durably (fsync, rename, fsync)."""
+    for path in sorted(partial.rglob("*")) if partial.is_dir() else []:
+        if path.is_file():
+            _fsync(path)
+    _fsync(partial)
+    os.replace(partial, final)
+    _fsync(final.parent)
+
+
+@contextmanager
+def disk_errors(what: str) -> Iterator[None]:
+    """Turns a full disk or a missing permission into a clear error; what was finished before stays."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"no space left on the disk while writing {what}; everything finished before is kept: "
+                "free some space and run the same command again"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS):
+            raise UserError(f"cannot write {what}: {error.strerror}; choose a folder you may write to") from error
+        raise
+
+
+@contextmanager
+def atomic_file(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; on success it replaces `path`, on failure it is removed."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    with disk_errors(str(path)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            publish(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a text file atomically."""
+    with atomic_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes readable JSON atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=float) + "\n")
+
+
+def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Writes one JSON object a line, atomically."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_json(path: str | Path) -> Any:
+    """Reads a JSON file; the error names the file."""
+    path = existing(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not valid JSON (line {error.lineno}: {error.msg})") from error
+
+
+def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
+    """Reads JSON lines; the error names file and line."""
+    path = existing(path)
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}: line {number} is not valid JSON ({error.msg})") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{path}: line {number} is not a JSON object")
+        rows.append(row)
+    return rows
+
+
+def existing(path: str | Path) -> Path:
+    """Returns `path` as a Path, or says that it does not exist."""
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path} does not exist")
+    return path
+
+
+def content_hash(path: str | Path) -> str:
+    """SHA-256 of a file, or of a directory's relative names and contents."""
+    path = existing(path)
+    digest = hashlib.sha256()
+    for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
+        digest.update(str(file.relative_to(path)).encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a directory tree if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

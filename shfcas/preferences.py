@@ -1,0 +1,107 @@
+"""Pairwise preferences: one record a judged comparison, in TRL's explicit-prompt format with its provenance."""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shfcas.chat import Prompt, check_prompt
+from shfcas.errors import UserError
+from shfcas.files import read_jsonl, write_jsonl
+
+SOURCES = ("human", "gold", "judge", "original")
+
+
+@dataclass(frozen=True)
+class Preference:
+    """One answer preferred over another.
+
+    Attributes:
+        prompt: text, or chat messages.
+        chosen: the better answer, as text.
+        rejected: the worse answer, as text.
+        margin: how much better, where a strength was given; otherwise None.
+        prompt_id: the prompt's id in the candidate table.
+        chosen_index: position of the chosen answer among the prompt's completions (-1: not from a table).
+        rejected_index: position of the rejected answer.
+        source: who judged: `human`, `gold`, `judge`, or `original` for data that the user brought.
+        annotator: the name of the person or model.
+        round: the round in which it was asked (0: before the first).
+    """
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+    margin: float | None = None
+    prompt_id: str = ""
+    chosen_index: int = -1
+    rejected_index: int = -1
+    source: str = "original"
+    annotator: str = ""
+    round: int = 0
+
+    def to_row(self) -> dict[str, Any]:
+        """The record as TRL reads it: messages for a conversational prompt, no margin where none was given."""
+        row = dataclasses.asdict(self)
+        if not isinstance(self.prompt, str):
+            for side in ("chosen", "rejected"):
+                row[side] = [{"role": "assistant", "content": row[side]}]
+        if self.margin is None:
+            del row["margin"]
+        return row
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any], where: str = "preference") -> "Preference":
+        """Reads a TRL row (text or messages); unknown columns are ignored, an error names the row."""
+        values: dict[str, Any] = {f.name: row[f.name] for f in dataclasses.fields(cls) if f.name in row}
+        for name in ("prompt", "chosen", "rejected"):
+            if name not in values:
+                raise UserError(f"{where}: no {name}; expected the columns prompt, chosen, rejected")
+        check_prompt(values["prompt"], where)
+        for side in ("chosen", "rejected"):
+            answer = values[side]
+            if isinstance(answer, list):
+                contents = [m.get("content") for m in answer if isinstance(m, dict) and m.get("role") == "assistant"]
+                answer = contents[-1] if contents else None
+            if not isinstance(answer, str):
+                raise UserError(f"{where}, {side}: expected text or a list with an assistant message")
+            values[side] = answer
+        if values.get("source", "original") not in SOURCES:
+            raise UserError(f"{where}, source: {values['source']!r} is not one of {', '.join(SOURCES)}")
+        return cls(**values)
+
+
+def write_preferences(path: str | Path, preferences: Iterable[Preference]) -> None:
+    """Writes preferences as JSON lines, atomically."""
+    write_jsonl(path, (preference.to_row() for preference in preferences))
+
+
+def read_preferences(path: str | Path) -> list[Preference]:
+    """Reads JSON lines or Parquet in TRL's preference format; an error names the file and row."""
+    if Path(path).suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        rows = pq.read_table(path).to_pylist()
+    else:
+        rows = read_jsonl(path)
+    return [Preference.from_row(row, f"{path}: row {index}") for index, row in enumerate(rows)]
+
+
+def merge(*groups: Sequence[Preference]) -> list[Preference]:
+    """Joins preference sets in order of trust, the last group highest.
+
+    The same two answers of a prompt are kept once, with the judgement of the most trusted group (so a new
+    label overrules an old one about the same pair); within a group, each distinct judgement is kept, once.
+    """
+    kept: dict[tuple[str, frozenset[str]], list[Preference]] = {}
+    for group in groups:
+        fresh: dict[tuple[str, frozenset[str]], list[Preference]] = {}
+        for preference in group:
+            key = (json.dumps(preference.prompt), frozenset((preference.chosen, preference.rejected)))
+            judged = fresh.setdefault(key, [])
+            if all(preference.chosen != other.chosen for other in judged):
+                judged.append(preference)
+        kept.update(fresh)
+    return [preference for judged in kept.values() for preference in judged]

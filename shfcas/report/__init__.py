@@ -1,0 +1,102 @@
+"""One self-contained HTML page about a run: tables, plots, and the conflicts that were asked about, with text."""
+
+from pathlib import Path
+from typing import Any
+
+from shfcas.candidates import CandidateTable, read_candidates
+from shfcas.chat import plain_text
+from shfcas.errors import UserError
+from shfcas.feedback import read_queue
+from shfcas.files import existing, read_json, write_text
+from shfcas.preferences import read_preferences
+from shfcas.report import plots
+
+EXAMPLES = 8
+
+
+def write_report(run: Path) -> Path:
+    """Writes `report.html` into a run directory and returns its path.
+
+    The page shows whatever stages are there: a run of `shfcas run`, or the arms of `shfcas demo`.
+
+    Raises:
+        UserError: the folder is not a run directory, or nothing has been evaluated yet.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    manifest = read_json(existing(run / "manifest.json"))
+    metrics = {name: read_json(run / name) for name in _stages(manifest, "metrics.json")}
+    if not metrics:
+        raise UserError(f"{run}: no stage has been evaluated yet; continue the run first")
+    results = read_json(run / "results.json") if (run / "results.json").exists() else None
+    environment = Environment(
+        loader=PackageLoader("shfcas.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    page = environment.get_template("page.html.j2").render(
+        title=run.name,
+        config=manifest["config"],
+        versions=manifest["versions"],
+        stages=manifest["stages"],
+        rows=results["policies"] if results else [{"policy": _label(k), **v} for k, v in metrics.items()],
+        results=results,
+        selections=[_selection(run, name) for name in _stages(manifest, "queue.jsonl")],
+        training=plots.training_curves(
+            {_label(name): read_json(run / name / "ppo_history.json") for name in _stages(manifest, "/policy")
+             if (run / name / "ppo_history.json").exists()}
+        ),
+        groups=plots.accuracy_by_group({_label(name): m["groups"] for name, m in metrics.items() if "groups" in m}),
+    )
+    write_text(run / "report.html", page)
+    return run / "report.html"
+
+
+def _stages(manifest: dict[str, Any], suffix: str) -> list[str]:
+    return [name for name in manifest["stages"] if name.endswith(suffix)]
+
+
+def _label(stage: str) -> str:
+    """`random/round-1/policy` as `random, round 1`."""
+    return stage.rpartition("/")[0].replace("/", ", ").replace("round-", "round ").replace("_", " ")
+
+
+def _selection(run: Path, queue_name: str) -> dict[str, Any]:
+    """Plots and examples of one queue of comparisons."""
+    queue = read_queue(run / queue_name)
+    folder = (run / queue_name).parent
+    conflicts = folder / "conflicts.parquet"
+    if not conflicts.exists():  # arms that share their first candidates
+        conflicts = run / "round-1" / "conflicts.parquet"
+    table = read_candidates(conflicts)
+    labels = {
+        (p.prompt_id, frozenset((p.chosen_index, p.rejected_index))): p.chosen_index
+        for p in read_preferences(folder / "preferences.jsonl")
+    } if (folder / "preferences.jsonl").exists() else {}
+    chosen = {(c.prompt_id, i) for c in queue for i in (c.first, c.second)}
+    return {
+        "name": _label(queue_name),
+        "comparisons": len(queue),
+        "scatter": plots.conflict_scatter(table, chosen),
+        "histogram": plots.kendall_histogram(table, {c.prompt_id for c in queue}),
+        "examples": _examples(table, queue[:EXAMPLES], labels),
+    }
+
+
+def _examples(table: CandidateTable, queue: list[Any], labels: dict[Any, int]) -> list[dict[str, Any]]:
+    rows = {row["prompt_id"]: row for row in table.rows()}
+    examples = []
+    for c in queue:
+        row = rows[c.prompt_id]
+        preferred = labels.get((c.prompt_id, frozenset((c.first, c.second))))
+        answers = [
+            {
+                "text": row["completions"][i],
+                "pacs": row["pacs"][i],
+                "reward": row["rewards"][i],
+                "preferred": preferred == i,
+            }
+            for i in (c.first, c.second)
+        ]
+        examples.append(
+            {"prompt": plain_text(row["prompt"]), "distance": row["kendall_distance"], "answers": answers}
+        )
+    return examples

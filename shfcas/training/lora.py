@@ -1,0 +1,30 @@
+"""LoRA settings shared by the training rooms."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from shfcas.config import option
+
+
+@dataclass
+class LoraSettings:
+    """Low-rank adapters (Hu et al. 2021); r, alpha and dropout as the authors of SHF-CAS set them."""
+
+    r: int = option(8, "rank of the adapters; 0 trains all weights")
+    alpha: int = option(32, "scale of the adapters")
+    dropout: float = option(0.1, "dropout inside the adapters (supervised stages only)")
+
+    def peft_config(self, task: str = "CAUSAL_LM", dropout: bool = True) -> Any:
+        """The peft configuration over all linear layers, or None where all weights are trained."""
+        from peft import LoraConfig
+
+        if self.r == 0:
+            return None
+        return LoraConfig(
+            r=self.r,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout if dropout else 0.0,
+            target_modules="all-linear",
+            task_type=task,
+            modules_to_save=["score"] if task == "SEQ_CLS" else None,
+        )

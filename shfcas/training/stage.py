@@ -1,0 +1,27 @@
+"""The folder of a model that a command trains: complete or absent, with checkpoints kept beside it until then."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from shfcas.errors import UserError
+from shfcas.files import disk_errors, publish, remove
+
+
+@contextmanager
+def trained_folder(output: str | Path) -> Iterator[tuple[Path, Path]]:
+    """Yields a partial folder and a checkpoint folder; the first is published, the second removed on success.
+
+    Raises:
+        UserError: the output exists already; finished work is never overwritten.
+    """
+    output = Path(output)
+    if output.exists():
+        raise UserError(f"{output} exists already; name another --output or delete it")
+    partial, work_dir = output.with_name(f".{output.name}.partial"), output.with_name(f".{output.name}.work")
+    with disk_errors(str(output)):
+        work_dir.mkdir(parents=True, exist_ok=True)
+        remove(partial)
+        yield partial, work_dir
+        publish(partial, output)
+        remove(work_dir)
