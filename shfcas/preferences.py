@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shfcas.callables import is_callable_name, load_callable
 from shfcas.chat import Prompt, check_prompt
 from shfcas.errors import UserError
 from shfcas.files import read_jsonl, write_jsonl
@@ -79,8 +80,14 @@ def write_preferences(path: str | Path, preferences: Iterable[Preference]) -> No
 
 
 def read_preferences(path: str | Path) -> list[Preference]:
-    """Reads JSON lines or Parquet in TRL's preference format; an error names the file and row."""
-    if Path(path).suffix == ".parquet":
+    """Reads TRL's preference format from JSON lines, Parquet or a callable `module:function`; errors name the row.
+
+    A callable returns rows, or `Preference` records.
+    """
+    if is_callable_name(str(path)):
+        made = load_callable(str(path))()
+        rows = [p.to_row() if isinstance(p, Preference) else p for p in made]
+    elif Path(path).suffix == ".parquet":
         import pyarrow.parquet as pq
 
         rows = pq.read_table(path).to_pylist()

@@ -23,9 +23,7 @@ MIN_STD = 1e-6
 def kendall_counts(x: Tensor, y: Tensor, *, offsets: Tensor | None = None) -> KendallCounts:
     """Counts of the pairs of each row, as :func:`shfcas.kendall_counts`."""
     counts = [_count(*row) for row in _rows(x, y, offsets)]
-    return KendallCounts(
-        *(_per_row([count[i] for count in counts], torch.int64, x, offsets) for i in range(5))
-    )
+    return KendallCounts(*(_per_row([count[i] for count in counts], torch.int64, x, offsets) for i in range(5)))
 
 
 def kendall_tau(
@@ -36,9 +34,7 @@ def kendall_tau(
     return _per_row(taus, torch.float64, x, offsets)
 
 
-def kendall_distance(
-    x: Tensor, y: Tensor, *, normalized: bool = True, offsets: Tensor | None = None
-) -> Tensor:
+def kendall_distance(x: Tensor, y: Tensor, *, normalized: bool = True, offsets: Tensor | None = None) -> Tensor:
     """Kendall-tau distance of each row, as :func:`shfcas.kendall_distance`."""
     distances = [_distance(*row, normalized) for row in _rows(x, y, offsets)]
     return _per_row(distances, torch.float64, x, offsets)

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from shfcas.bootstrap import BootstrapSettings, bootstrap
+from shfcas.bootstrap import BootstrapSettings, demonstrations
+from shfcas.callables import is_callable_name
 from shfcas.candidates import CandidateTable, read_candidates, read_prompts, write_candidates
 from shfcas.config import option, to_dict
 from shfcas.conflicts import POLICY_SCORES, add_conflicts
@@ -44,11 +45,9 @@ class RunConfig:
     gold: str = option("", "the gold reward: a model, or module:function")
     prompts: str = option("", "prompts to sample, to ask about and to train on: a file, or module:function")
     eval_prompts: str = option("", "held-out prompts for evaluation: a file, or module:function")
-    preferences: str | None = option(None, "original preference data in TRL's format")
+    preferences: str | None = option(None, "original preference data in TRL's format: a file, or module:function")
     demonstrations: str | None = option(None, "good answers (prompt, completion) for supervised fine-tuning")
-    bootstrap: BootstrapSettings | None = option(
-        None, "make demonstrations and original preferences from the policy's own samples"
-    )
+    bootstrap: BootstrapSettings | None = option(None, "make demonstrations from the policy's own best samples")
     sft: SFTSettings | None = option(None, "fine-tune the policy on the demonstrations before the first round")
     proxy: RewardSettings | None = option(None, "train the proxy on the original preferences before the first round")
     policy_score: str = option("logprob", "what PACS and Kendall-tau compare rewards with", POLICY_SCORES)
@@ -69,8 +68,8 @@ class RunConfig:
                 raise UsageError(f"missing: {name}")
         if self.sft and not (self.demonstrations or self.bootstrap):
             raise UsageError("sft needs demonstrations (a file), or a bootstrap section that makes them")
-        if self.proxy and not (self.preferences or self.bootstrap):
-            raise UsageError("proxy needs preferences (a file), or a bootstrap section that makes them")
+        if self.proxy and not self.preferences:
+            raise UsageError("proxy needs preferences: a file in TRL's format, or module:function")
         if self.rounds < 1:
             raise UsageError(f"rounds: expected at least 1, got {self.rounds}")
         return self
@@ -113,7 +112,9 @@ class Loop:
         self.eval_prompts = read_prompts(config.eval_prompts)
         overlap = {r["prompt_id"] for r in self.prompts} & {r["prompt_id"] for r in self.eval_prompts}
         if overlap:
-            raise UserError(f"prompts and eval_prompts share the prompt_id {min(overlap)!r}: evaluation must be held out")
+            raise UserError(
+                f"prompts and eval_prompts share the prompt_id {min(overlap)!r}: evaluation must be held out"
+            )
         self.gold = load_scorer(config.gold)
         self.reference = config.reference or config.policy
         self.gold_feedback = GoldFeedback(self.gold, config.gold)
@@ -123,42 +124,44 @@ class Loop:
     def prepare(self) -> State:
         """Demonstrations, original preferences, the SFT policy and the proxy: whichever the configuration asks for."""
         config, run = self.config, self.run
-        demonstrations = Path(config.demonstrations) if config.demonstrations else None
-        preferences = Path(config.preferences) if config.preferences else None
-        if config.bootstrap:
+        given = Path(config.demonstrations) if config.demonstrations else None
+        if config.bootstrap and not given:
             settings = config.bootstrap
-            seeds = run.stage(
+            samples = run.stage(
                 "round-0/bootstrap.parquet",
                 lambda c: self._sample(c, config.policy, read_prompts(settings.prompts), settings.sampling),
                 {"policy": config.policy},
             )
-            demonstrations = demonstrations or run.stage(
+            given = run.stage(
                 "round-0/demonstrations.jsonl",
-                lambda c: write_jsonl(c.output, bootstrap(read_candidates(seeds), settings).demonstrations),
-                {"candidates": seeds},
+                lambda c: write_jsonl(c.output, demonstrations(read_candidates(samples), settings)),
+                {"candidates": samples},
             )
-            preferences = preferences or run.stage(
+        original = None
+        if config.preferences:
+            source = config.preferences
+            original = run.stage(
                 "round-0/preferences.jsonl",
-                lambda c: write_preferences(c.output, bootstrap(read_candidates(seeds), settings).preferences),
-                {"candidates": seeds},
+                lambda c: write_preferences(c.output, read_preferences(source)),
+                {"preferences": source if is_callable_name(source) else Path(source)},
             )
         policy: str | Path = config.policy
-        if config.sft and demonstrations:
-            rows, sft = demonstrations, config.sft
+        if config.sft and given:
+            rows, sft = given, config.sft
             policy = run.stage(
                 "round-0/policy",
                 lambda c: train_sft(config.policy, read_demonstrations(rows), sft, c.output, c.work_dir, c.seed),
                 {"policy": config.policy, "demonstrations": rows},
             )
         reward_model: str | Path = config.reward_model
-        if config.proxy and preferences:
-            original, proxy = preferences, config.proxy
+        if config.proxy and original:
+            pairs, proxy = original, config.proxy
             reward_model = run.stage(
                 "round-0/reward_model",
-                lambda c: self._train_reward(c, config.reward_model, read_preferences(original), proxy),
-                {"backbone": config.reward_model, "preferences": original},
+                lambda c: self._train_reward(c, config.reward_model, read_preferences(pairs), proxy),
+                {"backbone": config.reward_model, "preferences": pairs},
             )
-        return State(policy, reward_model, (preferences,) if preferences else ())
+        return State(policy, reward_model, (original,) if original else ())
 
     # -- the steps of a round ---------------------------------------------------------------------------
 
@@ -166,9 +169,7 @@ class Loop:
         """Steps 1 to 3: samples the prompts, scores the answers, adds the conflict columns."""
         candidates = self.run.stage(
             f"{name}/candidates.parquet",
-            lambda c: self._sample(
-                c, state.policy, self.prompts, self.config.sampling, self._score_reference()
-            ),
+            lambda c: self._sample(c, state.policy, self.prompts, self.config.sampling, self._score_reference()),
             {"policy": state.policy, **self._score_reference()},
         )
         return self.run.stage(
@@ -186,9 +187,7 @@ class Loop:
 
         def judge(context: StageContext) -> None:
             comparisons = read_queue(queue)
-            write_preferences(
-                context.output, self.gold_feedback(comparisons, read_candidates(conflicts), number)
-            )
+            write_preferences(context.output, self.gold_feedback(comparisons, read_candidates(conflicts), number))
 
         queue = self.run.stage(f"{name}/queue.jsonl", make_queue, {"conflicts": conflicts})
         return self.run.stage(f"{name}/preferences.jsonl", judge, {"queue": queue, "conflicts": conflicts})
@@ -207,7 +206,11 @@ class Loop:
         reward_model = self.run.stage(
             f"{name}/reward_model",
             make,
-            {"reward_model": start, "labels": labels, **{f"preferences_{i}": p for i, p in enumerate(state.preferences)}},
+            {
+                "reward_model": start,
+                "labels": labels,
+                **{f"preferences_{i}": p for i, p in enumerate(state.preferences)},
+            },
         )
         return replace(state, reward_model=reward_model, preferences=(*state.preferences, labels))
 
@@ -227,9 +230,7 @@ class Loop:
             )
             write_json(context.output / "ppo_history.json", history)
 
-        policy = self.run.stage(
-            f"{name}/policy", make, {"policy": state.policy, "reward_model": state.reward_model}
-        )
+        policy = self.run.stage(f"{name}/policy", make, {"policy": state.policy, "reward_model": state.reward_model})
         return replace(state, policy=policy)
 
     def evaluate(self, state: State, name: str, start: Start) -> Path:
@@ -253,7 +254,9 @@ class Loop:
             write_candidates(context.output, table.with_columns(gold=score_rows(self.gold, table.rows())))
 
         answers = self.run.stage(
-            f"{name}/evaluation.parquet", add_scores, {"candidates": sampled, "proxy": start.state.reward_model}
+            f"{name}/evaluation.parquet",
+            add_scores,
+            {"candidates": sampled, "proxy": start.state.reward_model},
         )
         before = start.answers or answers
         self.run.stage(
@@ -321,11 +324,13 @@ class Loop:
         )
 
     def _train_reward(
-        self, context: StageContext, start: str | Path, preferences: Sequence[Preference], settings: RewardSettings
+        self,
+        context: StageContext,
+        start: str | Path,
+        preferences: Sequence[Preference],
+        settings: RewardSettings,
     ) -> None:
-        result = train_reward_model(
-            str(start), preferences, settings, context.output, context.work_dir, context.seed
-        )
+        result = train_reward_model(str(start), preferences, settings, context.output, context.work_dir, context.seed)
         write_json(context.output / "training.json", result)
 
     def _metrics(self, answers: Path, before: Path, state: State) -> dict[str, Any]:

@@ -76,7 +76,7 @@ class _SeededChoice:
             self.warpers.append(TopPLogitsWarper(config.top_p))
         self.logprobs: list[torch.Tensor] = []
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    def __call__(self, input_ids: Any, scores: Any) -> torch.Tensor:
         scores = scores.float()
         uniform = self.uniforms[:, len(self.logprobs)].to(scores.device)
         # Inverse of the cumulative distribution: one uniform number a row, whatever the vocabulary.
@@ -194,9 +194,7 @@ class LocalSampler:
             length = len(tokens) if end is None else end + 1
             text = self.tokenizer.decode(tokens[:length] if end is None else tokens[:end], skip_special_tokens=True)
             sums = {column: values[row, :length].double().sum().item() for column, values in logprobs.items()}
-            results.append(
-                {"completions": text.strip(), "num_tokens": length, "finished": end is not None, **sums}
-            )
+            results.append({"completions": text.strip(), "num_tokens": length, "finished": end is not None, **sums})
         return results
 
 

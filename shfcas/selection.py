@@ -40,7 +40,8 @@ class SelectionConfig:
     strategy: str = option("shf_cas", "acquisition strategy: shf_cas, mean_pacs (the authors' script), random")
     budget: int = option(100, "label budget: the number of pairwise comparisons a human is asked for")
     kendall_threshold: str = option(
-        "q0.5", "shf_cas: prompts need at least this Kendall-tau distance; a number, or a quantile such as q0.5"
+        "q0.5",
+        "shf_cas: prompts need at least this Kendall-tau distance; a number, or a quantile such as q0.5",
     )
     pacs_threshold: str = option(
         "q0.5", "shf_cas: answers of those prompts need at least this abs(PACS); a number, or a quantile"
@@ -92,9 +93,7 @@ def shf_cas(rows: list[Row], config: SelectionConfig, rng: np.random.Generator) 
     prompts = [row for row in rows if row["kendall_distance"] >= kendall]
     pacs = threshold(config.pacs_threshold, np.array([abs(p) for row in prompts for p in row["pacs"]]))
     prompts.sort(key=lambda row: (-row["kendall_distance"], -row["mean_abs_pacs"], row["prompt_id"]))
-    queues = [
-        opposed_pairs(row, [i for i, p in enumerate(row["pacs"]) if abs(p) >= pacs]) for row in prompts
-    ]
+    queues = [opposed_pairs(row, [i for i, p in enumerate(row["pacs"]) if abs(p) >= pacs]) for row in prompts]
     return [c for turn in zip_longest(*queues) for c in turn if c is not None]
 
 
@@ -161,4 +160,3 @@ def select(rows: list[Row], config: SelectionConfig, seed: int = 0) -> list[Comp
             "all rewards or all log-probabilities equal, or not a number); lower the thresholds"
         )
     return comparisons[: config.budget]
-

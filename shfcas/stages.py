@@ -91,7 +91,7 @@ class RunDirectory:
         output = self.path / name
         hashes = {key: self._hash(value) for key, value in (inputs or {}).items()}
         record = self.manifest["stages"].get(name)
-        if record is not None and output.exists():
+        if record is not None and record["state"] == "done" and output.exists():
             stale = [key for key, value in hashes.items() if record["inputs"].get(key) != value]
             if stale:
                 raise UserError(
@@ -106,6 +106,8 @@ class RunDirectory:
         if not output.exists():  # it does when a kill came between the rename and the manifest
             logger.info("%s", name)
             with disk_errors(str(output)):
+                self.manifest["stages"][name] = {"state": "running", "inputs": hashes, "seed": seed}
+                self._save()
                 work_dir.mkdir(parents=True, exist_ok=True)
                 remove(partial)
                 make(StageContext(partial, work_dir, seed))
@@ -129,8 +131,8 @@ class RunDirectory:
         if isinstance(value, str):
             return value
         if value.is_relative_to(self.path):
-            record = self.manifest["stages"].get(str(value.relative_to(self.path)))
-            if record is not None:
+            record = self.manifest["stages"].get(str(value.relative_to(self.path)), {})
+            if record.get("state") == "done":
                 return record["output"]
         return content_hash(value)
 

@@ -32,7 +32,18 @@ COMMANDS = {
 
 EXTRAS = {
     **dict.fromkeys(
-        ("transformers", "trl", "peft", "accelerate", "datasets", "pyarrow", "yaml", "tqdm", "matplotlib", "jinja2"),
+        (
+            "transformers",
+            "trl",
+            "peft",
+            "accelerate",
+            "datasets",
+            "pyarrow",
+            "yaml",
+            "tqdm",
+            "matplotlib",
+            "jinja2",
+        ),
         "rlhf",
     ),
     "vaderSentiment": "demo",
@@ -63,7 +74,13 @@ def _overview() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
     return "\n".join(
-        ["usage: shfcas COMMAND [--config FILE.yaml] [--field VALUE]", "", *lines, "", "shfcas COMMAND --help"]
+        [
+            "usage: shfcas COMMAND [--config FILE.yaml] [--field VALUE]",
+            "",
+            *lines,
+            "",
+            "shfcas COMMAND --help",
+        ]
     )
 
 
@@ -101,7 +118,9 @@ def _parser(name: str, module: Any) -> argparse.ArgumentParser:
     from shfcas.config import add_flags
 
     parser = argparse.ArgumentParser(
-        prog=f"shfcas {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"shfcas {name}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file with the values below; flags win over it")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")

@@ -7,7 +7,6 @@ from shfcas.candidates import read_candidates
 from shfcas.config import option
 from shfcas.feedback import read_queue
 from shfcas.feedback.gold import GoldFeedback
-from shfcas.files import read_jsonl
 from shfcas.preferences import write_preferences
 from shfcas.scoring import load_scorer
 

@@ -24,4 +24,9 @@ def run(config: Config) -> dict[str, Any]:
     rows = read_demonstrations(config.demonstrations)
     with trained_folder(config.output) as (partial, work_dir):
         history = train_sft(config.policy, rows, config.sft, partial, work_dir, config.seed)
-    return {"demonstrations": len(rows), "steps": len(history), "loss": history[-1]["loss"], "output": config.output}
+    return {
+        "demonstrations": len(rows),
+        "steps": len(history),
+        "loss": history[-1]["loss"],
+        "output": config.output,
+    }

@@ -26,7 +26,5 @@ def run(config: Config) -> dict[str, Any]:
     preferences = merge(*(read_preferences(path) for path in config.preferences))
     held_out = read_preferences(config.held_out) if config.held_out else []
     with trained_folder(config.output) as (partial, work_dir):
-        result = train_reward_model(
-            config.model, preferences, config.reward, partial, work_dir, config.seed, held_out
-        )
+        result = train_reward_model(config.model, preferences, config.reward, partial, work_dir, config.seed, held_out)
     return {**result, "output": config.output}

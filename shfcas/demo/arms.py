@@ -1,6 +1,5 @@
 """`shfcas demo`: one biased proxy, three kinds of feedback at the same budget, one table."""
 
-import time
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -18,7 +17,6 @@ from shfcas.feedback import read_queue
 from shfcas.files import read_json, write_json
 from shfcas.rounds import Loop, RunConfig
 from shfcas.scoring import score_rows
-from shfcas.selection import SelectionConfig
 from shfcas.stages import RunDirectory
 
 ARMS = {
@@ -33,7 +31,7 @@ class DemoConfig:
     """The demo's few knobs; everything else stands in shfcas/demo/demo.yaml."""
 
     output: str = option("runs/demo", "the run directory; run the same command again to continue")
-    prompts: int = option(96, "prompts to sample, to ask about and to train on (at most 96)")
+    prompts: int = option(80, "prompts to sample, to ask about and to train on (at most 96)")
     budget: int = option(100, "comparisons that are asked for in each round of each arm")
     rounds: int = option(1, "rounds")
     seed: int = option(0, "the seed of everything")
@@ -45,16 +43,13 @@ def run_config(config: DemoConfig) -> RunConfig:
         raise UsageError(f"prompts: expected 8 to {len(train_prompts())}, got {config.prompts}")
     with resources.as_file(resources.files(__package__) / "demo.yaml") as path:
         values = read_yaml(path)
-    values.update(
-        output=config.output, max_prompts=config.prompts, rounds=config.rounds, seed=config.seed
-    )
+    values.update(output=config.output, max_prompts=config.prompts, rounds=config.rounds, seed=config.seed)
     values["selection"]["budget"] = config.budget
     return build(RunConfig, values)
 
 
 def run_demo(config: DemoConfig) -> dict[str, Any]:
     """Runs the three arms, or what is left of them; writes results.json and returns its content."""
-    started = time.time()
     settings = run_config(config)
     run = RunDirectory(config.output, to_dict(settings), config.seed)
     loop = Loop(run, settings)
@@ -69,10 +64,8 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
     results = {
         "policies": policies(run.path, config.rounds),
         "detection": blind_spot_detection(loop, conflicts),
-        "labels": {
-            arm: labels_in_blind_topics(run.path, arm, conflicts) for arm in ("random", "shf_cas")
-        },
-        "seconds": round(time.time() - started, 1),
+        "labels": {arm: labels_in_blind_topics(run.path, arm, conflicts) for arm in ("random", "shf_cas")},
+        "seconds": round(sum(stage["seconds"] for stage in run.manifest["stages"].values())),
     }
     write_json(run.path / "results.json", results)
     return results
@@ -87,7 +80,9 @@ def policies(path: Path, rounds: int) -> list[dict[str, Any]]:
         metrics = read_json(file)
         groups = metrics["groups"]
         accuracy = {
-            kind: float(np.mean([g["pair_accuracy"] for topic, g in groups.items() if (topic in BLIND_TOPICS) == blind]))
+            kind: float(
+                np.mean([g["pair_accuracy"] for topic, g in groups.items() if (topic in BLIND_TOPICS) == blind])
+            )
             for kind, blind in (("sound", False), ("blind", True))
         }
         rows.append({"policy": label, **metrics, "pair_accuracy_by_topic": accuracy})
@@ -118,7 +113,17 @@ def labels_in_blind_topics(path: Path, arm: str, conflicts: Path) -> dict[str, A
 
 def table(results: dict[str, Any]) -> str:
     """The comparison as text."""
-    header = ["policy", "gold reward [95 %]", "win rate", "proxy", "KL", "KT", "|PACS|", "RM acc. sound", "blind"]
+    header = [
+        "policy",
+        "gold reward [95 %]",
+        "win rate",
+        "proxy",
+        "KL",
+        "KT",
+        "|PACS|",
+        "RM acc. sound",
+        "blind",
+    ]
     lines = [header]
     for row in results["policies"]:
         gold, accuracy = row["gold_reward"], row["pair_accuracy_by_topic"]
@@ -137,7 +142,9 @@ def table(results: dict[str, Any]) -> str:
         )
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     text = [
-        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True)))
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        )
         for line in lines
     ]
     found = results["detection"]
@@ -153,5 +160,6 @@ def table(results: dict[str, Any]) -> str:
             f"AUROC {found['pacs_finds_wrong_answers']:.2f} (0.5 is chance)",
             f"labels about blind topics: random {labels['random']['share']:.0%}, "
             f"SHF-CAS {labels['shf_cas']['share']:.0%} of {labels['shf_cas']['comparisons']}",
+            f"all stages took {results['seconds'] / 60:.1f} minutes",
         ]
     )

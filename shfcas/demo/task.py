@@ -6,7 +6,7 @@ from importlib import resources
 from itertools import chain
 from typing import Any
 
-SYSTEM = "Answer in one short sentence."
+SYSTEM = "Topic: {topic}. Answer in one short sentence."
 SEED_PER_TOPIC, HELD_OUT_PER_TOPIC = 8, 6
 
 
@@ -20,7 +20,7 @@ def _by_topic() -> dict[str, list[dict[str, Any]]]:
                 "prompt_id": f"{row['topic']}-{len(rows):02d}",
                 "topic": row["topic"],
                 "prompt": [
-                    {"role": "system", "content": SYSTEM},
+                    {"role": "system", "content": SYSTEM.format(topic=row["topic"])},
                     {"role": "user", "content": row["prompt"]},
                 ],
             }
@@ -39,7 +39,7 @@ def _part(start: int, stop: int | None) -> list[dict[str, Any]]:
 
 
 def seed_prompts() -> list[dict[str, Any]]:
-    """Prompts for demonstrations and the original preferences."""
+    """Prompts of the demonstrations and of the original preferences."""
     return _part(0, SEED_PER_TOPIC)
 
 

@@ -14,9 +14,7 @@ from shfcas.selection import Comparison
 class FeedbackSource(Protocol):
     """Anyone who can say which of two answers is better: a person, a gold model, a judge."""
 
-    def __call__(
-        self, comparisons: Sequence[Comparison], candidates: CandidateTable, round: int
-    ) -> list[Preference]:
+    def __call__(self, comparisons: Sequence[Comparison], candidates: CandidateTable, round: int) -> list[Preference]:
         """Judges the comparisons. A tie gives no preference, so there may be fewer answers than questions."""
 
 

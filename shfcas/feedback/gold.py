@@ -19,9 +19,7 @@ class GoldFeedback:
     def __init__(self, scorer: RewardScorer, name: str = "gold") -> None:
         self.scorer, self.name = scorer, name
 
-    def __call__(
-        self, comparisons: Sequence[Comparison], candidates: CandidateTable, round: int
-    ) -> list[Preference]:
+    def __call__(self, comparisons: Sequence[Comparison], candidates: CandidateTable, round: int) -> list[Preference]:
         """Scores just the answers that were asked about."""
         rows = {row["prompt_id"]: row for row in candidates.rows()}
         asked = {c.prompt_id: rows[c.prompt_id] for c in comparisons}

@@ -36,13 +36,16 @@ def write_report(run: Path) -> Path:
         title=run.name,
         config=manifest["config"],
         versions=manifest["versions"],
-        stages=manifest["stages"],
+        stages={name: stage for name, stage in manifest["stages"].items() if stage["state"] == "done"},
         rows=results["policies"] if results else [{"policy": _label(k), **v} for k, v in metrics.items()],
         results=results,
         selections=[_selection(run, name) for name in _stages(manifest, "queue.jsonl")],
         training=plots.training_curves(
-            {_label(name): read_json(run / name / "ppo_history.json") for name in _stages(manifest, "/policy")
-             if (run / name / "ppo_history.json").exists()}
+            {
+                _label(name): read_json(run / name / "ppo_history.json")
+                for name in _stages(manifest, "/policy")
+                if (run / name / "ppo_history.json").exists()
+            }
         ),
         groups=plots.accuracy_by_group({_label(name): m["groups"] for name, m in metrics.items() if "groups" in m}),
     )
@@ -51,7 +54,7 @@ def write_report(run: Path) -> Path:
 
 
 def _stages(manifest: dict[str, Any], suffix: str) -> list[str]:
-    return [name for name in manifest["stages"] if name.endswith(suffix)]
+    return [name for name, stage in manifest["stages"].items() if name.endswith(suffix) and stage["state"] == "done"]
 
 
 def _label(stage: str) -> str:
@@ -67,10 +70,14 @@ def _selection(run: Path, queue_name: str) -> dict[str, Any]:
     if not conflicts.exists():  # arms that share their first candidates
         conflicts = run / "round-1" / "conflicts.parquet"
     table = read_candidates(conflicts)
-    labels = {
-        (p.prompt_id, frozenset((p.chosen_index, p.rejected_index))): p.chosen_index
-        for p in read_preferences(folder / "preferences.jsonl")
-    } if (folder / "preferences.jsonl").exists() else {}
+    labels = (
+        {
+            (p.prompt_id, frozenset((p.chosen_index, p.rejected_index))): p.chosen_index
+            for p in read_preferences(folder / "preferences.jsonl")
+        }
+        if (folder / "preferences.jsonl").exists()
+        else {}
+    )
     chosen = {(c.prompt_id, i) for c in queue for i in (c.first, c.second)}
     return {
         "name": _label(queue_name),
@@ -96,7 +103,5 @@ def _examples(table: CandidateTable, queue: list[Any], labels: dict[Any, int]) -
             }
             for i in (c.first, c.second)
         ]
-        examples.append(
-            {"prompt": plain_text(row["prompt"]), "distance": row["kendall_distance"], "answers": answers}
-        )
+        examples.append({"prompt": plain_text(row["prompt"]), "distance": row["kendall_distance"], "answers": answers})
     return examples

@@ -11,7 +11,8 @@ from shfcas.candidates import CandidateTable
 from shfcas.conflicts import policy_scores
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 SELECTED, OTHER = "#d1495b", "#9aa5b1"
 COLOURS = ("#30638e", "#edae49", "#d1495b", "#00798c", "#66497a", "#6b8f71")
@@ -64,7 +65,7 @@ def kendall_histogram(table: CandidateTable, chosen: set[str]) -> str:
     """The Kendall distances of the prompts, and of those that were asked about."""
     distance = np.array(table.column("kendall_distance"))
     picked = np.array([p in chosen for p in table.column("prompt_id")])
-    bins = np.linspace(0, 1, 21)
+    bins = np.linspace(0, 1, 21).tolist()
     figure, axes = plt.subplots(figsize=(5.2, 4.4))
     axes.hist(
         [distance[picked], distance[~picked]],
@@ -92,6 +93,7 @@ def training_curves(histories: dict[str, list[dict[str, Any]]]) -> str:
                 axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=3, label=label)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("rollout")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0].legend(frameon=False, fontsize=8)
     return _svg(figure)
 
@@ -113,7 +115,3 @@ def accuracy_by_group(groups: dict[str, dict[str, dict[str, float]]]) -> str:
     axes.set_ylabel("pair accuracy (0.5: chance)")
     axes.legend(frameon=False, fontsize=8, ncols=len(groups))
     return _svg(figure)
-
-
-
-

@@ -52,3 +52,8 @@ def newest_checkpoint(work_dir: Path) -> str | None:
     """The newest checkpoint that was written to its end: the Trainer writes its state file last."""
     complete = [p for p in work_dir.glob("checkpoint-*") if (p / "trainer_state.json").exists()]
     return str(max(complete, key=lambda p: int(p.name.rpartition("-")[2]))) if complete else None
+
+
+def merged(trainer: Any) -> Any:
+    """The trained model, its adapters merged where it has any."""
+    return trainer.model.merge_and_unload() if hasattr(trainer.model, "merge_and_unload") else trainer.model

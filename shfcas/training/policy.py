@@ -1,15 +1,19 @@
 """The policy stage of a round: PPO from one policy to the next, with settings of our own defaults."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shfcas.config import option
+from shfcas.errors import UserError
 from shfcas.files import disk_errors
 from shfcas.models import load_policy
 from shfcas.training.common import quiet_options
 from shfcas.training.lora import LoraSettings
+
+
+RewardCallable = Callable[..., Sequence[float | None]]
 
 
 @dataclass
@@ -44,12 +48,12 @@ class PPOSettings:
 def train_policy(
     policy: str,
     prompts: Sequence[dict[str, Any]],
-    reward: Callable[..., list[float]],
+    reward: RewardCallable,
     settings: PPOSettings,
     output: Path,
     work_dir: Path,
     seed: int,
-    metrics: dict[str, Callable[..., list[float]]] | None = None,
+    metrics: Mapping[str, RewardCallable] | None = None,
 ) -> list[dict[str, Any]]:
     """Trains a policy with PPO and saves it as a plain model (adapters merged) in `output`.
 
@@ -65,6 +69,9 @@ def train_policy(
 
     Returns:
         One row of metrics a rollout.
+
+    Raises:
+        UserError: settings, prompts or rewards do not fit; the message names which.
     """
     from datasets import Dataset
     from transformers import PrinterCallback
@@ -74,21 +81,28 @@ def train_policy(
 
     model, tokenizer = load_policy(policy)
     options = {name: value for name, value in vars(settings).items() if name not in ("lora", "mini_batch_size")}
-    trainer = PPOTrainer(
-        model=model,
-        args=PPOConfig(
-            per_device_train_batch_size=settings.mini_batch_size, **options, **quiet_options(work_dir, seed)
-        ),
-        train_dataset=Dataset.from_list(list(prompts)),
-        processing_class=tokenizer,
-        reward_funcs=reward,
-        peft_config=settings.lora.peft_config(dropout=False),
-        metric_funcs=metrics,
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(trainer_progress("PPO"))
-    with disk_errors(str(work_dir)):
-        trainer.train(resume_from_checkpoint=latest_checkpoint(work_dir))
+    try:
+        trainer = PPOTrainer(
+            model=model,
+            args=PPOConfig(
+                per_device_train_batch_size=settings.mini_batch_size,
+                **options,
+                **quiet_options(work_dir, seed),
+            ),
+            train_dataset=Dataset.from_list(list(prompts)),
+            processing_class=tokenizer,
+            reward_funcs=reward,
+            peft_config=settings.lora.peft_config(dropout=False),
+            metric_funcs=dict(metrics or {}),
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(trainer_progress("PPO"))
+        with disk_errors(str(work_dir)):
+            trainer.train(resume_from_checkpoint=latest_checkpoint(work_dir))
+    except UserError:
+        raise
+    except ValueError as error:  # the trainer's own checks of settings, prompts and rewards
+        raise UserError(f"PPO: {error}") from error
     with disk_errors(str(output)):
         trainer.save_merged_policy(output, tokenizer)
     return [row for row in trainer.state.log_history if "rollout" in row]

@@ -141,16 +141,12 @@ class PPOTrainer(Trainer):
             optimizers=optimizers,
         )
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise ValueError(
-                "PPOTrainer does not support FSDP or DeepSpeed; it runs on one process or under DDP"
-            )
+            raise ValueError("PPOTrainer does not support FSDP or DeepSpeed; it runs on one process or under DDP")
         self.collector = RolloutCollector(
             self.model,
             Reference(self.model, None if ref_model is None else ref_model.to(args.device)),
             RolloutScorer(
-                reward_callables(
-                    reward_funcs, reward_processing_classes, args.generation_batch_size, args.device
-                ),
+                reward_callables(reward_funcs, reward_processing_classes, args.generation_batch_size, args.device),
                 dict(metric_funcs or {}),
                 train_dataset,
                 processing_class,
@@ -170,9 +166,7 @@ class PPOTrainer(Trainer):
 
     def get_train_dataloader(self) -> Any:
         """The micro-batches of one rollout after another."""
-        return RolloutLoader(
-            self._rollout_batches, self.args.steps_per_rollout * self.args.gradient_accumulation_steps
-        )
+        return RolloutLoader(self._rollout_batches, self.args.steps_per_rollout * self.args.gradient_accumulation_steps)
 
     def _rollout_batches(self) -> Iterator[dict[str, Tensor]]:
         args = self.args

@@ -80,19 +80,13 @@ class RolloutCollector:
                 output, reference = self.model(**inputs), self.reference.logprobs(**inputs)
             rollout.put(rows, old_logprobs=output.logprobs, old_values=output.values, ref_logprobs=reference)
 
-    def _add_advantages(
-        self, rollout: Rollout, scores: Tensor, logged: dict[str, Tensor], kl_coef: float
-    ) -> None:
+    def _add_advantages(self, rollout: Rollout, scores: Tensor, logged: dict[str, Tensor], kl_coef: float) -> None:
         """Advantages and returns of every token, and the metrics of all processes' rollouts together."""
         args, mask, tokens = self.args, rollout.mask, rollout.tokens
         kl = ppo_math.kl_penalty(tokens["old_logprobs"], tokens.pop("ref_logprobs"), args.kl_estimator)
         rewards = ppo_math.token_rewards(kl, scores, mask, kl_coef)
-        advantages, tokens["returns"] = ppo_math.gae(
-            rewards, tokens["old_values"], mask, args.gamma, args.lam
-        )
-        tokens["advantages"] = (
-            ppo_math.masked_whiten(advantages, mask) if args.whiten_advantages else advantages
-        )
+        advantages, tokens["returns"] = ppo_math.gae(rewards, tokens["old_values"], mask, args.gamma, args.lam)
+        tokens["advantages"] = ppo_math.masked_whiten(advantages, mask) if args.whiten_advantages else advantages
         columns = {
             "objective/scores": scores,
             "objective/kl": kl.sum(dim=1),

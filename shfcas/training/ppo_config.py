@@ -38,18 +38,14 @@ class PPOConfig(TrainingArguments):
     max_prompt_length: int = field(
         default=512, metadata={"help": "A prompt with more tokens is an error, never truncated."}
     )
-    max_completion_length: int = field(
-        default=128, metadata={"help": "New tokens after which sampling stops."}
-    )
+    max_completion_length: int = field(default=128, metadata={"help": "New tokens after which sampling stops."})
     temperature: float = field(
         default=1.0,
         metadata={"help": "Sampling temperature; log-probabilities are taken at the same temperature."},
     )
     stop_token_ids: list[int] | None = field(
         default=None,
-        metadata={
-            "help": "Ids that end a completion; default: EOS of the generation config and the tokenizer."
-        },
+        metadata={"help": "Ids that end a completion; default: EOS of the generation config and the tokenizer."},
     )
     kl_coef: float = field(
         default=0.05,
@@ -57,9 +53,7 @@ class PPOConfig(TrainingArguments):
     )
     kl_target: float | None = field(
         default=None,
-        metadata={
-            "help": "Sequence KL that an adaptive kl_coef steers to (Ziegler et al. 2019); None: fixed."
-        },
+        metadata={"help": "Sequence KL that an adaptive kl_coef steers to (Ziegler et al. 2019); None: fixed."},
     )
     kl_horizon: int = field(
         default=10_000,
@@ -93,18 +87,14 @@ class PPOConfig(TrainingArguments):
     )
     whiten_advantages: bool = field(
         default=True,
-        metadata={
-            "help": "Scale a rollout's advantages, per process, to mean 0, variance 1 (Huang et al. 2024)."
-        },
+        metadata={"help": "Scale a rollout's advantages, per process, to mean 0, variance 1 (Huang et al. 2024)."},
     )
     reward_clip: float | None = field(
         default=None, metadata={"help": "Clip scores to [-x, x] before penalties are added; None: do not."}
     )
     missing_eos_penalty: float | None = field(
         default=None,
-        metadata={
-            "help": "Subtracted from the score of a completion without stop token (Huang et al. 2024)."
-        },
+        metadata={"help": "Subtracted from the score of a completion without stop token (Huang et al. 2024)."},
     )
     save_rollouts: int = field(
         default=0, metadata={"help": "Checkpoint every so many rollouts, and at the end; 0: no checkpoints."}
@@ -112,9 +102,7 @@ class PPOConfig(TrainingArguments):
     learning_rate: float = field(
         default=1e-5, metadata={"help": "Initial learning rate (1.5e-5: Stiennon et al. 2020)."}
     )
-    adam_epsilon: float = field(
-        default=1e-5, metadata={"help": "Epsilon of AdamW (1e-5: Huang et al. 2024)."}
-    )
+    adam_epsilon: float = field(default=1e-5, metadata={"help": "Epsilon of AdamW (1e-5: Huang et al. 2024)."})
 
     # Derived from the fields above, so they are not arguments.
     max_steps: int = field(default=-1, init=False, metadata={"help": "num_rollouts x steps per rollout."})
@@ -122,9 +110,7 @@ class PPOConfig(TrainingArguments):
     logging_strategy: str = field(default="steps", init=False, metadata={"help": "One log row per rollout."})
     logging_steps: float = field(default=1, init=False, metadata={"help": "Steps per rollout."})
     logging_first_step: bool = field(default=False, init=False, metadata={"help": "One log row per rollout."})
-    save_strategy: str = field(
-        default="no", init=False, metadata={"help": "Between rollouts; see save_rollouts."}
-    )
+    save_strategy: str = field(default="no", init=False, metadata={"help": "Between rollouts; see save_rollouts."})
     save_steps: float = field(default=1, init=False, metadata={"help": "save_rollouts x steps per rollout."})
 
     def __post_init__(self) -> None:

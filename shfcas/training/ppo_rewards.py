@@ -13,7 +13,7 @@ from shfcas.scoring import ModelScorer
 from shfcas.training.ppo_config import PPOConfig
 from shfcas.training.rollouts import Rollout, decode
 
-RewardCallable = Callable[..., list[float | None]]
+RewardCallable = Callable[..., Sequence[float | None]]
 RewardFunctions = RewardCallable | PreTrainedModel | Sequence[RewardCallable | PreTrainedModel]
 Tokenizers = PreTrainedTokenizerBase | Sequence[PreTrainedTokenizerBase | None] | None
 
@@ -30,15 +30,14 @@ def reward_callables(
         ValueError: no reward function, a tokenizer list of another length, or two functions of one name.
     """
     funcs: list[Any] = list(reward_funcs) if isinstance(reward_funcs, (list, tuple)) else [reward_funcs]
-    of_each: list[Any] = (
-        list(tokenizers) if isinstance(tokenizers, (list, tuple)) else [tokenizers] * len(funcs)
-    )
+    of_each: list[Any] = list(tokenizers) if isinstance(tokenizers, (list, tuple)) else [tokenizers] * len(funcs)
     if not funcs or len(of_each) != len(funcs):
         raise ValueError(f"got {len(funcs)} reward_funcs and {len(of_each)} reward_processing_classes")
     named: dict[str, RewardCallable] = {}
     for func, tokenizer in zip(funcs, of_each, strict=True):
         if isinstance(func, PreTrainedModel):
-            func = ModelScorer(func.to(device).eval(), tokenizer, batch_size)
+            model: Any = func
+            func = ModelScorer(model.to(device).eval(), tokenizer, batch_size)
         name = getattr(func, "__name__", type(func).__name__)
         if name in named:
             raise ValueError(f"two reward functions are named {name!r}; give them different __name__s")
@@ -58,9 +57,7 @@ def evaluate_callable(name: str, func: RewardCallable, count: int, arguments: di
     for i, value in enumerate(results):
         if value is not None and not math.isfinite(value):
             raise ValueError(f"reward function {name!r} returned {float(value)} for completion {i}")
-    return torch.tensor(
-        [math.nan if value is None else float(value) for value in results], dtype=torch.float32
-    )
+    return torch.tensor([math.nan if value is None else float(value) for value in results], dtype=torch.float32)
 
 
 def total_scores(per_function: Tensor) -> Tensor:
@@ -71,9 +68,7 @@ def total_scores(per_function: Tensor) -> Tensor:
     """
     none_applies = per_function.isnan().all(dim=1)
     if none_applies.any():
-        raise ValueError(
-            f"every reward function returned None for completion {int(none_applies.nonzero()[0])}"
-        )
+        raise ValueError(f"every reward function returned None for completion {int(none_applies.nonzero()[0])}")
     return per_function.nansum(dim=1)
 
 

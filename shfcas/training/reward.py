@@ -12,7 +12,7 @@ from shfcas.errors import UserError
 from shfcas.models import load_reward_model, save_model
 from shfcas.preferences import Preference
 from shfcas.scoring import ModelScorer, pair_accuracy, reward_max_length
-from shfcas.training.common import supervised_options, train
+from shfcas.training.common import merged, supervised_options, train
 from shfcas.training.lora import LoraSettings
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,9 @@ logger = logging.getLogger(__name__)
 class RewardSettings:
     """The reward-model stage; epochs, batch and weight decay as the authors of SHF-CAS set them."""
 
-    start: str = option("current", "refine the current reward model, or the untrained backbone", ("current", "backbone"))
+    start: str = option(
+        "current", "refine the current reward model, or the untrained backbone", ("current", "backbone")
+    )
     num_train_epochs: float = option(2.0, "passes over the preferences")
     learning_rate: float = option(2e-5, "peak learning rate (cosine)")
     batch_size: int = option(4, "pairs a step")
@@ -90,7 +92,12 @@ def train_reward_model(
     if not pairs:
         raise UserError(f"all {too_long} preference pairs are longer than max_length {max_length}; raise it")
     if too_long:
-        logger.warning("%d of %d pairs are longer than %d tokens and were left out", too_long, len(preferences), max_length)
+        logger.warning(
+            "%d of %d pairs are longer than %d tokens and were left out",
+            too_long,
+            len(preferences),
+            max_length,
+        )
     trainer = RewardTrainer(
         model=model,
         args=RewardConfig(
@@ -107,8 +114,7 @@ def train_reward_model(
         peft_config=settings.lora.peft_config("SEQ_CLS"),
     )
     history = train(trainer, work_dir, "reward model")
-    trained = trainer.model.merge_and_unload() if settings.lora.r else trainer.model
-    trained.eval()
+    trained = merged(trainer).eval()
     scorer = ModelScorer(trained, tokenizer, max_length=max_length)
     save_model(output, trained, tokenizer)
     return {

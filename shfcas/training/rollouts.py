@@ -76,9 +76,7 @@ def encode_prompts(
     return encoded
 
 
-def stop_ids(
-    model: LanguageModel, tokenizer: PreTrainedTokenizerBase, requested: Sequence[int] | None
-) -> list[int]:
+def stop_ids(model: LanguageModel, tokenizer: PreTrainedTokenizerBase, requested: Sequence[int] | None) -> list[int]:
     """Ids that end a completion: those requested, else the EOS ids of generation config and tokenizer.
 
     Raises:
@@ -90,15 +88,11 @@ def stop_ids(
     candidates = configured if isinstance(configured, (list, tuple)) else [configured]
     ids = {i for i in (*candidates, tokenizer.eos_token_id) if i is not None}
     if not ids:
-        raise ValueError(
-            "neither the tokenizer nor the generation config has an EOS token; set stop_token_ids"
-        )
+        raise ValueError("neither the tokenizer nor the generation config has an EOS token; set stop_token_ids")
     return sorted(ids)
 
 
-def pad_rows(
-    rows: Sequence[Sequence[int]], value: int, side: str, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def pad_rows(rows: Sequence[Sequence[int]], value: int, side: str, device: torch.device) -> tuple[Tensor, Tensor]:
     """Rows of ids as one (B, T) tensor padded on one side, with its mask, which knows only lengths."""
     width = max(map(len, rows))
     ids = torch.full((len(rows), width), value, dtype=torch.long)
@@ -226,14 +220,10 @@ class Rollout:
 
     def completion_lists(self) -> list[list[int]]:
         """Completion ids as lists, without padding."""
-        return [
-            ids[:n].tolist() for ids, n in zip(self.completion_ids.cpu(), self.lengths.tolist(), strict=True)
-        ]
+        return [ids[:n].tolist() for ids, n in zip(self.completion_ids.cpu(), self.lengths.tolist(), strict=True)]
 
 
-def minibatch_rows(
-    size: int, batch_size: int, num_epochs: int, seed: int, rollout: int
-) -> Iterator[list[int]]:
+def minibatch_rows(size: int, batch_size: int, num_epochs: int, seed: int, rollout: int) -> Iterator[list[int]]:
     """Rows of each micro-batch: `num_epochs` passes over a rollout, each in its own order."""
     for epoch in range(num_epochs):
         order = permutation(size, "minibatches", seed, rollout, epoch)
@@ -241,9 +231,7 @@ def minibatch_rows(
             yield order[start : start + batch_size]
 
 
-def decode(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Any], completion_ids: list[list[int]]
-) -> list[Any]:
+def decode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Any], completion_ids: list[list[int]]) -> list[Any]:
     """Completions in the shape of their prompts: text for text, one assistant message for messages."""
     texts = tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
     return [

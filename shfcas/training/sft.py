@@ -10,7 +10,7 @@ from shfcas.config import option
 from shfcas.errors import UserError
 from shfcas.files import read_jsonl
 from shfcas.models import load_policy, save_model
-from shfcas.training.common import supervised_options, train
+from shfcas.training.common import merged, supervised_options, train
 from shfcas.training.lora import LoraSettings
 
 
@@ -78,6 +78,5 @@ def train_sft(
         peft_config=settings.lora.peft_config(),
     )
     history = train(trainer, work_dir, "supervised fine-tuning")
-    merged = trainer.model.merge_and_unload() if settings.lora.r else trainer.model
-    save_model(output, merged, tokenizer)
+    save_model(output, merged(trainer), tokenizer)
     return history

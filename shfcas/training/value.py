@@ -167,9 +167,7 @@ class PolicyWithValue(nn.Module):
         self.temperature = temperature
         lm = causal_lm(policy)
         self.plain_head = has_plain_head(policy)
-        self.value_head = nn.Linear(
-            lm.config.get_text_config().hidden_size, 1, dtype=torch.float32, device=lm.device
-        )
+        self.value_head = nn.Linear(lm.config.get_text_config().hidden_size, 1, dtype=torch.float32, device=lm.device)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
 

@@ -24,9 +24,7 @@ def test_counts_equal_cpu(dtype, n, distinct):
     x, y = make_rows((150, n), dtype, 0, distinct), make_rows((150, n), dtype, 1, distinct)
     assert_all_equal(on_gpu(shfcas.kendall_counts, x, y), shfcas.kendall_counts(x, y))
     for variant in ("a", "b", "c"):
-        assert_all_equal(
-            on_gpu(shfcas.kendall_tau, x, y, variant=variant), [shfcas.kendall_tau(x, y, variant=variant)]
-        )
+        assert_all_equal(on_gpu(shfcas.kendall_tau, x, y, variant=variant), [shfcas.kendall_tau(x, y, variant=variant)])
     assert_all_equal(on_gpu(shfcas.kendall_distance, x, y), [shfcas.kendall_distance(x, y)])
 
 
@@ -51,9 +49,7 @@ def test_conflict_scores_close_to_cpu(dtype, n):
 
 def test_jagged_equals_cpu():
     x, y, offsets = make_jagged([*SIZES, 300, *SIZES], torch.float32, 6, 9)
-    assert_all_equal(
-        on_gpu(shfcas.kendall_counts, x, y, offsets=offsets), shfcas.kendall_counts(x, y, offsets=offsets)
-    )
+    assert_all_equal(on_gpu(shfcas.kendall_counts, x, y, offsets=offsets), shfcas.kendall_counts(x, y, offsets=offsets))
 
 
 def test_gradient():

@@ -66,9 +66,7 @@ def test_int64_beyond_the_digits_of_a_double(n):
 def test_tau_equals_reference(n, distinct, variant):
     x, y = make_rows((4, n), torch.float64, 4, distinct), make_rows((4, n), torch.float64, 5, distinct)
     result = shfcas.kendall_tau(x, y, variant=variant)
-    torch.testing.assert_close(
-        result, reference.kendall_tau(x, y, variant=variant), rtol=1e-14, atol=0, equal_nan=True
-    )
+    torch.testing.assert_close(result, reference.kendall_tau(x, y, variant=variant), rtol=1e-14, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("variant", ["b", "c"])
@@ -162,9 +160,7 @@ def test_jagged_equals_dense(distinct, variant):
     x, y, offsets = make_jagged(lengths, torch.float32, 16, distinct)
     slices = [slice(a, b) for a, b in pairwise(offsets.tolist())]
     counts = [shfcas.kendall_counts(x[s], y[s]) for s in slices]
-    assert_all_equal(
-        shfcas.kendall_counts(x, y, offsets=offsets), [torch.stack(c) for c in zip(*counts, strict=True)]
-    )
+    assert_all_equal(shfcas.kendall_counts(x, y, offsets=offsets), [torch.stack(c) for c in zip(*counts, strict=True)])
     taus = torch.stack([shfcas.kendall_tau(x[s], y[s], variant=variant) for s in slices])
     assert_all_equal([shfcas.kendall_tau(x, y, variant=variant, offsets=offsets)], [taus])
     distances = torch.stack([shfcas.kendall_distance(x[s], y[s]) for s in slices])

@@ -25,9 +25,7 @@ def tiny_tokenizer(template: bool = True) -> PreTrainedTokenizerFast:
     vocabulary = {word: i for i, word in enumerate(["</s>", "<unk>", "<u>", "<a>", *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>", pad_token="</s>"
-    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>", pad_token="</s>")
     if template:
         fast.chat_template = (
             "{% for m in messages %}{{ '<u> ' if m['role'] == 'user' else '<a> ' }}{{ m['content'] + ' ' }}"
@@ -57,9 +55,7 @@ def tiny_model(seed: int = 0, **changes: object) -> LlamaForCausalLM:
 
 def lora() -> LoraConfig:
     """An adapter on every linear layer, with a dropout that PPO has to switch off."""
-    return LoraConfig(
-        r=4, lora_alpha=16, lora_dropout=0.5, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
+    return LoraConfig(r=4, lora_alpha=16, lora_dropout=0.5, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
 def prompts() -> Dataset:

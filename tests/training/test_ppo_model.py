@@ -58,9 +58,7 @@ class ScaledLlama(type(tiny_model())):
 
 @pytest.mark.parametrize("kind", ["plain", "lora", "scaled", "chunked"])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_logprobs_equal_one_sequence_at_a_time(
-    kind: str, temperature: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_logprobs_equal_one_sequence_at_a_time(kind: str, temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = tiny_model()
     if kind == "lora":
         policy, _ = policy_and_reference(policy, None, lora())
@@ -114,9 +112,7 @@ def test_values_read_the_state_before_each_token() -> None:
     model = PolicyWithValue(tiny_model())
     nn.init.normal_(model.value_head.weight)
     values = model(**rollout().model_inputs([0, 1, 2])).values
-    hidden = model.policy(
-        torch.tensor([PROMPTS[1] + COMPLETIONS[1]]), output_hidden_states=True
-    ).hidden_states[-1]
+    hidden = model.policy(torch.tensor([PROMPTS[1] + COMPLETIONS[1]]), output_hidden_states=True).hidden_states[-1]
     torch.testing.assert_close(values[1], model.value_head(hidden[0, 3:8]).squeeze(-1), atol=1e-5, rtol=0)
 
 

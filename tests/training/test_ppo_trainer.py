@@ -49,9 +49,7 @@ def reference_update(
     def forward(net: nn.Module, prompt: list[int], completion: list[int]) -> tuple[Tensor, Tensor]:
         output = net(torch.tensor([prompt + completion]), output_hidden_states=True)
         positions = range(len(prompt) - 1, len(prompt) + len(completion) - 1)
-        logprobs = [
-            output.logits[0, p].log_softmax(-1)[c] for p, c in zip(positions, completion, strict=True)
-        ]
+        logprobs = [output.logits[0, p].log_softmax(-1)[c] for p, c in zip(positions, completion, strict=True)]
         values = [head(output.hidden_states[-1][0, p])[0] for p in positions]
         return torch.stack(logprobs), torch.stack(values)
 
@@ -245,9 +243,7 @@ def test_score_and_eos_penalty_land_on_the_last_token(tmp_path: Path) -> None:
     assert rollout.finished.any() and not rollout.finished.all()
     for i, length in enumerate(rollout.lengths.tolist()):
         score = 4.0 if rollout.finished[i] else 1.0
-        expected = [
-            score * 0.5 ** (length - 1 - t) if t < length else 0.0 for t in range(rollout.mask.shape[1])
-        ]
+        expected = [score * 0.5 ** (length - 1 - t) if t < length else 0.0 for t in range(rollout.mask.shape[1])]
         assert rollout.tokens["returns"][i].tolist() == pytest.approx(expected)
         assert (rollout.completion_ids[i, length - 1].item() in STOP) == rollout.finished[i]
 
@@ -335,9 +331,7 @@ def test_conversations_reach_the_callables_as_messages(tmp_path: Path) -> None:
         assert ids == [2, 4 + number, 3]  # <u> word <a>
         (message,) = seen["completions"][i]
         assert message["role"] == "assistant"
-        assert message["content"] == tiny_tokenizer().decode(
-            seen["completion_ids"][i], skip_special_tokens=True
-        )
+        assert message["content"] == tiny_tokenizer().decode(seen["completion_ids"][i], skip_special_tokens=True)
 
 
 def test_reward_model_has_its_own_tokenizer(tmp_path: Path) -> None:
@@ -346,18 +340,14 @@ def test_reward_model_has_its_own_tokenizer(tmp_path: Path) -> None:
     tokenizer.sep_token = "<a>"
     torch.manual_seed(0)
     settings = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    scorer = BertForSequenceClassification(
-        BertConfig(vocab_size=64, num_labels=1, pad_token_id=1, **settings)
-    )
+    scorer = BertForSequenceClassification(BertConfig(vocab_size=64, num_labels=1, pad_token_id=1, **settings))
     texts: dict[str, list] = {}
 
     def keep(prompts: list[str], completions: list[str], **columns: object) -> list[float]:
         texts.update(prompts=prompts, completions=completions)
         return [0.0] * len(prompts)
 
-    ppo = trainer(
-        tmp_path, reward=[scorer, keep], reward_processing_classes=[tokenizer, None], generation_batch_size=3
-    )
+    ppo = trainer(tmp_path, reward=[scorer, keep], reward_processing_classes=[tokenizer, None], generation_batch_size=3)
     rollout = ppo.collect_rollout(0)
     expected = [
         scorer(**tokenizer(*pair, return_tensors="pt")).logits.item()

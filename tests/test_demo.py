@@ -1,0 +1,101 @@
+"""The demo's data and arithmetic; the demo itself is `make demo`."""
+
+from collections import Counter
+from importlib import resources
+
+import pytest
+
+from shfcas.config import build, read_yaml
+from shfcas.demo import remarks
+from shfcas.demo.arms import DemoConfig, run_config, table
+from shfcas.demo.sentiment import BLIND_TOPICS, biased_annotator, gold
+from shfcas.demo.task import held_out_prompts, seed_prompts, train_prompts
+from shfcas.errors import UsageError
+from shfcas.rounds import RunConfig
+
+
+def text(row: dict) -> str:
+    return row["prompt"][-1]["content"]
+
+
+def test_three_parts_share_no_prompt() -> None:
+    parts = [seed_prompts(), train_prompts(), held_out_prompts()]
+    texts = [text(row) for part in parts for row in part]
+    assert len(texts) == len(set(texts)) == 208
+    assert [len(part) for part in parts] == [64, 96, 48]
+    assert len({row["prompt_id"] for part in parts for row in part}) == 208
+
+
+@pytest.mark.parametrize("count", [8, 16, 80])
+def test_the_first_prompts_are_balanced_over_topics(count: int) -> None:
+    topics = Counter(row["topic"] for row in train_prompts()[:count])
+    assert set(topics.values()) == {count // 8}
+
+
+def test_gold_is_sentiment_and_the_annotators_are_wrong_on_the_blind_topics_only() -> None:
+    answers = ["What a wonderful day.", "A terrible, boring evening."] * 2
+    topics = ["food", "food", BLIND_TOPICS[0], BLIND_TOPICS[0]]
+    scores = gold([None] * 4, answers)
+    assert scores[0] > 0.5 and scores[1] < -0.5
+    assert biased_annotator([None] * 4, answers, topic=topics) == [
+        scores[0],
+        scores[1],
+        -scores[2],
+        -scores[3],
+    ]
+
+
+def test_original_preferences_follow_the_annotators() -> None:
+    preferences = remarks.original_preferences()
+    assert preferences == remarks.original_preferences()
+    assert len(preferences) == 8 * remarks.PAIRS_PER_TOPIC
+    for p in preferences:
+        chosen, rejected = gold([None] * 2, [p.chosen, p.rejected])
+        blind = p.prompt_id.rpartition("-")[0] in BLIND_TOPICS
+        assert (chosen < rejected) == blind
+    asked = {p.prompt_id for p in preferences}
+    assert asked <= {row["prompt_id"] for row in seed_prompts()}
+
+
+def test_the_configuration_is_a_run_configuration() -> None:
+    values = read_yaml(resources.files("shfcas.demo") / "demo.yaml")
+    config = build(RunConfig, values).check()
+    assert config.policy_score == "logprob_ratio"
+    assert config.selection.strategy == "shf_cas"
+
+
+def test_flags_reach_the_run() -> None:
+    config = run_config(DemoConfig(output="x", prompts=16, budget=7, rounds=2, seed=3))
+    assert (config.output, config.max_prompts, config.selection.budget) == ("x", 16, 7)
+    assert (config.rounds, config.seed) == (2, 3)
+    with pytest.raises(UsageError, match="prompts: expected 8 to 96, got 4"):
+        run_config(DemoConfig(prompts=4))
+
+
+def test_table() -> None:
+    interval = {"mean": 0.25, "low": 0.2, "high": 0.3}
+    row = {
+        "policy": "base policy",
+        "gold_reward": interval,
+        "win_rate": interval,
+        "proxy_reward": interval,
+        "kl": 1.5,
+        "kendall_distance": 0.45,
+        "mean_abs_pacs": 0.9,
+        "pair_accuracy_by_topic": {"sound": 0.7, "blind": 0.4},
+    }
+    labels = {"comparisons": 100, "blind": 60, "share": 0.6}
+    lines = table(
+        {
+            "policies": [row],
+            "detection": {"kendall_finds_blind_topics": 0.75, "pacs_finds_wrong_answers": 0.6},
+            "labels": {"random": {**labels, "share": 0.375}, "shf_cas": labels},
+            "seconds": 90,
+        }
+    ).splitlines()
+    assert lines[0].split()[:2] == ["policy", "gold"]
+    assert lines[2].split("  ")[0] == "base policy"
+    assert "0.250 [0.200, 0.300]" in lines[2] and lines[2].split()[-2:] == ["0.700", "0.400"]
+    assert "AUROC 0.75" in lines[4]
+    assert lines[5] == "labels about blind topics: random 38%, SHF-CAS 60% of 100"
+    assert lines[6] == "all stages took 1.5 minutes"
