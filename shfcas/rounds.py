@@ -21,7 +21,7 @@ from shfcas.feedback.gold import GoldFeedback
 from shfcas.files import write_json, write_jsonl
 from shfcas.preferences import Preference, merge, read_preferences, write_preferences
 from shfcas.sampling import SamplingConfig, sample_policy
-from shfcas.scoring import add_rewards, load_scorer, pair_accuracy, score_rows
+from shfcas.scoring import CentredReward, add_rewards, load_scorer, pair_accuracy, score_rows
 from shfcas.selection import SelectionConfig, select
 from shfcas.stages import RunDirectory, StageContext
 from shfcas.training.policy import PPOSettings, train_policy
@@ -214,14 +214,19 @@ class Loop:
         )
         return replace(state, reward_model=reward_model, preferences=(*state.preferences, labels))
 
-    def improve(self, state: State, name: str) -> State:
-        """Step 7: PPO of the policy against the reward model; the gold reward is watched, not trained on."""
+    def improve(self, state: State, candidates: Path, name: str) -> State:
+        """Step 7: PPO of the policy against the reward model, centred on the candidates' rewards prompt by prompt.
+
+        The gold reward is watched, not trained on.
+        """
 
         def make(context: StageContext) -> None:
             history = train_policy(
                 str(state.policy),
                 self.prompts,
-                load_scorer(str(state.reward_model), self.config.cost_model),
+                CentredReward(
+                    load_scorer(str(state.reward_model), self.config.cost_model), read_candidates(candidates).rows()
+                ),
                 self.config.ppo,
                 context.output,
                 context.work_dir,
@@ -230,7 +235,8 @@ class Loop:
             )
             write_json(context.output / "ppo_history.json", history)
 
-        policy = self.run.stage(f"{name}/policy", make, {"policy": state.policy, "reward_model": state.reward_model})
+        inputs = {"policy": state.policy, "reward_model": state.reward_model, "candidates": candidates}
+        policy = self.run.stage(f"{name}/policy", make, inputs)
         return replace(state, policy=policy)
 
     def evaluate(self, state: State, name: str, start: Start) -> Path:
@@ -290,10 +296,10 @@ class Loop:
             conflicts: a scored candidate table to select from; None samples one from the policy.
         """
         name = f"{folder}round-{number}"
+        conflicts = conflicts or self.conflicts(state, name)
         if selection is not None:
-            labels = self.ask(conflicts or self.conflicts(state, name), name, number, selection)
-            state = self.refine(state, labels, name)
-        state = self.improve(state, name)
+            state = self.refine(state, self.ask(conflicts, name, number, selection), name)
+        state = self.improve(state, conflicts, name)
         self.evaluate(state, name, start)
         return state
 

@@ -127,6 +127,32 @@ def negated(scorer: RewardScorer) -> RewardScorer:
     return reward
 
 
+class CentredReward:
+    """A reward less the mean reward of reference answers to the same prompt (Shen et al. 2024, arXiv 2403.07708).
+
+    Bradley-Terry training says nothing about how rewards compare across prompts, and that arbitrary offset is
+    noise to a policy gradient. The offset depends on the prompt alone, so the optimum stays where it is.
+
+    Args:
+        scorer: the reward.
+        references: rows with `prompt_id`, `prompt` and `completions`, such as a candidate table's.
+    """
+
+    def __init__(self, scorer: RewardScorer, references: Sequence[dict[str, Any]]) -> None:
+        self.scorer = scorer
+        rewards = score_rows(scorer, references)
+        self.offsets = {row["prompt_id"]: sum(r) / len(r) for row, r in zip(references, rewards, strict=True)}
+        self.__name__ = "centred_reward"
+
+    def __call__(self, prompts: list[Any], completions: list[Any], prompt_id: list[str], **columns: Any) -> list[float]:
+        """Centred rewards; the prompts must be among the references."""
+        unknown = set(prompt_id) - self.offsets.keys()
+        if unknown:
+            raise UserError(f"no reference answers for prompt {min(unknown)!r}: sample all training prompts first")
+        rewards = self.scorer(prompts=prompts, completions=completions, prompt_id=prompt_id, **columns)
+        return [r - self.offsets[p] for r, p in zip(rewards, prompt_id, strict=True)]
+
+
 def score_rows(scorer: RewardScorer, rows: Sequence[dict[str, Any]], block: int = 32) -> list[list[float]]:
     """Rewards of all answers of all rows, one list a row; further columns reach the scorer as TRL passes them.
 

@@ -13,9 +13,12 @@ class LoraSettings:
     r: int = option(8, "rank of the adapters; 0 trains all weights")
     alpha: int = option(32, "scale of the adapters")
     dropout: float = option(0.1, "dropout inside the adapters (supervised stages only)")
+    target_modules: str = option(
+        "all-linear", "all-linear, or a regular expression for the names of the layers that get an adapter"
+    )
 
     def peft_config(self, task: str = "CAUSAL_LM", dropout: bool = True) -> Any:
-        """The peft configuration over all linear layers, or None where all weights are trained."""
+        """The peft configuration, or None where all weights are trained."""
         from peft import LoraConfig
 
         if self.r == 0:
@@ -24,7 +27,7 @@ class LoraSettings:
             r=self.r,
             lora_alpha=self.alpha,
             lora_dropout=self.dropout if dropout else 0.0,
-            target_modules="all-linear",
+            target_modules=self.target_modules,
             task_type=task,
             modules_to_save=["score"] if task == "SEQ_CLS" else None,
         )

@@ -12,7 +12,6 @@ from shfcas.models import load_policy
 from shfcas.training.common import quiet_options
 from shfcas.training.lora import LoraSettings
 
-
 RewardCallable = Callable[..., Sequence[float | None]]
 
 
