@@ -144,13 +144,15 @@ class CentredReward:
         self.offsets = {row["prompt_id"]: sum(r) / len(r) for row, r in zip(references, rewards, strict=True)}
         self.__name__ = "centred_reward"
 
-    def __call__(self, prompts: list[Any], completions: list[Any], prompt_id: list[str], **columns: Any) -> list[float]:
-        """Centred rewards; the prompts must be among the references."""
-        unknown = set(prompt_id) - self.offsets.keys()
-        if unknown:
-            raise UserError(f"no reference answers for prompt {min(unknown)!r}: sample all training prompts first")
-        rewards = self.scorer(prompts=prompts, completions=completions, prompt_id=prompt_id, **columns)
-        return [r - self.offsets[p] for r, p in zip(rewards, prompt_id, strict=True)]
+    def __call__(self, prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
+        """Centred rewards; the column `prompt_id` says which prompts, and they must be among the references."""
+        ids = columns.get("prompt_id", [])
+        unknown = set(ids) - self.offsets.keys()
+        if unknown or not ids:
+            which = f"prompt {min(unknown)!r}" if unknown else "prompts without a prompt_id"
+            raise UserError(f"no reference answers for {which}: sample all training prompts first")
+        rewards = self.scorer(prompts=prompts, completions=completions, **columns)
+        return [r - self.offsets[p] for r, p in zip(rewards, ids, strict=True)]
 
 
 def score_rows(scorer: RewardScorer, rows: Sequence[dict[str, Any]], block: int = 32) -> list[list[float]]:
