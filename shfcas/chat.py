@@ -57,7 +57,7 @@ def render_prompt(tokenizer: Any, prompt: Prompt) -> str:
 def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
     """Token ids of a rendered prompt; a chat template already holds its special tokens."""
     text = render_prompt(tokenizer, prompt)
-    return tokenizer(text, add_special_tokens=isinstance(prompt, str))["input_ids"]
+    return tokenizer(text, add_special_tokens=isinstance(prompt, str), verbose=False)["input_ids"]
 
 
 def encode_answer(tokenizer: Any, prompt: Prompt, completion: str, max_length: int) -> list[int]:
@@ -72,11 +72,11 @@ def encode_answer(tokenizer: Any, prompt: Prompt, completion: str, max_length: i
     if tokenizer.chat_template:
         messages = [*as_messages(prompt), {"role": "assistant", "content": completion}]
         text = tokenizer.apply_chat_template(messages, tokenize=False)
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     elif tokenizer.sep_token_id is not None:
-        ids = tokenizer(plain_text(prompt), completion)["input_ids"]
+        ids = tokenizer(plain_text(prompt), completion, verbose=False)["input_ids"]
     else:
-        ids = tokenizer(f"{plain_text(prompt)}\n\n{completion}")["input_ids"]
+        ids = tokenizer(f"{plain_text(prompt)}\n\n{completion}", verbose=False)["input_ids"]
         if tokenizer.eos_token_id is not None and ids[-1:] != [tokenizer.eos_token_id]:
             ids = [*ids, tokenizer.eos_token_id]
     if len(ids) > max_length:

@@ -81,6 +81,8 @@ def build(cls: type[Config], values: dict[str, Any], where: str = "") -> Config:
             hint = f"; did you mean {where}{near[0]}?" if near else f"; known keys: {', '.join(fields)}"
             raise UsageError(f"unknown key {name}{hint}")
         nested = _nested(hints[key])
+        if nested is not None and value is None and type(None) not in _types(hints[key]):
+            value = {}  # a section whose keys are all commented out
         if nested is not None and isinstance(value, dict):
             arguments[key] = build(nested, value, f"{name}.")
         elif nested is not None and value is not None:

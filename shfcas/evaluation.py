@@ -63,6 +63,20 @@ def win_rate(gold: Sequence[Sequence[float]], before: Sequence[Sequence[float]])
     return rates
 
 
+def ranking_accuracy(rewards: Sequence[float], gold: Sequence[float]) -> float:
+    """Share of a prompt's answer pairs with unequal gold that the rewards order as gold does; a tie counts half.
+
+    >>> ranking_accuracy([0.1, 0.9, 0.5], [1.0, 2.0, 3.0])
+    0.6666666666666666
+    """
+    reward, truth = np.asarray(rewards, dtype=float), np.asarray(gold, dtype=float)
+    better = truth[:, None] > truth[None, :]
+    if not better.any():
+        return float("nan")
+    difference = (reward[:, None] - reward[None, :])[better]
+    return float(((difference > 0) + 0.5 * (difference == 0)).mean())
+
+
 def _z(values: np.ndarray) -> np.ndarray:
     std = values.std()
     return (values - values.mean()) / std if std >= 1e-6 else np.zeros_like(values)

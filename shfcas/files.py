@@ -90,7 +90,7 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     """Reads JSON lines; the error names file and line."""
     path = existing(path)
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         if not line.strip():
             continue
         try:

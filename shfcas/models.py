@@ -97,6 +97,10 @@ def _load(auto_class: str, name: str, **options: Any) -> Any:
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"no usable model {name}: {reason}") from error
+    except RuntimeError as error:
+        if "mismatched" not in str(error):
+            raise
+        raise UserError(f"no usable model {name}: its weights have other shapes than its config.json says") from error
 
 
 def load_tokenizer(name: str) -> Any:
@@ -124,16 +128,23 @@ def load_reward_model(name: str) -> tuple[Any, Any]:
     from transformers.utils import logging as transformers_logging
 
     tokenizer = load_tokenizer(name)
+    outputs = _load("AutoConfig", name).num_labels
+    if outputs != 1 and has_trained_head(name):
+        raise UserError(f"{name} has {outputs} outputs; a reward model has one")
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # a fresh head is expected here
     try:
         model = _load("AutoModelForSequenceClassification", name, num_labels=1, dtype=torch.float32)
     finally:
         transformers_logging.set_verbosity(level)
-    if model.config.num_labels != 1:
-        raise UserError(f"{name} has {model.config.num_labels} outputs; a reward model has one")
     model.config.pad_token_id = tokenizer.pad_token_id
     return model.to(device()).eval(), tokenizer
+
+
+def has_trained_head(name: str) -> bool:
+    """Whether a saved model says that it is a sequence classifier (a backbone alone would score at random)."""
+    architectures = _load("AutoConfig", name).architectures or []
+    return any("SequenceClassification" in a or "Score" in a or "Reward" in a for a in architectures)
 
 
 def save_model(directory: str | Path, model: Any, tokenizer: Any) -> None:

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,13 @@ from shfcas.candidates import CandidateTable, read_candidates, read_prompts, wri
 from shfcas.config import option, to_dict
 from shfcas.conflicts import POLICY_SCORES, add_conflicts
 from shfcas.errors import UsageError, UserError
-from shfcas.evaluation import EvaluationSettings, detection, grouped, summarize
+from shfcas.evaluation import EvaluationSettings, detection, grouped, ranking_accuracy, summarize
 from shfcas.feedback import read_queue
 from shfcas.feedback.gold import GoldFeedback
 from shfcas.files import write_json, write_jsonl
 from shfcas.preferences import Preference, merge, read_preferences, write_preferences
 from shfcas.sampling import SamplingConfig, sample_policy
-from shfcas.scoring import CentredReward, add_rewards, load_scorer, pair_accuracy, score_rows
+from shfcas.scoring import CentredReward, add_rewards, load_scorer, score_rows
 from shfcas.selection import SelectionConfig, select
 from shfcas.stages import RunDirectory, StageContext
 from shfcas.training.policy import PPOSettings, train_policy
@@ -345,35 +344,25 @@ class Loop:
         gold = table.column("gold")
         metrics = summarize(table, gold, base.column("gold"))
         metrics["detection"] = detection(table, gold)
-        pairs = gold_pairs(base)
-        scorer = load_scorer(str(state.reward_model), self.config.cost_model)
-        metrics["pair_accuracy"] = pair_accuracy(scorer, pairs)
+        rewards = score_rows(load_scorer(str(state.reward_model), self.config.cost_model), base.rows())
+        accuracy = [ranking_accuracy(*pair) for pair in zip(rewards, base.column("gold"), strict=True)]
+        metrics["pair_accuracy"] = float(np.nanmean(accuracy))
         if self.config.evaluation.group_by:
-            metrics["groups"] = {}
-            for value, positions in grouped(table.rows(), self.config.evaluation.group_by).items():
-                ids = {table.column("prompt_id")[i] for i in positions}
-                metrics["groups"][value] = {
+            metrics["groups"] = {
+                value: {
                     "gold_reward": float(np.mean([np.mean(gold[i]) for i in positions])),
-                    "pair_accuracy": pair_accuracy(scorer, [p for p in pairs if p.prompt_id in ids]),
+                    "pair_accuracy": float(np.nanmean([accuracy[i] for i in positions])),
                 }
+                for value, positions in grouped(table.rows(), self.config.evaluation.group_by).items()
+            }
         return metrics
-
-
-def gold_pairs(table: CandidateTable) -> list[Preference]:
-    """All pairs of a table's answers whose gold rewards differ: the yardstick of a reward model."""
-    return [
-        Preference(row["prompt"], row["completions"][i], row["completions"][j], prompt_id=row["prompt_id"])
-        for row in table.rows()
-        for i, j in permutations(range(len(row["completions"])), 2)
-        if row["gold"][i] > row["gold"][j]
-    ]
 
 
 def run(config: RunConfig) -> Path:
     """Runs all rounds, or what is left of them, and returns the path of the report."""
     from shfcas.report import write_report
 
-    directory = RunDirectory(config.output, to_dict(config), config.seed)
+    directory = RunDirectory(config.output, to_dict(config.check()), config.seed)
     loop = Loop(directory, config)
     start = loop.start(loop.prepare())
     state = start.state

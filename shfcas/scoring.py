@@ -15,7 +15,7 @@ from shfcas.callables import is_callable_name, load_callable
 from shfcas.candidates import CandidateTable
 from shfcas.chat import Prompt, completion_message, completion_text, encode_answer
 from shfcas.errors import UserError
-from shfcas.models import context_length, load_reward_model, resolve
+from shfcas.models import context_length, has_trained_head, load_reward_model
 from shfcas.preferences import Preference
 from shfcas.progress import progress
 
@@ -108,14 +108,6 @@ def load_scorer(name: str, cost_model: bool = False) -> RewardScorer:
             raise UserError(f"{name} has no trained reward head; train one with: shfcas train-reward")
         scorer = ModelScorer(model, tokenizer)
     return negated(scorer) if cost_model else scorer
-
-
-def has_trained_head(name: str) -> bool:
-    """Whether a saved model says that it is a sequence classifier (a backbone alone would score at random)."""
-    from transformers import AutoConfig
-
-    architectures = AutoConfig.from_pretrained(resolve(name)).architectures or []
-    return any("SequenceClassification" in a or "Score" in a or "Reward" in a for a in architectures)
 
 
 def negated(scorer: RewardScorer) -> RewardScorer:

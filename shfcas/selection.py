@@ -4,6 +4,7 @@ A strategy is a pure function of the conflict columns. It returns comparisons in
 worth asking; the budget cuts the list.
 """
 
+import difflib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -50,6 +51,16 @@ class SelectionConfig:
         "1.0", "mean_pacs: prompts need a mean abs(PACS) above this; a number, or a quantile"
     )
     seed: int | None = option(None, "seed of the random strategy and of ties (none: the run's seed)")
+
+    def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            near = difflib.get_close_matches(self.strategy, STRATEGIES, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(f"unknown strategy {self.strategy!r}, one of {', '.join(STRATEGIES)}{hint}")
+        if self.budget < 1:
+            raise UserError(f"budget: expected at least 1 comparison, got {self.budget}")
+        for text in (self.kendall_threshold, self.pacs_threshold, self.mean_pacs_threshold):
+            threshold(text, np.zeros(0))
 
 
 def threshold(text: str | float, values: np.ndarray) -> float:
@@ -140,12 +151,8 @@ def select(rows: list[Row], config: SelectionConfig, seed: int = 0) -> list[Comp
         seed: used where `config.seed` is None.
 
     Raises:
-        UserError: the strategy is unknown, the budget is not positive, or nothing passes the thresholds.
+        UserError: nothing passes the thresholds.
     """
-    if config.strategy not in STRATEGIES:
-        raise UserError(f"unknown strategy {config.strategy!r}, one of {', '.join(STRATEGIES)}")
-    if config.budget < 1:
-        raise UserError(f"budget: expected at least 1 comparison, got {config.budget}")
     rng = np.random.default_rng(config.seed if config.seed is not None else seed)
     texts = {row["prompt_id"]: row["completions"] for row in rows}
     comparisons = [

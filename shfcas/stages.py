@@ -62,6 +62,7 @@ class RunDirectory:
         self.manifest: dict[str, Any] = {"stages": {}}
         if self._manifest_path.exists():
             self.manifest = read_json(self._manifest_path)
+        if self.manifest["stages"]:
             changed = differences(self.manifest["config"], config)
             if changed:
                 raise UserError(

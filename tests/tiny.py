@@ -1,5 +1,6 @@
 """Tiny random models with real tokenizers, made in a moment and saved as any model is."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -138,3 +139,14 @@ def write_models(folder: Path) -> dict[str, str]:
         "reference": save_policy(folder / "reference", seed=1),
         "reward_model": save_reward_model(folder / "reward"),
     }
+
+
+def nan_reward(prompts: list, completions: list, **columns: object) -> list[float]:
+    """A reward that fails on its last answer."""
+    return [0.0] * (len(completions) - 1) + [float("nan")]
+
+
+def write_lines(path: Path, rows: list[dict]) -> str:
+    """Writes JSON lines; returns the path."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)

@@ -5,6 +5,7 @@ returns what is printed on stdout. Logs go to stderr. Exit code 1 is a failure, 
 """
 
 import argparse
+import dataclasses
 import difflib
 import importlib
 import json
@@ -13,7 +14,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 COMMANDS = {
     "demo": "the whole loop on a small language model, in minutes",
@@ -90,14 +91,15 @@ def _run(name: str, arguments: list[str]) -> int:
     _quiet()
     try:
         module = importlib.import_module(f"shfcas.cli.{name.replace('-', '_')}")
-        parser = _parser(name, module)
-        parsed = parser.parse_args(arguments)
+        parsed = _parse(_parser(name, module), arguments)
         _log_to_stderr(parsed.verbose)
         from shfcas.config import from_flags
 
         config_file = getattr(parsed, getattr(module, "POSITIONAL", ""), None) or parsed.config
-        _print(module.run(from_flags(module.Config, parsed, config_file)), parsed.json)
-    except SystemExit as stop:  # argparse: 0 after --help, 2 for wrong use
+        config = from_flags(module.Config, parsed, config_file)
+        _require(config)
+        _print(module.run(config), parsed.json)
+    except SystemExit as stop:  # argparse, after --help
         return int(stop.code or 0)
     except UsageError as error:
         return _fail(name, error, 2)
@@ -114,10 +116,37 @@ def _run(name: str, arguments: list[str]) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Wrong use is one line, as every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        from shfcas.errors import UsageError
+
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
+def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
+    parsed, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        flag = unknown[0].partition("=")[0]
+        near = difflib.get_close_matches(flag, parser._option_string_actions, n=1)
+        parser.error(f"unknown argument {flag}{f', did you mean {near[0]}?' if near else ''}")
+    return parsed
+
+
+def _require(config: Any) -> None:
+    """What has an empty text as its default has to be given."""
+    from shfcas.errors import UsageError
+
+    missing = [f.name for f in dataclasses.fields(config) if f.default == "" and not getattr(config, f.name)]
+    if missing:
+        raise UsageError(f"missing: {', '.join(missing)}")
+
+
 def _parser(name: str, module: Any) -> argparse.ArgumentParser:
     from shfcas.config import add_flags
 
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"shfcas {name}",
         description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

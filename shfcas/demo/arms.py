@@ -31,7 +31,7 @@ class DemoConfig:
     """The demo's few knobs; everything else stands in shfcas/demo/demo.yaml."""
 
     output: str = option("runs/demo", "the run directory; run the same command again to continue")
-    prompts: int = option(80, "prompts to sample, to ask about and to train on (at most 96)")
+    prompts: int = option(64, "prompts to sample, to ask about and to train on (at most 96)")
     budget: int = option(100, "comparisons that are asked for in each round of each arm")
     rounds: int = option(1, "rounds")
     seed: int = option(0, "the seed of everything")

@@ -6,7 +6,7 @@ from importlib import resources
 from itertools import chain
 from typing import Any
 
-SYSTEM = "Topic: {topic}. Answer in one short sentence."
+SYSTEM = "Topic: {topic}. One short sentence."
 SEED_PER_TOPIC, HELD_OUT_PER_TOPIC = 8, 6
 
 

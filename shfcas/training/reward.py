@@ -38,10 +38,10 @@ class RewardSettings:
 
 def encode_pairs(
     preferences: Sequence[Preference], tokenizer: Any, max_length: int
-) -> tuple[list[dict[str, Any]], int]:
-    """Token ids of both answers of every pair, and how many pairs were too long to be used."""
+) -> tuple[list[dict[str, Any]], list[Preference]]:
+    """Token ids of both answers of every pair that is short enough to be used, and those pairs."""
     with_margin = all(p.margin is not None for p in preferences)
-    encoded = []
+    encoded, used = [], []
     for p in preferences:
         try:
             row: dict[str, Any] = {
@@ -53,7 +53,8 @@ def encode_pairs(
         if with_margin:
             row["margin"] = p.margin
         encoded.append(row)
-    return encoded, len(preferences) - len(encoded)
+        used.append(p)
+    return encoded, used
 
 
 def train_reward_model(
@@ -77,7 +78,8 @@ def train_reward_model(
         held_out: pairs that are only used to measure the accuracy afterwards.
 
     Returns:
-        Metrics: number of pairs, pairs left out as too long, loss rows, accuracy on training and held-out pairs.
+        Metrics: number of pairs, pairs left out as too long, loss rows, accuracy on training and held-out pairs
+        (those that are short enough).
     """
     from datasets import Dataset
     from transformers import set_seed
@@ -88,7 +90,9 @@ def train_reward_model(
     set_seed(seed)
     model, tokenizer = load_reward_model(model_name)
     max_length = settings.max_length or reward_max_length(model, tokenizer)
-    pairs, too_long = encode_pairs(preferences, tokenizer, max_length)
+    pairs, used = encode_pairs(preferences, tokenizer, max_length)
+    _, measured = encode_pairs(held_out, tokenizer, max_length)
+    too_long = len(preferences) - len(used)
     if not pairs:
         raise UserError(f"all {too_long} preference pairs are longer than max_length {max_length}; raise it")
     if too_long:
@@ -120,7 +124,7 @@ def train_reward_model(
     return {
         "pairs": len(pairs),
         "pairs_too_long": too_long,
-        "train_accuracy": pair_accuracy(scorer, preferences),
-        "held_out_accuracy": pair_accuracy(scorer, held_out) if held_out else None,
+        "train_accuracy": pair_accuracy(scorer, used),
+        "held_out_accuracy": pair_accuracy(scorer, measured) if measured else None,
         "loss": [row["loss"] for row in history],
     }

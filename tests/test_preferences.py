@@ -1,0 +1,109 @@
+"""Preferences: TRL's format in and out, and merging in order of trust."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from shfcas.errors import UserError
+from shfcas.preferences import Preference, merge, read_preferences, write_preferences
+
+CHAT = [{"role": "user", "content": "how?"}]
+
+
+def pair(chosen: str, rejected: str, prompt: object = "how?", **provenance: object) -> Preference:
+    return Preference(prompt, chosen, rejected, **provenance)
+
+
+def test_text_is_written_as_trl_reads_it() -> None:
+    row = pair("good", "bad", margin=0.5, prompt_id="p1", chosen_index=3, source="gold", round=2).to_row()
+    assert (row["prompt"], row["chosen"], row["rejected"], row["margin"]) == ("how?", "good", "bad", 0.5)
+    assert (row["prompt_id"], row["chosen_index"], row["rejected_index"]) == ("p1", 3, -1)
+    assert (row["source"], row["annotator"], row["round"]) == ("gold", "", 2)
+
+
+def test_messages_are_written_as_trl_reads_them() -> None:
+    row = pair("good", "bad", CHAT).to_row()
+    assert row["prompt"] == CHAT
+    assert row["chosen"] == [{"role": "assistant", "content": "good"}]
+    assert row["rejected"] == [{"role": "assistant", "content": "bad"}]
+    assert "margin" not in row
+
+
+@pytest.mark.parametrize("prompt", ["how?", CHAT], ids=["text", "messages"])
+def test_what_is_written_comes_back(tmp_path: Path, prompt: object) -> None:
+    made = [
+        pair("good", "bad", prompt, source="human", annotator="ann", round=1),
+        pair("", "\u2028 odd\r\n", prompt, margin=2.0),
+    ]
+    write_preferences(tmp_path / "p.jsonl", made)
+    assert read_preferences(tmp_path / "p.jsonl") == made
+
+
+def test_trl_data_from_elsewhere_is_read(tmp_path: Path) -> None:
+    rows = [{"prompt": CHAT, "chosen": [*CHAT, {"role": "assistant", "content": "good"}], "rejected": "bad", "id": 7}]
+    (tmp_path / "p.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    assert read_preferences(tmp_path / "p.jsonl") == [pair("good", "bad", CHAT)]
+    texts = [{"prompt": "how?", "chosen": "good", "rejected": "bad", "extra": 1.0}]
+    pq.write_table(pa.Table.from_pylist(texts), tmp_path / "p.parquet")
+    assert read_preferences(tmp_path / "p.parquet") == [pair("good", "bad")]
+
+
+def test_preferences_come_from_a_callable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_pairs_here.py").write_text(
+        "from shfcas.preferences import Preference\n"
+        "def rows():\n    return [{'prompt': 'p', 'chosen': 'a', 'rejected': 'b'}, Preference('p', 'c', 'd')]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert read_preferences("my_pairs_here:rows") == [pair("a", "b", "p"), pair("c", "d", "p")]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"chosen": None}, "row 1, chosen: expected text or a list with an assistant message"),
+        ({"rejected": CHAT}, "row 1, rejected: expected text or a list with an assistant message"),
+        ({"prompt": ""}, "row 1: the prompt is empty"),
+        ({"source": "oracle"}, "row 1, source: 'oracle' is not one of human, gold, judge, original"),
+    ],
+)
+def test_malformed_rows_are_named(tmp_path: Path, change: dict, message: str) -> None:
+    good = {"prompt": "how?", "chosen": "a", "rejected": "b"}
+    file = tmp_path / "p.jsonl"
+    file.write_text("\n".join(json.dumps(r) for r in (good, {**good, **change})))
+    with pytest.raises(UserError, match=message) as caught:
+        read_preferences(file)
+    assert str(caught.value).startswith(str(file))
+
+
+@pytest.mark.parametrize("missing", ["prompt", "chosen", "rejected"])
+def test_a_missing_column_is_named(missing: str) -> None:
+    row = {name: "x" for name in ("prompt", "chosen", "rejected") if name != missing}
+    with pytest.raises(UserError, match=f"row 4: no {missing}; expected the columns"):
+        Preference.from_row(row, "row 4")
+
+
+def test_a_new_label_overrules_an_old_one_about_the_same_answers() -> None:
+    old, other, new = pair("a", "b"), pair("c", "d"), pair("b", "a", source="human", round=1)
+    assert merge([old, other], [new]) == [new, other]
+    assert merge([new], [old]) == [old]
+
+
+def test_the_same_answers_of_another_prompt_are_another_pair() -> None:
+    groups = [pair("a", "b")], [pair("b", "a", "why?")], [pair("b", "a", CHAT)]
+    assert merge(*groups) == [p for group in groups for p in group]
+
+
+def test_one_group_keeps_each_distinct_judgement_once() -> None:
+    one, two = pair("a", "b", annotator="ann"), pair("b", "a", annotator="bob")
+    assert merge([one, two, pair("a", "b", annotator="cat")]) == [one, two]
+    assert merge([one, two], [pair("a", "b", source="gold")]) == [pair("a", "b", source="gold")]
+
+
+def test_merging_nothing_gives_nothing_and_changes_no_group() -> None:
+    old, new = [pair("a", "b"), pair("a", "b")], [pair("b", "a")]
+    merge(old, new)
+    assert (len(old), len(new)) == (2, 1)
+    assert merge() == merge([], []) == []
