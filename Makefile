@@ -17,8 +17,9 @@ DEMO_STAMP := $(VENV)/$(if $(wildcard $(VENV)/dev.stamp),dev,demo).stamp
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo test bench lint lint-check docs clean check-tools
+.PHONY: help demo test bench lint lint-check docs clean
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -55,11 +56,9 @@ clean:  ## delete the environment and everything built
 
 # Set-up.
 
-check-tools:
+$(VENV)/bin/python:
 	@PYTHON="$(PYTHON)" bash .ci/check-tools
-
-$(VENV)/bin/python: | check-tools
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --clear $(VENV)
 	@$(PIP) --upgrade pip
 
 # Before the package, whose extension is built against the torch that is there.

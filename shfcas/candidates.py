@@ -32,7 +32,7 @@ import torch
 from shfcas.callables import is_callable_name, load_callable
 from shfcas.chat import check_prompt
 from shfcas.errors import UserError
-from shfcas.files import atomic_file, existing, read_json, read_jsonl
+from shfcas.files import atomic_file, read_json, read_jsonl, read_parquet
 
 LIST_COLUMNS = {
     "completions": pa.list_(pa.string()),
@@ -182,30 +182,28 @@ def write_candidates(path: str | Path, candidates: CandidateTable) -> None:
 
 def read_candidates(path: str | Path) -> CandidateTable:
     """Reads and checks a table; an error names the file, row and column."""
-    path = existing(path)
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: not a readable Parquet file ({error})") from error
+    table = read_parquet(path)
     metadata = (table.schema.metadata or {}).get(b"shfcas", b"{}")
     return CandidateTable(table, json.loads(metadata)).checked(str(path))
 
 
 def concatenate(tables: Iterable[CandidateTable]) -> CandidateTable:
-    """One table from several with the same columns."""
+    """One table from several; a further column that one of them lacks is null there."""
     tables = list(tables)
-    return CandidateTable(pa.concat_tables([t.table for t in tables]), tables[0].metadata)
+    arrow = pa.concat_tables([t.table for t in tables], promote_options="permissive")
+    return CandidateTable(arrow, tables[0].metadata)
 
 
 def read_prompts(path: str | Path) -> list[dict[str, Any]]:
     """Reads prompts from .jsonl, .json or .parquet, or from a callable `module:function` that returns the rows.
 
-    A row has `prompt`, optionally `prompt_id`, and further columns. Rows without an id get `p` and their position.
+    A row has `prompt`, optionally `prompt_id`, and further columns. An id that is a number becomes text; rows
+    without an id get `p` and their position.
     """
     if is_callable_name(str(path)):
         rows = load_callable(str(path))()
-    elif existing(path).suffix == ".parquet":
-        rows = pq.read_table(path).to_pylist()
+    elif Path(path).suffix == ".parquet":
+        rows = read_parquet(path).to_pylist()
     else:
         rows = read_json(path) if Path(path).suffix == ".json" else read_jsonl(path)
     if not isinstance(rows, list) or not rows:
@@ -214,7 +212,10 @@ def read_prompts(path: str | Path) -> list[dict[str, Any]]:
         if not isinstance(row, dict) or "prompt" not in row:
             raise UserError(f"{path}: row {index} has no column prompt")
         check_prompt(row["prompt"], f"{path}: row {index}")
-        row.setdefault("prompt_id", f"p{index:06d}")
+        if isinstance(row["prompt"], str) != isinstance(rows[0]["prompt"], str):
+            raise UserError(f"{path}: row {index}: some prompts are text and some are messages; make them alike")
+        given = row.get("prompt_id")
+        row["prompt_id"] = f"p{index:06d}" if given in (None, "") else str(given)
     duplicates = len(rows) - len({row["prompt_id"] for row in rows})
     if duplicates:
         raise UserError(f"{path}: {duplicates} prompt_id values occur more than once")

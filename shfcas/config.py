@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from shfcas.errors import UsageError
-from shfcas.files import existing
+from shfcas.files import read_text
 
 Config = TypeVar("Config")
 
@@ -53,7 +53,7 @@ def _convert(value: Any, annotation: Any, where: str) -> Any:
             if kind in allowed and isinstance(value, int | float | str):
                 try:
                     number = kind(value)
-                except ValueError:
+                except (ValueError, OverflowError):
                     continue
                 if number == float(value):
                     return number
@@ -81,15 +81,17 @@ def build(cls: type[Config], values: dict[str, Any], where: str = "") -> Config:
             hint = f"; did you mean {where}{near[0]}?" if near else f"; known keys: {', '.join(fields)}"
             raise UsageError(f"unknown key {name}{hint}")
         nested = _nested(hints[key])
+        choices = fields[key].metadata.get("choices")
         if nested is not None and value is None and type(None) not in _types(hints[key]):
             value = {}  # a section whose keys are all commented out
         if nested is not None and isinstance(value, dict):
             arguments[key] = build(nested, value, f"{name}.")
         elif nested is not None and value is not None:
             raise UsageError(f"{name}: expected a section with keys of its own, got {value!r}")
+        elif choices and value in choices:  # as it stands: a choice may be called none
+            arguments[key] = value
         else:
             arguments[key] = _convert(value, hints[key], name) if nested is None else None
-        choices = fields[key].metadata.get("choices")
         if choices and arguments[key] not in choices:
             near = difflib.get_close_matches(str(arguments[key]), choices, n=1, cutoff=0.4)
             hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -108,9 +110,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """Reads a YAML mapping (safe loader)."""
     import yaml
 
-    path = existing(path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
         raise UsageError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
     if values is None:

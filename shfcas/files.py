@@ -36,15 +36,25 @@ def disk_errors(what: str) -> Iterator[None]:
     """Turns a full disk or a missing permission into a clear error; what was finished before stays."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except UserError:
+        raise
+    except Exception as error:
+        if _is_disk_full(error):
             raise UserError(
                 f"no space left on the disk while writing {what}; everything finished before is kept: "
                 "free some space and run the same command again"
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS):
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS):
             raise UserError(f"cannot write {what}: {error.strerror}; choose a folder you may write to") from error
         raise
+
+
+def _is_disk_full(error: Exception) -> bool:
+    """Also as the writers of safetensors and of torch's archives report it, which raise errors of their own."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    message = str(error)
+    return "No space left on device" in message or ("inline_container" in message and "unexpected pos" in message)
 
 
 @contextmanager
@@ -77,20 +87,29 @@ def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def read_json(path: str | Path) -> Any:
-    """Reads a JSON file; the error names the file."""
+def read_text(path: str | Path) -> str:
+    """Reads a text file; the error names the file."""
     path = existing(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def read_json(path: str | Path) -> Any:
+    """Reads a JSON file; the error names the file."""
+    try:
+        return json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not valid JSON (line {error.lineno}: {error.msg})") from error
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     """Reads JSON lines; the error names file and line."""
-    path = existing(path)
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -101,6 +120,18 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
             raise UserError(f"{path}: line {number} is not a JSON object")
         rows.append(row)
     return rows
+
+
+def read_parquet(path: str | Path) -> Any:
+    """Reads a Parquet file as an Arrow table; the error names the file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = existing(path)
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path}: not a readable Parquet file ({' '.join(str(error).split())})") from error
 
 
 def existing(path: str | Path) -> Path:
@@ -116,7 +147,7 @@ def content_hash(path: str | Path) -> str:
     path = existing(path)
     digest = hashlib.sha256()
     for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
-        digest.update(str(file.relative_to(path)).encode())
+        digest.update(f"{file.relative_to(path)}\0{file.stat().st_size}\0".encode())
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)

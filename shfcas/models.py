@@ -88,13 +88,14 @@ def _converted(gguf: Path, target: Path) -> Path:
 
 def _load(auto_class: str, name: str, **options: Any) -> Any:
     import transformers
+    from safetensors import SafetensorError
 
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
     path = resolve(name)
     try:
         return getattr(transformers, auto_class).from_pretrained(path, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"no usable model {name}: {reason}") from error
     except RuntimeError as error:

@@ -10,7 +10,7 @@ from typing import Any
 from shfcas.callables import is_callable_name, load_callable
 from shfcas.chat import Prompt, check_prompt
 from shfcas.errors import UserError
-from shfcas.files import read_jsonl, write_jsonl
+from shfcas.files import read_jsonl, read_parquet, write_jsonl
 
 SOURCES = ("human", "gold", "judge", "original")
 
@@ -88,9 +88,7 @@ def read_preferences(path: str | Path) -> list[Preference]:
         made = load_callable(str(path))()
         rows = [p.to_row() if isinstance(p, Preference) else p for p in made]
     elif Path(path).suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        rows = pq.read_table(path).to_pylist()
+        rows = read_parquet(path).to_pylist()
     else:
         rows = read_jsonl(path)
     return [Preference.from_row(row, f"{path}: row {index}") for index, row in enumerate(rows)]
@@ -106,7 +104,7 @@ def merge(*groups: Sequence[Preference]) -> list[Preference]:
     for group in groups:
         fresh: dict[tuple[str, frozenset[str]], list[Preference]] = {}
         for preference in group:
-            key = (json.dumps(preference.prompt), frozenset((preference.chosen, preference.rejected)))
+            key = (json.dumps(preference.prompt, sort_keys=True), frozenset((preference.chosen, preference.rejected)))
             judged = fresh.setdefault(key, [])
             if all(preference.chosen != other.chosen for other in judged):
                 judged.append(preference)

@@ -11,7 +11,8 @@ import numpy as np
 from shfcas.bootstrap import BootstrapSettings, demonstrations
 from shfcas.callables import is_callable_name
 from shfcas.candidates import CandidateTable, read_candidates, read_prompts, write_candidates
-from shfcas.config import option, to_dict
+from shfcas.chat import plain_text
+from shfcas.config import fingerprint, option, to_dict
 from shfcas.conflicts import POLICY_SCORES, add_conflicts
 from shfcas.errors import UsageError, UserError
 from shfcas.evaluation import EvaluationSettings, detection, grouped, ranking_accuracy, summarize
@@ -109,10 +110,12 @@ class Loop:
         self.run, self.config = run, config.check()
         self.prompts = read_prompts(config.prompts)[: config.max_prompts]
         self.eval_prompts = read_prompts(config.eval_prompts)
-        overlap = {r["prompt_id"] for r in self.prompts} & {r["prompt_id"] for r in self.eval_prompts}
-        if overlap:
+        trained_on = {fingerprint(row["prompt"]) for row in self.prompts}
+        shared = [row for row in self.eval_prompts if fingerprint(row["prompt"]) in trained_on]
+        if shared:
             raise UserError(
-                f"prompts and eval_prompts share the prompt_id {min(overlap)!r}: evaluation must be held out"
+                f"prompts and eval_prompts share {len(shared)} prompts, first {plain_text(shared[0]['prompt'])[:60]!r}: "
+                "evaluation must be held out"
             )
         self.gold = load_scorer(config.gold)
         self.reference = config.reference or config.policy

@@ -238,7 +238,7 @@ def sample_table(
     work_dir: Path,
 ) -> CandidateTable:
     """Samples all prompts, shard by shard; shards already in `work_dir` are not sampled again."""
-    recipe = fingerprint([to_dict(config), metadata, [row["prompt_id"] for row in prompts]])
+    recipe = fingerprint([to_dict(config), metadata, list(prompts)])
     tables = []
     bar = progress(total=len(prompts), desc="sampling")
     for start in range(0, len(prompts), config.shard_size):

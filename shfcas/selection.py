@@ -70,10 +70,10 @@ def threshold(text: str | float, values: np.ndarray) -> float:
         number = float(text.removeprefix("q"))
     except ValueError:
         raise UserError(f"threshold {text!r}: expected a number such as 0.5, or a quantile such as q0.5") from None
-    if not text.startswith("q"):
+    if not text.startswith("q") and not math.isnan(number):
         return number
     if not 0 <= number <= 1:
-        raise UserError(f"threshold {text!r}: a quantile lies between q0 and q1")
+        raise UserError(f"threshold {text!r}: expected a number, or a quantile between q0 and q1")
     return float(np.quantile(values, number)) if len(values) else math.inf
 
 
@@ -122,10 +122,10 @@ def mean_pacs(rows: list[Row], config: SelectionConfig, rng: np.random.Generator
 
 
 def random_pairs(rows: list[Row], config: SelectionConfig, rng: np.random.Generator) -> list[Comparison]:
-    """Pairs drawn uniformly, without replacement, from all pairs of all prompts: the baseline."""
+    """Pairs drawn uniformly, without replacement, from all pairs of the usable prompts: the baseline."""
     pairs = [
         Comparison(row["prompt_id"], first, second)
-        for row in rows
+        for row in usable(rows)
         for first, second in combinations(range(len(row["pacs"])), 2)
     ]
     return [pairs[i] for i in rng.permutation(len(pairs))]

@@ -53,7 +53,7 @@ class RunDirectory:
         self.path, self.config, self.seed = Path(path), config, seed
         with disk_errors(str(self.path)):
             self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.path / ".lock").open("w")
+            self._lock = (self.path / ".lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -104,6 +104,9 @@ class RunDirectory:
         work_dir = output.with_name(f".{output.name}.work")
         seed = derive_seed(self.seed, name)
         started = time.time()
+        if record is not None and record["inputs"] != hashes:  # begun with other inputs, so of no use any more
+            for path in (output, partial, work_dir):
+                remove(path)
         if not output.exists():  # it does when a kill came between the rename and the manifest
             logger.info("%s", name)
             with disk_errors(str(output)):

@@ -162,6 +162,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     capfd: pytest.CaptureFixture,
 ) -> None:
     arguments, code, message = mistakes()[mistake]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(ROOT))
     from shfcas.candidates import CandidateTable, write_candidates

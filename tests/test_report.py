@@ -43,8 +43,7 @@ def finished_run(folder: Path) -> Path:
         for k in range(8)
     ]
     table = add_conflicts(CandidateTable.from_rows(rows), "logprob")
-    queue = select(table.rows(), SelectionConfig(budget=12))
-    assert len(queue) > 8
+    queue = select(table.rows(), SelectionConfig(strategy="random", budget=12))
     gold = [tiny.letter_reward(None, row["completions"]) for row in rows]
     groups = {"groups": {"food": {"pair_accuracy": 0.5}, "travel": {"pair_accuracy": 0.75}}, "pair_accuracy": 0.625}
     metrics = {**summarize(table, gold, gold), **groups}
