@@ -113,9 +113,9 @@ class Loop:
         trained_on = {fingerprint(row["prompt"]) for row in self.prompts}
         shared = [row for row in self.eval_prompts if fingerprint(row["prompt"]) in trained_on]
         if shared:
+            first = plain_text(shared[0]["prompt"])[:60]
             raise UserError(
-                f"prompts and eval_prompts share {len(shared)} prompts, first {plain_text(shared[0]['prompt'])[:60]!r}: "
-                "evaluation must be held out"
+                f"prompts and eval_prompts share {len(shared)} prompts, first {first!r}: evaluation must be held out"
             )
         self.gold = load_scorer(config.gold)
         self.reference = config.reference or config.policy
@@ -128,11 +128,11 @@ class Loop:
         config, run = self.config, self.run
         given = Path(config.demonstrations) if config.demonstrations else None
         if config.bootstrap and not given:
-            settings = config.bootstrap
+            settings, prompts = config.bootstrap, read_prompts(config.bootstrap.prompts)
             samples = run.stage(
                 "round-0/bootstrap.parquet",
-                lambda c: self._sample(c, config.policy, read_prompts(settings.prompts), settings.sampling),
-                {"policy": config.policy},
+                lambda c: self._sample(c, config.policy, prompts, settings.sampling),
+                {"policy": config.policy, "prompts": fingerprint(prompts)},
             )
             given = run.stage(
                 "round-0/demonstrations.jsonl",
@@ -172,7 +172,7 @@ class Loop:
         candidates = self.run.stage(
             f"{name}/candidates.parquet",
             lambda c: self._sample(c, state.policy, self.prompts, self.config.sampling, self._score_reference()),
-            {"policy": state.policy, **self._score_reference()},
+            {"policy": state.policy, "prompts": fingerprint(self.prompts), **self._score_reference()},
         )
         return self.run.stage(
             f"{name}/conflicts.parquet",
@@ -254,7 +254,7 @@ class Loop:
         sampled = self.run.stage(
             f"{name}/evaluation_candidates.parquet",
             lambda c: self._sample(c, state.policy, self.eval_prompts, settings.sampling, references),
-            {"policy": state.policy, **references},
+            {"policy": state.policy, "prompts": fingerprint(self.eval_prompts), **references},
         )
 
         def add_scores(context: StageContext) -> None:
