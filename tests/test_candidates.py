@@ -66,6 +66,13 @@ def test_tables_are_joined_in_order_and_their_values_stay_aligned() -> None:
     assert joined.metadata == {"policy": "tiny"}
 
 
+def test_joined_tables_need_not_have_the_same_further_columns() -> None:
+    rows = [row("a", topic="food", weight=1), row("b"), row("c", topic=None, weight=1.5)]
+    joined = concatenate([CandidateTable.from_rows([r]) for r in rows])
+    assert joined.column("topic") == ["food", None, None]
+    assert joined.column("weight") == [1.0, None, 1.5]
+
+
 def test_narrower_number_types_of_other_writers_are_widened(tmp_path: Path) -> None:
     table = CandidateTable.from_rows([row()]).table
     narrow = table.set_column(
@@ -170,6 +177,21 @@ def test_prompts_come_from_json_lines_json_and_parquet(tmp_path: Path) -> None:
     assert read_prompts(tmp_path / "p.parquet") == rows
 
 
+def test_ids_are_text_whatever_the_file_has(tmp_path: Path) -> None:
+    (tmp_path / "p.json").write_text(
+        '[{"prompt": "a", "prompt_id": 7}, {"prompt": "b", "prompt_id": null}, {"prompt": "c", "prompt_id": ""}]'
+    )
+    assert [r["prompt_id"] for r in read_prompts(tmp_path / "p.json")] == ["7", "p000001", "p000002"]
+
+
+def test_prompts_that_are_no_table_are_named(tmp_path: Path) -> None:
+    (tmp_path / "p.parquet").write_text("not parquet")
+    with pytest.raises(UserError, match=r"p\.parquet: not a readable Parquet file"):
+        read_prompts(tmp_path / "p.parquet")
+    with pytest.raises(UserError, match=r"none\.parquet does not exist"):
+        read_prompts(tmp_path / "none.parquet")
+
+
 def test_prompts_come_from_a_callable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_prompts_here.py").write_text("def rows():\n    return [{'prompt': 'how?'}]\nvalue = 3\n")
     monkeypatch.chdir(tmp_path)
@@ -192,6 +214,7 @@ def test_prompts_come_from_a_callable(tmp_path: Path, monkeypatch: pytest.Monkey
         ('["how?"]', "row 0 has no column prompt"),
         ('[{"prompt": ""}]', "row 0: the prompt is empty"),
         ('[{"prompt": [{"role": "user"}]}]', "row 0: a prompt is text or"),
+        ('[{"prompt": "a"}, {"prompt": [{"role": "user", "content": "b"}]}]', "row 1: some prompts are text and some"),
         ('[{"prompt": "a", "prompt_id": "x"}, {"prompt": "b", "prompt_id": "x"}]', "1 prompt_id values occur more"),
     ],
 )

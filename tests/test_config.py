@@ -124,6 +124,7 @@ def test_lists_come_from_commas_and_from_yaml() -> None:
         ({"zzzzz": 1}, "unknown key zzzzz; known keys: name, mode"),
         ({3: 1}, "unknown key 3"),
         ({"mode": "carefull"}, "mode: unknown choice 'carefull', one of fast, careful; did you mean 'careful'"),
+        ({"count": math.inf}, "count: expected int, got inf"),
         ({"inner": 3}, "inner: expected a section with keys of its own, got 3"),
         ({"inner": {"learning_rate": "quick"}}, r"inner\.learning_rate: expected float, got 'quick'"),
         ({"name": ["a"]}, "name: expected str"),
@@ -132,6 +133,16 @@ def test_lists_come_from_commas_and_from_yaml() -> None:
 def test_what_cannot_be_meant_is_refused_by_name(values: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         build(Outer, values)
+
+
+def test_a_choice_may_be_called_none() -> None:
+    @dataclasses.dataclass
+    class Settings:
+        feedback: str = option("gold", "who answers", choices=("gold", "none"))
+
+    assert build(Settings, {"feedback": "none"}).feedback == "none"
+    with pytest.raises(UsageError, match="feedback: expected str, got None"):
+        build(Settings, {"feedback": None})
 
 
 def test_required_fields_are_named() -> None:

@@ -98,4 +98,5 @@ def test_table() -> None:
     assert "0.250 [0.200, 0.300]" in lines[2] and lines[2].split()[-2:] == ["0.700", "0.400"]
     assert "AUROC 0.75" in lines[4]
     assert lines[5] == "labels about blind topics: random 38%, SHF-CAS 60% of 100"
-    assert lines[6] == "all stages took 1.5 minutes"
+    assert lines[6].startswith("policy score: log pi_sft / pi_base")
+    assert lines[7] == "all stages took 1.5 minutes"

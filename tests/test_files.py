@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from shfcas.errors import UserError
 from shfcas.files import (
@@ -15,6 +16,7 @@ from shfcas.files import (
     publish,
     read_json,
     read_jsonl,
+    read_text,
     remove,
     write_json,
     write_jsonl,
@@ -74,6 +76,32 @@ def test_disk_errors_say_what_to_do(number: int, message: str) -> None:
         raise OSError(number, os.strerror(number))
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_disk_that_fills_under_a_checkpoint_is_a_full_disk_too() -> None:
+    with pytest.raises(RuntimeError, match="inline_container"):  # torch says nothing of the disk
+        torch.save(torch.zeros(1000), "/dev/full")
+    with (
+        pytest.raises(UserError, match="no space left on the disk while writing checkpoint"),
+        disk_errors("checkpoint"),
+    ):
+        torch.save(torch.zeros(1000), "/dev/full")
+
+
+def test_a_disk_that_fills_under_a_model_is_a_full_disk_too() -> None:
+    from safetensors import SafetensorError
+
+    full = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    with pytest.raises(UserError, match="no space left on the disk while writing model"), disk_errors("model"):
+        raise full
+
+
+def test_a_clear_error_passes_through_as_it_is() -> None:
+    inner = UserError("prompt 'p' is too long: No space left on device, says the answer")
+    with pytest.raises(UserError) as caught, disk_errors("x"):
+        raise inner
+    assert caught.value is inner
+
+
 def test_errors_that_are_not_the_disks_stay_as_they_are() -> None:
     with pytest.raises(FileNotFoundError), disk_errors("x"):
         raise FileNotFoundError
@@ -109,6 +137,16 @@ def test_json_lines_errors_name_file_and_line(tmp_path: Path, text: str, message
     with pytest.raises(UserError, match=message) as caught:
         read_jsonl(file)
     assert str(caught.value).startswith(str(file))
+
+
+def test_what_is_no_text_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(b'{"a": "\xe9"}\n')
+    with pytest.raises(UserError, match=r"a\.jsonl: not UTF-8 text \(byte 7\)"):
+        read_jsonl(file)
+    for read in (read_json, read_jsonl, read_text):
+        with pytest.raises(UserError, match=r"cannot be read \(Is a directory\)"):
+            read(tmp_path)
 
 
 def test_json_errors_name_the_file(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Finding and loading models: folders, packages, one conversion of a kind, and errors that say what is missing."""
 
+import shutil
 from importlib import metadata
 from pathlib import Path
 
@@ -54,6 +55,15 @@ def test_an_empty_folder_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no usable model") as error:
         models.load_policy(str(tmp_path))
     assert "\n" not in str(error.value)
+
+
+def test_truncated_weights_are_one_clear_error(policy: str, tmp_path: Path) -> None:
+    shutil.copytree(policy, tmp_path, dirs_exist_ok=True)
+    weights = tmp_path / "model.safetensors"
+    for size in (5000, 0):
+        weights.write_bytes(weights.read_bytes()[:size])
+        with pytest.raises(UserError, match="no usable model"):
+            models.load_policy(str(tmp_path))
 
 
 def test_weights_of_another_shape_are_one_clear_error(policy: str, tmp_path: Path) -> None:

@@ -78,6 +78,15 @@ def test_malformed_rows_are_named(tmp_path: Path, change: dict, message: str) ->
     assert str(caught.value).startswith(str(file))
 
 
+def test_files_that_are_not_there_or_no_table_are_named(tmp_path: Path) -> None:
+    for name in ("none.parquet", "none.jsonl"):
+        with pytest.raises(UserError, match=f"{name} does not exist"):
+            read_preferences(tmp_path / name)
+    (tmp_path / "p.parquet").write_text("not parquet")
+    with pytest.raises(UserError, match=r"p\.parquet: not a readable Parquet file"):
+        read_preferences(tmp_path / "p.parquet")
+
+
 @pytest.mark.parametrize("missing", ["prompt", "chosen", "rejected"])
 def test_a_missing_column_is_named(missing: str) -> None:
     row = {name: "x" for name in ("prompt", "chosen", "rejected") if name != missing}
@@ -94,6 +103,11 @@ def test_a_new_label_overrules_an_old_one_about_the_same_answers() -> None:
 def test_the_same_answers_of_another_prompt_are_another_pair() -> None:
     groups = [pair("a", "b")], [pair("b", "a", "why?")], [pair("b", "a", CHAT)]
     assert merge(*groups) == [p for group in groups for p in group]
+
+
+def test_messages_are_the_same_whatever_the_order_of_their_keys() -> None:
+    old, new = pair("a", "b", CHAT), pair("b", "a", [dict(reversed(CHAT[0].items()))])
+    assert merge([old], [new]) == [new]
 
 
 def test_one_group_keeps_each_distinct_judgement_once() -> None:

@@ -40,7 +40,8 @@ KILL_AT = [
     "round-1/conflicts.parquet",
     "round-1/queue.jsonl",
     "round-1/.reward_model.work/checkpoint-*",
-    "round-1/.policy.work/checkpoint-*/ppo_state.json",
+    "round-1/.policy.work/checkpoint-1/ppo_state.json",
+    "round-1/.policy.work/checkpoint-3/ppo_state.json",
     "round-1/.policy.partial",
     "round-1/.evaluation_candidates.parquet.work/shard-*",
     "round-1/metrics.json",
@@ -64,7 +65,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     demonstrations = [{"prompt": p["prompt"], "completion": p["chosen"][0]["content"]} for p in pairs]
     files = {
         "train": tiny.prompts(8, prefix="train"),
-        "held_out": tiny.prompts(6, prefix="held"),
+        "held_out": tiny.held_out_prompts(6),
         "preferences": pairs,
         "demonstrations": demonstrations,
     }

@@ -197,6 +197,8 @@ def test_finished_shards_are_not_sampled_again(policy: tuple[Any, Any], tmp_path
     asked.clear()
     sample_table(counting, prompts, config, {"seed": 1}, tmp_path)  # shards of another recipe do not count
     assert len(asked) == 8
+    prompts[7] = {**prompts[7], "prompt": "a prompt that was written anew"}
+    assert sample_table(counting, prompts, config, {"seed": 0}, tmp_path).rows()[7]["prompt"] == prompts[7]["prompt"]
 
 
 def test_an_interrupted_shard_leaves_nothing(policy: tuple[Any, Any], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A run directory: each stage is made once, whatever kills the process in between."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -148,6 +149,19 @@ def test_a_failing_stage_leaves_its_work_folder_and_no_output(reopen: Callable) 
     assert names(run.path) == {".lock", "manifest.json", "config.yaml", "a.txt"}
 
 
+def test_a_stage_begun_with_other_inputs_starts_over(reopen: Callable) -> None:
+    def fail(context: StageContext) -> None:
+        (context.work_dir / "shard-0").write_text("old")
+        raise RuntimeError
+
+    def work(context: StageContext) -> None:
+        context.output.write_text(" ".join(sorted(names(context.work_dir))))
+
+    with pytest.raises(RuntimeError):
+        reopen().stage("a.txt", fail, {"model": "old"})
+    assert reopen().stage("a.txt", work, {"model": "new"}).read_text() == ""
+
+
 def test_a_folder_is_an_output_too(reopen: Callable) -> None:
     def make(context: StageContext) -> None:
         context.output.mkdir()
@@ -189,6 +203,17 @@ def test_a_full_disk_is_one_clear_error_and_the_stage_can_be_run_again(reopen: C
     with pytest.raises(UserError, match=r"no space left on the disk while writing .*a\.txt"):
         run.stage("a.txt", fill)
     assert reopen().stage("a.txt", Maker()).read_text() == "made"
+
+
+def test_a_folder_that_may_not_be_written_to_is_one_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UserError, match=r"cannot write .*: Permission denied; choose a folder you may write to"):
+        RunDirectory(tmp_path, CONFIG, 0)
 
 
 def test_a_second_process_is_refused_until_the_first_has_gone(reopen: Callable) -> None:

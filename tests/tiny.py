@@ -126,6 +126,14 @@ def prompts(count: int = 8, chat: bool = True, prefix: str = "p") -> list[dict]:
     return rows
 
 
+def held_out_prompts(count: int = 6) -> list[dict]:
+    """Prompts that ask what none of `prompts` asks."""
+    rows = prompts(count, prefix="held")
+    for row in rows:
+        row["prompt"][0]["content"] = row["prompt"][0]["content"].replace("how was", "tell me about")
+    return rows
+
+
 def letter_reward(prompts: list, completions: list, **columns: object) -> list[float]:
     """A reward that anyone can check: how many letters e an answer has."""
     texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]

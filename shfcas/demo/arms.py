@@ -160,6 +160,7 @@ def table(results: dict[str, Any]) -> str:
             f"AUROC {found['pacs_finds_wrong_answers']:.2f} (0.5 is chance)",
             f"labels about blind topics: random {labels['random']['share']:.0%}, "
             f"SHF-CAS {labels['shf_cas']['share']:.0%} of {labels['shf_cas']['comparisons']}",
+            "policy score: log pi_sft / pi_base (logprob_ratio); plain log-probabilities say little at this size",
             f"all stages took {results['seconds'] / 60:.1f} minutes",
         ]
     )
