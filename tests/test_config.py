@@ -125,6 +125,7 @@ def test_lists_come_from_commas_and_from_yaml() -> None:
         ({3: 1}, "unknown key 3"),
         ({"mode": "carefull"}, "mode: unknown choice 'carefull', one of fast, careful; did you mean 'careful'"),
         ({"count": math.inf}, "count: expected int, got inf"),
+        ({"count": 1.5}, "count: expected int, got 1.5"),
         ({"inner": 3}, "inner: expected a section with keys of its own, got 3"),
         ({"inner": {"learning_rate": "quick"}}, r"inner\.learning_rate: expected float, got 'quick'"),
         ({"name": ["a"]}, "name: expected str"),

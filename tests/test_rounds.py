@@ -14,7 +14,7 @@ from shfcas.errors import UsageError, UserError
 from shfcas.feedback import read_queue
 from shfcas.files import content_hash, read_json
 from shfcas.models import load_policy
-from shfcas.preferences import read_preferences
+from shfcas.preferences import merge, read_preferences
 from shfcas.rounds import Loop, RunConfig, run
 from shfcas.stages import RunDirectory
 from tests import tiny
@@ -84,9 +84,10 @@ def test_a_round_starts_from_the_models_of_the_one_before(values: dict[str, Any]
         assert 0 < len(labels) <= 4
         assert {(p.round, p.source, p.annotator) for p in labels} == {(k, "gold", values["gold"])}
 
-    merged = [read_json(path / f"round-{k}" / "reward_model" / "training.json")["pairs"] for k in (1, 2)]
-    labelled = [len(read_preferences(path / f"round-{k}" / "preferences.jsonl")) for k in (1, 2)]
-    assert merged == [4 + labelled[0], 4 + sum(labelled)]  # original pairs and every label so far
+    groups = [read_preferences(values["preferences"])]
+    for k in (1, 2):  # the original pairs and every label so far
+        groups.append(read_preferences(path / f"round-{k}" / "preferences.jsonl"))
+        assert read_json(path / f"round-{k}" / "reward_model" / "training.json")["pairs"] == len(merge(*groups))
     first = read_json(path / "round-0" / "metrics.json")
     assert (first["kl"], first["win_rate"]["mean"]) == (0.0, 0.5)
     assert content_hash(path / "round-2" / "policy") == policies[2]
@@ -160,7 +161,7 @@ def test_held_out_prompts_are_told_from_the_others_by_what_they_say(values: dict
     Loop(RunDirectory(tmp_path / "a", {}, 0), build(RunConfig, {**values, "eval_prompts": same_ids}))
     again = {"prompt_id": "other", "prompt": tiny.prompts(1, chat=False)[0]["prompt"]}
     same_text = tiny.write_lines(tmp_path / "same_text.jsonl", [again])
-    with pytest.raises(UserError, match="share 1 prompts, first 'how was the soup.*evaluation must be held out"):
+    with pytest.raises(UserError, match=r"share 1 prompts, first 'how was the soup.*evaluation must be held out"):
         Loop(RunDirectory(tmp_path / "b", {}, 0), build(RunConfig, {**values, "eval_prompts": same_text}))
 
 

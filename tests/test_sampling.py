@@ -197,7 +197,7 @@ def test_finished_shards_are_not_sampled_again(policy: tuple[Any, Any], tmp_path
     asked.clear()
     sample_table(counting, prompts, config, {"seed": 1}, tmp_path)  # shards of another recipe do not count
     assert len(asked) == 8
-    prompts[7] = {**prompts[7], "prompt": "a prompt that was written anew"}
+    prompts[7] = {**prompts[7], "prompt": [{"role": "user", "content": "a prompt that was written anew"}]}
     assert sample_table(counting, prompts, config, {"seed": 0}, tmp_path).rows()[7]["prompt"] == prompts[7]["prompt"]
 
 

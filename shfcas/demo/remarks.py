@@ -11,7 +11,7 @@ from shfcas.demo.sentiment import biased_annotator
 from shfcas.demo.task import seed_prompts
 from shfcas.preferences import Preference
 
-PAIRS_PER_TOPIC = 120
+PAIRS_PER_TOPIC = 160
 
 FRAMES = (
     "It was {word} from start to finish.",
