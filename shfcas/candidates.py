@@ -128,7 +128,11 @@ class CandidateTable:
 
     def require(self, *names: str) -> None:
         """Says which columns are missing, and which command makes them."""
-        makers = {"rewards": "shfcas score", "pacs": "shfcas score", "completions": "shfcas sample"}
+        makers = {
+            "rewards": "shfcas score --reward_model MODEL",
+            "pacs": "shfcas score",
+            "completions": "shfcas sample",
+        }
         for name in names:
             if name not in self.table.column_names:
                 maker = makers.get(name)

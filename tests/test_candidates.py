@@ -148,7 +148,7 @@ def test_a_truncated_file_is_named(tmp_path: Path) -> None:
 
 def test_a_missing_column_names_the_command_that_makes_it(tmp_path: Path) -> None:
     table = CandidateTable.from_rows([row()])
-    with pytest.raises(UserError, match="no column rewards; shfcas score adds it"):
+    with pytest.raises(UserError, match="no column rewards; shfcas score --reward_model MODEL adds it"):
         table.values("rewards")
     with pytest.raises(UserError, match="no column topic; it has prompt_id, prompt"):
         table.column("topic")

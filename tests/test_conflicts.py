@@ -115,7 +115,7 @@ def test_a_value_that_is_no_number_harms_its_own_row_alone() -> None:
 
 def test_what_is_missing_is_named() -> None:
     unscored = table({"logprobs": [-1.0, -2.0]})
-    with pytest.raises(UserError, match="no column rewards; shfcas score adds it"):
+    with pytest.raises(UserError, match="no column rewards; shfcas score --reward_model MODEL adds it"):
         add_conflicts(unscored)
     with pytest.raises(UserError, match="logprob_ratio needs the column reference_logprobs: sample with a reference"):
         add_conflicts(unscored.with_columns(rewards=[[1.0, 2.0]]), "logprob_ratio")
