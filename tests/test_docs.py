@@ -52,8 +52,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What the pages take for granted: a policy, a reward model, prompts and a judge, in the current folder."""
     tiny.save_policy(tmp_path / "my-policy")
     tiny.save_reward_model(tmp_path / "my-reward-model")
-    for name, prefix in (("prompts", "p"), ("eval-prompts", "e")):
-        lines = [json.dumps(row) + "\n" for row in tiny.prompts(8, prefix=prefix)]
+    for name, rows in (("prompts", tiny.prompts(8)), ("eval-prompts", tiny.held_out_prompts(8))):
+        lines = [json.dumps(row) + "\n" for row in rows]
         (tmp_path / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
     (judge,) = [block for block in blocks(ROOT / "docs" / "quickstart.md", "python") if "def gold" in block]
     (tmp_path / "judge.py").write_text(judge, encoding="utf-8")
