@@ -67,6 +67,11 @@ def test_a_budget_covers_all_prompts_before_it_returns_to_one() -> None:
     assert [c[0] for c in asked(rows, config(budget=6))] == ["p3", "p2", "p1", "p0", "p3", "p2"]
 
 
+def test_prompts_are_asked_about_by_distance_and_then_by_their_mean_pacs() -> None:
+    rows = [row("mild", [1.5, -1.5], 0.6), row("far", [1.0, -1.0], 0.9), row("wild", [2.0, -2.0], 0.6)]
+    assert [c[0] for c in asked(rows, config())] == ["far", "wild", "mild"]
+
+
 def test_the_order_of_the_table_does_not_matter() -> None:
     rows = [row(name, [2.0, -2.0], 0.6) for name in ("b", "a", "c")]
     for strategy in ("shf_cas", "mean_pacs"):

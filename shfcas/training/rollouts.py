@@ -13,6 +13,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from shfcas.chat import encode_prompt
 from shfcas.seeds import derive_seed
 from shfcas.training.ppo_math import completion_mask
 from shfcas.training.value import LanguageModel, causal_lm
@@ -51,15 +52,9 @@ def encode_prompts(
     if len(dataset) == 0:
         raise ValueError("train_dataset is empty")
     prompts = dataset["prompt"]
-    if isinstance(prompts[0], str):
-        encoded: Any = tokenizer(list(prompts))["input_ids"]
-    elif tokenizer.chat_template is None:
+    if not isinstance(prompts[0], str) and tokenizer.chat_template is None:
         raise ValueError("the prompts are messages, but the tokenizer has no chat template")
-    else:
-        encoded = [
-            tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
-            for messages in prompts
-        ]
+    encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     for row, ids in enumerate(encoded):
         if not ids:
             raise ValueError(f"train_dataset row {row}: the prompt is empty")
