@@ -79,6 +79,7 @@ def test_a_round_starts_from_the_models_of_the_one_before(values: dict[str, Any]
         # All policies are judged by the first proxy, and compared with the first answers.
         assert made[f"round-{k}/evaluation.parquet"]["proxy"] == rewards[0]
         assert made[f"round-{k}/metrics.json"]["before"] == found["round-0/evaluation.parquet"]["output"]
+        assert read_candidates(path / f"round-{k}/evaluation.parquet").metadata["reward_model"] == rewards[0]
         assert read_json(path / f"round-{k}" / "metrics.json")["kl"] != 0
         labels = read_preferences(path / f"round-{k}" / "preferences.jsonl")
         assert 0 < len(labels) <= 4
@@ -125,6 +126,32 @@ def test_new_labels_weigh_as_often_as_they_are_told_to(
     assert len(pairs) == 4 + 3 * len(asked)
     assert after.preferences == (*state.preferences, labels)
     assert after.reward_model == tmp_path / "run" / "round-1" / "reward_model"
+
+
+def test_the_policy_follows_rewards_that_are_centred_prompt_by_prompt(
+    values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[dict] = []
+
+    def train(
+        policy: str, prompts: list, reward: Any, settings: Any, output: Path, *rest: object, metrics: dict
+    ) -> list:
+        calls.append({"policy": policy, "prompts": prompts, "reward": reward, "metrics": metrics})
+        output.mkdir()
+        return []
+
+    monkeypatch.setattr("shfcas.rounds.train_policy", train)
+    loop = Loop(RunDirectory(tmp_path / "run", {}, 0), build(RunConfig, values))
+    state = loop.prepare()
+    conflicts = loop.conflicts(state, "round-1")
+    loop.improve(state, conflicts, "round-1")
+    (call,) = calls
+    assert (call["policy"], call["prompts"], list(call["metrics"])) == (values["policy"], loop.prompts, ["gold"])
+    for row in read_candidates(conflicts).rows():
+        count = len(row["completions"])
+        centred = call["reward"]([row["prompt"]] * count, row["completions"], prompt_id=[row["prompt_id"]] * count)
+        mean = sum(row["rewards"]) / count
+        assert centred == pytest.approx([r - mean for r in row["rewards"]], abs=1e-5)
 
 
 def test_the_queue_asks_about_answers_of_the_table(values: dict[str, Any], tmp_path: Path) -> None:

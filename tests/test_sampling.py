@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from shfcas.chat import encode_prompt
 from shfcas.errors import UserError
@@ -103,8 +104,16 @@ def test_logprobs_equal_a_naive_computation(policy: tuple[Any, Any], names: dict
     assert 3 <= finished <= 237  # both kinds were seen
 
 
-def test_a_policy_is_its_own_reference(policy: tuple[Any, Any]) -> None:
+@pytest.mark.parametrize("positions", ["rotary", "learned"])
+def test_a_policy_is_its_own_reference(positions: str, policy: tuple[Any, Any]) -> None:
     model, tokenizer = policy
+    if positions == "learned":  # where a token stands counts, not just how far it is from the others
+        torch.manual_seed(0)
+        model = GPT2LMHeadModel(
+            GPT2Config(
+                vocab_size=len(tokenizer), n_positions=128, n_embd=32, n_layer=2, n_head=4, initializer_range=0.2
+            )
+        ).eval()
     config = SamplingConfig(num_completions=6, max_new_tokens=12, batch_size=7)
     for row in LocalSampler(model, tokenizer, config, references={"reference_logprobs": model})(tiny.prompts(5)):
         assert row["reference_logprobs"] == pytest.approx(row["logprobs"], abs=1e-4)
