@@ -69,6 +69,20 @@ def _convert(value: Any, annotation: Any, where: str) -> Any:
     raise UsageError(f"{where}: expected {names}, got {value!r}")
 
 
+def _default(field: Any) -> Any:
+    """The value of a field that nothing is said about; MISSING where something has to be."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _over(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Nested values over nested base values."""
+    merged = dict(base)
+    for key, value in values.items():
+        section = merged.get(key)
+        merged[key] = _over(section, value) if isinstance(section, dict) and isinstance(value, dict) else value
+    return merged
+
+
 def build(cls: type[Config], values: dict[str, Any], where: str = "") -> Config:
     """Makes a config dataclass from nested dictionaries; an unknown key names the nearest known one."""
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
@@ -85,7 +99,9 @@ def build(cls: type[Config], values: dict[str, Any], where: str = "") -> Config:
         if nested is not None and value is None and type(None) not in _types(hints[key]):
             value = {}  # a section whose keys are all commented out
         if nested is not None and isinstance(value, dict):
-            arguments[key] = build(nested, value, f"{name}.")
+            default = _default(fields[key])  # a section keeps its owner's defaults for what it leaves out
+            base = to_dict(default) if dataclasses.is_dataclass(default) else {}
+            arguments[key] = build(nested, _over(base, value), f"{name}.")
         elif nested is not None and value is not None:
             raise UsageError(f"{name}: expected a section with keys of its own, got {value!r}")
         elif choices and value in choices:  # as it stands: a choice may be called none
@@ -144,22 +160,26 @@ def differences(old: dict[str, Any], new: dict[str, Any], where: str = "") -> li
     return found
 
 
-def add_flags(parser: argparse.ArgumentParser, cls: type, prefix: str = "", skip: tuple[str, ...] = ()) -> None:
-    """Adds one flag for each field of a config dataclass, with its help text and default."""
+def add_flags(
+    parser: argparse.ArgumentParser, cls: type, prefix: str = "", skip: tuple[str, ...] = (), owner: Any = None
+) -> None:
+    """Adds one flag for each field of a config dataclass, with its help text and its default in `owner`."""
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         if field.name in skip:
             continue
+        default = _default(field) if owner is None else getattr(owner, field.name)
         nested = _nested(hints[field.name])
         if nested is not None:
-            add_flags(parser, nested, f"{prefix}{field.name}.")
+            section = default if dataclasses.is_dataclass(default) else None
+            add_flags(parser, nested, f"{prefix}{field.name}.", owner=section)
             continue
         help_text = field.metadata.get("help", "")
         choices = field.metadata.get("choices")
         if choices:
             help_text += f" ({', '.join(choices)})"
-        if field.default is not dataclasses.MISSING:
-            help_text += f" [{field.default}]"
+        if default is not dataclasses.MISSING:
+            help_text += f" [{default}]"
         flags = [f"--{prefix}{field.name}"]
         if "_" in flags[0]:
             flags.append(flags[0].replace("_", "-"))

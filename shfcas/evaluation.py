@@ -77,9 +77,11 @@ def ranking_accuracy(rewards: Sequence[float], gold: Sequence[float]) -> float:
     return float(((difference > 0) + 0.5 * (difference == 0)).mean())
 
 
-def _z(values: np.ndarray) -> np.ndarray:
-    std = values.std()
-    return (values - values.mean()) / std if std >= 1e-6 else np.zeros_like(values)
+def z_scores(values: Sequence[float]) -> np.ndarray:
+    """z-scores with the population deviation; zeros where all values are alike (a deviation below 1e-6)."""
+    array = np.asarray(values, dtype=float)
+    std = array.std()
+    return (array - array.mean()) / std if std >= 1e-6 else np.zeros_like(array)
 
 
 def detection(candidates: CandidateTable, gold: Sequence[Sequence[float]], bound: float = 1.0) -> dict[str, float]:
@@ -92,7 +94,7 @@ def detection(candidates: CandidateTable, gold: Sequence[Sequence[float]], bound
     """
     wrong, pacs, inverted, distance = [], [], [], []
     for row, g in zip(candidates.rows(), gold, strict=True):
-        reward_z, gold_z = _z(np.asarray(row["rewards"])), _z(np.asarray(g))
+        reward_z, gold_z = z_scores(row["rewards"]), z_scores(g)
         if row["degenerate"] or not gold_z.any():
             continue
         wrong += list(np.abs(reward_z - gold_z) > bound)

@@ -13,7 +13,8 @@ from typing import Any
 from shfcas.errors import UserError
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Waits until a file, or a folder's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -25,10 +26,10 @@ def publish(partial: Path, final: Path) -> None:
     """Makes a finished file or directory visible under its final name, durably (fsync, rename, fsync)."""
     for path in sorted(partial.rglob("*")) if partial.is_dir() else []:
         if path.is_file():
-            _fsync(path)
-    _fsync(partial)
+            fsync(path)
+    fsync(partial)
     os.replace(partial, final)
-    _fsync(final.parent)
+    fsync(final.parent)
 
 
 @contextmanager

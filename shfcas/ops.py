@@ -74,7 +74,7 @@ def kendall_counts(x: Tensor, y: Tensor, *, offsets: Tensor | None = None) -> Ke
         TypeError: An argument is no tensor, or of a dtype that has no place here.
         ValueError: Shapes or devices differ, or offsets do not fit the values.
 
-    Example:
+    Examples:
         >>> x = torch.tensor([1.0, 2.0, 3.0, 3.0])
         >>> y = torch.tensor([1.0, 3.0, 2.0, 2.0])
         >>> [int(count) for count in kendall_counts(x, y)]
@@ -115,7 +115,7 @@ def kendall_tau(
     Source:
         Kendall, Biometrika 30 (1938) and 33 (1945); Stuart, Biometrika 40 (1953).
 
-    Example:
+    Examples:
         >>> kendall_tau(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 3.0, 2.0]))
         tensor(0.3333, dtype=torch.float64)
     """
@@ -145,7 +145,7 @@ def kendall_distance(x: Tensor, y: Tensor, *, normalized: bool = True, offsets: 
     Source:
         Kendall, Biometrika 30 (1938); as a measure of conflict, Liu et al., arXiv 2512.09212.
 
-    Example:
+    Examples:
         >>> x = torch.tensor([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]])
         >>> y = torch.tensor([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]])
         >>> kendall_distance(x, y)
@@ -179,7 +179,7 @@ def pacs(rewards: Tensor, logprobs: Tensor, *, offsets: Tensor | None = None) ->
     Source:
         Liu et al., Targeting Misalignment, arXiv 2512.09212.
 
-    Example:
+    Examples:
         >>> pacs(torch.tensor([1.0, 0.0]), torch.tensor([-8.0, -4.0]))
         tensor([ 2., -2.])
     """
@@ -210,7 +210,7 @@ def conflict_scores(rewards: Tensor, logprobs: Tensor, *, offsets: Tensor | None
     Source:
         Liu et al., Targeting Misalignment, arXiv 2512.09212.
 
-    Example:
+    Examples:
         >>> scores = conflict_scores(torch.tensor([1.0, 0.0]), torch.tensor([-8.0, -4.0]))
         >>> scores.mean_abs_pacs, scores.kendall_distance, scores.degenerate
         (tensor(2.), tensor(1., dtype=torch.float64), tensor(False))

@@ -5,7 +5,7 @@ A scorer is named by a model (see `shfcas.models`), or by `module:function` for 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +18,8 @@ from shfcas.errors import UserError
 from shfcas.models import context_length, has_trained_head, load_reward_model
 from shfcas.preferences import Preference
 from shfcas.progress import progress
+
+RewardCallable = Callable[..., Sequence[float | None]]  # TRL's: None where it does not apply
 
 
 class RewardScorer(Protocol):

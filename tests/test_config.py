@@ -202,3 +202,23 @@ def test_fingerprint_depends_on_values_alone() -> None:
     assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
     assert fingerprint({"a": 1}) != fingerprint({"a": 2})
     assert fingerprint(to_dict(Outer(top=math.inf))) != fingerprint(to_dict(Outer()))
+
+
+def test_a_section_keeps_its_owners_defaults_for_what_it_leaves_out(capsys: pytest.CaptureFixture[str]) -> None:
+    @dataclasses.dataclass
+    class Owner:
+        inner: Inner = option(lambda: Inner(learning_rate=0.5, steps=7), "inner settings")
+
+    assert build(Owner, {"inner": {"steps": 8}}).inner == Inner(learning_rate=0.5, steps=8)
+    parser = argparse.ArgumentParser()
+    add_flags(parser, Owner)
+    parser.print_help()
+    text = " ".join(capsys.readouterr().out.split())
+    assert "step size [0.5]" in text and "[7]" in text
+
+
+def test_evaluation_at_another_size_is_still_at_temperature_one() -> None:
+    from shfcas.evaluation import EvaluationSettings
+
+    settings = build(EvaluationSettings, {"sampling": {"num_completions": 2}})
+    assert (settings.sampling.num_completions, settings.sampling.temperature) == (2, 1.0)

@@ -111,8 +111,8 @@ def test_killed_and_resumed_equals_unbroken(config: Path, tmp_path: Path) -> Non
     finish(start(config, broken))
     for name in RESULTS:
         assert (broken / name).read_text() == (unbroken / name).read_text(), name
-    history = [json.loads((run / "round-1/policy/ppo_history.json").read_text()) for run in (broken, unbroken)]
-    assert len(history[0]) == 4
+    history = [(run / "round-1/policy/ppo_history.json").read_text() for run in (broken, unbroken)]
+    assert len(json.loads(history[0])) == 4
     assert history[0] == history[1]
     stages = json.loads((broken / "manifest.json").read_text())["stages"]
     assert all(stage["state"] == "done" for stage in stages.values())

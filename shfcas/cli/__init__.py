@@ -146,8 +146,10 @@ def _require(config: Any) -> None:
 def _parser(name: str, module: Any) -> argparse.ArgumentParser:
     from shfcas.config import add_flags
 
+    positional = " [FILE]" if hasattr(module, "POSITIONAL") else ""
     parser = _Parser(
         prog=f"shfcas {name}",
+        usage=f"shfcas {name}{positional} [--config FILE] [--field VALUE ...]",
         description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,7 +1,4 @@
-"""Run all rounds of SHF-CAS; killed at any point, the same command continues and ends with the same results.
-
-usage: shfcas run FILE.yaml [--field VALUE]
-"""
+"""Run all rounds of SHF-CAS; killed at any point, the same command continues and ends with the same results."""
 
 from typing import Any
 

@@ -1,7 +1,6 @@
 """The plots of the report, as inline SVG."""
 
 import io
-from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
@@ -9,6 +8,7 @@ import numpy as np
 
 from shfcas.candidates import CandidateTable
 from shfcas.conflicts import policy_scores
+from shfcas.evaluation import z_scores
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -38,17 +38,11 @@ def _svg(figure: Any) -> str:
     return text[text.index("<svg") :]
 
 
-def _z(values: Sequence[float]) -> np.ndarray:
-    array = np.asarray(values, dtype=float)
-    std = array.std()
-    return (array - array.mean()) / std if std >= 1e-6 else np.zeros_like(array)
-
-
 def conflict_scatter(table: CandidateTable, chosen: set[tuple[str, int]]) -> str:
     """Each answer's z-scored reward against its z-scored policy score; the selected ones stand out."""
     scores = table.split(policy_scores(table, table.metadata.get("policy_score", "logprob")))
-    x = np.concatenate([_z(s) for s in scores])
-    y = np.concatenate([_z(r) for r in table.column("rewards")])
+    x = np.concatenate([z_scores(s) for s in scores])
+    y = np.concatenate([z_scores(r) for r in table.column("rewards")])
     ids = table.column("prompt_id")
     picked = np.array([(p, i) in chosen for p, s in zip(ids, scores, strict=True) for i in range(len(s))])
     figure, axes = plt.subplots(figsize=(5.2, 4.4))

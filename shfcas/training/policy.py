@@ -1,6 +1,6 @@
 """The policy stage of a round: PPO from one policy to the next, with settings of our own defaults."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,9 @@ from shfcas.config import option
 from shfcas.errors import UserError
 from shfcas.files import disk_errors
 from shfcas.models import load_policy
+from shfcas.scoring import RewardCallable
 from shfcas.training.common import quiet_options
 from shfcas.training.lora import LoraSettings
-
-RewardCallable = Callable[..., Sequence[float | None]]
 
 
 @dataclass
@@ -104,4 +103,5 @@ def train_policy(
         raise UserError(f"PPO: {error}") from error
     with disk_errors(str(output)):
         trainer.save_merged_policy(output, tokenizer)
-    return [row for row in trainer.state.log_history if "rollout" in row]
+    # Sorted, because rows that come back from a checkpoint are.
+    return [dict(sorted(row.items())) for row in trainer.state.log_history if "rollout" in row]

@@ -11,6 +11,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from shfcas.files import fsync
+
 STATE_NAME = "ppo_state.json"
 VALUE_HEAD_NAME = "value_head.safetensors"
 
@@ -36,12 +38,12 @@ def mark_complete(checkpoint: Path, state: dict[str, Any]) -> None:
     """Write the marker, once all other files are on disk."""
     for path in checkpoint.rglob("*"):
         if path.is_file():
-            _sync(path)
+            fsync(path)
     temporary = checkpoint / (STATE_NAME + ".tmp")
     temporary.write_text(json.dumps(state, indent=2) + "\n")
-    _sync(temporary)
+    fsync(temporary)
     temporary.replace(checkpoint / STATE_NAME)
-    _sync(checkpoint)
+    fsync(checkpoint)
 
 
 def read_state(checkpoint: str | os.PathLike[str], expected: dict[str, Any]) -> dict[str, Any]:
@@ -58,11 +60,3 @@ def read_state(checkpoint: str | os.PathLike[str], expected: dict[str, Any]) -> 
         if state[name] != value:
             raise ValueError(f"{checkpoint} was made with {name}={state[name]}, this run has {value}")
     return state
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,7 +1,7 @@
 """Scores for completions, from callables of TRL's shape and from sequence-classification models."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,11 +9,10 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from shfcas.scoring import ModelScorer
+from shfcas.scoring import ModelScorer, RewardCallable
 from shfcas.training.ppo_config import PPOConfig
 from shfcas.training.rollouts import Rollout, decode
 
-RewardCallable = Callable[..., Sequence[float | None]]
 RewardFunctions = RewardCallable | PreTrainedModel | Sequence[RewardCallable | PreTrainedModel]
 Tokenizers = PreTrainedTokenizerBase | Sequence[PreTrainedTokenizerBase | None] | None
 
