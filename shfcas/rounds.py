@@ -131,7 +131,7 @@ class Loop:
             settings, prompts = config.bootstrap, read_prompts(config.bootstrap.prompts)
             samples = run.stage(
                 "round-0/bootstrap.parquet",
-                lambda c: self._sample(c, config.policy, prompts, settings.sampling),
+                lambda c: self._sample(c, config.policy, prompts, settings.sampling, c.seed),
                 {"policy": config.policy, "prompts": fingerprint(prompts)},
             )
             given = run.stage(
@@ -171,7 +171,9 @@ class Loop:
         """Steps 1 to 3: samples the prompts, scores the answers, adds the conflict columns."""
         candidates = self.run.stage(
             f"{name}/candidates.parquet",
-            lambda c: self._sample(c, state.policy, self.prompts, self.config.sampling, self._score_reference()),
+            lambda c: self._sample(
+                c, state.policy, self.prompts, self.config.sampling, c.seed, self._score_reference()
+            ),
             {"policy": state.policy, "prompts": fingerprint(self.prompts), **self._score_reference()},
         )
         return self.run.stage(
@@ -253,7 +255,8 @@ class Loop:
             references["base_logprobs"] = start.state.policy
         sampled = self.run.stage(
             f"{name}/evaluation_candidates.parquet",
-            lambda c: self._sample(c, state.policy, self.eval_prompts, settings.sampling, references),
+            # One seed for all policies: they are compared on the same random numbers.
+            lambda c: self._sample(c, state.policy, self.eval_prompts, settings.sampling, self.config.seed, references),
             {"policy": state.policy, "prompts": fingerprint(self.eval_prompts), **references},
         )
 
@@ -313,10 +316,11 @@ class Loop:
         policy: str | Path,
         prompts: Sequence[dict[str, Any]],
         sampling: SamplingConfig,
+        seed: int,
         references: dict[str, str | Path] | None = None,
     ) -> None:
         """Samples prompts into `context.output`; `references` adds log-probabilities under other models."""
-        table = sample_policy(policy, prompts, sampling, self.config.seed, context.work_dir, references)
+        table = sample_policy(policy, prompts, sampling, seed, context.work_dir, references)
         write_candidates(context.output, table)
 
     def _score_reference(self) -> dict[str, str | Path]:

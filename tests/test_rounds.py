@@ -85,6 +85,12 @@ def test_a_round_starts_from_the_models_of_the_one_before(values: dict[str, Any]
         assert 0 < len(labels) <= 4
         assert {(p.round, p.source, p.annotator) for p in labels} == {(k, "gold", values["gold"])}
 
+    def seed(name: str) -> int:
+        return read_candidates(path / name).metadata["seed"]
+
+    assert seed("round-1/candidates.parquet") != seed("round-2/candidates.parquet")  # new answers in a new round
+    assert seed("round-1/evaluation.parquet") == seed("round-2/evaluation.parquet")  # policies are compared alike
+
     groups = [read_preferences(values["preferences"])]
     for k in (1, 2):  # the original pairs and every label so far
         groups.append(read_preferences(path / f"round-{k}" / "preferences.jsonl"))
