@@ -15,7 +15,10 @@ struct PairCounts {
   int64_t tied_x;     // tied in x, whether or not in y
   int64_t tied_y;     // tied in y, whether or not in x
   int64_t tied_both;  // tied in both
-  int64_t classes;    // the smaller number of distinct values of x and of y; 0 where nobody asked
+  // What variant c and p-values ask of the ties; 0 where nobody asked.
+  int64_t classes;   // the smaller number of distinct values of x and of y
+  double triples_x;  // t (t - 1) (t - 2), summed over the groups of t equal values of x
+  double triples_y;  // the same of y
 
   SHFCAS_INLINE bool valid() const { return concordant >= 0; }
 };
@@ -24,17 +27,20 @@ SHFCAS_INLINE int64_t num_pairs(int64_t n) { return n * (n - 1) / 2; }
 
 // Every pair is concordant, discordant or tied.
 SHFCAS_INLINE PairCounts make_counts(int64_t n, int64_t discordant, int64_t tied_x, int64_t tied_y,
-                                     int64_t tied_both, int64_t classes = 0) {
+                                     int64_t tied_both, int64_t classes = 0, double triples_x = 0,
+                                     double triples_y = 0) {
   return {num_pairs(n) - discordant - tied_x - tied_y + tied_both,
           discordant,
           tied_x,
           tied_y,
           tied_both,
-          classes};
+          classes,
+          triples_x,
+          triples_y};
 }
 
 // A row with a NaN.
-SHFCAS_INLINE PairCounts invalid_counts() { return {-1, -1, -1, -1, -1, 0}; }
+SHFCAS_INLINE PairCounts invalid_counts() { return {-1, -1, -1, -1, -1, 0, NAN, NAN}; }
 
 enum class TauVariant { a, b, c };
 

@@ -27,7 +27,7 @@ struct TauRow {
 
 Tensor kendall_tau(const Tensor& x, const Tensor& y, const std::string& variant,
                    const std::optional<Tensor>& offsets) {
-  const TauVariant tau = parse_tau_variant(variant);
+  const TauVariant tau = parse_tau_variant("kendall_tau", variant);
   const DeviceScope device("kendall_tau", "x", x);
   const Batch batch = make_batch("kendall_tau", "x", x, "y", y, offsets, Numbers::any);
   const Tensor result = batch.new_per_row(ScalarType::Double);
