@@ -6,17 +6,19 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "core/rows.h"
 #include "cpu/grain.h"
-#include "cpu/pair_block.h"
-#include "cpu/sort_counter.h"
+#include "cpu/kernels.h"
 
 namespace shfcas {
 
 template <class T>
 class RowCounter {
+  using K = Key<T>;
+
  public:
   RowCounter(const T* x, const T* y, const Rows& rows, bool with_classes)
       : x_(x), y_(y), rows_(rows), with_classes_(with_classes) {}
@@ -33,49 +35,105 @@ class RowCounter {
   }
 
  private:
-  // Rows k in [begin, end) of the given order. Neighbours of equal length share a block.
+  // Rows k in [begin, end) of the given order, in which rows of equal length are neighbours.
   template <class Order, class Sink>
   void run_rows(int64_t begin, int64_t end, const Order& order, const Sink& sink) {
     while (begin < end) {
       const int64_t n = rows_.size(order(begin));
-      if (n > kMaxBlockLength || with_classes_) {
-        const int64_t row = order(begin++);
-        sink(row, n, sorted_.count(x_ + rows_.begin(row), y_ + rows_.begin(row), n));
-        continue;
+      const int equal = equally_long(begin, end, order, n);
+      // Few longer rows leave most lanes of a block idle.
+      const bool as_block = n <= kMaxBlockLength<K> && !with_classes_ && (n <= 64 || equal > kBlockLanes<K> / 4);
+      if (n == 0) {
+        sink(order(begin++), 0, make_counts(0, 0, 0, 0, 0));
+      } else if (as_block) {
+        run_block(begin, equal, n, order, sink);
+        begin += equal;
+      } else {
+        begin += run_long(begin, end, n, order, sink);
       }
-      int lanes = 0;
-      while (lanes < PairBlock<T>::kLanes && begin + lanes < end && rows_.size(order(begin + lanes)) == n)
-        ++lanes;
-      vectorize([&](auto width) SHFCAS_INLINE_LAMBDA {
-        for (int lane = 0; lane < lanes; ++lane) {
-          const int64_t first = rows_.begin(order(begin + lane));
-          block_.set_row(lane, x_ + first, y_ + first, n);
-        }
-        block_.count(width, n, counts_);
-      });
-      for (int lane = 0; lane < lanes; ++lane) sink(order(begin + lane), n, counts_[lane]);
-      begin += lanes;
     }
   }
 
-  // Rows of different length lie in any order; by length, they fill the lanes of a block. A counting sort,
-  // with one bucket for all rows that a block does not take.
+  template <class Order>
+  int equally_long(int64_t begin, int64_t end, const Order& order, int64_t n) const {
+    const int most = static_cast<int>(std::min<int64_t>(kBlockLanes<K>, end - begin));
+    if (!rows_.offsets) return most;
+    int count = 1;
+    while (count < most && rows_.size(order(begin + count)) == n) ++count;
+    return count;
+  }
+
+  template <class Order, class Sink>
+  void run_block(int64_t begin, int lanes, int64_t n, const Order& order, const Sink& sink) {
+    const T *x = x_, *y = y_;
+    int64_t offsets[kBlockLanes<K>], last = 0;
+    for (int l = 0; l < kBlockLanes<K>; ++l) {
+      offsets[l] = rows_.begin(order(begin + std::min(l, lanes - 1)));  // idle lanes repeat a row
+      last = std::max(last, offsets[l]);
+    }
+    if (last + n + kReadAhead > rows_.total) {
+      const int64_t pitch = n + kReadAhead;
+      x_copy_.resize(kBlockLanes<K> * pitch);
+      y_copy_.resize(kBlockLanes<K> * pitch);
+      for (int l = 0; l < kBlockLanes<K>; ++l) {
+        std::copy_n(x_ + offsets[l], n, x_copy_.begin() + l * pitch);
+        std::copy_n(y_ + offsets[l], n, y_copy_.begin() + l * pitch);
+        offsets[l] = l * pitch;
+      }
+      x = x_copy_.data();
+      y = y_copy_.data();
+    }
+    kernels_.count_block(x, y, offsets, static_cast<int>(n), block_);
+    for (int l = 0; l < lanes; ++l)
+      sink(order(begin + l), n,
+           block_.invalid[l] ? invalid_counts()
+                             : make_counts(n, block_.discordant[l], block_.tied_x[l], block_.tied_y[l],
+                                           block_.tied_both[l]));
+  }
+
+  // Rows from begin on that are about as long as the first; returns how many.
+  template <class Order, class Sink>
+  int run_long(int64_t begin, int64_t end, int64_t n, const Order& order, const Sink& sink) {
+    if (!long_rows_) long_rows_ = kernels_.make_long_row_counter(with_classes_);
+    int64_t offsets[kWordLanes], sizes[kWordLanes];
+    PairCounts counts[kWordLanes];
+    int rows = 0;
+    for (; rows < kWordLanes && begin + rows < end; ++rows) {
+      const int64_t row = order(begin + rows);
+      offsets[rows] = rows_.begin(row);
+      sizes[rows] = rows_.size(row);
+      if (sizes[rows] > n + n / 4) break;
+    }
+    long_rows_->count(x_, y_, offsets, sizes, rows, counts);
+    for (int r = 0; r < rows; ++r) sink(order(begin + r), sizes[r], counts[r]);
+    return rows;
+  }
+
+  // Rows of different length lie in any order; by length, they fill the lanes of a block. A counting sort, with
+  // one bucket for all rows that are too long for a block.
   void sort_by_length(int64_t begin, int64_t end) {
-    std::array<int64_t, kMaxBlockLength + 3> next{};
-    const auto bucket = [&](int64_t row) { return std::min(rows_.size(row), kMaxBlockLength + 1); };
+    constexpr int64_t last_bucket = kMaxBlockLength<K> + 1;
+    std::array<int64_t, last_bucket + 2> next{};
+    const auto bucket = [&](int64_t row) { return std::min(rows_.size(row), last_bucket); };
     for (int64_t row = begin; row < end; ++row) ++next[bucket(row) + 1];
     for (size_t b = 1; b < next.size(); ++b) next[b] += next[b - 1];
     order_.resize(end - begin);
+    const int64_t first_long = next[last_bucket];
     for (int64_t row = begin; row < end; ++row) order_[next[bucket(row)]++] = row;
+    std::sort(order_.begin() + first_long, order_.end(), [&](int64_t a, int64_t b) {
+      const int64_t size_a = rows_.size(a), size_b = rows_.size(b);
+      return size_a != size_b ? size_a < size_b : a < b;
+    });
   }
 
   const T* x_;
   const T* y_;
   const Rows rows_;
   const bool with_classes_;
-  PairBlock<T> block_;
-  std::array<PairCounts, PairBlock<T>::kLanes> counts_;
-  SortCounter<Key<T>> sorted_;
+  const Kernels<T>& kernels_ = kernels<T>();
+  BlockCounts<K> block_;
+  std::vector<T> x_copy_, y_copy_;
+  std::unique_ptr<LongRowCounter<T>> long_rows_;
   std::vector<int64_t> order_;
 };
 

@@ -5,7 +5,6 @@
 #include <cstdint>
 
 #include "core/rows.h"
-#include "cpu/pair_block.h"
 
 namespace shfcas {
 
@@ -15,7 +14,7 @@ inline int64_t row_grain(int64_t operations_per_row) { return 1 + (1 << 17) / (1
 // Rough costs of a row: of counting its pairs, and of its scores.
 inline int64_t counting_cost(const Rows& rows) {
   const int64_t n = rows.mean_length();
-  return n * std::min(n, kMaxBlockLength);
+  return n * std::min<int64_t>(n, 64);
 }
 inline int64_t scoring_cost(const Rows& rows) { return 4 * rows.mean_length(); }
 

@@ -1,0 +1,25 @@
+// The table of this level's kernels.
+#pragma once
+
+#include "cpu/kernels.h"
+#include "cpu/level/long_rows.h"
+#include "cpu/level/short_rows.h"
+
+namespace shfcas::SHFCAS_LEVEL {
+
+template <class T>
+std::unique_ptr<LongRowCounter<T>> make_long_row_counter(bool with_classes) {
+  return std::make_unique<SortingCounter<T>>(with_classes);
+}
+
+template <class T>
+Kernels<T> table() {
+  return {&count_block<T>, &make_long_row_counter<T>};
+}
+
+template Kernels<float> table();
+template Kernels<double> table();
+template Kernels<int32_t> table();
+template Kernels<int64_t> table();
+
+}  // namespace shfcas::SHFCAS_LEVEL

@@ -1,0 +1,17 @@
+// What the kernels include from outside of csrc/cpu/level/, read before an instruction set is chosen: a
+// function of the standard library compiled for AVX-512 must not become everybody's.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "core/keys.h"
+#include "core/macros.h"
+#include "core/pair_counts.h"
+#include "cpu/aligned_buffer.h"
+#include "cpu/kernels.h"
