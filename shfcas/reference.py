@@ -107,7 +107,7 @@ def _tau(x: list[float], y: list[float], variant: str) -> float:
     if tied_x == pairs or tied_y == pairs:
         return math.nan
     if variant == "b":
-        tau = (concordant - discordant) / math.sqrt(pairs - tied_x) / math.sqrt(pairs - tied_y)
+        tau = (concordant - discordant) / math.sqrt((pairs - tied_x) * (pairs - tied_y))
     elif variant == "c":
         classes = min(len(set(x)), len(set(y)))
         tau = 2 * (concordant - discordant) / (n**2 * (classes - 1) / classes)

@@ -24,6 +24,7 @@ class AlignedBuffer {
     size_ = size;
   }
 
+  int64_t size() const { return size_; }
   T* data() const { return data_; }
   T& operator[](int64_t i) const { return data_[i]; }
   void swap(AlignedBuffer& other) {

@@ -6,7 +6,7 @@
 
 #include "batch.h"
 #include "cpu/count_rows.h"
-#include "cpu/pacs_rows.h"
+#include "cpu/kernels.h"
 
 namespace shfcas {
 namespace {
@@ -41,7 +41,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conflict_scores(const Tensor&
               distance_out[row] = distance_from_counts(counts, n, true);
               tau_out[row] = tau_from_counts(counts, n, TauVariant::b);
             });
-            pacs_rows(reward, logprob, rows, begin, block_end, pacs_out, summaries.data());
+            kernels<T>().pacs_rows(reward, logprob, rows, begin, block_end, pacs_out, summaries.data());
             for (int64_t row = begin; row < block_end; ++row) {
               mean_abs_out[row] = static_cast<T>(summaries[row - begin].mean_abs);
               degenerate_out[row] = summaries[row - begin].degenerate;

@@ -5,7 +5,9 @@
 #include <memory>
 
 #include "core/keys.h"
+#include "core/pacs.h"
 #include "core/pair_counts.h"
+#include "core/rows.h"
 
 namespace shfcas {
 
@@ -46,6 +48,10 @@ struct Kernels {
   // Counts the pairs of rows of 1 <= n <= kMaxBlockLength elements: row l is x[offsets[l], offsets[l] + n), and
   // likewise in y. Reads up to kReadAhead elements beyond the end of each row.
   void (*count_block)(const T* x, const T* y, const int64_t* offsets, int n, BlockCounts<Key<T>>& counts);
+
+  // For floating types: writes the conflict scores of rows [begin, end), and their summaries from summaries[0] on.
+  void (*pacs_rows)(const T* rewards, const T* logprobs, const Rows& rows, int64_t begin, int64_t end, T* scores,
+                    PacsSummary* summaries);
 
   // For rows of any length; with_classes fills what the ties of a row say beyond their number.
   std::unique_ptr<LongRowCounter<T>> (*make_long_row_counter)(bool with_classes);

@@ -7,11 +7,15 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "core/keys.h"
 #include "core/macros.h"
+#include "core/pacs.h"
 #include "core/pair_counts.h"
+#include "core/rows.h"
+#include "core/team.h"
 #include "cpu/aligned_buffer.h"
 #include "cpu/kernels.h"

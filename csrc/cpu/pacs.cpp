@@ -1,13 +1,18 @@
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
 #include <tuple>
 
 #include "batch.h"
 #include "cpu/grain.h"
-#include "cpu/pacs_rows.h"
+#include "cpu/kernels.h"
+#include "cpu/simd.h"
+#include "core/team.h"
 
 namespace shfcas {
 namespace {
+
+constexpr int64_t kPacsRows = 1024;  // whose summaries, of no use here, have room
 
 Tensor pacs(const Tensor& rewards, const Tensor& logprobs, const std::optional<Tensor>& offsets) {
   const Batch batch =
@@ -21,7 +26,11 @@ Tensor pacs(const Tensor& rewards, const Tensor& logprobs, const std::optional<T
     T* out = mutable_data<T>(result);
     torch::stable::parallel_for(
         0, rows.count, row_grain(scoring_cost(rows)),
-        [&](int64_t begin, int64_t end) { pacs_rows<T>(reward, logprob, rows, begin, end, out, nullptr); });
+        [&](int64_t begin, int64_t end) {
+          PacsSummary summaries[kPacsRows];
+          for (; begin < end; begin += kPacsRows)
+            kernels<T>().pacs_rows(reward, logprob, rows, begin, std::min(begin + kPacsRows, end), out, summaries);
+        });
   });
   return result;
 }

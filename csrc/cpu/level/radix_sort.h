@@ -12,7 +12,7 @@ namespace shfcas::SHFCAS_LEVEL {
 inline void radix_sort(AlignedBuffer<int64_t>& words, AlignedBuffer<int64_t>& buffer, int64_t n, int low,
                        int bits) {
   constexpr int max_digit = 11;
-  buffer.reserve(n);
+  buffer.reserve(words.size());  // they change places
   const int passes = (bits + max_digit - 1) / max_digit;
   if (passes == 0) return;
   const int digit = (bits + passes - 1) / passes;

@@ -3,6 +3,7 @@
 
 #include "cpu/kernels.h"
 #include "cpu/level/long_rows.h"
+#include "cpu/level/pacs.h"
 #include "cpu/level/short_rows.h"
 
 namespace shfcas::SHFCAS_LEVEL {
@@ -14,7 +15,9 @@ std::unique_ptr<LongRowCounter<T>> make_long_row_counter(bool with_classes) {
 
 template <class T>
 Kernels<T> table() {
-  return {&count_block<T>, &make_long_row_counter<T>};
+  Kernels<T> kernels{&count_block<T>, nullptr, &make_long_row_counter<T>};
+  if constexpr (std::is_floating_point_v<T>) kernels.pacs_rows = &pacs_rows<T>;
+  return kernels;
 }
 
 template Kernels<float> table();

@@ -1,0 +1,384 @@
+// PACS of consecutive rows. Short ones go one a lane; longer ones along the row, several in step, so that their sums
+// and roots are computed together; the longest one by one.
+//
+// Deviations are taken from the first element of a row before its mean, which keeps the digits of numbers that are
+// large and close together, as log-probabilities are; then single precision is enough for rows of floats, and of
+// long rows for chunks, whose sums are added in double. A float row whose squares leave the range is done again in
+// double.
+#pragma once
+
+#include "core/pacs.h"
+#include "core/rows.h"
+#include "core/team.h"
+#include "cpu/kernels.h"
+#include "cpu/level/registers.h"
+
+namespace shfcas::SHFCAS_LEVEL {
+
+constexpr int64_t kMaxLaneRow = 32;
+constexpr int64_t kChunk = 1024;  // elements whose sum single precision holds well
+
+// One long row.
+template <class T>
+inline PacsSummary pacs_long_row(const T* rewards, const T* logprobs, int64_t n, T* scores) {
+  const T reward_origin = rewards[0], logprob_origin = logprobs[0];
+  const double size = static_cast<double>(n);
+  double reward_total = 0, logprob_total = 0, magnitude = 0;
+  const auto for_each_chunk = [n](const auto& chunk) {
+    for (int64_t begin = 0; begin < n; begin += kChunk) chunk(begin, begin + kChunk < n ? begin + kChunk : n);
+  };
+  for_each_chunk([&](int64_t begin, int64_t end) {
+    T reward_sum = 0, logprob_sum = 0;
+    SHFCAS_SIMD_SUM(reward_sum, logprob_sum)
+    for (int64_t i = begin; i < end; ++i) {
+      reward_sum += rewards[i] - reward_origin;
+      logprob_sum += logprobs[i] - logprob_origin;
+    }
+    reward_total += static_cast<double>(reward_sum);
+    logprob_total += static_cast<double>(logprob_sum);
+  });
+  const T reward_mean = static_cast<T>(reward_total / size), logprob_mean = static_cast<T>(logprob_total / size);
+
+  reward_total = logprob_total = 0;
+  for_each_chunk([&](int64_t begin, int64_t end) {
+    T reward_sum = 0, logprob_sum = 0;
+    SHFCAS_SIMD_SUM(reward_sum, logprob_sum)
+    for (int64_t i = begin; i < end; ++i) {
+      const T reward = rewards[i] - reward_origin - reward_mean, logprob = logprobs[i] - logprob_origin - logprob_mean;
+      reward_sum += reward * reward;
+      logprob_sum += logprob * logprob;
+    }
+    reward_total += static_cast<double>(reward_sum);
+    logprob_total += static_cast<double>(logprob_sum);
+  });
+  if (!std::isfinite(reward_total + logprob_total)) return write_pacs(SerialTeam{}, rewards, logprobs, n, scores);
+
+  const double reward_std = sqrt(reward_total / size), logprob_std = sqrt(logprob_total / size);
+  const bool reward_flat = reward_std < kMinStd, logprob_flat = logprob_std < kMinStd;
+  const T reward_scale = reward_flat ? T{0} : static_cast<T>(1 / reward_std),
+          logprob_scale = logprob_flat ? T{0} : static_cast<T>(1 / logprob_std);
+  for_each_chunk([&](int64_t begin, int64_t end) {
+    T sum = 0;
+    SHFCAS_SIMD_SUM(sum)
+    for (int64_t i = begin; i < end; ++i) {
+      const T score = (rewards[i] - reward_origin - reward_mean) * reward_scale -
+                      (logprobs[i] - logprob_origin - logprob_mean) * logprob_scale;
+      scores[i] = score;
+      sum += score < 0 ? -score : score;
+    }
+    magnitude += static_cast<double>(sum);
+  });
+  return {magnitude / size, reward_flat || logprob_flat};
+}
+
+// f of each lane.
+template <class V, class F>
+SHFCAS_INLINE V map_lanes(const V& v, const F& f) {
+  constexpr int lanes = sizeof(V) / sizeof(v[0]);
+  std::remove_cv_t<std::remove_reference_t<decltype(v[0])>> values[lanes];
+  memcpy(values, &v, sizeof(V));
+  for (int l = 0; l < lanes; ++l) values[l] = f(values[l]);
+  return load<V>(values);
+}
+
+template <class T>
+struct LaneScale {
+  Register<T> mean_square, scale;
+};
+
+template <class T>
+SHFCAS_INLINE LaneScale<T> lane_scale(const Register<T>& mean_square) {
+  using V = Register<T>;
+  const V std = map_lanes(mean_square, [](T square) __attribute__((always_inline)) { return std::sqrt(square); });
+  return {mean_square, std < static_cast<T>(kMinStd) ? V{} : (V{} + 1) / std};
+}
+
+// Puts the deviations from the mean in place of v[0, n); elements beyond the size of a row become 0. `share` is 1
+// over the size.
+template <class T, bool Equal>
+SHFCAS_INLINE LaneScale<T> centre(Register<T>* v, int n, const Register<T>& sizes, const Register<T>& share) {
+  using V = Register<T>;
+  const V origin = v[0];
+  V sum = {}, squares = {};
+  for (int i = 0; i < n; ++i) {
+    v[i] -= origin;
+    if (!Equal) v[i] = static_cast<T>(i) < sizes ? v[i] : V{};
+    sum += v[i];
+  }
+  const V mean = sum * share;
+  for (int i = 0; i < n; ++i) {
+    v[i] -= mean;
+    if (!Equal) v[i] = static_cast<T>(i) < sizes ? v[i] : V{};
+    squares += v[i] * v[i];
+  }
+  LaneScale<T> result = lane_scale<T>(squares * share);
+  result.scale = sizes < 2 ? V{} : result.scale;
+  return result;
+}
+
+// What the lanes of some rows sum up to. Rows whose squares left the range are done again in double.
+template <class T>
+SHFCAS_INLINE void summarize(const T* rewards, const T* logprobs, const int64_t* offsets, const int64_t* sizes,
+                             const LaneScale<T>& r, const LaneScale<T>& p, const Register<T>& mean_abs, T* scores,
+                             PacsSummary* summaries) {
+  constexpr int lanes = kLanesOf<T>;
+  T means[lanes], infinite[lanes], outliers = 0;
+  Key<T> flat[lanes];
+  store(means, mean_abs);
+  store(flat, (r.scale == 0) | (p.scale == 0));
+  store(infinite, (r.mean_square - r.mean_square) + (p.mean_square - p.mean_square));
+  for (int l = 0; l < lanes; ++l) {
+    summaries[l] = {static_cast<double>(means[l]), flat[l] != 0};
+    outliers += infinite[l];
+  }
+  if (outliers == 0) return;
+  for (int l = 0; l < lanes; ++l)
+    if (infinite[l] != 0)
+      summaries[l] = write_pacs(SerialTeam{}, rewards + offsets[l], logprobs + offsets[l], sizes[l], scores + offsets[l]);
+}
+
+// A block of kBlockLanes consecutive rows of at most kMaxLaneRow elements. Reads and writes whole tiles: what is
+// behind a row is overwritten, and must be a row that is written later, or room.
+template <class T, bool Equal>
+SHFCAS_INLINE void pacs_lanes(const T* rewards, const T* logprobs, const int64_t* offsets, const int64_t* sizes,
+                              int longest, T* scores, PacsSummary* summaries) {
+  using V = Register<T>;
+  constexpr int tile = kTile<T>, lanes = kLanesOf<T>;
+  for (int lane = 0; lane < kBlockLanes<T>; lane += lanes) {
+    V size = V{} + static_cast<T>(longest);
+    if (!Equal) {
+      T lengths[lanes];
+      for (int l = 0; l < lanes; ++l) lengths[l] = static_cast<T>(sizes[lane + l]);
+      size = load<V>(lengths);
+    }
+    const V one = V{} + 1, share = one / (size > one ? size : one);
+    V reward[kMaxLaneRow], logprob[kMaxLaneRow];
+    for (int i = 0; i < longest; i += tile) load_tile<T>(rewards + i, offsets + lane, reward + i);
+    const LaneScale<T> r = centre<T, Equal>(reward, longest, size, share);
+    for (int i = 0; i < longest; i += tile) load_tile<T>(logprobs + i, offsets + lane, logprob + i);
+    const LaneScale<T> p = centre<T, Equal>(logprob, longest, size, share);
+    V magnitude = {};
+    for (int i = 0; i < longest; ++i) {
+      reward[i] = reward[i] * r.scale - logprob[i] * p.scale;
+      magnitude += reward[i] < 0 ? -reward[i] : reward[i];
+    }
+    for (int i = 0; i < longest; i += tile) transpose<tile>(reward + i);
+    for (int l = 0; l < lanes; ++l)
+      for (int i = 0; i < longest; i += tile) {
+        T* out = scores + offsets[lane + l] + i;
+        if constexpr (tile == lanes)
+          store(out, reward[i + l]);
+        else
+          store(out, half<T>(reward[i + l % tile], l / tile, std::make_index_sequence<tile>{}));
+      }
+
+    summarize(rewards, logprobs, offsets + lane, sizes + lane, r, p, magnitude * share, scores, summaries + lane);
+  }
+}
+
+// Lane l becomes the sum of the lanes of rows[l].
+template <int Step, class V>
+SHFCAS_INLINE V sum_each(V* rows) {
+  constexpr auto lanes = std::make_index_sequence<sizeof(V) / sizeof(rows[0][0])>{};
+  for (int i = 0; i < Step; ++i) {
+    exchange_halves<Step>(rows[i], rows[i + Step], lanes);
+    rows[i] += rows[i + Step];
+  }
+  if constexpr (Step > 1)
+    return sum_each<Step / 2>(rows);
+  else
+    return rows[0];
+}
+
+// kLanesOf<T> rows of at most kChunk elements in step. They are read and written in whole registers: what is behind
+// a row is overwritten, and must be a row that is written later, or room.
+template <class T>
+inline void pacs_rows_in_step(const T* rewards, const T* logprobs, const int64_t* offsets, const int64_t* sizes,
+                              T* scores, PacsSummary* summaries) {
+  using V = Register<T>;
+  using Mask = Register<Key<T>>;
+  constexpr int lanes = kLanesOf<T>;
+  static_assert(lanes <= 16);
+  alignas(64) static constexpr Key<T> ones_then_zeros[32] = {-1, -1, -1, -1, -1, -1, -1, -1,
+                                                             -1, -1, -1, -1, -1, -1, -1, -1};
+  // Calls f(i, in_row) for every register of row l; in_row is all ones but in the last one.
+  const auto for_registers = [&](int l, const auto& f) __attribute__((always_inline)) {
+    const int64_t n = sizes[l], whole = n / lanes * lanes;
+    const Mask all = ~Mask{};
+    for (int64_t i = 0; i < whole; i += lanes) f(offsets[l] + i, all);
+    if (whole < n) f(offsets[l] + whole, load<Mask>(ones_then_zeros + 16 - (n - whole)));
+  };
+  // The next rows come from memory while these are computed with.
+  const int64_t ahead = offsets[lanes - 1] + sizes[lanes - 1] - offsets[0];
+  T lengths[lanes];
+  for (int l = 0; l < lanes; ++l) lengths[l] = static_cast<T>(sizes[l]);
+  const V share = V{} + 1 / load<V>(lengths);
+
+  V reward_sums[lanes], logprob_sums[lanes];
+  for (int l = 0; l < lanes; ++l) {
+    const V reward_origin = V{} + rewards[offsets[l]], logprob_origin = V{} + logprobs[offsets[l]];
+    V reward_sum = {}, logprob_sum = {};
+    for_registers(l, [&](int64_t i, const Mask& in_row) __attribute__((always_inline)) {
+      reward_sum += in_row ? load<V>(rewards + i) - reward_origin : V{};
+      logprob_sum += in_row ? load<V>(logprobs + i) - logprob_origin : V{};
+    });
+    reward_sums[l] = reward_sum;
+    logprob_sums[l] = logprob_sum;
+  }
+  T reward_means[lanes], logprob_means[lanes];
+  store(reward_means, sum_each<lanes / 2>(reward_sums) * share);
+  store(logprob_means, sum_each<lanes / 2>(logprob_sums) * share);
+
+  for (int l = 0; l < lanes; ++l) {
+    const V reward_origin = V{} + rewards[offsets[l]], logprob_origin = V{} + logprobs[offsets[l]],
+            reward_mean = V{} + reward_means[l], logprob_mean = V{} + logprob_means[l];
+    V reward_sum = {}, logprob_sum = {};
+    for_registers(l, [&](int64_t i, const Mask& in_row) __attribute__((always_inline)) {
+      const V reward = in_row ? load<V>(rewards + i) - reward_origin - reward_mean : V{},
+              logprob = in_row ? load<V>(logprobs + i) - logprob_origin - logprob_mean : V{};
+      reward_sum += reward * reward;
+      logprob_sum += logprob * logprob;
+      __builtin_prefetch(rewards + i + ahead);
+      __builtin_prefetch(logprobs + i + ahead);
+    });
+    reward_sums[l] = reward_sum;
+    logprob_sums[l] = logprob_sum;
+  }
+  const LaneScale<T> r = lane_scale<T>(sum_each<lanes / 2>(reward_sums) * share),
+                     p = lane_scale<T>(sum_each<lanes / 2>(logprob_sums) * share);
+  T reward_scales[lanes], logprob_scales[lanes];
+  store(reward_scales, r.scale);
+  store(logprob_scales, p.scale);
+
+  for (int l = 0; l < lanes; ++l) {
+    const V reward_origin = V{} + rewards[offsets[l]], logprob_origin = V{} + logprobs[offsets[l]],
+            reward_mean = V{} + reward_means[l], logprob_mean = V{} + logprob_means[l],
+            reward_scale = V{} + reward_scales[l], logprob_scale = V{} + logprob_scales[l];
+    V magnitude = {};
+    for_registers(l, [&](int64_t i, const Mask& in_row) __attribute__((always_inline)) {
+      const V score = (load<V>(rewards + i) - reward_origin - reward_mean) * reward_scale -
+                      (load<V>(logprobs + i) - logprob_origin - logprob_mean) * logprob_scale;
+      store(scores + i, score);
+      __builtin_prefetch(scores + i + ahead, 1);
+      magnitude += in_row ? (score < 0 ? -score : score) : V{};
+    });
+    reward_sums[l] = magnitude;
+  }
+  summarize(rewards, logprobs, offsets, sizes, r, p, sum_each<lanes / 2>(reward_sums) * share, scores, summaries);
+}
+
+// One block, in place if reading and writing whole tiles stays before `limit`, else by way of a copy.
+template <class T, bool Equal>
+SHFCAS_INLINE void pacs_block(const T* rewards, const T* logprobs, const Rows& rows, int64_t begin, int count,
+                              int longest, int64_t limit, T* scores, PacsSummary* summaries) {
+  constexpr int lanes = kBlockLanes<T>;
+  const int padded = (longest + kTile<T> - 1) / kTile<T> * kTile<T>;
+  int64_t offsets[lanes], sizes[lanes];
+  for (int l = 0; l < count; ++l) {
+    offsets[l] = rows.begin(begin + l);
+    sizes[l] = Equal ? longest : rows.size(begin + l);
+  }
+  if (count == lanes && offsets[lanes - 1] + padded <= limit) {
+    pacs_lanes<T, Equal>(rewards, logprobs, offsets, sizes, longest, scores, summaries);
+    return;
+  }
+  T reward[lanes * kMaxLaneRow], logprob[lanes * kMaxLaneRow], score[lanes * kMaxLaneRow];
+  PacsSummary all[lanes];
+  int64_t places[lanes];
+  for (int l = 0; l < lanes; ++l) {
+    const int source = l < count ? l : 0;  // idle lanes repeat a row
+    places[l] = l * padded;
+    sizes[l] = sizes[source];
+    memcpy(reward + places[l], rewards + offsets[source], static_cast<size_t>(sizes[l]) * sizeof(T));
+    memcpy(logprob + places[l], logprobs + offsets[source], static_cast<size_t>(sizes[l]) * sizeof(T));
+  }
+  pacs_lanes<T, Equal>(reward, logprob, places, sizes, longest, score, all);
+  for (int l = 0; l < count; ++l) {
+    memcpy(scores + offsets[l], score + places[l], static_cast<size_t>(sizes[l]) * sizeof(T));
+    summaries[l] = all[l];
+  }
+}
+
+// Rows [begin, begin + count), all of at most kChunk elements; the last ones, whose registers would reach beyond
+// `limit`, by way of a copy.
+template <class T>
+inline void pacs_step(const T* rewards, const T* logprobs, const Rows& rows, int64_t begin, int count, int64_t limit,
+                      T* scores, PacsSummary* summaries) {
+  constexpr int lanes = kLanesOf<T>;
+  int64_t offsets[lanes], sizes[lanes];
+  for (int l = 0; l < count; ++l) {
+    offsets[l] = rows.begin(begin + l);
+    sizes[l] = rows.size(begin + l);
+  }
+  if (count == lanes && offsets[lanes - 1] + sizes[lanes - 1] + lanes <= limit) {
+    pacs_rows_in_step(rewards, logprobs, offsets, sizes, scores, summaries);
+    return;
+  }
+  constexpr int64_t pitch = kChunk + lanes;
+  std::vector<T> copies(3 * lanes * pitch);
+  T *reward = copies.data(), *logprob = reward + lanes * pitch, *score = logprob + lanes * pitch;
+  int64_t places[lanes];
+  PacsSummary all[lanes];
+  for (int l = 0; l < lanes; ++l) {
+    const int source = l < count ? l : 0;  // idle lanes repeat a row
+    places[l] = l * pitch;
+    sizes[l] = sizes[source];
+    memcpy(reward + places[l], rewards + offsets[source], static_cast<size_t>(sizes[l]) * sizeof(T));
+    memcpy(logprob + places[l], logprobs + offsets[source], static_cast<size_t>(sizes[l]) * sizeof(T));
+  }
+  pacs_rows_in_step(reward, logprob, places, sizes, score, all);
+  for (int l = 0; l < count; ++l) {
+    memcpy(scores + offsets[l], score + places[l], static_cast<size_t>(sizes[l]) * sizeof(T));
+    summaries[l] = all[l];
+  }
+}
+
+// Rows from begin on whose sizes are in [shortest, longest], at most so many.
+inline int count_similar(const Rows& rows, int64_t begin, int64_t end, int most, int64_t shortest, int64_t longest) {
+  if (end - begin < most) most = static_cast<int>(end - begin);
+  if (!rows.offsets) return most;
+  int count = 0;
+  while (count < most && rows.size(begin + count) >= shortest && rows.size(begin + count) <= longest) ++count;
+  return count;
+}
+
+// Writes the scores of rows [begin, end), and their summaries from summaries[0] on.
+template <class T>
+void pacs_rows(const T* rewards, const T* logprobs, const Rows& rows, int64_t begin, int64_t end, T* scores,
+               PacsSummary* summaries) {
+  const int64_t limit = rows.begin(end - 1) + rows.size(end - 1);
+  for (int64_t row = begin; row < end;) {
+    const int64_t n = rows.size(row);
+    PacsSummary* summary = summaries + (row - begin);
+    if (n > kChunk) {
+      const int64_t first = rows.begin(row);
+      *summary = pacs_long_row(rewards + first, logprobs + first, n, scores + first);
+      ++row;
+    } else if (n > kMaxLaneRow) {
+      const int count = count_similar(rows, row, end, kLanesOf<T>, kMaxLaneRow + 1, kChunk);
+      pacs_step(rewards, logprobs, rows, row, count, limit, scores, summary);
+      row += count;
+    } else {
+      const int count = count_similar(rows, row, end, kBlockLanes<T>, 0, kMaxLaneRow);
+      int longest = 0;
+      for (int l = 0; rows.offsets && l < count; ++l)
+        if (rows.size(row + l) > longest) longest = static_cast<int>(rows.size(row + l));
+      const auto run = [&](int equal) __attribute__((always_inline)) {
+        pacs_block<T, true>(rewards, logprobs, rows, row, count, equal, limit, scores, summary);
+      };
+      if (rows.offsets)
+        pacs_block<T, false>(rewards, logprobs, rows, row, count, longest, limit, scores, summary);
+      else if (n == 4)  // common lengths unroll
+        run(4);
+      else if (n == 8)
+        run(8);
+      else if (n == 16)
+        run(16);
+      else
+        run(static_cast<int>(n));
+      row += count;
+    }
+  }
+}
+
+}  // namespace shfcas::SHFCAS_LEVEL
