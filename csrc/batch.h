@@ -96,7 +96,13 @@ inline Batch make_batch(const char* op, const char* x_name, const Tensor& x, con
     row_shape = {rows.count};
     if (x.is_cpu()) {
       check_offset_values(op, rows.offsets, rows.count, x.numel());
-      for (int64_t row = 0; row < rows.count; ++row) check_row_length(op, x_name, rows.size(row));
+      int64_t uneven = 0;
+      for (int64_t row = 0; row < rows.count; ++row) {
+        check_row_length(op, x_name, rows.size(row));
+        uneven += rows.size(row) != rows.size(0);
+      }
+      // Rows of one length are a dense batch, and faster as one.
+      if (rows.count > 0 && uneven == 0) rows = {rows.count, rows.total, rows.size(0), nullptr};
     }
   }
   return {prepared(x, dtype), prepared(y, dtype), dtype, limits, rows, row_shape};

@@ -28,13 +28,17 @@ class RowCounter {
   void run(int64_t begin, int64_t end, const Sink& sink) {
     if (!rows_.offsets) {
       run_rows(begin, end, [](int64_t k) { return k; }, sink);
-    } else {
-      sort_by_length(begin, end);
-      run_rows(0, end - begin, [&](int64_t k) { return order_[k]; }, sink);
+    }
+    for (; rows_.offsets && begin < end; begin += kWindow) {
+      const int64_t window_end = std::min(begin + kWindow, end);
+      sort_by_length(begin, window_end);
+      run_rows(0, window_end - begin, [&](int64_t k) { return order_[k]; }, sink);
     }
   }
 
  private:
+  static constexpr int64_t kWindow = 4096;
+
   // Rows k in [begin, end) of the given order, in which rows of equal length are neighbours.
   template <class Order, class Sink>
   void run_rows(int64_t begin, int64_t end, const Order& order, const Sink& sink) {
@@ -110,7 +114,7 @@ class RowCounter {
   }
 
   // Rows of different length lie in any order; by length, they fill the lanes of a block. A counting sort, with
-  // one bucket for all rows that are too long for a block.
+  // one bucket for all rows that are too long for a block; of a window of rows, whose values are still in the cache.
   void sort_by_length(int64_t begin, int64_t end) {
     constexpr int64_t last_bucket = kMaxBlockLength<K> + 1;
     std::array<int64_t, last_bucket + 2> next{};
