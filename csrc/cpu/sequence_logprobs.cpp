@@ -2,7 +2,9 @@
 //
 //   logits (B, T, V), any strides; labels (B, T); mask (B, T) or none
 //   forward:  out[b] = sum over t with mask[b, t] of log_softmax(logits[b, t])[labels[b, t]]
-//   backward: out[b, t, v] = gradient[b] ((v == labels[b, t]) - softmax(logits[b, t])[v]), 0 without mask[b, t]
+//   backward: out[b, t, v] = gradient[b] ((v == labels[b, t]) - softmax(logits[b, t])[v]), or 0 where the
+//   mask
+//             leaves t out
 //
 // A row of V logits is read from memory once, block by block: the maximum and then the sum of a block find it
 // in the cache. Sums are float within a block and double beyond.
@@ -159,8 +161,7 @@ __attribute__((noinline)) void write_gradient(const Stored* logits, int64_t stri
   });
 }
 
-// Calls f with a value of the C++ type that logits of this dtype are stored in, and one that they are computed
-// in.
+// Calls f with values of two C++ types: that which logits of this dtype are stored in, and that of the sums.
 template <class F>
 void dispatch_logits(ScalarType dtype, const F& f) {
   if (dtype == ScalarType::Double)
@@ -196,7 +197,8 @@ Tensor sequence_logprobs(const Tensor& logits, const Tensor& labels, const std::
     });
   });
 
-  const ScalarType dtype = logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  const ScalarType dtype =
+      logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   const Tensor result = torch::stable::new_empty(logits, {positions.sequences}, dtype);
   dispatch_floating(dtype, [&](auto number) {
     using T = decltype(number);

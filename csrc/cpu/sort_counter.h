@@ -51,8 +51,8 @@ class SortCounter {
 
  private:
   struct Runs {
-    int64_t count;  // distinct values
-    int64_t pairs;  // pairs within a run
+    int64_t count;   // distinct values
+    int64_t pairs;   // pairs within a run
     double triples;  // t (t - 1) (t - 2), summed over runs of length t
   };
 
