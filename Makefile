@@ -17,7 +17,7 @@ DEMO_STAMP := $(VENV)/$(if $(wildcard $(VENV)/dev.stamp),dev,demo).stamp
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo test bench lint lint-check docs clean
+.PHONY: help demo test sanitize bench lint lint-check docs clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -29,6 +29,17 @@ demo: $(DEMO_STAMP) $(VENV)/models.stamp  ## the whole loop on a small language 
 
 test: $(VENV)/dev.stamp  ## all tests and doctests
 	$(BIN)/python -m pytest --doctest-modules shfcas tests $(ARGS)
+
+# Beside the ordinary build, not in its place: python without the environment's own start-up files, which would load
+# that one, and the environment's packages behind the sanitized ones.
+SANITIZED := $(CURDIR)/build/sanitize
+sanitize: $(VENV)/dev.stamp  ## the tests of the ops under AddressSanitizer and UndefinedBehaviorSanitizer
+	@$(PIP) --no-build-isolation --no-deps --upgrade --target $(SANITIZED)/packages -C build-dir=$(SANITIZED)/build \
+		-C cmake.define.SHFCAS_SANITIZE=address,undefined -C cmake.define.SHFCAS_CUDA=OFF -C install.strip=false .
+	PYTHONSAFEPATH=1 PYTHONPATH="$(SANITIZED)/packages:$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+		LD_PRELOAD="$$($${CXX:-g++} -print-file-name=libasan.so) $$($${CXX:-g++} -print-file-name=libstdc++.so)" \
+		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+		$$($(BIN)/python -c 'import sys; print(sys._base_executable)') -m pytest tests/ops -m "not slow" $(ARGS)
 
 bench: $(VENV)/dev.stamp  ## the ops beside what one would write without them
 	@mkdir -p build

@@ -30,6 +30,9 @@ namespace shfcas {
 namespace {
 
 constexpr int64_t kBlock = 1024;
+// A block is summed in so many parts, each in order: short sums round little, and alike with any
+// registers.
+constexpr int64_t kLanes = 32;
 
 // A checked call: which position has which logits, label and mask.
 struct Positions {
@@ -120,13 +123,18 @@ SHFCAS_INLINE LogSumExp<T> log_sum_exp(const Stored* logits, int64_t stride, int
 #pragma omp simd reduction(max : block_highest)
     for (int64_t i = 0; i < size; ++i) block_highest = block[i] > block_highest ? block[i] : block_highest;
     if (block_highest > highest) {
-      const T next = block_highest;
-      sum *= exp_nonpositive(highest - next);
-      highest = shift = next;
+      sum *= static_cast<double>(exp_nonpositive(highest - block_highest));
+      highest = shift = block_highest;
     }
+    T sums[kLanes] = {};
+    int64_t i = 0;
+    for (; i + kLanes <= size; i += kLanes) {
+#pragma omp simd
+      for (int64_t lane = 0; lane < kLanes; ++lane) sums[lane] += exp_nonpositive(block[i + lane] - shift);
+    }
+    for (int64_t lane = 0; i < size; ++i, ++lane) sums[lane] += exp_nonpositive(block[i] - shift);
     T block_sum = 0;
-#pragma omp simd reduction(+ : block_sum)
-    for (int64_t i = 0; i < size; ++i) block_sum += exp_nonpositive(block[i] - shift);
+    for (int64_t lane = 0; lane < kLanes; ++lane) block_sum += sums[lane];
     sum += static_cast<double>(block_sum);
   }
   return {shift, sum};
