@@ -6,6 +6,7 @@ A wrong type or dtype is a TypeError here; shapes, devices and values are checke
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,20 +48,23 @@ def row_arguments(
     if not (x.is_nested and y.is_nested):
         raise TypeError(f"{op}: {other_name}: expected a nested tensor exactly where {name} is one")
     for argument in (first, second):
-        _check_jagged(op, argument)
+        _check_jagged(op, *argument)
     # Equal shapes share one offsets tensor, which is known without looking at it.
-    if x.shape != y.shape and not torch.equal(x.offsets(), y.offsets()):
+    if x.shape != y.shape and not torch.equal(_offsets(x), _offsets(y)):
         raise ValueError(f"{op}: {other_name}: expected rows as long as those of {name}, got other offsets")
-    return x.values(), y.values(), x.offsets()
+    return x.values(), y.values(), _offsets(x)
 
 
 def rows_like(example: Tensor, values: Tensor) -> Tensor:
     """One value an element, in the form that the example's elements came in."""
-    return torch.nested.nested_tensor_from_jagged(values, example.offsets()) if example.is_nested else values
+    return torch.nested.nested_tensor_from_jagged(values, _offsets(example)) if example.is_nested else values
 
 
-def _check_jagged(op: str, argument: Argument) -> None:
-    name, value = argument
+def _offsets(nested: Any) -> Tensor:  # a method that Tensor itself is not declared to have
+    return nested.offsets()
+
+
+def _check_jagged(op: str, name: str, value: Any) -> None:
     if value.layout != torch.jagged:
         raise TypeError(
             f"{op}: {name}: expected a nested tensor with layout torch.jagged, got {value.layout}; "

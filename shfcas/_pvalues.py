@@ -47,7 +47,7 @@ def kendall_test(
     constant = (tied_x == pairs) | (tied_y == pairs)
     invalid = (concordant < 0) | (n < 2)
 
-    # As csrc/core/pair_counts.h, operation by operation.
+    # As csrc/core/pair_counts.h.
     if variant == "a":
         tau = excess / pairs
     elif variant == "b":

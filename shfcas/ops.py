@@ -94,9 +94,7 @@ def kendall_counts(x: Tensor, y: Tensor, *, offsets: Tensor | None = None) -> Ke
     return KendallCounts(*torch.ops.shfcas.kendall_counts.default(x, y, offsets))
 
 
-def kendall_tau(
-    x: Tensor, y: Tensor, *, variant: Variant = "b", offsets: Tensor | None = None
-) -> Tensor:
+def kendall_tau(x: Tensor, y: Tensor, *, variant: Variant = "b", offsets: Tensor | None = None) -> Tensor:
     """Kendall's rank correlation of each row.
 
     With C concordant and D discordant of n0 = N (N - 1) / 2 pairs, n1 pairs tied in x, n2 tied in y, and m
@@ -323,7 +321,9 @@ def conflict_scores(rewards: Tensor, logprobs: Tensor, *, offsets: Tensor | None
         >>> scores.mean_abs_pacs, scores.kendall_distance, scores.degenerate
         (tensor(2.), tensor(1., dtype=torch.float64), tensor(False))
     """
-    first, second, offsets = row_arguments("conflict_scores", ("rewards", rewards), ("logprobs", logprobs), offsets, FLOATING)
+    first, second, offsets = row_arguments(
+        "conflict_scores", ("rewards", rewards), ("logprobs", logprobs), offsets, FLOATING
+    )
     scores, *per_row = torch.ops.shfcas.conflict_scores.default(first, second, offsets)
     return ConflictScores(rows_like(rewards, scores), *per_row)
 

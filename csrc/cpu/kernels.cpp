@@ -11,6 +11,7 @@ namespace shfcas {
   namespace level {                 \
   template <class T>                \
   Kernels<T> table();               \
+  PairBitKernels pair_bit_table();  \
   }
 SHFCAS_DECLARE_LEVEL(baseline)
 #ifdef __x86_64__
@@ -67,6 +68,17 @@ template const Kernels<float>& kernels();
 template const Kernels<double>& kernels();
 template const Kernels<int32_t>& kernels();
 template const Kernels<int64_t>& kernels();
+
+const PairBitKernels& pair_bit_kernels() {
+  static const PairBitKernels chosen = [] {
+#ifdef __x86_64__
+    if (level == Level::avx512) return avx512::pair_bit_table();
+    if (level == Level::avx2) return avx2::pair_bit_table();
+#endif
+    return baseline::pair_bit_table();
+  }();
+  return chosen;
+}
 
 const char* simd_level() { return kNames[static_cast<int>(level)]; }
 

@@ -2,6 +2,10 @@
 // function of the standard library compiled for AVX-512 must not become everybody's.
 #pragma once
 
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>

@@ -2,7 +2,9 @@
 //
 //   logits (B, T, V), any strides; labels (B, T); mask (B, T) or none
 //   forward:  out[b] = sum over t with mask[b, t] of log_softmax(logits[b, t])[labels[b, t]]
-//   backward: out[b, t, v] = gradient[b] ((v == labels[b, t]) - softmax(logits[b, t])[v]), 0 without mask[b, t]
+//   backward: out[b, t, v] = gradient[b] ((v == labels[b, t]) - softmax(logits[b, t])[v]), or 0 where the
+//   mask
+//             leaves t out
 //
 // A row of V logits is read from memory once, block by block: the maximum and then the sum of a block find it
 // in the cache. Sums are float within a block and double beyond.
@@ -28,6 +30,9 @@ namespace shfcas {
 namespace {
 
 constexpr int64_t kBlock = 1024;
+// A block is summed in so many parts, each in order: short sums round little, and alike with any
+// registers.
+constexpr int64_t kLanes = 32;
 
 // A checked call: which position has which logits, label and mask.
 struct Positions {
@@ -118,13 +123,18 @@ SHFCAS_INLINE LogSumExp<T> log_sum_exp(const Stored* logits, int64_t stride, int
 #pragma omp simd reduction(max : block_highest)
     for (int64_t i = 0; i < size; ++i) block_highest = block[i] > block_highest ? block[i] : block_highest;
     if (block_highest > highest) {
-      const T next = block_highest;
-      sum *= exp_nonpositive(highest - next);
-      highest = shift = next;
+      sum *= static_cast<double>(exp_nonpositive(highest - block_highest));
+      highest = shift = block_highest;
     }
+    T sums[kLanes] = {};
+    int64_t i = 0;
+    for (; i + kLanes <= size; i += kLanes) {
+#pragma omp simd
+      for (int64_t lane = 0; lane < kLanes; ++lane) sums[lane] += exp_nonpositive(block[i + lane] - shift);
+    }
+    for (int64_t lane = 0; i < size; ++i, ++lane) sums[lane] += exp_nonpositive(block[i] - shift);
     T block_sum = 0;
-#pragma omp simd reduction(+ : block_sum)
-    for (int64_t i = 0; i < size; ++i) block_sum += exp_nonpositive(block[i] - shift);
+    for (int64_t lane = 0; lane < kLanes; ++lane) block_sum += sums[lane];
     sum += static_cast<double>(block_sum);
   }
   return {shift, sum};
@@ -159,8 +169,7 @@ __attribute__((noinline)) void write_gradient(const Stored* logits, int64_t stri
   });
 }
 
-// Calls f with a value of the C++ type that logits of this dtype are stored in, and one that they are computed
-// in.
+// Calls f with values of two C++ types: that which logits of this dtype are stored in, and that of the sums.
 template <class F>
 void dispatch_logits(ScalarType dtype, const F& f) {
   if (dtype == ScalarType::Double)
@@ -196,7 +205,8 @@ Tensor sequence_logprobs(const Tensor& logits, const Tensor& labels, const std::
     });
   });
 
-  const ScalarType dtype = logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  const ScalarType dtype =
+      logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   const Tensor result = torch::stable::new_empty(logits, {positions.sequences}, dtype);
   dispatch_floating(dtype, [&](auto number) {
     using T = decltype(number);

@@ -4,6 +4,7 @@
 #include "cpu/kernels.h"
 #include "cpu/level/long_rows.h"
 #include "cpu/level/pacs.h"
+#include "cpu/level/pair_bits.h"
 #include "cpu/level/short_rows.h"
 
 namespace shfcas::SHFCAS_LEVEL {
@@ -19,6 +20,8 @@ Kernels<T> table() {
   if constexpr (std::is_floating_point_v<T>) kernels.pacs_rows = &pacs_rows<T>;
   return kernels;
 }
+
+PairBitKernels pair_bit_table() { return {&pack_pairs, &compare_pairs}; }
 
 template Kernels<float> table();
 template Kernels<double> table();
