@@ -15,9 +15,6 @@
 namespace shfcas {
 namespace {
 
-// Longer vectors are sorted, pair by pair of vectors, which costs O(N log N) instead of O(N^2 / 512).
-constexpr int64_t kMaxBitLength = 8192;
-
 constexpr int64_t kChunkBytes = 1 << 19;  // of pair bits at a time: they stay in the cache
 
 // What the ties of each vector say, from counting it against itself.
@@ -140,6 +137,13 @@ void count_by_bits(const T* x, int64_t m, int64_t n, const VectorTies& ties, con
   });
 }
 
+// Whether the bits of n (n - 1) / 2 pairs cost less than sorting n elements, for each pair of vectors.
+inline bool bits_are_faster(int64_t m, int64_t n) {
+  const double padded = static_cast<double>((m + kPairGroup - 1) / kPairGroup * kPairGroup);
+  const double full = static_cast<double>(m) / padded;
+  return static_cast<double>(n) <= static_cast<double>(pair_bit_kernels().max_length) * full * full;
+}
+
 template <class T, class Sink>
 void count_by_sorting(const T* x, int64_t m, int64_t n, bool with_classes, const Sink& sink) {
   // Row i of the triangle with row m - 1 - i, as above.
@@ -176,7 +180,7 @@ Tensor pair_matrix(const char* op, const Tensor& x, bool with_classes, const Sta
   dispatch_any(dtype, [&](auto number) {
     using T = decltype(number);
     const T* data = const_data<T>(values);
-    if (n <= kMaxBitLength)
+    if (n < 2 || bits_are_faster(m, n))
       count_by_bits(data, m, n, vector_ties(data, m, n, with_classes), sink);
     else
       count_by_sorting(data, m, n, with_classes, sink);

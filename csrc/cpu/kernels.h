@@ -68,6 +68,8 @@ constexpr int kPairGroup = 32;
 constexpr int kPairRows = 4;  // vectors that are compared with a group at once
 
 struct PairBitKernels {
+  int64_t max_length;  // longer vectors are sorted at less cost, if groups are full
+
   // Packs `words` words of the pairs from (i, j) on, and moves (i, j) on; columns[i][v] is element i of vector v.
   void (*pack_pairs)(const int32_t* columns, int64_t n, int64_t& i, int64_t& j, int64_t words, uint32_t* less,
                      uint32_t* untied);

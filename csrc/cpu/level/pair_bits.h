@@ -39,14 +39,15 @@ inline void pack_pairs(const int32_t* columns, int64_t n, int64_t& i, int64_t& j
 
 // Set bits of each lane.
 SHFCAS_INLINE Register<uint32_t> count_bits(Register<uint32_t> v) {
-#ifdef __AVX512VPOPCNTDQ__
-  if constexpr (kBytes == 64) return (Register<uint32_t>)_mm512_popcnt_epi32((__m512i)v);
-#endif
+#if SHFCAS_REGISTER_BYTES == 64
+  return (Register<uint32_t>)_mm512_popcnt_epi32((__m512i)v);
+#else
   v -= (v >> 1) & 0x55555555;
   v = (v & 0x33333333) + ((v >> 2) & 0x33333333);
   v = (v + (v >> 4)) & 0x0f0f0f0f;
   v += v >> 8;
   return (v + (v >> 16)) & 0x3f;
+#endif
 }
 
 template <bool Tied>

@@ -21,7 +21,7 @@ Kernels<T> table() {
   return kernels;
 }
 
-PairBitKernels pair_bit_table() { return {&pack_pairs, &compare_pairs}; }
+PairBitKernels pair_bit_table() { return {kBytes == 64 ? 12000 : 2000, &pack_pairs, &compare_pairs}; }
 
 template Kernels<float> table();
 template Kernels<double> table();
