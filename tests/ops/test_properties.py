@@ -14,7 +14,7 @@ few_values = st.integers(-3, 3)
 any_values = st.one_of(few_values.map(float), st.floats(width=16, allow_nan=False, allow_infinity=True), st.just(-0.0))
 FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 INTEGER = (torch.int64, torch.int32, torch.int8)
-few_examples = settings(max_examples=50, deadline=None)
+few_examples = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 
 
 @st.composite
