@@ -2,6 +2,8 @@
 #include <pybind11/pybind11.h>
 #include <torch/csrc/stable/library.h>
 
+#include "cpu/kernels.h"
+
 STABLE_TORCH_LIBRARY(shfcas, library) {
   library.def(
       "kendall_counts(Tensor x, Tensor y, Tensor? offsets=None) -> "
@@ -39,6 +41,7 @@ pybind11::dict build_facts() {
   facts["cuda"] = SHFCAS_CUDA_VERSION;
   facts["cuda_archs"] = SHFCAS_CUDA_ARCHS;
   facts["compiler"] = __VERSION__;
+  facts["simd"] = shfcas::simd_level();
   return facts;
 }
 
@@ -46,5 +49,5 @@ pybind11::dict build_facts() {
 
 PYBIND11_MODULE(_C, module) {
   module.doc() = "Registers torch.ops.shfcas and knows how it was built.";
-  module.def("build_facts", &build_facts, "Versions that the library was compiled with.");
+  module.def("build_facts", &build_facts, "What the library was compiled with, and the instruction set it chose.");
 }

@@ -36,5 +36,9 @@ _C = load_library()
 
 
 def build_facts() -> dict[str, str]:
-    """What the extension was compiled with: torch, CUDA (empty without), its architectures, the compiler."""
+    """What the extension was compiled with: torch, CUDA (empty without), its architectures, the compiler.
+
+    ``simd`` is the instruction set of the CPU kernels on this processor: ``avx512``, ``avx2`` or ``baseline``. The
+    environment variable ``SHFCAS_SIMD`` can ask for a lesser one before the first import.
+    """
     return dict(_C.build_facts())

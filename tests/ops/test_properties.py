@@ -3,7 +3,7 @@
 from itertools import accumulate, pairwise
 
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from rows import assert_all_equal
 
