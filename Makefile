@@ -48,14 +48,14 @@ test-torch: $(VENV)/dev.stamp  ## the tests of the ops with another torch: make 
 # that one, and the environment's packages behind the sanitized ones.
 SANITIZED := $(CURDIR)/build/sanitize
 sanitize: $(VENV)/dev.stamp  ## the tests of the ops under AddressSanitizer and UndefinedBehaviorSanitizer
-	@$(PIP) --no-build-isolation --no-deps --upgrade --target $(SANITIZED)/packages -C build-dir=$(SANITIZED)/build \
-		-C cmake.define.SHFCAS_SANITIZE=address,undefined -C cmake.define.SHFCAS_CUDA=OFF -C install.strip=false .
+	@CMAKE_ARGS="$$CMAKE_ARGS -DSHFCAS_CUDA=OFF -DSHFCAS_SANITIZE=address,undefined" $(PIP) --no-build-isolation --no-deps \
+		--upgrade --target $(SANITIZED)/packages -C build-dir=$(SANITIZED)/build -C install.strip=false .
 	export PYTHONSAFEPATH=1 ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1; \
 	export PYTHONPATH="$(SANITIZED)/packages:$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"; \
 	export LD_PRELOAD="$$($${CXX:-g++} -print-file-name=libasan.so) $$($${CXX:-g++} -print-file-name=libstdc++.so)"; \
 	python=$$($(BIN)/python -c 'import sys; print(sys._base_executable)'); \
 	$$python -c 'import shfcas._C as c; assert c.__file__.startswith("$(SANITIZED)/"), c.__file__' && \
-	$$python -m pytest tests/ops $(ARGS)
+	$$python -m pytest --capture=sys tests/ops $(ARGS)  # or the report of an error would be lost
 
 bench: $(VENV)/dev.stamp  ## the ops beside what one would write without them
 	@mkdir -p build

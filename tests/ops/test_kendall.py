@@ -189,6 +189,15 @@ def test_jagged_equals_dense(distinct, variant):
     assert_all_equal([shfcas.kendall_distance(x, y, offsets=offsets)], [distances])
 
 
+@pytest.mark.parametrize("distinct", [None, 40])
+def test_rows_of_very_different_length(distinct):
+    lengths = [2, 30_000, 8, 0, 8, 1_000, 65, 1, *[5] * 300, 4_097, 64]
+    x, y, offsets = make_jagged(lengths, torch.float32, 20, distinct)
+    together = torch.ops.shfcas.kendall_statistics(x, y, offsets)
+    alone = [torch.ops.shfcas.kendall_statistics(x[a:b], y[a:b]) for a, b in pairwise(offsets.tolist())]
+    assert_all_equal(together, [torch.stack(parts) for parts in zip(*alone, strict=True)])
+
+
 def test_jagged_without_rows():
     x, offsets = torch.empty(0), torch.zeros(1, dtype=torch.int64)
     assert shfcas.kendall_tau(x, x, offsets=offsets).shape == (0,)

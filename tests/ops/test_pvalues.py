@@ -8,9 +8,10 @@ import pytest
 import scipy.stats
 import torch
 from rows import FLOATING, INTEGER, SIZES, make_jagged, make_rows
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import shfcas
-from shfcas import reference
+from shfcas import _pvalues, reference
 
 nan = math.nan
 ALTERNATIVES = ("two-sided", "less", "greater")
@@ -247,6 +248,32 @@ def test_jagged_equals_dense(method):
     rows = [shfcas.kendall_test(x[a:b], y[a:b], method=method) for a, b in itertools.pairwise(offsets.tolist())]
     expected = [torch.stack(parts) for parts in zip(*rows, strict=True)]
     torch.testing.assert_close(list(result), expected, rtol=1e-14, atol=0, equal_nan=True)
+
+
+class HostReads(TorchDispatchMode):
+    """Collects the ops that wait for a device to read what it computed, whatever device they run on."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.overloadpacket in (
+            torch.ops.aten._local_scalar_dense,
+            torch.ops.aten.equal,
+            torch.ops.aten.nonzero,
+        ):
+            self.found.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+def test_only_exact_pvalues_of_long_rows_are_computed_on_the_host():
+    x, y, offsets = make_jagged([3, 0, 40], torch.float32, 12)
+    for method, reads in (("auto", False), ("asymptotic", False), ("exact", True)):
+        for arguments in ((x[:3], y[:3], None), (x[:40].view(1, 40), y[:40].view(1, 40), None), (x, y, offsets)):
+            with HostReads() as host:
+                _pvalues.kendall_test(*arguments[:2], "b", "two-sided", method, arguments[2])
+            assert bool(host.found) == reads, (method, host.found)
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 8), (3, 0), (2, 0, 5), (2, 3, 4)])
