@@ -1,5 +1,9 @@
-// Scratch memory that begins at a cache line.
+// Scratch memory that begins at a cache line; a lot of it, at a huge page, which saves most of its page faults.
 #pragma once
+
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 #include <cstdint>
 #include <new>
@@ -20,8 +24,13 @@ class AlignedBuffer {
     if (size <= size_) return;
     release();
     size_ = 0;
-    data_ = static_cast<T*>(::operator new(static_cast<size_t>(size) * sizeof(T), kAlignment));
+    const size_t bytes = static_cast<size_t>(size) * sizeof(T);
+    alignment_ = bytes < 2 * kHugePage ? kCacheLine : kHugePage;
+    data_ = static_cast<T*>(::operator new(bytes, std::align_val_t{alignment_}));
     size_ = size;
+#ifdef __linux__
+    if (alignment_ == kHugePage) madvise(data_, bytes, MADV_HUGEPAGE);  // a wish: failure does no harm
+#endif
   }
 
   int64_t size() const { return size_; }
@@ -30,18 +39,20 @@ class AlignedBuffer {
   void swap(AlignedBuffer& other) {
     std::swap(data_, other.data_);
     std::swap(size_, other.size_);
+    std::swap(alignment_, other.alignment_);
   }
 
  private:
-  static constexpr std::align_val_t kAlignment{64};
+  static constexpr size_t kCacheLine = 64, kHugePage = size_t{1} << 21;
 
   void release() {
-    if (data_) ::operator delete(data_, kAlignment);
+    if (data_) ::operator delete(data_, std::align_val_t{alignment_});
     data_ = nullptr;
   }
 
   T* data_ = nullptr;
   int64_t size_ = 0;
+  size_t alignment_ = kCacheLine;
 };
 
 }  // namespace shfcas

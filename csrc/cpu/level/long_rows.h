@@ -14,6 +14,7 @@
 #include "core/pair_counts.h"
 #include "cpu/aligned_buffer.h"
 #include "cpu/kernels.h"
+#include "cpu/level/contingency.h"
 #include "cpu/level/inversions.h"
 #include "cpu/level/radix_sort.h"
 #include "cpu/level/sorting.h"
@@ -53,14 +54,14 @@ class WordFormat {
 
 // The runs of equal elements in a sorted row.
 struct Runs {
-  std::vector<uint32_t> starts;  // where the run of each element begins; empty if all elements differ
-  int64_t pairs = 0;             // pairs within runs
+  AlignedBuffer<uint32_t> starts;  // where the run of each element begins, if there are ties
+  int64_t pairs = 0;               // pairs within runs
   int64_t distinct = 0;
 
-  // t (t - 1) (t - 2), summed over runs of length t.
-  double triples() const {
+  // t (t - 1) (t - 2), summed over the runs of length t of n elements.
+  double triples(int64_t n) const {
     double sum = 0;
-    for (size_t k = 0; k < starts.size(); ++k) {
+    for (int64_t k = 0; pairs > 0 && k < n; ++k) {
       const double before = static_cast<double>(k - starts[k]);
       sum += 3 * before * (before - 1);
     }
@@ -77,38 +78,43 @@ class SortingCounter final : public LongRowCounter<T> {
 
   void count(const T* x, const T* y, const int64_t* offsets, const int64_t* sizes, int rows,
              PairCounts* out) override {
-    const int64_t longest = *std::max_element(sizes, sizes + rows);
-    pitch_ = (longest + 3) / 4 * 4 + 8;  // not a power of two: rows would evict each other from the cache
-    for (auto* words : {&x_words_, &y_words_}) words->reserve(pitch_ * kWordLanes);
-    if (longest <= kMaxSideBySide && (rows > 2 || longest <= kMaxIdleLanes)) {
-      count_side_by_side(x, y, offsets, sizes, rows, longest, out);
-    } else {
-      for (int r = 0; r < rows; ++r) {
-        Row& row = rows_[0];
-        start(row, x + offsets[r], y + offsets[r], sizes[r], x_words_.data());
-        radix_sort(x_words_, buffer_, row.n, row.x_format.position_bits(), row.x_format.key_bits());
-        follow_x(row, x_words_.data(), y_words_.data());
-        radix_sort(y_words_, buffer_, row.n, row.y_format.position_bits(), row.y_format.key_bits());
-        out[r] = follow_y(row, y_words_.data());
-      }
+    int64_t left_offsets[kWordLanes], left_sizes[kWordLanes];
+    PairCounts counts[kWordLanes];
+    int left[kWordLanes], num_left = 0;
+    for (int r = 0; r < rows; ++r) {
+      if (sizes[r] >= kMinContingency && few_.count(x + offsets[r], y + offsets[r], sizes[r], out[r])) continue;
+      left_offsets[num_left] = offsets[r];
+      left_sizes[num_left] = sizes[r];
+      left[num_left++] = r;
     }
+    if (num_left == 0) return;
+    const int64_t longest = *std::max_element(left_sizes, left_sizes + num_left);
+    pitch_ = (longest + 3) / 4 * 4 + 8;  // not a power of two: rows would evict each other from the cache
+    if (longest <= kMaxSideBySide && (num_left > 2 || longest <= kMaxIdleLanes)) {
+      count_side_by_side(x, y, left_offsets, left_sizes, num_left, longest, counts);
+    } else {
+      for (int r = 0; r < num_left; ++r) counts[r] = count_alone(x + left_offsets[r], y + left_offsets[r], left_sizes[r]);
+    }
+    for (int r = 0; r < num_left; ++r) out[left[r]] = counts[r];
   }
 
  private:
   // Few rows leave lanes idle, which short ones do not feel.
   static constexpr int64_t kMaxSideBySide = 4096, kMaxIdleLanes = 512;
+  static constexpr int64_t kMinContingency = 512;
 
   struct Row {
     int64_t n;
-    std::vector<K> x_keys, y_keys;
+    AlignedBuffer<K> x_keys, y_keys;
     WordFormat<K> x_format, y_format;
-    std::vector<uint32_t> order;  // positions in the row, by x
+    AlignedBuffer<uint32_t> order;  // positions in the row, by x, if they are needed to find keys of y
     Runs x_runs;
     bool invalid;
   };
 
   void count_side_by_side(const T* x, const T* y, const int64_t* offsets, const int64_t* sizes, int rows,
                           int64_t longest, PairCounts* out) {
+    for (auto* words : {&x_words_, &y_words_}) words->reserve(pitch_ * kWordLanes);
     columns_.reserve(std::max<int64_t>(16, int64_t{1} << bit_width(longest - 1)) * kWordLanes);
     const auto sort = [&](int64_t* words) {
       for (int r = 0; r < rows; ++r)
@@ -124,17 +130,29 @@ class SortingCounter final : public LongRowCounter<T> {
     for (int r = 0; r < rows; ++r) out[r] = follow_y(rows_[r], y_words + r * pitch_);
   }
 
+  PairCounts count_alone(const T* x, const T* y, int64_t n) {
+    Row& row = rows_[0];
+    for (auto* words : {&x_words_, &y_words_}) words->reserve(pitch_);
+    start(row, x, y, n, x_words_.data());
+    radix_sort(x_words_, buffer_, n, row.x_format.position_bits(), row.x_format.key_bits());
+    follow_x(row, x_words_.data(), y_words_.data());
+    radix_sort(y_words_, buffer_, n, row.y_format.position_bits(), row.y_format.key_bits());
+    return follow_y(row, y_words_.data());
+  }
+
   // Keys, and the words of x in the order of the row.
   void start(Row& row, const T* x, const T* y, int64_t n, int64_t* x_words) {
     row.n = n;
     row.invalid = false;
     make_keys(x, n, row.x_keys, row.x_format, row.invalid);
     make_keys(y, n, row.y_keys, row.y_format, row.invalid);
-    for (int64_t i = 0; i < n; ++i) x_words[i] = row.x_format.word(row.x_keys[i], i);
+    const WordFormat<K> format = row.x_format;
+    const K* keys = row.x_keys.data();
+    for (int64_t i = 0; i < n; ++i) x_words[i] = format.word(keys[i], i);
   }
 
-  static void make_keys(const T* values, int64_t n, std::vector<K>& keys, WordFormat<K>& format, bool& invalid) {
-    keys.resize(n);
+  static void make_keys(const T* values, int64_t n, AlignedBuffer<K>& keys, WordFormat<K>& format, bool& invalid) {
+    keys.reserve(n);
     K* out = keys.data();
     const K first = ordered_key(values[0]);
     K smallest = first, largest = first, varying = 0;
@@ -158,14 +176,11 @@ class SortingCounter final : public LongRowCounter<T> {
     const auto key = [&](int64_t word) { return row.x_keys[x_format.position(word)]; };
     repair(x_words, row.n, x_format, key);
     find_runs(x_words, row.n, x_format, key, row.x_runs);
-    row.order.resize(row.n);
-    uint32_t* order = row.order.data();
     const K* y_keys = row.y_keys.data();
-    for (int64_t k = 0; k < row.n; ++k) {
-      const int64_t i = x_format.position(x_words[k]);
-      order[k] = static_cast<uint32_t>(i);
-      y_words[k] = y_format.word(y_keys[i], k);
-    }
+    for (int64_t k = 0; k < row.n; ++k) y_words[k] = y_format.word(y_keys[x_format.position(x_words[k])], k);
+    if (y_format.exact()) return;
+    row.order.reserve(row.n);
+    for (int64_t k = 0; k < row.n; ++k) row.order[k] = static_cast<uint32_t>(x_format.position(x_words[k]));
   }
 
   // From the words sorted by y: all counts.
@@ -176,32 +191,35 @@ class SortingCounter final : public LongRowCounter<T> {
     const auto key = [&](int64_t word) { return row.y_keys[row.order[y_format.position(word)]]; };
     repair(y_words, n, y_format, key);
     find_runs(y_words, n, y_format, key, y_runs_);
-    positions_.resize(n);
-    scratch_.resize(n);
-    for (int64_t k = 0; k < n; ++k) positions_[k] = static_cast<uint32_t>(y_format.position(y_words[k]));
-    const int64_t tied_both = row.x_runs.pairs > 0 ? settle_x_ties(row.x_runs.starts) : 0;
-    const int64_t discordant = count_inversions(positions_.data(), scratch_.data(), n);
+    positions_.reserve(n);
+    scratch_.reserve(n);
+    uint32_t* positions = positions_.data();
+    for (int64_t k = 0; k < n; ++k) positions[k] = static_cast<uint32_t>(y_format.position(y_words[k]));
+    const int64_t tied_both = row.x_runs.pairs > 0 ? settle_x_ties(row.x_runs.starts.data(), n) : 0;
+    const int64_t discordant = count_inversions(positions, scratch_.data(), n);
     return make_counts(n, discordant, row.x_runs.pairs, y_runs_.pairs, tied_both,
                        std::min(row.x_runs.distinct, y_runs_.distinct),
-                       with_classes_ ? row.x_runs.triples() : 0, with_classes_ ? y_runs_.triples() : 0);
+                       with_classes_ ? row.x_runs.triples(n) : 0, with_classes_ ? y_runs_.triples(n) : 0);
   }
 
   // Gives elements of equal x the positions of their run in the order of y, so that none of their pairs is an
   // inversion. Returns the number of pairs that tie in both.
-  int64_t settle_x_ties(const std::vector<uint32_t>& x_starts) {
-    const bool y_tied = y_runs_.pairs > 0;
-    const int64_t n = static_cast<int64_t>(positions_.size());
+  int64_t settle_x_ties(const uint32_t* x_starts, int64_t n) {
+    uint32_t* positions = positions_.data();
+    taken_.reserve(n);
+    uint32_t* taken = taken_.data();
+    std::fill_n(taken, n, 0);
+    const uint32_t* y_starts = y_runs_.pairs > 0 ? y_runs_.starts.data() : nullptr;
     int64_t tied_both = 0, run = 0;
     uint32_t previous = 0;
-    taken_.assign(n, 0);
     for (int64_t k = 0; k < n; ++k) {
-      const uint32_t x_start = x_starts[positions_[k]];
-      if (y_tied) {
-        run = y_runs_.starts[k] != k && x_start == previous ? run + 1 : 0;
+      const uint32_t x_start = x_starts[positions[k]];
+      if (y_starts) {
+        run = (y_starts[k] != k) & (x_start == previous) ? run + 1 : 0;
         tied_both += run;
         previous = x_start;
       }
-      positions_[k] = x_start + taken_[x_start]++;
+      positions[k] = x_start + taken[x_start]++;
     }
     return tied_both;
   }
@@ -213,12 +231,13 @@ class SortingCounter final : public LongRowCounter<T> {
 
   template <class KeyOfWord>
   static void find_runs(const int64_t* words, int64_t n, const WordFormat<K>& format, const KeyOfWord& key, Runs& runs) {
-    runs = {std::move(runs.starts), 0, n};
-    runs.starts.clear();
+    runs.pairs = 0;
+    runs.distinct = n;
     int64_t same = 0;
     for (int64_t k = 1; k < n; ++k) same += format.same_key_bits(words[k], words[k - 1]);
     if (same == 0) return;
-    runs.starts.resize(n);
+    runs.starts.reserve(n);
+    runs.starts[0] = 0;
     uint32_t start = 0;
     for (int64_t k = 1; k < n; ++k) {
       const bool tied = same_key(format, words[k], words[k - 1], key);
@@ -244,11 +263,12 @@ class SortingCounter final : public LongRowCounter<T> {
   }
 
   const bool with_classes_;
+  ContingencyCounter<T> few_;
   Row rows_[kWordLanes];
   int64_t pitch_;
   AlignedBuffer<int64_t> x_words_, y_words_, buffer_, columns_;
   Runs y_runs_;
-  std::vector<uint32_t> positions_, scratch_, taken_;
+  AlignedBuffer<uint32_t> positions_, scratch_, taken_;
 };
 
 }  // namespace shfcas::SHFCAS_LEVEL

@@ -11,7 +11,7 @@ namespace shfcas::SHFCAS_LEVEL {
 // Sorts words[0, n) by the bits [low, low + bits); equal ones keep their order. The buffer is for scratch.
 inline void radix_sort(AlignedBuffer<int64_t>& words, AlignedBuffer<int64_t>& buffer, int64_t n, int low,
                        int bits) {
-  constexpr int max_digit = 11;
+  const int max_digit = n < (1 << 18) ? 11 : 16;  // places in the first-level cache; fewer passes
   buffer.reserve(words.size());  // they change places
   const int passes = (bits + max_digit - 1) / max_digit;
   if (passes == 0) return;
