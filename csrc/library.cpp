@@ -2,7 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <torch/csrc/stable/library.h>
 
-#include "cpu/kernels.h"
+#include "cpu/simd.h"
 
 STABLE_TORCH_LIBRARY(shfcas, library) {
   library.def(
@@ -41,7 +41,7 @@ pybind11::dict build_facts() {
   facts["cuda"] = SHFCAS_CUDA_VERSION;
   facts["cuda_archs"] = SHFCAS_CUDA_ARCHS;
   facts["compiler"] = __VERSION__;
-  facts["simd"] = shfcas::simd_level();
+  facts["simd"] = shfcas::simd_level_name();
   return facts;
 }
 
@@ -49,5 +49,6 @@ pybind11::dict build_facts() {
 
 PYBIND11_MODULE(_C, module) {
   module.doc() = "Registers torch.ops.shfcas and knows how it was built.";
-  module.def("build_facts", &build_facts, "What the library was compiled with, and the instruction set it chose.");
+  module.def("build_facts", &build_facts,
+             "What the library was compiled with, and the instruction set it chose.");
 }

@@ -54,7 +54,8 @@ SHFCAS_INLINE double tau_from_counts(const PairCounts& counts, int64_t n, TauVar
   if (counts.tied_x == pairs || counts.tied_y == pairs) return NAN;
   double tau;
   if (variant == TauVariant::b) {
-    const double x = static_cast<double>(pairs - counts.tied_x), y = static_cast<double>(pairs - counts.tied_y);
+    const double x = static_cast<double>(pairs - counts.tied_x),
+                 y = static_cast<double>(pairs - counts.tied_y);
     tau = excess / (x == y ? x : sqrt(x * y));
   } else {
     const double size = static_cast<double>(n), classes = static_cast<double>(counts.classes);

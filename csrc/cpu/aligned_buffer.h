@@ -1,4 +1,5 @@
-// Scratch memory that begins at a cache line; a lot of it, at a huge page, which saves most of its page faults.
+// Scratch memory that begins at a cache line; a lot of it, at a huge page, which saves most of its page
+// faults.
 #pragma once
 
 #ifdef __linux__

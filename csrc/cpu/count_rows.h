@@ -46,7 +46,8 @@ class RowCounter {
       const int64_t n = rows_.size(order(begin));
       const int equal = equally_long(begin, end, order, n);
       // Few longer rows leave most lanes of a block idle.
-      const bool as_block = n <= kMaxBlockLength<K> && !with_classes_ && (n <= 64 || equal > kBlockLanes<K> / 4);
+      const bool as_block =
+          n <= kMaxBlockLength<K> && !with_classes_ && (n <= 64 || equal > kBlockLanes<K> / 4);
       if (n == 0) {
         sink(order(begin++), 0, make_counts(0, 0, 0, 0, 0));
       } else if (as_block) {
@@ -113,8 +114,9 @@ class RowCounter {
     return rows;
   }
 
-  // Rows of different length lie in any order; by length, they fill the lanes of a block. A counting sort, with
-  // one bucket for all rows that are too long for a block; of a window of rows, whose values are still in the cache.
+  // Rows of different length lie in any order; by length, they fill the lanes of a block. A counting sort,
+  // with one bucket for all rows that are too long for a block; of a window of rows, whose values are still
+  // in the cache.
   void sort_by_length(int64_t begin, int64_t end) {
     constexpr int64_t last_bucket = kMaxBlockLength<K> + 1;
     std::array<int64_t, last_bucket + 2> next{};

@@ -40,7 +40,8 @@ void order_preserving_keys(const T* x, int64_t n, int32_t* keys) {
   } else {
     std::vector<int32_t> order(n);
     std::iota(order.begin(), order.end(), 0);
-    std::sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return ordered_key(x[a]) < ordered_key(x[b]); });
+    std::sort(order.begin(), order.end(),
+              [&](int32_t a, int32_t b) { return ordered_key(x[a]) < ordered_key(x[b]); });
     int32_t rank = 0;
     for (int64_t k = 0; k < n; ++k) {
       if (k > 0 && ordered_key(x[order[k]]) != ordered_key(x[order[k - 1]])) ++rank;
@@ -110,7 +111,8 @@ void count_by_bits(const T* x, int64_t m, int64_t n, const VectorTies& ties, con
               against[r] = discordant.data() + place;
               both[r] = comparable.data() + place;
             }
-            bit_kernels.compare_pairs(bits_of(a), first, bits_of(b), size, against, ties.any ? both : nullptr);
+            bit_kernels.compare_pairs(bits_of(a), first, bits_of(b), size, against,
+                                      ties.any ? both : nullptr);
           }
       };
       for (int64_t a = begin; a < end; ++a) {
@@ -131,8 +133,9 @@ void count_by_bits(const T* x, int64_t m, int64_t n, const VectorTies& ties, con
         const int64_t place = a * padded + b, against = discordant[place];
         const int64_t tied_both =
             ties.any ? comparable[place] - num_pairs(n) + ties_a.tied_x + ties_b.tied_x : 0;
-        sink(a, b, make_counts(n, against, ties_a.tied_x, ties_b.tied_x, tied_both,
-                               std::min(ties_a.classes, ties_b.classes)));
+        sink(a, b,
+             make_counts(n, against, ties_a.tied_x, ties_b.tied_x, tied_both,
+                         std::min(ties_a.classes, ties_b.classes)));
       }
   });
 }
@@ -164,7 +167,8 @@ void count_by_sorting(const T* x, int64_t m, int64_t n, bool with_classes, const
   });
 }
 
-// The symmetric (M, M) matrix of statistic(counts, n) over the rows of x, (M, N). A row is paired with itself too.
+// The symmetric (M, M) matrix of statistic(counts, n) over the rows of x, (M, N). A row is paired with itself
+// too.
 template <class Statistic>
 Tensor pair_matrix(const char* op, const Tensor& x, bool with_classes, const Statistic& statistic) {
   const ScalarType dtype = compute_dtype(op, "x", x, Numbers::any);

@@ -4,6 +4,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "cpu/simd.h"
+
 namespace shfcas {
 
 // Each is filled by its level_*.cpp.
@@ -21,43 +23,44 @@ SHFCAS_DECLARE_LEVEL(avx512)
 
 namespace {
 
-enum class Level { baseline, avx2, avx512 };
 const char* const kNames[] = {"baseline", "avx2", "avx512"};
 
-Level best_level() {
+SimdLevel best_level() {
 #ifdef __x86_64__
   __builtin_cpu_init();
   if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("bmi2"))
-    return Level::baseline;
+    return SimdLevel::baseline;
   if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
       !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl") ||
       !__builtin_cpu_supports("avx512cd") || !__builtin_cpu_supports("avx512vpopcntdq"))
-    return Level::avx2;
-  return Level::avx512;
+    return SimdLevel::avx2;
+  return SimdLevel::avx512;
 #else
-  return Level::baseline;
+  return SimdLevel::baseline;
 #endif
 }
 
-// The best, unless SHFCAS_SIMD names a lesser one.
-Level choose_level() {
-  const Level best = best_level();
+SimdLevel choose_level() {
+  const SimdLevel best = best_level();
   const char* wanted = std::getenv("SHFCAS_SIMD");
   for (int level = 0; wanted && level < static_cast<int>(best); ++level)
-    if (!std::strcmp(wanted, kNames[level])) return static_cast<Level>(level);
+    if (!std::strcmp(wanted, kNames[level])) return static_cast<SimdLevel>(level);
   return best;
 }
 
-const Level level = choose_level();
+const SimdLevel level = choose_level();
 
 }  // namespace
+
+SimdLevel simd_level() { return level; }
+const char* simd_level_name() { return kNames[static_cast<int>(level)]; }
 
 template <class T>
 const Kernels<T>& kernels() {
   static const Kernels<T> chosen = [] {
 #ifdef __x86_64__
-    if (level == Level::avx512) return avx512::table<T>();
-    if (level == Level::avx2) return avx2::table<T>();
+    if (level == SimdLevel::avx512) return avx512::table<T>();
+    if (level == SimdLevel::avx2) return avx2::table<T>();
 #endif
     return baseline::table<T>();
   }();
@@ -72,14 +75,12 @@ template const Kernels<int64_t>& kernels();
 const PairBitKernels& pair_bit_kernels() {
   static const PairBitKernels chosen = [] {
 #ifdef __x86_64__
-    if (level == Level::avx512) return avx512::pair_bit_table();
-    if (level == Level::avx2) return avx2::pair_bit_table();
+    if (level == SimdLevel::avx512) return avx512::pair_bit_table();
+    if (level == SimdLevel::avx2) return avx2::pair_bit_table();
 #endif
     return baseline::pair_bit_table();
   }();
   return chosen;
 }
-
-const char* simd_level() { return kNames[static_cast<int>(level)]; }
 
 }  // namespace shfcas

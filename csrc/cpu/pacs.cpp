@@ -4,10 +4,10 @@
 #include <tuple>
 
 #include "batch.h"
+#include "core/team.h"
 #include "cpu/grain.h"
 #include "cpu/kernels.h"
 #include "cpu/simd.h"
-#include "core/team.h"
 
 namespace shfcas {
 namespace {
@@ -24,13 +24,13 @@ Tensor pacs(const Tensor& rewards, const Tensor& logprobs, const std::optional<T
     const T* reward = const_data<T>(batch.x);
     const T* logprob = const_data<T>(batch.y);
     T* out = mutable_data<T>(result);
-    torch::stable::parallel_for(
-        0, rows.count, row_grain(scoring_cost(rows)),
-        [&](int64_t begin, int64_t end) {
-          PacsSummary summaries[kPacsRows];
-          for (; begin < end; begin += kPacsRows)
-            kernels<T>().pacs_rows(reward, logprob, rows, begin, std::min(begin + kPacsRows, end), out, summaries);
-        });
+    torch::stable::parallel_for(0, rows.count, row_grain(scoring_cost(rows)),
+                                [&](int64_t begin, int64_t end) {
+                                  PacsSummary summaries[kPacsRows];
+                                  for (; begin < end; begin += kPacsRows)
+                                    kernels<T>().pacs_rows(reward, logprob, rows, begin,
+                                                           std::min(begin + kPacsRows, end), out, summaries);
+                                });
   });
   return result;
 }
@@ -52,7 +52,7 @@ std::tuple<Tensor, Tensor> pacs_backward(const Tensor& gradient, const Tensor& r
     T *reward_out = mutable_data<T>(to_rewards), *logprob_out = mutable_data<T>(to_logprobs);
     torch::stable::parallel_for(
         0, rows.count, row_grain(scoring_cost(rows)), [&](int64_t begin, int64_t end) {
-          vectorize([&](auto) SHFCAS_INLINE_LAMBDA {
+          vectorize([&]() SHFCAS_INLINE_LAMBDA {
             for (int64_t row = begin; row < end; ++row) {
               const int64_t first = rows.begin(row), n = rows.size(row);
               write_z_gradient(SerialTeam{}, in + first, reward + first, n, 1, reward_out + first);

@@ -145,7 +145,7 @@ template <class T, class Stored>
 __attribute__((noinline)) double label_logprob(const Stored* logits, int64_t stride, int64_t n,
                                                int64_t label) {
   LogSumExp<T> total;
-  vectorize([&](auto) SHFCAS_INLINE_LAMBDA { total = log_sum_exp<T>(logits, stride, n); });
+  vectorize([&]() SHFCAS_INLINE_LAMBDA { total = log_sum_exp<T>(logits, stride, n); });
   const T logit = static_cast<T>(logits[label * stride]);
   return static_cast<double>(logit) - static_cast<double>(total.shift) - std::log(total.sum);
 }
@@ -153,7 +153,7 @@ __attribute__((noinline)) double label_logprob(const Stored* logits, int64_t str
 template <class T, class Stored>
 __attribute__((noinline)) void write_gradient(const Stored* logits, int64_t stride, int64_t n, int64_t label,
                                               double gradient, Stored* out) {
-  vectorize([&](auto) SHFCAS_INLINE_LAMBDA {
+  vectorize([&]() SHFCAS_INLINE_LAMBDA {
     const LogSumExp<T> total = log_sum_exp<T>(logits, stride, n);
     const T scale = static_cast<T>(-gradient / total.sum);
     alignas(64) T buffer[kBlock];

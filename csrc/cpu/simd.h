@@ -1,57 +1,52 @@
-// Runs a piece of code compiled for the widest SIMD registers of this processor.
-//
-//   vectorize([&](auto width) SHFCAS_INLINE_LAMBDA { ... width.bytes ... });
-//
-// The lambda and all it calls must be inlined (SHFCAS_INLINE), for the instruction set is a property of the
-// function that they end up in.
+// Which instructions this processor has, and code that uses them.
 #pragma once
 
 #define SHFCAS_INLINE_LAMBDA __attribute__((always_inline))
 
 namespace shfcas {
 
-template <int Bytes>
-struct Width {
-  static constexpr int bytes = Bytes;
-};
+enum class SimdLevel { baseline, avx2, avx512 };
 
-// A register of lanes; arithmetic and comparisons work lane by lane, and "true" is all ones. A pointer to
-// lanes may be read as one to registers.
-template <class Lane, int Bytes>
-struct RegisterOf {
-  typedef Lane type __attribute__((vector_size(Bytes), may_alias));
-};
-template <class Lane, int Bytes>
-using Register = typename RegisterOf<Lane, Bytes>::type;
+// The best of this processor, or what the environment variable SHFCAS_SIMD asks for if that is less.
+SimdLevel simd_level();
+const char* simd_level_name();
+
+// What each level has on x86-64. Kernels that are written in vector registers are compiled apart, in
+// level_*.cpp.
+#define SHFCAS_AVX2 "avx2,fma,bmi,bmi2,lzcnt,popcnt"
+#define SHFCAS_AVX512 \
+  SHFCAS_AVX2 ",avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx512vpopcntdq,prefer-vector-width=512"
 
 #ifdef __x86_64__
-
 template <class F>
-__attribute__((target("avx2,fma,bmi2"))) void run_avx2(const F& f) {
-  f(Width<32>{});
+__attribute__((target(SHFCAS_AVX2))) void run_avx2(const F& f) {
+  f();
 }
-
-inline bool has_avx2() {
-  static const bool yes = [] {
-    __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
-  }();
-  return yes;
-}
-
-// No AVX-512: its comparisons go through mask registers, which made pair counting slower than with AVX2.
 template <class F>
-void vectorize(const F& f) {
-  has_avx2() ? run_avx2(f) : f(Width<16>{});
+__attribute__((target(SHFCAS_AVX512))) void run_avx512(const F& f) {
+  f();
 }
-
-#else  // the baseline of other processors has what we use (NEON on ARM)
-
-template <class F>
-void vectorize(const F& f) {
-  f(Width<16>{});
-}
-
 #endif
+
+// Runs f compiled for the instructions of this processor, in which the compiler vectorises its loops.
+//
+//   vectorize([&]() SHFCAS_INLINE_LAMBDA { ... });
+//
+// The lambda and all it calls must be inlined (SHFCAS_INLINE), for the instruction set is a property of the
+// function that they end up in.
+template <class F>
+void vectorize(const F& f) {
+#ifdef __x86_64__
+  switch (simd_level()) {
+    case SimdLevel::avx512:
+      return run_avx512(f);
+    case SimdLevel::avx2:
+      return run_avx2(f);
+    case SimdLevel::baseline:
+      break;
+  }
+#endif
+  f();
+}
 
 }  // namespace shfcas

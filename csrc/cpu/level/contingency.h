@@ -58,10 +58,10 @@ class ContingencyCounter {
  public:
   // Returns false, soon, if the row has too many values for a table of at most n cells.
   bool count(const T* x, const T* y, int64_t n, PairCounts& out) {
-    const int most = n < kMaxValues * kMaxValues ? static_cast<int>(std::sqrt(static_cast<double>(n))) : kMaxValues;
+    const int most =
+        n < kMaxValues * kMaxValues ? static_cast<int>(std::sqrt(static_cast<double>(n))) : kMaxValues;
     x_codes_.clear();
     y_codes_.clear();
-    // The first elements of a row of many values already have too many.
     cells_.reserve(int64_t{most} * most);
     uint32_t* cells = cells_.data();
     std::fill_n(cells, int64_t{most} * most, 0);

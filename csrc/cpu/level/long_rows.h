@@ -1,9 +1,9 @@
 // Pair counts of long rows in O(N log N) (Knight 1966): sort by x; sort that by y, keeping the order where y
 // ties; what is discordant is an inversion of the positions that the result has in x.
 //
-// What is sorted are words of 63 bits: key << position_bits | position. A 32-bit key fits; of a 64-bit key its
-// leading bits do, and where they agree the keys themselves decide. Words of several rows are sorted side by
-// side in vector registers, or those of one row by their digits.
+// What is sorted are words of 63 bits: key << position_bits | position. A 32-bit key fits; of a 64-bit key
+// its leading bits do, and where they agree the keys themselves decide. Words of several rows are sorted side
+// by side in vector registers, or those of one row by their digits.
 #pragma once
 
 #include <algorithm>
@@ -38,7 +38,8 @@ class WordFormat {
   }
 
   int64_t word(K key, int64_t position) const {
-    return static_cast<int64_t>((static_cast<uint64_t>(key) - smallest_) >> shift_ << position_bits_) | position;
+    return static_cast<int64_t>((static_cast<uint64_t>(key) - smallest_) >> shift_ << position_bits_) |
+           position;
   }
   int64_t position(int64_t word) const { return word & ((int64_t{1} << position_bits_) - 1); }
   bool same_key_bits(int64_t word, int64_t other) const { return (word ^ other) >> position_bits_ == 0; }
@@ -82,7 +83,8 @@ class SortingCounter final : public LongRowCounter<T> {
     PairCounts counts[kWordLanes];
     int left[kWordLanes], num_left = 0;
     for (int r = 0; r < rows; ++r) {
-      if (sizes[r] >= kMinContingency && few_.count(x + offsets[r], y + offsets[r], sizes[r], out[r])) continue;
+      if (sizes[r] >= kMinContingency && few_.count(x + offsets[r], y + offsets[r], sizes[r], out[r]))
+        continue;
       left_offsets[num_left] = offsets[r];
       left_sizes[num_left] = sizes[r];
       left[num_left++] = r;
@@ -93,7 +95,8 @@ class SortingCounter final : public LongRowCounter<T> {
     if (longest <= kMaxSideBySide && (num_left > 2 || longest <= kMaxIdleLanes)) {
       count_side_by_side(x, y, left_offsets, left_sizes, num_left, longest, counts);
     } else {
-      for (int r = 0; r < num_left; ++r) counts[r] = count_alone(x + left_offsets[r], y + left_offsets[r], left_sizes[r]);
+      for (int r = 0; r < num_left; ++r)
+        counts[r] = count_alone(x + left_offsets[r], y + left_offsets[r], left_sizes[r]);
     }
     for (int r = 0; r < num_left; ++r) out[left[r]] = counts[r];
   }
@@ -151,7 +154,8 @@ class SortingCounter final : public LongRowCounter<T> {
     for (int64_t i = 0; i < n; ++i) x_words[i] = format.word(keys[i], i);
   }
 
-  static void make_keys(const T* values, int64_t n, AlignedBuffer<K>& keys, WordFormat<K>& format, bool& invalid) {
+  static void make_keys(const T* values, int64_t n, AlignedBuffer<K>& keys, WordFormat<K>& format,
+                        bool& invalid) {
     keys.reserve(n);
     K* out = keys.data();
     const K first = ordered_key(values[0]);
@@ -230,7 +234,8 @@ class SortingCounter final : public LongRowCounter<T> {
   }
 
   template <class KeyOfWord>
-  static void find_runs(const int64_t* words, int64_t n, const WordFormat<K>& format, const KeyOfWord& key, Runs& runs) {
+  static void find_runs(const int64_t* words, int64_t n, const WordFormat<K>& format, const KeyOfWord& key,
+                        Runs& runs) {
     runs.pairs = 0;
     runs.distinct = n;
     int64_t same = 0;

@@ -1,10 +1,10 @@
-// PACS of consecutive rows. Short ones go one a lane; longer ones along the row, several in step, so that their sums
-// and roots are computed together; the longest one by one.
+// PACS of consecutive rows. Short ones go one a lane; longer ones along the row, several in step, so that
+// their sums and roots are computed together; the longest one by one.
 //
-// Deviations are taken from the first element of a row before its mean, which keeps the digits of numbers that are
-// large and close together, as log-probabilities are; then single precision is enough for rows of floats, and of
-// long rows for chunks, whose sums are added in double. A float row whose squares leave the range is done again in
-// double.
+// Deviations are taken from the first element of a row before its mean, which keeps the digits of numbers
+// that are large and close together, as log-probabilities are; then single precision is enough for rows of
+// floats, and of long rows for chunks, whose sums are added in double. A float row whose squares leave the
+// range is done again in double.
 #pragma once
 
 #include "core/pacs.h"
@@ -37,21 +37,24 @@ inline PacsSummary pacs_long_row(const T* rewards, const T* logprobs, int64_t n,
     reward_total += static_cast<double>(reward_sum);
     logprob_total += static_cast<double>(logprob_sum);
   });
-  const T reward_mean = static_cast<T>(reward_total / size), logprob_mean = static_cast<T>(logprob_total / size);
+  const T reward_mean = static_cast<T>(reward_total / size),
+          logprob_mean = static_cast<T>(logprob_total / size);
 
   reward_total = logprob_total = 0;
   for_each_chunk([&](int64_t begin, int64_t end) {
     T reward_sum = 0, logprob_sum = 0;
     SHFCAS_SIMD_SUM(reward_sum, logprob_sum)
     for (int64_t i = begin; i < end; ++i) {
-      const T reward = rewards[i] - reward_origin - reward_mean, logprob = logprobs[i] - logprob_origin - logprob_mean;
+      const T reward = rewards[i] - reward_origin - reward_mean,
+              logprob = logprobs[i] - logprob_origin - logprob_mean;
       reward_sum += reward * reward;
       logprob_sum += logprob * logprob;
     }
     reward_total += static_cast<double>(reward_sum);
     logprob_total += static_cast<double>(logprob_sum);
   });
-  if (!std::isfinite(reward_total + logprob_total)) return write_pacs(SerialTeam{}, rewards, logprobs, n, scores);
+  if (!std::isfinite(reward_total + logprob_total))
+    return write_pacs(SerialTeam{}, rewards, logprobs, n, scores);
 
   const double reward_std = sqrt(reward_total / size), logprob_std = sqrt(logprob_total / size);
   const bool reward_flat = reward_std < kMinStd, logprob_flat = logprob_std < kMinStd;
@@ -89,12 +92,13 @@ struct LaneScale {
 template <class T>
 SHFCAS_INLINE LaneScale<T> lane_scale(const Register<T>& mean_square) {
   using V = Register<T>;
-  const V std = map_lanes(mean_square, [](T square) __attribute__((always_inline)) { return std::sqrt(square); });
+  const V std =
+      map_lanes(mean_square, [](T square) __attribute__((always_inline)) { return std::sqrt(square); });
   return {mean_square, std < static_cast<T>(kMinStd) ? V{} : (V{} + 1) / std};
 }
 
-// Puts the deviations from the mean in place of v[0, n); elements beyond the size of a row become 0. `share` is 1
-// over the size.
+// Puts the deviations from the mean in place of v[0, n); elements beyond the size of a row become 0. `share`
+// is 1 over the size.
 template <class T, bool Equal>
 SHFCAS_INLINE LaneScale<T> centre(Register<T>* v, int n, const Register<T>& sizes, const Register<T>& share) {
   using V = Register<T>;
@@ -118,9 +122,9 @@ SHFCAS_INLINE LaneScale<T> centre(Register<T>* v, int n, const Register<T>& size
 
 // What the lanes of some rows sum up to. Rows whose squares left the range are done again in double.
 template <class T>
-SHFCAS_INLINE void summarize(const T* rewards, const T* logprobs, const int64_t* offsets, const int64_t* sizes,
-                             const LaneScale<T>& r, const LaneScale<T>& p, const Register<T>& mean_abs, T* scores,
-                             PacsSummary* summaries) {
+SHFCAS_INLINE void summarize(const T* rewards, const T* logprobs, const int64_t* offsets,
+                             const int64_t* sizes, const LaneScale<T>& r, const LaneScale<T>& p,
+                             const Register<T>& mean_abs, T* scores, PacsSummary* summaries) {
   constexpr int lanes = kLanesOf<T>;
   T means[lanes], infinite[lanes], outliers = 0;
   Key<T> flat[lanes];
@@ -134,14 +138,15 @@ SHFCAS_INLINE void summarize(const T* rewards, const T* logprobs, const int64_t*
   if (outliers == 0) return;
   for (int l = 0; l < lanes; ++l)
     if (infinite[l] != 0)
-      summaries[l] = write_pacs(SerialTeam{}, rewards + offsets[l], logprobs + offsets[l], sizes[l], scores + offsets[l]);
+      summaries[l] = write_pacs(SerialTeam{}, rewards + offsets[l], logprobs + offsets[l], sizes[l],
+                                scores + offsets[l]);
 }
 
-// A block of kBlockLanes consecutive rows of at most kMaxLaneRow elements. Reads and writes whole tiles: what is
-// behind a row is overwritten, and must be a row that is written later, or room.
+// A block of kBlockLanes consecutive rows of at most kMaxLaneRow elements. Reads and writes whole tiles: what
+// is behind a row is overwritten, and must be a row that is written later, or room.
 template <class T, bool Equal>
-SHFCAS_INLINE void pacs_lanes(const T* rewards, const T* logprobs, const int64_t* offsets, const int64_t* sizes,
-                              int longest, T* scores, PacsSummary* summaries) {
+SHFCAS_INLINE void pacs_lanes(const T* rewards, const T* logprobs, const int64_t* offsets,
+                              const int64_t* sizes, int longest, T* scores, PacsSummary* summaries) {
   using V = Register<T>;
   constexpr int tile = kTile<T>, lanes = kLanesOf<T>;
   for (int lane = 0; lane < kBlockLanes<T>; lane += lanes) {
@@ -172,7 +177,8 @@ SHFCAS_INLINE void pacs_lanes(const T* rewards, const T* logprobs, const int64_t
           store(out, half<T>(reward[i + l % tile], l / tile, std::make_index_sequence<tile>{}));
       }
 
-    summarize(rewards, logprobs, offsets + lane, sizes + lane, r, p, magnitude * share, scores, summaries + lane);
+    summarize(rewards, logprobs, offsets + lane, sizes + lane, r, p, magnitude * share, scores,
+              summaries + lane);
   }
 }
 
@@ -190,11 +196,11 @@ SHFCAS_INLINE V sum_each(V* rows) {
     return rows[0];
 }
 
-// kLanesOf<T> rows of at most kChunk elements in step. They are read and written in whole registers: what is behind
-// a row is overwritten, and must be a row that is written later, or room.
+// kLanesOf<T> rows of at most kChunk elements in step. They are read and written in whole registers: what is
+// behind a row is overwritten, and must be a row that is written later, or room.
 template <class T>
-inline void pacs_rows_in_step(const T* rewards, const T* logprobs, const int64_t* offsets, const int64_t* sizes,
-                              T* scores, PacsSummary* summaries) {
+inline void pacs_rows_in_step(const T* rewards, const T* logprobs, const int64_t* offsets,
+                              const int64_t* sizes, T* scores, PacsSummary* summaries) {
   using V = Register<T>;
   using Mask = Register<Key<T>>;
   constexpr int lanes = kLanesOf<T>;
@@ -264,7 +270,8 @@ inline void pacs_rows_in_step(const T* rewards, const T* logprobs, const int64_t
     });
     reward_sums[l] = magnitude;
   }
-  summarize(rewards, logprobs, offsets, sizes, r, p, sum_each<lanes / 2>(reward_sums) * share, scores, summaries);
+  summarize(rewards, logprobs, offsets, sizes, r, p, sum_each<lanes / 2>(reward_sums) * share, scores,
+            summaries);
 }
 
 // One block, in place if reading and writing whole tiles stays before `limit`, else by way of a copy.
@@ -299,11 +306,11 @@ SHFCAS_INLINE void pacs_block(const T* rewards, const T* logprobs, const Rows& r
   }
 }
 
-// Rows [begin, begin + count), all of at most kChunk elements; the last ones, whose registers would reach beyond
-// `limit`, by way of a copy.
+// Rows [begin, begin + count), all of at most kChunk elements; the last ones, whose registers would reach
+// beyond `limit`, by way of a copy.
 template <class T>
-inline void pacs_step(const T* rewards, const T* logprobs, const Rows& rows, int64_t begin, int count, int64_t limit,
-                      T* scores, PacsSummary* summaries) {
+inline void pacs_step(const T* rewards, const T* logprobs, const Rows& rows, int64_t begin, int count,
+                      int64_t limit, T* scores, PacsSummary* summaries) {
   constexpr int lanes = kLanesOf<T>;
   int64_t offsets[lanes], sizes[lanes];
   for (int l = 0; l < count; ++l) {
@@ -334,7 +341,8 @@ inline void pacs_step(const T* rewards, const T* logprobs, const Rows& rows, int
 }
 
 // Rows from begin on whose sizes are in [shortest, longest], at most so many.
-inline int count_similar(const Rows& rows, int64_t begin, int64_t end, int most, int64_t shortest, int64_t longest) {
+inline int count_similar(const Rows& rows, int64_t begin, int64_t end, int most, int64_t shortest,
+                         int64_t longest) {
   if (end - begin < most) most = static_cast<int>(end - begin);
   if (!rows.offsets) return most;
   int count = 0;

@@ -14,8 +14,8 @@ struct PairCursor {
   }
 };
 
-inline void pack_pairs(const int32_t* columns, int64_t n, int64_t& i, int64_t& j, int64_t words, uint32_t* less,
-                       uint32_t* untied) {
+inline void pack_pairs(const int32_t* columns, int64_t n, int64_t& i, int64_t& j, int64_t words,
+                       uint32_t* less, uint32_t* untied) {
   using V = Register<int32_t>;
   constexpr int lanes = kLanesOf<int32_t>, parts = kPairGroup / lanes;
   PairCursor cursor{i, j};
@@ -86,8 +86,8 @@ SHFCAS_INLINE void compare_vectors(const PairBits& a, int first, const PairBits&
   }
 }
 
-inline void compare_pairs(const PairBits& a, int first, const PairBits& b, int64_t words, int32_t* const* discordant,
-                          int32_t* const* comparable) {
+inline void compare_pairs(const PairBits& a, int first, const PairBits& b, int64_t words,
+                          int32_t* const* discordant, int32_t* const* comparable) {
   if (comparable)
     compare_vectors<true>(a, first, b, words, discordant, comparable);
   else

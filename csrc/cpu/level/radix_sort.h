@@ -12,7 +12,7 @@ namespace shfcas::SHFCAS_LEVEL {
 inline void radix_sort(AlignedBuffer<int64_t>& words, AlignedBuffer<int64_t>& buffer, int64_t n, int low,
                        int bits) {
   const int max_digit = n < (1 << 18) ? 11 : 16;  // places in the first-level cache; fewer passes
-  buffer.reserve(words.size());  // they change places
+  buffer.reserve(words.size());                   // they change places
   const int passes = (bits + max_digit - 1) / max_digit;
   if (passes == 0) return;
   const int digit = (bits + passes - 1) / passes;
@@ -20,7 +20,8 @@ inline void radix_sort(AlignedBuffer<int64_t>& words, AlignedBuffer<int64_t>& bu
   std::vector<uint32_t> next(static_cast<size_t>(passes) << digit);
   for (int64_t i = 0; i < n; ++i)
     for (int pass = 0; pass < passes; ++pass)
-      ++next[(static_cast<size_t>(pass) << digit) + (static_cast<uint64_t>(words[i]) >> (low + pass * digit) & mask)];
+      ++next[(static_cast<size_t>(pass) << digit) +
+             (static_cast<uint64_t>(words[i]) >> (low + pass * digit) & mask)];
   for (int pass = 0; pass < passes; ++pass) {
     uint32_t* places = next.data() + (static_cast<size_t>(pass) << digit);
     uint32_t sum = 0;

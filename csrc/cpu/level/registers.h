@@ -30,7 +30,8 @@ constexpr int kLanesOf = kBytes / static_cast<int>(sizeof(Lane));
 template <int Step, class V, size_t... I>
 SHFCAS_INLINE void exchange_halves(V& a, V& b, std::index_sequence<I...>) {
   constexpr int lanes = sizeof...(I);
-  const V low = __builtin_shufflevector(a, b, (I & Step ? lanes + static_cast<int>(I) - Step : static_cast<int>(I))...);
+  const V low =
+      __builtin_shufflevector(a, b, (I & Step ? lanes + static_cast<int>(I) - Step : static_cast<int>(I))...);
   b = __builtin_shufflevector(a, b, (I & Step ? lanes + static_cast<int>(I) : static_cast<int>(I) + Step)...);
   a = low;
 }
@@ -90,8 +91,9 @@ SHFCAS_INLINE void load_tile(const Lane* values, const int64_t* offsets, Registe
     if constexpr (tile == lanes)
       columns[i] = load<Register<Lane>>(values + offsets[i]);
     else
-      columns[i] = join<Lane>(load<TileRow<Lane>>(values + offsets[i]), load<TileRow<Lane>>(values + offsets[i + tile]),
-                              std::make_index_sequence<lanes>{});
+      columns[i] =
+          join<Lane>(load<TileRow<Lane>>(values + offsets[i]),
+                     load<TileRow<Lane>>(values + offsets[i + tile]), std::make_index_sequence<lanes>{});
   }
   transpose<tile>(columns);
 }

@@ -25,7 +25,7 @@ SHFCAS_INLINE void exchange(Element<K>& a, Element<K>& b) {
   a = {x, y};
 }
 
-// Elements in sorting order: add(i, x, y) for each, sort(), then get(i, x, y).
+// Elements to be sorted: set(i, x, y) for each, sort(), then get(i, x, y).
 template <class K, int Capacity>
 struct SortedPairs {
   Element<K> elements[Capacity];
@@ -69,7 +69,8 @@ template <class V>
 SHFCAS_INLINE V count_descents(V* y, int n) {
   const V one = V{} + 1;
   V counts[4] = {};
-  for (int i = n; i & 3; ++i) y[i] = ~(V{} + (one << (8 * sizeof(one[0]) - 1)));  // the largest, and descends to none
+  for (int i = n; i & 3; ++i)
+    y[i] = ~(V{} + (one << (8 * sizeof(one[0]) - 1)));  // the largest, and descends to none
   for (int i = 0; i < n; i += 4) {
     const V a = y[i], b = y[i + 1], c = y[i + 2], d = y[i + 3];
     counts[0] = a > b ? counts[0] + one : counts[0];

@@ -17,7 +17,7 @@ struct Single {
 template <class K>
 SHFCAS_INLINE void exchange(Single<K>& a, Single<K>& b) {
   const Register<K> low = a.key < b.key ? a.key : b.key;
-  b.key ^= a.key ^ low;  // the other one; the units of min and max are fewer than those of bit operations
+  b.key ^= a.key ^ low;  // the other one; processors have fewer units for max than for bit operations
   a.key = low;
 }
 
@@ -47,7 +47,8 @@ constexpr auto kSort = [] {
   return network;
 }();
 
-// Levels of a bitonic merge of 2^Levels elements: exchanges of distance 2^(Levels - 1), then half as far, to 1.
+// Levels of a bitonic merge of 2^Levels elements: exchanges of distance 2^(Levels - 1), then half as far,
+// to 1.
 template <int Levels>
 constexpr auto kMerge = [] {
   Network<(Levels << Levels)> network;
@@ -57,8 +58,8 @@ constexpr auto kMerge = [] {
   return network;
 }();
 
-// The first level of a merge compares an ascending run with the next one read backwards; then Levels - 1 more.
-// The mirrored half comes second, and descends.
+// The first level of a merge compares an ascending run with the next one read backwards; then Levels - 1
+// more. The mirrored half comes second, and descends.
 template <int Levels>
 constexpr auto kFirstMerge = [] {
   Network<(Levels << Levels)> network;
@@ -113,7 +114,8 @@ template <int Levels, class E>
 SHFCAS_INLINE void first_merge_pass(E* v, int run) {
   const int step = run >> (Levels - 1), last = 2 * run - 1;
   for (int i = 0; i < step; ++i)
-    run_mirrored<kFirstMerge<Levels>>(v + i, v + last - i, step, std::make_index_sequence<(1 << (Levels - 1))>{});
+    run_mirrored<kFirstMerge<Levels>>(v + i, v + last - i, step,
+                                      std::make_index_sequence<(1 << (Levels - 1))>{});
 }
 
 // Room for n elements and the pads that sort_lanes() wants behind them.
@@ -165,9 +167,9 @@ SHFCAS_INLINE void sort_up_to(E* v, int n) {
     sort_lanes(v, n);
 }
 
-// Sorts the first n words of kWordLanes rows side by side; row r is words[r * pitch, r * pitch + n), and pitch is
-// n rounded up to a multiple of 4 at least. columns is scratch for a power of two of registers, at least n and
-// kSortBlock, each with the words of kLanesOf<int64_t> rows.
+// Sorts the first n words of kWordLanes rows side by side; row r is words[r * pitch, r * pitch + n), and
+// pitch is n rounded up to a multiple of 4 at least. columns is scratch for a power of two of registers, at
+// least n and kSortBlock, each with the words of kLanesOf<int64_t> rows.
 inline void sort_words(int64_t* words, int64_t pitch, int n, int64_t* columns) {
   constexpr int tile = kTile<int64_t>, lanes = kLanesOf<int64_t>;
   auto* elements = reinterpret_cast<Single<int64_t>*>(columns);
