@@ -8,6 +8,15 @@ STABLE_TORCH_LIBRARY(shfcas, library) {
       "(Tensor concordant, Tensor discordant, Tensor tied_x, Tensor tied_y, Tensor tied_both)");
   library.def("kendall_tau(Tensor x, Tensor y, str variant='b', Tensor? offsets=None) -> Tensor");
   library.def("kendall_distance(Tensor x, Tensor y, bool normalized=True, Tensor? offsets=None) -> Tensor");
+  library.def("kendall_tau_matrix(Tensor x, str variant='b') -> Tensor");
+  library.def("kendall_distance_matrix(Tensor x) -> Tensor");
+  library.def(
+      "kendall_statistics(Tensor x, Tensor y, Tensor? offsets=None) -> "
+      "(Tensor concordant, Tensor discordant, Tensor tied_x, Tensor tied_y, Tensor tied_both, "
+      "Tensor classes, Tensor triples_x, Tensor triples_y)");
+  library.def(
+      "kendall_test(Tensor x, Tensor y, str variant='b', str alternative='two-sided', str method='auto', "
+      "Tensor? offsets=None) -> (Tensor tau, Tensor pvalue)");
   library.def("pacs(Tensor rewards, Tensor logprobs, Tensor? offsets=None) -> Tensor");
   library.def(
       "pacs_backward(Tensor gradient, Tensor rewards, Tensor logprobs, Tensor? offsets=None) -> "
@@ -16,6 +25,10 @@ STABLE_TORCH_LIBRARY(shfcas, library) {
       "conflict_scores(Tensor rewards, Tensor logprobs, Tensor? offsets=None) -> "
       "(Tensor pacs, Tensor mean_abs_pacs, Tensor kendall_distance, Tensor kendall_tau_b, Tensor "
       "degenerate)");
+  library.def("sequence_logprobs(Tensor logits, Tensor labels, Tensor? mask=None) -> Tensor");
+  library.def(
+      "sequence_logprobs_backward(Tensor gradient, Tensor logits, Tensor labels, Tensor? mask=None) -> "
+      "Tensor");
 }
 
 namespace {

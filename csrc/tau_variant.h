@@ -8,11 +8,11 @@
 
 namespace shfcas {
 
-inline TauVariant parse_tau_variant(const std::string& name) {
+inline TauVariant parse_tau_variant(const char* op, const std::string& name) {
   if (name == "a") return TauVariant::a;
   if (name == "b") return TauVariant::b;
   if (name == "c") return TauVariant::c;
-  fail("kendall_tau", "variant", "'a', 'b' or 'c'", "'" + name + "'");
+  fail(op, "variant", "'a', 'b' or 'c'", "'" + name + "'");
 }
 
 }  // namespace shfcas

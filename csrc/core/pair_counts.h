@@ -15,7 +15,10 @@ struct PairCounts {
   int64_t tied_x;     // tied in x, whether or not in y
   int64_t tied_y;     // tied in y, whether or not in x
   int64_t tied_both;  // tied in both
-  int64_t classes;    // the smaller number of distinct values of x and of y; 0 where nobody asked
+  // What variant c and p-values ask of the ties; 0 where nobody asked.
+  int64_t classes;   // the smaller number of distinct values of x and of y
+  double triples_x;  // t (t - 1) (t - 2), summed over the groups of t equal values of x
+  double triples_y;  // the same of y
 
   SHFCAS_INLINE bool valid() const { return concordant >= 0; }
 };
@@ -24,17 +27,20 @@ SHFCAS_INLINE int64_t num_pairs(int64_t n) { return n * (n - 1) / 2; }
 
 // Every pair is concordant, discordant or tied.
 SHFCAS_INLINE PairCounts make_counts(int64_t n, int64_t discordant, int64_t tied_x, int64_t tied_y,
-                                     int64_t tied_both, int64_t classes = 0) {
+                                     int64_t tied_both, int64_t classes = 0, double triples_x = 0,
+                                     double triples_y = 0) {
   return {num_pairs(n) - discordant - tied_x - tied_y + tied_both,
           discordant,
           tied_x,
           tied_y,
           tied_both,
-          classes};
+          classes,
+          triples_x,
+          triples_y};
 }
 
 // A row with a NaN.
-SHFCAS_INLINE PairCounts invalid_counts() { return {-1, -1, -1, -1, -1, 0}; }
+SHFCAS_INLINE PairCounts invalid_counts() { return {-1, -1, -1, -1, -1, 0, NAN, NAN}; }
 
 enum class TauVariant { a, b, c };
 
@@ -62,34 +68,6 @@ SHFCAS_INLINE double distance_from_counts(const PairCounts& counts, int64_t n, b
   if (!counts.valid()) return NAN;
   const double discordant = static_cast<double>(counts.discordant);
   return normalized ? discordant / static_cast<double>(num_pairs(n)) : discordant;
-}
-
-// Counts by comparing every pair: the row kernel for short rows, and the plain one for long rows.
-template <class Team, class T>
-SHFCAS_INLINE PairCounts count_pairs(const Team& team, const T* x, const T* y, int64_t n) {
-  int64_t invalid = 0, discordant = 0, tied_x = 0, tied_y = 0, tied_both = 0, distinct_x = 0, distinct_y = 0;
-  for (int64_t i = team.rank(); i < n; i += team.size()) {
-    invalid += is_nan(x[i]) || is_nan(y[i]);
-    const auto xi = ordered_key(x[i]), yi = ordered_key(y[i]);
-    bool last_x = true, last_y = true;  // no later element has the same value
-    for (int64_t j = i + 1; j < n; ++j) {
-      const auto xj = ordered_key(x[j]), yj = ordered_key(y[j]);
-      const bool same_x = xi == xj, same_y = yi == yj;
-      discordant += !same_x && !same_y && ((xi < xj) != (yi < yj));
-      tied_x += same_x;
-      tied_y += same_y;
-      tied_both += same_x && same_y;
-      last_x = last_x && !same_x;
-      last_y = last_y && !same_y;
-    }
-    distinct_x += last_x;
-    distinct_y += last_y;
-  }
-  if (team.sum(invalid) > 0) return invalid_counts();
-  distinct_x = team.sum(distinct_x);
-  distinct_y = team.sum(distinct_y);
-  return make_counts(n, team.sum(discordant), team.sum(tied_x), team.sum(tied_y), team.sum(tied_both),
-                     distinct_x < distinct_y ? distinct_x : distinct_y);
 }
 
 }  // namespace shfcas

@@ -11,7 +11,7 @@ namespace {
 
 Tensor kendall_tau(const Tensor& x, const Tensor& y, const std::string& variant,
                    const std::optional<Tensor>& offsets) {
-  const TauVariant tau = parse_tau_variant(variant);
+  const TauVariant tau = parse_tau_variant("kendall_tau", variant);
   const Batch batch = make_batch("kendall_tau", "x", x, "y", y, offsets, Numbers::any);
   const Tensor result = batch.new_per_row(ScalarType::Double);
   double* out = mutable_data<double>(result);

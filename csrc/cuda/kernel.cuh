@@ -1,0 +1,51 @@
+// The dialect of the kernels: CUDA, less what only nvcc can read. Launches and shared memory go through these
+// macros, so that the same headers compile with a host compiler against a header named emulation.h that plays
+// the part of the GPU. No kernel header includes torch.
+#pragma once
+
+#include <cstdint>
+
+#include "core/macros.h"
+
+#ifdef __CUDACC__
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#define SHFCAS_LAUNCH(kernel, grid, block, shared, stream) kernel<<<grid, block, shared, stream>>>
+#define SHFCAS_SHARED(Type, name, count) __shared__ Type name[count]
+#else
+#include "emulation.h"
+#endif
+
+namespace shfcas {
+
+constexpr int kWarp = 32;
+
+template <class V>
+SHFCAS_INLINE V lesser(V a, V b) {
+  return b < a ? b : a;
+}
+
+template <class V>
+SHFCAS_INLINE V greater(V a, V b) {
+  return a < b ? b : a;
+}
+
+// A grid for so many blocks of work, over which every kernel strides.
+inline unsigned grid_for(int64_t blocks) { return static_cast<unsigned>(lesser<int64_t>(blocks, 1 << 20)); }
+
+// Counts that several blocks add to. They are integers, so that the order does not matter.
+using Total = unsigned long long;
+
+// 16 bytes, the widest load of a thread.
+template <class T>
+struct alignas(16) Vector {
+  static constexpr int kSize = 16 / sizeof(T);
+  T value[kSize];
+};
+
+template <class T>
+SHFCAS_INLINE bool is_aligned(const T* values) {
+  return reinterpret_cast<uintptr_t>(values) % sizeof(Vector<T>) == 0;
+}
+
+}  // namespace shfcas
