@@ -2,6 +2,7 @@
 
 import ctypes
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,8 @@ def library(tmp_path_factory):
     """kernels.cpp, compiled for the emulated GPU."""
     path = tmp_path_factory.mktemp("emulation") / "kernels.so"
     includes = [f"-I{HERE.parent.parent / 'csrc'}", f"-I{HERE}"]
-    options = "-std=c++17 -O1 -fno-strict-aliasing -shared -fPIC -Wall -Wextra -Werror -Wno-unknown-pragmas".split()
+    options = ["-std=c++17", "-O1", "-fno-strict-aliasing", "-shared", "-fPIC"]
+    options += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
     subprocess.run(["c++", *options, *includes, str(HERE / "kernels.cpp"), "-o", str(path)], check=True)
     library = ctypes.CDLL(str(path))
     for name in ("kendall_scratch", "matrix_scratch"):
@@ -127,7 +129,7 @@ def check_kendall(gpu, x, y, offsets=None):
         close(result["tau"], shfcas.kendall_tau(x, y, variant=variant, offsets=offsets).reshape(-1), 1e-12)
     rows = list(zip(x, y, strict=True))
     if offsets is not None:
-        rows = [(x[a:b], y[a:b]) for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+        rows = [(x[a:b], y[a:b]) for a, b in pairwise(offsets.tolist())]
     for i, (x_row, y_row) in enumerate(rows):
         if x_row.isnan().any() or y_row.isnan().any():
             expected = (0, nan, nan)
@@ -337,7 +339,7 @@ def test_sequence_logprobs(gpu, dtype, vocabulary):
     first = ctypes.c_void_p(logits.data_ptr())
 
     for this_mask, this_labels in ((mask, labels), (None, labels.clamp(min=0))):
-        leaf = logits.double().requires_grad_()
+        leaf = logits.double().clone().requires_grad_()
         counted = torch.ones_like(mask) if this_mask is None else this_mask
         expected = oracle_logprobs(leaf, this_labels, counted)
         result, scratch = torch.full((b,), 7.0, dtype=wide), torch.full((b * t,), 7.0, dtype=torch.float64)
