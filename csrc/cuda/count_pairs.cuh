@@ -81,7 +81,7 @@ __device__ PairCounts count_in_shared(const Team& team, const T* x, const T* y, 
                                       KeyPair<Key<T>>* keys) {
   const int half = (n - 1) / 2;
   bool invalid = false;
-  team.sync();  // nobody reads the keys of the row before any more
+  team.sync();  // nobody reads the keys of the row before any more; shuffles alone order no memory
   for (int i = team.rank(); i < n; i += team.size()) {
     invalid = invalid || is_nan(x[i]) || is_nan(y[i]);
     keys[i] = {ordered_key(x[i]), ordered_key(y[i])};

@@ -12,6 +12,7 @@
 #include <cuda_fp16.h>
 #define SHFCAS_LAUNCH(kernel, grid, block, shared, stream) kernel<<<grid, block, shared, stream>>>
 #define SHFCAS_SHARED(Type, name, count) __shared__ Type name[count]
+#define SHFCAS_MOST_BLOCKS (1 << 20)
 #else
 #include "emulation.h"
 #endif
@@ -30,8 +31,10 @@ SHFCAS_INLINE V greater(V a, V b) {
   return a < b ? b : a;
 }
 
-// A grid for so many blocks of work, over which every kernel strides.
-inline unsigned grid_for(int64_t blocks) { return static_cast<unsigned>(lesser<int64_t>(blocks, 1 << 20)); }
+// A grid for so many blocks of work. Kernels launched with it stride over what is left.
+inline unsigned grid_for(int64_t blocks) {
+  return static_cast<unsigned>(lesser<int64_t>(blocks, SHFCAS_MOST_BLOCKS));
+}
 
 // Counts that several blocks add to. They are integers, so that the order does not matter.
 using Total = unsigned long long;

@@ -33,6 +33,9 @@
   static char name##_tag;                \
   Type* const name = static_cast<Type*>(emulation::gpu().shared(&name##_tag, sizeof(Type) * (count)))
 
+// So few that every block has several rows.
+#define SHFCAS_MOST_BLOCKS 3
+
 struct Index {
   unsigned x;
 };
