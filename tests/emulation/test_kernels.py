@@ -1,6 +1,7 @@
 """The CUDA kernels, unchanged, on the emulated GPU of emulation.h: every launch function beside the CPU ops."""
 
 import ctypes
+import shutil
 import subprocess
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +13,7 @@ import shfcas
 from shfcas import reference
 
 HERE = Path(__file__).parent
+SOURCES = HERE.parent.parent / "csrc"
 DTYPES = [torch.float64, torch.float32, torch.int64, torch.int32, torch.float16, torch.bfloat16]  # as kernels.cpp
 NUMBERS, FLOATING = DTYPES[:4], DTYPES[:2]
 LONG = ctypes.c_int64
@@ -34,28 +36,34 @@ class KendallOutput(ctypes.Structure):
     ]
 
 
-@pytest.fixture(scope="session")
-def library(tmp_path_factory):
-    """kernels.cpp, compiled for the emulated GPU."""
-    path = tmp_path_factory.mktemp("emulation") / "kernels.so"
-    includes = [f"-I{HERE.parent.parent / 'csrc'}", f"-I{HERE}"]
+def compile_kernels(sources, path):
+    """kernels.cpp with these headers, for the emulated GPU."""
     options = ["-std=c++17", "-O1", "-fno-strict-aliasing", "-shared", "-fPIC"]
-    options += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
-    subprocess.run(["c++", *options, *includes, str(HERE / "kernels.cpp"), "-o", str(path)], check=True)
+    options += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", f"-I{sources}", f"-I{HERE}"]
+    subprocess.run(["c++", *options, str(HERE / "kernels.cpp"), "-o", str(path)], check=True)
     library = ctypes.CDLL(str(path))
     for name in ("kendall_scratch", "matrix_scratch"):
         getattr(library, name).restype = LONG
     return library
 
 
+@pytest.fixture(scope="session")
+def library(tmp_path_factory):
+    return compile_kernels(SOURCES, tmp_path_factory.mktemp("emulation") / "kernels.so")
+
+
 @pytest.fixture(params=[1, 2], ids=lambda seed: f"schedule{seed}")
 def gpu(library, request):
     """A function that calls a C function with tensors for pointers. Parametrised over the order of threads."""
 
+    return caller(library, request.param)
+
+
+def caller(library, seed):
     def call(name, *arguments):
         function = getattr(library, name)
         function.restype = ctypes.c_char_p
-        library.seed(request.param)
+        library.seed(seed)
         message = function(*map(to_c, arguments))
         assert message == b"", message.decode()
 
@@ -406,6 +414,19 @@ def test_a_missing_barrier_shows(library):
                 expected = before.flip(0) if size == 256 else before.reshape(2, 16).roll(-1, 1).reshape(-1)
                 wrong += not torch.equal(after, expected)
             assert wrong == (0 if with_barrier else 10)
+
+
+def test_a_barrier_missing_from_the_kernels_shows(tmp_path):
+    shutil.copytree(SOURCES, tmp_path / "csrc")
+    header = tmp_path / "csrc/cuda/count_pairs.cuh"
+    barrier = "  team.sync();\n"
+    assert header.read_text().count(barrier) == 1
+    header.write_text(header.read_text().replace(barrier, ""))
+    gpu = caller(compile_kernels(tmp_path / "csrc", tmp_path / "kernels.so"), 1)
+    for n in (40, 200):
+        x, y = values((9, n), torch.float32, 0), values((9, n), torch.float32, 1)
+        with pytest.raises(AssertionError, match="not equal"):
+            check_kendall(gpu, x, y)
 
 
 @pytest.mark.parametrize(
