@@ -228,7 +228,7 @@ __global__ void __launch_bounds__(kMatrixThreads) mirror(int64_t m, V* result) {
 
 // Words of each vector that are made at a time: both kinds together take at most 128 MB.
 inline int packed_words_at_once(int64_t m, const PairWords& words) {
-  const int64_t most = greater<int64_t>((int64_t{1} << 24) / greater<int64_t>(m, 1), kMatrixSlab);
+  const int64_t most = greater<int64_t>(SHFCAS_WORDS_AT_ONCE / greater<int64_t>(m, 1), kMatrixSlab);
   return static_cast<int>(lesser<int64_t>(most, words.count));
 }
 

@@ -307,7 +307,6 @@ __global__ void __launch_bounds__(kSortThreads, 3)
     }
     for (int64_t t = 0; t < tiles; ++t) group_y_of_tile(keys, n, t, *totals);
     if (threadIdx.x == 0) sink.write(row, n, totals->counts(n));
-    __syncthreads();  // the next row may write where this one read
   });
 }
 
@@ -375,10 +374,8 @@ __global__ void __launch_bounds__(kSortThreads) clear_totals(Totals* totals, int
 
 // Scratch memory. Dense rows are sorted some at a time, as many as fill the device; of jagged rows, any may
 // be the long one.
-constexpr int64_t kKeysAtOnce = int64_t{1} << 24;
-
 inline int64_t dense_rows_at_once(int64_t count, int64_t n) {
-  return lesser(count, greater<int64_t>(1, kKeysAtOnce / n));
+  return lesser(count, greater<int64_t>(1, SHFCAS_KEYS_AT_ONCE / n));
 }
 
 template <class T>

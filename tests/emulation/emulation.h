@@ -33,8 +33,9 @@
   static char name##_tag;                \
   Type* const name = static_cast<Type*>(emulation::gpu().shared(&name##_tag, sizeof(Type) * (count)))
 
-// So few that every block has several rows.
 #define SHFCAS_MOST_BLOCKS 3
+#define SHFCAS_KEYS_AT_ONCE 7000
+#define SHFCAS_WORDS_AT_ONCE 2000
 
 struct Index {
   unsigned x;
@@ -64,6 +65,7 @@ class Gpu {
   void run(unsigned grid, unsigned block, const Kernel& kernel) {
     entry_ = [](void* k) { (*static_cast<const Kernel*>(k))(); };
     kernel_ = const_cast<Kernel*>(&kernel);
+    if (grid == 0) throw std::logic_error("a launch of no blocks");
     gridDim.x = grid;
     std::vector<unsigned> order(grid);
     std::iota(order.begin(), order.end(), 0);
