@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 BUILT_FROM := pyproject.toml constraints.txt CMakeLists.txt $(wildcard _build_backend/*.py) $(shell find csrc -type f)
-CPP_FILES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+CPP_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 # The development environment contains the demo's.
 DEMO_STAMP := $(VENV)/$(if $(wildcard $(VENV)/dev.stamp),dev,demo).stamp
 
@@ -17,7 +17,7 @@ DEMO_STAMP := $(VENV)/$(if $(wildcard $(VENV)/dev.stamp),dev,demo).stamp
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo test test-torch sanitize bench lint lint-check docs clean
+.PHONY: help demo test test-torch sanitize bench gpu-check lint lint-check docs clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -61,6 +61,10 @@ bench: $(VENV)/dev.stamp  ## the ops beside what one would write without them
 	@mkdir -p build
 	set -o pipefail; $(BIN)/python -m benches.kendall $(ARGS) | tee build/bench.txt
 	@tail -n 1 build/bench.txt > build/bench.json
+
+# On a bare machine, without network: it takes what is installed beside torch, and no .venv.
+gpu-check:  ## on a machine with a GPU: build, test, sanitize and bench there, without network
+	$(PYTHON) .ci/gpu-check $(ARGS)
 
 lint: $(VENV)/dev.stamp  ## format the code and fix what can be fixed
 	$(BIN)/ruff check --fix .

@@ -71,32 +71,4 @@ SHFCAS_INLINE double distance_from_counts(const PairCounts& counts, int64_t n, b
   return normalized ? discordant / static_cast<double>(num_pairs(n)) : discordant;
 }
 
-// Counts by comparing every pair: the row kernel for short rows, and the plain one for long rows.
-template <class Team, class T>
-SHFCAS_INLINE PairCounts count_pairs(const Team& team, const T* x, const T* y, int64_t n) {
-  int64_t invalid = 0, discordant = 0, tied_x = 0, tied_y = 0, tied_both = 0, distinct_x = 0, distinct_y = 0;
-  for (int64_t i = team.rank(); i < n; i += team.size()) {
-    invalid += is_nan(x[i]) || is_nan(y[i]);
-    const auto xi = ordered_key(x[i]), yi = ordered_key(y[i]);
-    bool last_x = true, last_y = true;  // no later element has the same value
-    for (int64_t j = i + 1; j < n; ++j) {
-      const auto xj = ordered_key(x[j]), yj = ordered_key(y[j]);
-      const bool same_x = xi == xj, same_y = yi == yj;
-      discordant += !same_x && !same_y && ((xi < xj) != (yi < yj));
-      tied_x += same_x;
-      tied_y += same_y;
-      tied_both += same_x && same_y;
-      last_x = last_x && !same_x;
-      last_y = last_y && !same_y;
-    }
-    distinct_x += last_x;
-    distinct_y += last_y;
-  }
-  if (team.sum(invalid) > 0) return invalid_counts();
-  distinct_x = team.sum(distinct_x);
-  distinct_y = team.sum(distinct_y);
-  return make_counts(n, team.sum(discordant), team.sum(tied_x), team.sum(tied_y), team.sum(tied_both),
-                     distinct_x < distinct_y ? distinct_x : distinct_y);
-}
-
 }  // namespace shfcas

@@ -3,33 +3,11 @@
 #include <tuple>
 
 #include "batch.h"
-#include "core/pacs.h"
-#include "core/pair_counts.h"
 #include "cuda/launch.h"
+#include "cuda/pacs_kernels.cuh"
 
 namespace shfcas {
 namespace {
-
-template <class T>
-struct ConflictRow {
-  const T *rewards, *logprobs;
-  Rows rows;
-  T *pacs, *mean_abs;
-  double *distance, *tau;
-  bool* degenerate;
-
-  template <class Team>
-  __device__ void operator()(const Team& team, int64_t row) const {
-    const int64_t first = rows.begin(row), n = rows.size(row);
-    const PairCounts counts = count_pairs(team, rewards + first, logprobs + first, n);
-    const PacsSummary summary = write_pacs(team, rewards + first, logprobs + first, n, pacs + first);
-    if (team.rank() != 0) return;
-    mean_abs[row] = static_cast<T>(summary.mean_abs);
-    degenerate[row] = summary.degenerate;
-    distance[row] = distance_from_counts(counts, n, true);
-    tau[row] = tau_from_counts(counts, n, TauVariant::b);
-  }
-};
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conflict_scores(const Tensor& rewards,
                                                                    const Tensor& logprobs,
@@ -44,12 +22,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conflict_scores(const Tensor&
   const Tensor degenerate = batch.new_per_row(ScalarType::Bool);
   dispatch_floating(batch.dtype, [&](auto number) {
     using T = decltype(number);
-    launch_rows(
-        "conflict_scores", batch.rows, device.current_stream(),
-        ConflictRow<T>{const_data<T>(batch.x), const_data<T>(batch.y), batch.rows, mutable_data<T>(pacs),
-                       mutable_data<T>(mean_abs), mutable_data<double>(distance), mutable_data<double>(tau),
-                       mutable_data<bool>(degenerate)});
+    const Tensor scratch = new_scratch(batch.x, kendall_scratch_bytes<T>(batch.rows));
+    launch_conflict_scores(batch.rows, const_data<T>(batch.x), const_data<T>(batch.y), mutable_data<T>(pacs),
+                           mutable_data<T>(mean_abs), mutable_data<bool>(degenerate),
+                           mutable_data<double>(distance), mutable_data<double>(tau),
+                           scratch.mutable_data_ptr(), device.current_stream());
   });
+  check_launch("conflict_scores");
   return {pacs, mean_abs, distance, tau, degenerate};
 }
 

@@ -1,18 +1,16 @@
-// What every CUDA op does around its kernel: device, stream, grid, launch check.
+// What every CUDA op does around its kernel: device, stream, scratch memory, launch check.
 #pragma once
 
 #include <cuda_runtime.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/ops.h>
 
-#include <algorithm>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
 
 #include "checks.h"
-#include "core/rows.h"
-#include "cuda/for_each_row.cuh"
 
 // Declared weak, for it is missing from a torch without CUDA, where no CUDA op is ever called.
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device,
@@ -51,20 +49,11 @@ class DeviceScope {
   torch::stable::accelerator::DeviceGuard guard_;
 };
 
-// Runs row(team, r) for every row: a thread each when rows are short, else a block each.
-template <class Row>
-void launch_rows(const char* op, const Rows& rows, cudaStream_t stream, const Row& row) {
-  if (rows.count == 0) return;
-  constexpr int64_t longest_for_a_thread = 32;
-  const bool short_rows = rows.mean_length() <= longest_for_a_thread;
-  const int64_t blocks = short_rows ? (rows.count + kBlockThreads - 1) / kBlockThreads : rows.count;
-  const auto grid =
-      static_cast<unsigned>(std::min<int64_t>(blocks, 1 << 20));  // the kernels stride over the rest
-  if (short_rows)
-    thread_per_row<<<grid, kBlockThreads, 0, stream>>>(rows.count, row);
-  else
-    block_per_row<<<grid, kBlockThreads, 0, stream>>>(rows.count, row);
-  check_cuda(cudaGetLastError(), op);
+// Memory for a kernel, from torch's allocator: of the current stream, and of a graph that is being captured.
+inline Tensor new_scratch(const Tensor& like, int64_t bytes) {
+  return torch::stable::new_empty(like, {bytes}, ScalarType::Byte);
 }
+
+inline void check_launch(const char* op) { check_cuda(cudaGetLastError(), op); }
 
 }  // namespace shfcas

@@ -3,38 +3,11 @@
 #include <tuple>
 
 #include "batch.h"
-#include "core/pacs.h"
 #include "cuda/launch.h"
+#include "cuda/pacs_kernels.cuh"
 
 namespace shfcas {
 namespace {
-
-template <class T>
-struct PacsRow {
-  const T *rewards, *logprobs;
-  Rows rows;
-  T* scores;
-
-  template <class Team>
-  __device__ void operator()(const Team& team, int64_t row) const {
-    const int64_t first = rows.begin(row);
-    write_pacs(team, rewards + first, logprobs + first, rows.size(row), scores + first);
-  }
-};
-
-template <class T>
-struct PacsGradientRow {
-  const T *gradient, *rewards, *logprobs;
-  Rows rows;
-  T *to_rewards, *to_logprobs;
-
-  template <class Team>
-  __device__ void operator()(const Team& team, int64_t row) const {
-    const int64_t first = rows.begin(row), n = rows.size(row);
-    write_z_gradient(team, gradient + first, rewards + first, n, 1, to_rewards + first);
-    write_z_gradient(team, gradient + first, logprobs + first, n, -1, to_logprobs + first);
-  }
-};
 
 Tensor pacs(const Tensor& rewards, const Tensor& logprobs, const std::optional<Tensor>& offsets) {
   const DeviceScope device("pacs", "rewards", rewards);
@@ -43,10 +16,10 @@ Tensor pacs(const Tensor& rewards, const Tensor& logprobs, const std::optional<T
   const Tensor result = batch.new_like_values();
   dispatch_floating(batch.dtype, [&](auto number) {
     using T = decltype(number);
-    launch_rows(
-        "pacs", batch.rows, device.current_stream(),
-        PacsRow<T>{const_data<T>(batch.x), const_data<T>(batch.y), batch.rows, mutable_data<T>(result)});
+    launch_pacs(batch.rows, const_data<T>(batch.x), const_data<T>(batch.y), mutable_data<T>(result),
+                device.current_stream());
   });
+  check_launch("pacs");
   return result;
 }
 
@@ -62,10 +35,10 @@ std::tuple<Tensor, Tensor> pacs_backward(const Tensor& gradient, const Tensor& r
   const Tensor to_logprobs = batch.new_like_values();
   dispatch_floating(batch.dtype, [&](auto number) {
     using T = decltype(number);
-    launch_rows("pacs_backward", batch.rows, device.current_stream(),
-                PacsGradientRow<T>{const_data<T>(incoming), const_data<T>(batch.x), const_data<T>(batch.y),
-                                   batch.rows, mutable_data<T>(to_rewards), mutable_data<T>(to_logprobs)});
+    launch_pacs_gradient(batch.rows, const_data<T>(incoming), const_data<T>(batch.x), const_data<T>(batch.y),
+                         mutable_data<T>(to_rewards), mutable_data<T>(to_logprobs), device.current_stream());
   });
+  check_launch("pacs_backward");
   return {to_rewards, to_logprobs};
 }
 

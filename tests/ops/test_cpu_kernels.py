@@ -1,4 +1,4 @@
-"""The ways through the CPU kernels: how long rows are, how many there are, what their keys are like, which instructions."""
+"""The ways through the CPU kernels: lengths and numbers of rows, keys of every kind, instruction sets."""
 
 import os
 import subprocess

@@ -1,0 +1,107 @@
+#include <torch/csrc/stable/library.h>
+
+#include "batch.h"
+#include "cuda/launch.h"
+#include "cuda/logprob_kernels.cuh"
+
+namespace shfcas {
+namespace {
+
+// Checked arguments. Logits are copied only where the values of a position do not lie together.
+struct Sequences {
+  Tensor logits;
+  Tensor labels;
+  std::optional<Tensor> mask;
+  ScalarType wide;
+
+  template <class T>
+  Positions<T> positions() const {
+    return {const_data<T>(logits),
+            const_data<int64_t>(labels),
+            mask ? const_data<bool>(*mask) : nullptr,
+            logits.size(0),
+            logits.size(1),
+            logits.size(2),
+            logits.stride(0),
+            logits.stride(1)};
+  }
+};
+
+Sequences make_sequences(const char* op, const Tensor& logits, const Tensor& labels,
+                         const std::optional<Tensor>& mask) {
+  const ScalarType wide = compute_dtype(op, "logits", logits, Numbers::floating);
+  check_dim(op, "logits", logits, 3);
+  const auto check_position_wise = [&](const char* name, const Tensor& tensor) {
+    check_same_device(op, name, tensor, "logits", logits);
+    if (tensor.dim() != 2 || tensor.size(0) != logits.size(0) || tensor.size(1) != logits.size(1))
+      fail(op, name,
+           "shape (" + std::to_string(logits.size(0)) + ", " + std::to_string(logits.size(1)) +
+               "), as logits without their last dimension",
+           shape_of(tensor));
+  };
+  check_position_wise("labels", labels);
+  if (labels.scalar_type() != ScalarType::Long)
+    fail(op, "labels", "dtype int64", toString(labels.scalar_type()));
+  Sequences sequences{logits.stride(2) == 1 ? logits : torch::stable::contiguous(logits),
+                      torch::stable::contiguous(labels), std::nullopt, wide};
+  if (mask) {
+    check_position_wise("mask", *mask);
+    if (mask->scalar_type() != ScalarType::Bool)
+      fail(op, "mask", "dtype bool", toString(mask->scalar_type()));
+    sequences.mask = torch::stable::contiguous(*mask);
+  }
+  return sequences;
+}
+
+template <class F>
+void dispatch_logits(ScalarType dtype, const F& f) {
+  if (dtype == ScalarType::Half)
+    f(__half{});
+  else if (dtype == ScalarType::BFloat16)
+    f(__nv_bfloat16{});
+  else
+    dispatch_floating(dtype, f);
+}
+
+Tensor sequence_logprobs(const Tensor& logits, const Tensor& labels, const std::optional<Tensor>& mask) {
+  const DeviceScope device("sequence_logprobs", "logits", logits);
+  const Sequences sequences = make_sequences("sequence_logprobs", logits, labels, mask);
+  const Tensor result = torch::stable::new_empty(logits, {logits.size(0)}, sequences.wide);
+  const Tensor of_positions =
+      torch::stable::new_empty(logits, {logits.size(0), logits.size(1)}, ScalarType::Double);
+  dispatch_logits(logits.scalar_type(), [&](auto number) {
+    using T = decltype(number);
+    launch_sequence_logprobs(sequences.positions<T>(), mutable_data<double>(of_positions),
+                             mutable_data<Wide<T>>(result), device.current_stream());
+  });
+  check_launch("sequence_logprobs");
+  return result;
+}
+
+Tensor sequence_logprobs_backward(const Tensor& gradient, const Tensor& logits, const Tensor& labels,
+                                  const std::optional<Tensor>& mask) {
+  const char* op = "sequence_logprobs_backward";
+  const DeviceScope device(op, "logits", logits);
+  const Sequences sequences = make_sequences(op, logits, labels, mask);
+  check_same_device(op, "gradient", gradient, "logits", logits);
+  if (gradient.dim() != 1 || gradient.size(0) != logits.size(0))
+    fail(op, "gradient", "shape (" + std::to_string(logits.size(0)) + ",), one for each sequence",
+         shape_of(gradient));
+  const Tensor incoming = prepared(gradient, sequences.wide);
+  const Tensor result = torch::stable::new_empty(logits, logits.sizes());
+  dispatch_logits(logits.scalar_type(), [&](auto number) {
+    using T = decltype(number);
+    launch_sequence_logprobs_gradient(sequences.positions<T>(), const_data<Wide<T>>(incoming),
+                                      mutable_data<T>(result), device.current_stream());
+  });
+  check_launch(op);
+  return result;
+}
+
+}  // namespace
+}  // namespace shfcas
+
+STABLE_TORCH_LIBRARY_IMPL(shfcas, CUDA, library) {
+  library.impl("sequence_logprobs", TORCH_BOX(&shfcas::sequence_logprobs));
+  library.impl("sequence_logprobs_backward", TORCH_BOX(&shfcas::sequence_logprobs_backward));
+}
