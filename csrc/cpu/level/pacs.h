@@ -16,7 +16,8 @@
 namespace shfcas::SHFCAS_LEVEL {
 
 constexpr int64_t kMaxLaneRow = 32;
-constexpr int64_t kChunk = 1024;  // elements whose sum single precision holds well
+constexpr int64_t kMaxStepRow = 1024;
+constexpr int64_t kChunk = 256;  // elements whose sum single precision holds well, even one after another
 
 // One long row.
 template <class T>
@@ -196,8 +197,8 @@ SHFCAS_INLINE V sum_each(V* rows) {
     return rows[0];
 }
 
-// kLanesOf<T> rows of at most kChunk elements in step. They are read and written in whole registers: what is
-// behind a row is overwritten, and must be a row that is written later, or room.
+// kLanesOf<T> rows of at most kMaxStepRow elements in step. They are read and written in whole registers:
+// what is behind a row is overwritten, and must be a row that is written later, or room.
 template <class T>
 inline void pacs_rows_in_step(const T* rewards, const T* logprobs, const int64_t* offsets,
                               const int64_t* sizes, T* scores, PacsSummary* summaries) {
@@ -296,18 +297,18 @@ SHFCAS_INLINE void pacs_block(const T* rewards, const T* logprobs, const Rows& r
     const int source = l < count ? l : 0;  // idle lanes repeat a row
     places[l] = l * padded;
     sizes[l] = sizes[source];
-    memcpy(reward + places[l], rewards + offsets[source], static_cast<size_t>(sizes[l]) * sizeof(T));
-    memcpy(logprob + places[l], logprobs + offsets[source], static_cast<size_t>(sizes[l]) * sizeof(T));
+    std::copy_n(rewards + offsets[source], sizes[l], reward + places[l]);
+    std::copy_n(logprobs + offsets[source], sizes[l], logprob + places[l]);
   }
   pacs_lanes<T, Equal>(reward, logprob, places, sizes, longest, score, all);
   for (int l = 0; l < count; ++l) {
-    memcpy(scores + offsets[l], score + places[l], static_cast<size_t>(sizes[l]) * sizeof(T));
+    std::copy_n(score + places[l], sizes[l], scores + offsets[l]);
     summaries[l] = all[l];
   }
 }
 
-// Rows [begin, begin + count), all of at most kChunk elements; the last ones, whose registers would reach
-// beyond `limit`, by way of a copy.
+// Rows [begin, begin + count), all of at most kMaxStepRow elements; the last ones, whose registers would
+// reach beyond `limit`, by way of a copy.
 template <class T>
 inline void pacs_step(const T* rewards, const T* logprobs, const Rows& rows, int64_t begin, int count,
                       int64_t limit, T* scores, PacsSummary* summaries) {
@@ -321,7 +322,7 @@ inline void pacs_step(const T* rewards, const T* logprobs, const Rows& rows, int
     pacs_rows_in_step(rewards, logprobs, offsets, sizes, scores, summaries);
     return;
   }
-  constexpr int64_t pitch = kChunk + lanes;
+  constexpr int64_t pitch = kMaxStepRow + lanes;
   std::vector<T> copies(3 * lanes * pitch);
   T *reward = copies.data(), *logprob = reward + lanes * pitch, *score = logprob + lanes * pitch;
   int64_t places[lanes];
@@ -330,12 +331,12 @@ inline void pacs_step(const T* rewards, const T* logprobs, const Rows& rows, int
     const int source = l < count ? l : 0;  // idle lanes repeat a row
     places[l] = l * pitch;
     sizes[l] = sizes[source];
-    memcpy(reward + places[l], rewards + offsets[source], static_cast<size_t>(sizes[l]) * sizeof(T));
-    memcpy(logprob + places[l], logprobs + offsets[source], static_cast<size_t>(sizes[l]) * sizeof(T));
+    std::copy_n(rewards + offsets[source], sizes[l], reward + places[l]);
+    std::copy_n(logprobs + offsets[source], sizes[l], logprob + places[l]);
   }
   pacs_rows_in_step(reward, logprob, places, sizes, score, all);
   for (int l = 0; l < count; ++l) {
-    memcpy(scores + offsets[l], score + places[l], static_cast<size_t>(sizes[l]) * sizeof(T));
+    std::copy_n(score + places[l], sizes[l], scores + offsets[l]);
     summaries[l] = all[l];
   }
 }
@@ -358,12 +359,12 @@ void pacs_rows(const T* rewards, const T* logprobs, const Rows& rows, int64_t be
   for (int64_t row = begin; row < end;) {
     const int64_t n = rows.size(row);
     PacsSummary* summary = summaries + (row - begin);
-    if (n > kChunk) {
+    if (n > kMaxStepRow) {
       const int64_t first = rows.begin(row);
       *summary = pacs_long_row(rewards + first, logprobs + first, n, scores + first);
       ++row;
     } else if (n > kMaxLaneRow) {
-      const int count = count_similar(rows, row, end, kLanesOf<T>, kMaxLaneRow + 1, kChunk);
+      const int count = count_similar(rows, row, end, kLanesOf<T>, kMaxLaneRow + 1, kMaxStepRow);
       pacs_step(rewards, logprobs, rows, row, count, limit, scores, summary);
       row += count;
     } else {

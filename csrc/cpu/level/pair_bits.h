@@ -17,16 +17,17 @@ struct PairCursor {
 inline void pack_pairs(const int32_t* columns, int64_t n, int64_t& i, int64_t& j, int64_t words,
                        uint32_t* less, uint32_t* untied) {
   using V = Register<int32_t>;
+  using U = Register<uint32_t>;
   constexpr int lanes = kLanesOf<int32_t>, parts = kPairGroup / lanes;
   PairCursor cursor{i, j};
   for (int64_t w = 0; w < words; ++w) {
-    V less_bits[parts] = {}, untied_bits[parts] = {};
+    U less_bits[parts] = {}, untied_bits[parts] = {};
     for (int bit = 0; bit < 32 && cursor.j < n; ++bit, cursor.advance(n))
       for (int part = 0; part < parts; ++part) {
         const V a = load<V>(columns + cursor.i * kPairGroup + part * lanes),
                 b = load<V>(columns + cursor.j * kPairGroup + part * lanes);
-        less_bits[part] = (less_bits[part] + less_bits[part]) - (a < b);
-        untied_bits[part] = (untied_bits[part] + untied_bits[part]) - (a != b);
+        less_bits[part] = (less_bits[part] << 1) - (U)(a < b);  // true is -1
+        untied_bits[part] = (untied_bits[part] << 1) - (U)(a != b);
       }
     for (int part = 0; part < parts; ++part) {
       store(less + w * kPairGroup + part * lanes, less_bits[part]);

@@ -64,13 +64,17 @@ struct SortedPairs<int32_t, Capacity> {
   }
 };
 
+// The largest number of a lane.
+template <class V>
+constexpr auto kLargest =
+    std::numeric_limits<std::remove_cv_t<std::remove_reference_t<decltype(V{}[0])>>>::max();
+
 // Pairs i < j < n with y[i] > y[j]. y has room for pads up to a multiple of 4.
 template <class V>
 SHFCAS_INLINE V count_descents(V* y, int n) {
   const V one = V{} + 1;
   V counts[4] = {};
-  for (int i = n; i & 3; ++i)
-    y[i] = ~(V{} + (one << (8 * sizeof(one[0]) - 1)));  // the largest, and descends to none
+  for (int i = n; i & 3; ++i) y[i] = V{} + kLargest<V>;  // descends to none
   for (int i = 0; i < n; i += 4) {
     const V a = y[i], b = y[i + 1], c = y[i + 2], d = y[i + 3];
     counts[0] = a > b ? counts[0] + one : counts[0];
@@ -112,7 +116,7 @@ SHFCAS_INLINE void count_part(const T* x, const T* y, const int64_t* offsets, in
     load_tile<K>(y_bits + i, offsets + lane, ys + i);
   }
 
-  const V largest = ~(V{} + (K{1} << (8 * sizeof(K) - 1)));
+  const V largest = V{} + kLargest<V>;
   V invalid = {};
   SortedPairs<K, Size> pairs;
   Single<K> sorted_y[Size];
