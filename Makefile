@@ -17,7 +17,7 @@ DEMO_STAMP := $(VENV)/$(if $(wildcard $(VENV)/dev.stamp),dev,demo).stamp
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo test bench gpu-check lint lint-check docs clean
+.PHONY: help demo test test-torch sanitize bench gpu-check lint lint-check docs clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -29,6 +29,33 @@ demo: $(DEMO_STAMP) $(VENV)/models.stamp  ## the whole loop on a small language 
 
 test: $(VENV)/dev.stamp  ## all tests and doctests
 	$(BIN)/python -m pytest --doctest-modules shfcas tests $(ARGS)
+
+# Built with the pinned torch, run with the other: that is what a wheel promises.
+TORCH ?= 2.11.0
+OTHER := build/torch-$(TORCH)
+test-torch: $(VENV)/dev.stamp  ## the tests of the ops with another torch: make test-torch TORCH=2.11.0
+	rm -rf build/wheel
+	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir build/wheel .
+	test -x $(OTHER)/bin/python || $(PYTHON) -m venv $(OTHER)
+	grep -v '^torch==' constraints.txt > $(OTHER)/constraints.txt
+	@$(OTHER)/bin/python -m pip install --quiet --disable-pip-version-check -c $(OTHER)/constraints.txt \
+		"torch==$(TORCH)" numpy scipy pytest hypothesis
+	@$(OTHER)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall build/wheel/*.whl
+	$(OTHER)/bin/python -P -c 'import shfcas, torch; print("built with", shfcas.build_facts()["torch"], "runs", torch.__version__)'
+	PYTHONSAFEPATH=1 $(OTHER)/bin/python -m pytest tests/ops $(ARGS)
+
+# Beside the ordinary build, not in its place: python without the environment's own start-up files, which would load
+# that one, and the environment's packages behind the sanitized ones.
+SANITIZED := $(CURDIR)/build/sanitize
+sanitize: $(VENV)/dev.stamp  ## the tests of the ops under AddressSanitizer and UndefinedBehaviorSanitizer
+	@CMAKE_ARGS="$$CMAKE_ARGS -DSHFCAS_CUDA=OFF -DSHFCAS_SANITIZE=address,undefined" $(PIP) --no-build-isolation --no-deps \
+		--upgrade --target $(SANITIZED)/packages -C build-dir=$(SANITIZED)/build -C install.strip=false .
+	export PYTHONSAFEPATH=1 ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1; \
+	export PYTHONPATH="$(SANITIZED)/packages:$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"; \
+	export LD_PRELOAD="$$($${CXX:-g++} -print-file-name=libasan.so) $$($${CXX:-g++} -print-file-name=libstdc++.so)"; \
+	python=$$($(BIN)/python -c 'import sys; print(sys._base_executable)'); \
+	$$python -c 'import shfcas._C as c; assert c.__file__.startswith("$(SANITIZED)/"), c.__file__' && \
+	$$python -m pytest --capture=sys tests/ops $(ARGS)  # or the report of an error would be lost
 
 bench: $(VENV)/dev.stamp  ## the ops beside what one would write without them
 	@mkdir -p build

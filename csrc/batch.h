@@ -46,6 +46,14 @@ inline Tensor prepared(const Tensor& tensor, ScalarType dtype) {
   return torch::stable::contiguous(tensor.scalar_type() == dtype ? tensor : torch::stable::to(tensor, dtype));
 }
 
+// Positions within a row fit 32 bits.
+constexpr int64_t kMaxRowLength = INT32_MAX;
+
+inline void check_row_length(const char* op, const char* argument, int64_t length) {
+  if (length > kMaxRowLength)
+    fail(op, argument, "rows of at most " + std::to_string(kMaxRowLength) + " values", length);
+}
+
 struct Batch {
   Tensor x;
   Tensor y;
@@ -64,32 +72,34 @@ inline Batch make_batch(const char* op, const char* x_name, const Tensor& x, con
   check_same_dtype(op, y_name, y, x_name, x);
   check_same_device(op, y_name, y, x_name, x);
   check_same_shape(op, y_name, y, x_name, x);
-  Batch batch{prepared(x, dtype), prepared(y, dtype), dtype, std::nullopt, {}, {}};
-
+  // All checks come before the values are copied.
+  Rows rows{};
+  std::vector<int64_t> row_shape;
+  std::optional<Tensor> limits;
   if (!offsets) {
     if (x.dim() < 1) fail(op, x_name, "at least 1 dimension", "a scalar");
-    int64_t count = 1;
+    rows = {1, x.numel(), x.size(x.dim() - 1), nullptr};
     for (int64_t i = 0; i + 1 < x.dim(); ++i) {
-      batch.row_shape.push_back(x.size(i));
-      count *= x.size(i);
+      row_shape.push_back(x.size(i));
+      rows.count *= x.size(i);
     }
-    batch.rows = {count, x.numel(), x.size(x.dim() - 1), nullptr};
-    return batch;
+    check_row_length(op, x_name, rows.length);
+  } else {
+    check_dim(op, x_name, x, 1);
+    check_dim(op, "offsets", *offsets, 1);
+    check_same_device(op, "offsets", *offsets, x_name, x);
+    if (offsets->scalar_type() != ScalarType::Long)
+      fail(op, "offsets", "dtype int64", toString(offsets->scalar_type()));
+    if (offsets->numel() < 1) fail(op, "offsets", "one more offset than rows", "none");
+    limits = torch::stable::contiguous(*offsets);
+    rows = {offsets->numel() - 1, x.numel(), 0, static_cast<const int64_t*>(limits->const_data_ptr())};
+    row_shape = {rows.count};
+    if (x.is_cpu()) {
+      check_offset_values(op, rows.offsets, rows.count, x.numel());
+      for (int64_t row = 0; row < rows.count; ++row) check_row_length(op, x_name, rows.size(row));
+    }
   }
-
-  check_dim(op, x_name, x, 1);
-  check_dim(op, "offsets", *offsets, 1);
-  check_same_device(op, "offsets", *offsets, x_name, x);
-  if (offsets->scalar_type() != ScalarType::Long)
-    fail(op, "offsets", "dtype int64", toString(offsets->scalar_type()));
-  if (offsets->numel() < 1) fail(op, "offsets", "one more offset than rows", "none");
-  batch.offsets = torch::stable::contiguous(*offsets);
-  const int64_t count = offsets->numel() - 1;
-  const auto* values = static_cast<const int64_t*>(batch.offsets->const_data_ptr());
-  if (x.is_cpu()) check_offset_values(op, values, count, x.numel());
-  batch.rows = {count, x.numel(), 0, values};
-  batch.row_shape = {count};
-  return batch;
+  return {prepared(x, dtype), prepared(y, dtype), dtype, limits, rows, row_shape};
 }
 
 // Calls f with a value of the C++ type of dtype.

@@ -10,11 +10,16 @@ from shfcas._library import build_facts
 from shfcas.ops import (
     ConflictScores,
     KendallCounts,
+    KendallTest,
     conflict_scores,
     kendall_counts,
     kendall_distance,
+    kendall_distance_matrix,
     kendall_tau,
+    kendall_tau_matrix,
+    kendall_test,
     pacs,
+    sequence_logprobs,
 )
 
 __version__ = _version("shfcas")
@@ -22,11 +27,16 @@ __version__ = _version("shfcas")
 __all__ = [
     "ConflictScores",
     "KendallCounts",
+    "KendallTest",
     "__version__",
     "build_facts",
     "conflict_scores",
     "kendall_counts",
     "kendall_distance",
+    "kendall_distance_matrix",
     "kendall_tau",
+    "kendall_tau_matrix",
+    "kendall_test",
     "pacs",
+    "sequence_logprobs",
 ]

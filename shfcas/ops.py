@@ -1,13 +1,16 @@
 """Rank agreement and proxy-policy conflict, row by row.
 
-Every function takes two tensors of one shape, dtype and device. Rows are the last dimension of ``(..., N)``;
+Most functions take two tensors of one shape, dtype and device. Rows are the last dimension of ``(..., N)``;
 or, with ``offsets`` of shape ``(B + 1,)`` and dtype int64, row ``b`` of flat ``(T,)`` values is
-``values[offsets[b]:offsets[b + 1]]``, the layout of Arrow lists and of torch's jagged tensors. Offsets start
-at 0, never decrease and end at ``T``. On CUDA, where looking at them would wait for the device, bad offsets
-are clamped to the values instead of refused.
+``values[offsets[b]:offsets[b + 1]]``, the layout of Arrow lists. Offsets start at 0, never decrease and end at
+``T``. On CUDA, where looking at them would wait for the device, bad offsets are clamped to the values instead
+of refused. Jagged nested tensors of shape ``(B, jagged)``, ``torch.nested.nested_tensor(rows,
+layout=torch.jagged)``, bring their offsets along; a result with an entry for each element is nested likewise.
+A row has at most 2^31 - 1 values.
 
 float16 and bfloat16 are widened to float32, which changes no comparison. A NaN makes its own row invalid and
-no other. The same functions are ops, ``torch.ops.shfcas.*``, and compile with ``torch.compile``.
+no other. The same functions are ops, ``torch.ops.shfcas.*``, compile with ``torch.compile`` and compute the
+same under ``torch.autocast``.
 """
 
 from __future__ import annotations
@@ -17,12 +20,12 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from shfcas import _library
+from shfcas import _autograd, _fake_kernels, _pvalues
+from shfcas._arguments import FLOATING, NUMBERS, check_dtype, row_arguments, rows_like
 
-assert _library  # its import registers the ops
+assert _autograd and _fake_kernels and _pvalues  # their import completes the ops
 
-_FLOATING = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
-_NUMBERS = _FLOATING | {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8}
+Variant = Literal["a", "b", "c"]
 
 
 class KendallCounts(NamedTuple):
@@ -38,6 +41,13 @@ class KendallCounts(NamedTuple):
     tied_y: Tensor
     """Pairs tied in y, whether or not in x."""
     tied_both: Tensor
+
+
+class KendallTest(NamedTuple):
+    """Kendall's tau of each row and how likely one so far from 0 is by chance; float64."""
+
+    tau: Tensor
+    pvalue: Tensor
 
 
 class ConflictScores(NamedTuple):
@@ -80,13 +90,11 @@ def kendall_counts(x: Tensor, y: Tensor, *, offsets: Tensor | None = None) -> Ke
         >>> [int(count) for count in kendall_counts(x, y)]
         [3, 2, 1, 1, 1]
     """
-    _check("kendall_counts", ("x", x), ("y", y), offsets, _NUMBERS)
+    x, y, offsets = row_arguments("kendall_counts", ("x", x), ("y", y), offsets, NUMBERS)
     return KendallCounts(*torch.ops.shfcas.kendall_counts.default(x, y, offsets))
 
 
-def kendall_tau(
-    x: Tensor, y: Tensor, *, variant: Literal["a", "b", "c"] = "b", offsets: Tensor | None = None
-) -> Tensor:
+def kendall_tau(x: Tensor, y: Tensor, *, variant: Variant = "b", offsets: Tensor | None = None) -> Tensor:
     """Kendall's rank correlation of each row.
 
     With C concordant and D discordant of n0 = N (N - 1) / 2 pairs, n1 pairs tied in x, n2 tied in y, and m
@@ -119,7 +127,7 @@ def kendall_tau(
         >>> kendall_tau(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 3.0, 2.0]))
         tensor(0.3333, dtype=torch.float64)
     """
-    _check("kendall_tau", ("x", x), ("y", y), offsets, _NUMBERS)
+    x, y, offsets = row_arguments("kendall_tau", ("x", x), ("y", y), offsets, NUMBERS)
     return torch.ops.shfcas.kendall_tau.default(x, y, variant, offsets)
 
 
@@ -151,8 +159,106 @@ def kendall_distance(x: Tensor, y: Tensor, *, normalized: bool = True, offsets: 
         >>> kendall_distance(x, y)
         tensor([0., 1.], dtype=torch.float64)
     """
-    _check("kendall_distance", ("x", x), ("y", y), offsets, _NUMBERS)
+    x, y, offsets = row_arguments("kendall_distance", ("x", x), ("y", y), offsets, NUMBERS)
     return torch.ops.shfcas.kendall_distance.default(x, y, normalized, offsets)
+
+
+def kendall_test(
+    x: Tensor,
+    y: Tensor,
+    *,
+    variant: Variant = "b",
+    alternative: Literal["two-sided", "less", "greater"] = "two-sided",
+    method: Literal["auto", "exact", "asymptotic"] = "auto",
+    offsets: Tensor | None = None,
+) -> KendallTest:
+    """Test whether x and y are related, row by row, as :func:`scipy.stats.kendalltau` does for one.
+
+    The p-value is that of concordant - discordant, and so the same for every variant. The exact distribution
+    holds for rows without ties; ``auto`` takes it for N <= 33, or where at most one pair is discordant or at
+    most one concordant, and else the normal approximation, in which ties are accounted for.
+
+    On CUDA, ``auto`` and ``asymptotic`` do not wait for the device; the first call on a device puts tables there,
+    so make one before a graph is captured. ``exact`` computes rows of N > 33 on the host, in O(N^3) for each
+    length.
+
+    Args:
+        x: Shape (..., N), or (T,) with offsets; floating or integer.
+        y: As x.
+        variant: Which tau, as in :func:`kendall_tau`.
+        alternative: Whether x and y are related at all, oppositely (``less``) or alike (``greater``).
+        method: Which distribution.
+        offsets: Row limits of jagged rows, shape (B + 1,), int64.
+
+    Returns:
+        tau and pvalue, float64, shape (...), or (B,) with offsets. Both are NaN for N < 2 and for a row with NaN;
+        so is the p-value of a constant row, and with ``exact`` that of a row with ties, where scipy raises.
+
+    Raises:
+        TypeError: An argument is no tensor, or of a dtype that has no place here.
+        ValueError: Shapes or devices differ, offsets do not fit the values, or a choice is unknown.
+
+    Source:
+        Kendall, Rank Correlation Methods, 4th edition, 1970.
+
+    Examples:
+        >>> test = kendall_test(torch.arange(5.0), torch.tensor([0.0, 1.0, 2.0, 4.0, 3.0]))
+        >>> test.tau, test.pvalue
+        (tensor(0.8000, dtype=torch.float64), tensor(0.0833, dtype=torch.float64))
+    """
+    x, y, offsets = row_arguments("kendall_test", ("x", x), ("y", y), offsets, NUMBERS)
+    return KendallTest(*torch.ops.shfcas.kendall_test.default(x, y, variant, alternative, method, offsets))
+
+
+def kendall_tau_matrix(x: Tensor, *, variant: Variant = "b") -> Tensor:
+    """Kendall's tau of every two rows of a matrix.
+
+    The result has no gradient.
+
+    Args:
+        x: Shape (M, N); floating or integer.
+        variant: Which tau, as in :func:`kendall_tau`.
+
+    Returns:
+        float64, shape (M, M), symmetric. Entries are NaN as in :func:`kendall_tau`: a row with NaN makes its row
+        and its column so, and for b and c a constant row too, its place on the diagonal included.
+
+    Raises:
+        TypeError: x is no tensor, or of a dtype that has no place here.
+        ValueError: x has not two dimensions, or the variant is unknown.
+
+    Examples:
+        >>> kendall_tau_matrix(torch.tensor([[1, 2, 3], [1, 3, 2], [3, 2, 1]]))
+        tensor([[ 1.0000,  0.3333, -1.0000],
+                [ 0.3333,  1.0000, -0.3333],
+                [-1.0000, -0.3333,  1.0000]], dtype=torch.float64)
+    """
+    check_dtype("kendall_tau_matrix", ("x", x), NUMBERS)
+    return torch.ops.shfcas.kendall_tau_matrix.default(x, variant)
+
+
+def kendall_distance_matrix(x: Tensor) -> Tensor:
+    """Kendall-tau distance of every two rows of a matrix: the fraction of pairs that they order oppositely.
+
+    The result has no gradient.
+
+    Args:
+        x: Shape (M, N); floating or integer.
+
+    Returns:
+        float64 in [0, 1], shape (M, M), symmetric. NaN for N < 2, and in the row and column of a row with NaN.
+
+    Raises:
+        TypeError: x is no tensor, or of a dtype that has no place here.
+        ValueError: x has not two dimensions.
+
+    Examples:
+        >>> kendall_distance_matrix(torch.tensor([[1, 2, 3], [3, 2, 1]]))
+        tensor([[0., 1.],
+                [1., 0.]], dtype=torch.float64)
+    """
+    check_dtype("kendall_distance_matrix", ("x", x), NUMBERS)
+    return torch.ops.shfcas.kendall_distance_matrix.default(x)
 
 
 def pacs(rewards: Tensor, logprobs: Tensor, *, offsets: Tensor | None = None) -> Tensor:
@@ -160,7 +266,7 @@ def pacs(rewards: Tensor, logprobs: Tensor, *, offsets: Tensor | None = None) ->
 
     z is taken per row with the population standard deviation. Positive where the reward model overvalues what
     the policy finds unlikely, negative where it undervalues what the policy likes; the conflict is the
-    absolute value. Differentiable (once) in both arguments.
+    absolute value. Differentiable in both arguments, as often as wanted.
 
     Args:
         rewards: Shape (..., N), or (T,) with offsets; floating. Higher is better.
@@ -183,8 +289,8 @@ def pacs(rewards: Tensor, logprobs: Tensor, *, offsets: Tensor | None = None) ->
         >>> pacs(torch.tensor([1.0, 0.0]), torch.tensor([-8.0, -4.0]))
         tensor([ 2., -2.])
     """
-    _check("pacs", ("rewards", rewards), ("logprobs", logprobs), offsets, _FLOATING)
-    return torch.ops.shfcas.pacs.default(rewards, logprobs, offsets)
+    first, second, offsets = row_arguments("pacs", ("rewards", rewards), ("logprobs", logprobs), offsets, FLOATING)
+    return rows_like(rewards, torch.ops.shfcas.pacs.default(first, second, offsets))
 
 
 def conflict_scores(rewards: Tensor, logprobs: Tensor, *, offsets: Tensor | None = None) -> ConflictScores:
@@ -215,106 +321,42 @@ def conflict_scores(rewards: Tensor, logprobs: Tensor, *, offsets: Tensor | None
         >>> scores.mean_abs_pacs, scores.kendall_distance, scores.degenerate
         (tensor(2.), tensor(1., dtype=torch.float64), tensor(False))
     """
-    _check("conflict_scores", ("rewards", rewards), ("logprobs", logprobs), offsets, _FLOATING)
-    return ConflictScores(*torch.ops.shfcas.conflict_scores.default(rewards, logprobs, offsets))
-
-
-def _check(
-    op: str,
-    first: tuple[str, Tensor],
-    second: tuple[str, Tensor],
-    offsets: Tensor | None,
-    dtypes: frozenset[torch.dtype],
-) -> None:
-    """Types and dtypes, which Python reports as TypeError; the op itself checks all else."""
-    for name, value in (first, second) if offsets is None else (first, second, ("offsets", offsets)):
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{op}: {name}: expected a torch.Tensor, got {type(value).__name__}")
-    dtype = first[1].dtype
-    if dtype not in dtypes:
-        allowed = ", ".join(sorted(str(allowed).removeprefix("torch.") for allowed in dtypes))
-        raise TypeError(f"{op}: {first[0]}: expected one of the dtypes {allowed}, got {dtype}")
-    if second[1].dtype != dtype:
-        raise TypeError(f"{op}: {second[0]}: expected the dtype of {first[0]}, {dtype}, got {second[1].dtype}")
-    if offsets is not None and offsets.dtype != torch.int64:
-        raise TypeError(f"{op}: offsets: expected dtype torch.int64, got {offsets.dtype}")
-
-
-# Fake kernels: the shapes and dtypes that torch.compile plans with.
-
-
-def _row_shape(x: Tensor, offsets: Tensor | None) -> torch.Size | tuple[int, ...]:
-    return x.shape[:-1] if offsets is None else (offsets.shape[0] - 1,)
-
-
-def _compute_dtype(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-@torch.library.register_fake("shfcas::kendall_counts")
-def _(x: Tensor, y: Tensor, offsets: Tensor | None = None) -> tuple[Tensor, ...]:
-    return tuple(x.new_empty(_row_shape(x, offsets), dtype=torch.int64) for _ in range(5))
-
-
-@torch.library.register_fake("shfcas::kendall_tau")
-def _(x: Tensor, y: Tensor, variant: str = "b", offsets: Tensor | None = None) -> Tensor:
-    return x.new_empty(_row_shape(x, offsets), dtype=torch.float64)
-
-
-@torch.library.register_fake("shfcas::kendall_distance")
-def _(x: Tensor, y: Tensor, normalized: bool = True, offsets: Tensor | None = None) -> Tensor:
-    return x.new_empty(_row_shape(x, offsets), dtype=torch.float64)
-
-
-@torch.library.register_fake("shfcas::pacs")
-def _(rewards: Tensor, logprobs: Tensor, offsets: Tensor | None = None) -> Tensor:
-    return rewards.new_empty(rewards.shape, dtype=_compute_dtype(rewards))
-
-
-@torch.library.register_fake("shfcas::pacs_backward")
-def _(gradient: Tensor, rewards: Tensor, logprobs: Tensor, offsets: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    dtype = _compute_dtype(rewards)
-    return rewards.new_empty(rewards.shape, dtype=dtype), rewards.new_empty(rewards.shape, dtype=dtype)
-
-
-@torch.library.register_fake("shfcas::conflict_scores")
-def _(rewards: Tensor, logprobs: Tensor, offsets: Tensor | None = None) -> tuple[Tensor, ...]:
-    rows, dtype = _row_shape(rewards, offsets), _compute_dtype(rewards)
-    return (
-        rewards.new_empty(rewards.shape, dtype=dtype),
-        rewards.new_empty(rows, dtype=dtype),
-        rewards.new_empty(rows, dtype=torch.float64),
-        rewards.new_empty(rows, dtype=torch.float64),
-        rewards.new_empty(rows, dtype=torch.bool),
+    first, second, offsets = row_arguments(
+        "conflict_scores", ("rewards", rewards), ("logprobs", logprobs), offsets, FLOATING
     )
+    scores, *per_row = torch.ops.shfcas.conflict_scores.default(first, second, offsets)
+    return ConflictScores(rows_like(rewards, scores), *per_row)
 
 
-# Autograd, registered at import: after a first compilation it would come too late.
+def sequence_logprobs(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Log-probability of each sequence of tokens: the sum of log softmax(logits)[label] over its positions.
 
+    Logits are read where they lie, whatever their strides, and once: nothing of the size of the logits is
+    written. Differentiable (once) in the logits; the gradient of a -inf logit that is not the label is 0.
 
-def _save_pacs(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    ctx.save_for_backward(*inputs)
+    Args:
+        logits: Shape (B, T, V); floating.
+        labels: Shape (B, T), int64 in [0, V) where the mask counts them, anything elsewhere.
+        mask: Shape (B, T), bool: which positions count. All by default.
 
+    Returns:
+        Shape (B,), in float64 for float64 logits and else in float32. Minus infinity where the logit of a label
+        is; NaN for a sequence with a NaN or +inf among the logits that count.
 
-def _pacs_gradient(ctx, gradient):  # type: ignore[no-untyped-def]
-    rewards, logprobs, offsets = ctx.saved_tensors
-    to_rewards, to_logprobs = torch.ops.shfcas.pacs_backward.default(gradient, rewards, logprobs, offsets)
-    return to_rewards.to(rewards.dtype), to_logprobs.to(logprobs.dtype), None
+    Raises:
+        TypeError: An argument is no tensor, or of a dtype that has no place here.
+        ValueError: Shapes or devices differ, or a label that counts is outside [0, V); on CUDA, where looking
+            would wait for the device, such a label makes its sequence NaN.
 
-
-def _no_second_gradient(ctx, *gradients):  # type: ignore[no-untyped-def]
-    raise NotImplementedError("shfcas.pacs is differentiable once; its gradient has no gradient")
-
-
-def _mark_without_gradient(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    ctx.mark_non_differentiable(*(output if isinstance(output, tuple) else (output,)))
-
-
-def _without_gradient(ctx, *gradients):  # type: ignore[no-untyped-def]
-    return (None,) * len(ctx.needs_input_grad)
-
-
-torch.library.register_autograd("shfcas::pacs", _pacs_gradient, setup_context=_save_pacs)
-torch.library.register_autograd("shfcas::pacs_backward", _no_second_gradient)
-for _op in ("kendall_counts", "kendall_tau", "kendall_distance", "conflict_scores"):
-    torch.library.register_autograd(f"shfcas::{_op}", _without_gradient, setup_context=_mark_without_gradient)
+    Examples:
+        >>> logits = torch.tensor([[[0.0, 0.0], [0.0, 1.0]]])
+        >>> sequence_logprobs(logits, torch.tensor([[0, 1]]))
+        tensor([-1.0064])
+        >>> sequence_logprobs(logits, torch.tensor([[0, -100]]), torch.tensor([[True, False]]))
+        tensor([-0.6931])
+    """
+    check_dtype("sequence_logprobs", ("logits", logits), FLOATING)
+    check_dtype("sequence_logprobs", ("labels", labels), (torch.int64,))
+    if mask is not None:
+        check_dtype("sequence_logprobs", ("mask", mask), (torch.bool,))
+    return torch.ops.shfcas.sequence_logprobs.default(logits, labels, mask)

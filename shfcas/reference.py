@@ -1,20 +1,20 @@
 """What the ops compute, written to be read: plain Python over the pairs of a row, no vectorisation.
 
 The functions have the signatures of :mod:`shfcas.ops` and are what its kernels are tested against. They are
-slow, O(N^2) per row.
+slow, O(N^2) per row or worse.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from itertools import combinations, pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from shfcas.ops import ConflictScores, KendallCounts
+from shfcas.ops import ConflictScores, KendallCounts, KendallTest, Variant
 
 MIN_STD = 1e-6
 """Rows with a smaller population standard deviation are degenerate."""
@@ -26,9 +26,7 @@ def kendall_counts(x: Tensor, y: Tensor, *, offsets: Tensor | None = None) -> Ke
     return KendallCounts(*(_per_row([count[i] for count in counts], torch.int64, x, offsets) for i in range(5)))
 
 
-def kendall_tau(
-    x: Tensor, y: Tensor, *, variant: Literal["a", "b", "c"] = "b", offsets: Tensor | None = None
-) -> Tensor:
+def kendall_tau(x: Tensor, y: Tensor, *, variant: Variant = "b", offsets: Tensor | None = None) -> Tensor:
     """Kendall's tau of each row, as :func:`shfcas.kendall_tau`."""
     taus = [_tau(*row, variant) for row in _rows(x, y, offsets)]
     return _per_row(taus, torch.float64, x, offsets)
@@ -38,6 +36,48 @@ def kendall_distance(x: Tensor, y: Tensor, *, normalized: bool = True, offsets: 
     """Kendall-tau distance of each row, as :func:`shfcas.kendall_distance`."""
     distances = [_distance(*row, normalized) for row in _rows(x, y, offsets)]
     return _per_row(distances, torch.float64, x, offsets)
+
+
+def kendall_test(
+    x: Tensor,
+    y: Tensor,
+    *,
+    variant: Variant = "b",
+    alternative: str = "two-sided",
+    method: str = "auto",
+    offsets: Tensor | None = None,
+) -> KendallTest:
+    """Kendall's tau of each row and its p-value, as :func:`shfcas.kendall_test`."""
+    pvalues = [_pvalue(*row, alternative, method) for row in _rows(x, y, offsets)]
+    return KendallTest(
+        tau=kendall_tau(x, y, variant=variant, offsets=offsets),
+        pvalue=_per_row(pvalues, torch.float64, x, offsets),
+    )
+
+
+def kendall_tau_matrix(x: Tensor, *, variant: Variant = "b") -> Tensor:
+    """Kendall's tau of every two rows, as :func:`shfcas.kendall_tau_matrix`."""
+    rows = x.tolist()
+    taus = [_tau(one, other, variant) for one in rows for other in rows]
+    return torch.tensor(taus, dtype=torch.float64).reshape(len(rows), len(rows))
+
+
+def kendall_distance_matrix(x: Tensor) -> Tensor:
+    """Kendall-tau distance of every two rows, as :func:`shfcas.kendall_distance_matrix`."""
+    rows = x.tolist()
+    distances = [_distance(one, other, True) for one in rows for other in rows]
+    return torch.tensor(distances, dtype=torch.float64).reshape(len(rows), len(rows))
+
+
+def sequence_logprobs(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Log-probability of each sequence of tokens, as :func:`shfcas.sequence_logprobs`."""
+    if mask is None:
+        mask = torch.ones_like(labels, dtype=torch.bool)
+    sums = []
+    for positions in zip(logits.tolist(), labels.tolist(), mask.tolist(), strict=True):
+        counted = [_log_softmax(row, label) for row, label, counts in zip(*positions, strict=True) if counts]
+        sums.append(sum(counted))
+    return torch.tensor(sums, dtype=_float_dtype(logits))
 
 
 def pacs(rewards: Tensor, logprobs: Tensor, *, offsets: Tensor | None = None) -> Tensor:
@@ -121,6 +161,62 @@ def _distance(x: list[float], y: list[float], normalized: bool) -> float:
     if discordant < 0 or (normalized and len(x) < 2):
         return math.nan
     return discordant / (len(x) * (len(x) - 1) / 2) if normalized else discordant
+
+
+def _pvalue(x: list[float], y: list[float], alternative: str, method: str) -> float:
+    n, (concordant, discordant, tied_x, tied_y, _) = len(x), _count(x, y)
+    pairs = n * (n - 1) // 2
+    if n < 2 or concordant < 0 or pairs in (tied_x, tied_y):
+        return math.nan
+    untied = tied_x == tied_y == 0
+    if method == "exact" and not untied:
+        return math.nan
+    if method == "auto":
+        method = "exact" if untied and (n <= 33 or min(concordant, discordant) <= 1) else "asymptotic"
+
+    if method == "exact":
+        at_least, at_most = _inversions_at_most(discordant, n), _inversions_at_most(concordant, n)
+    else:
+        z = (concordant - discordant) / math.sqrt(_variance(n, Counter(x).values(), Counter(y).values()))
+        at_least, at_most = math.erfc(z / math.sqrt(2)) / 2, math.erfc(-z / math.sqrt(2)) / 2
+    one_sided = {"greater": at_least, "less": at_most}
+    return one_sided.get(alternative, min(1.0, 2 * min(at_least, at_most)))
+
+
+def _inversions_at_most(most: int, n: int) -> float:
+    """The fraction of the permutations of n elements that have at most that many inversions."""
+    counts = [1]  # of permutations, by inversions
+    for size in range(2, n + 1):  # the last element passes 0 to size - 1 others
+        longer = [0] * (len(counts) + size - 1)
+        for inversions, count in enumerate(counts):
+            for passed in range(size):
+                longer[inversions + passed] += count
+        counts = longer
+    return sum(counts[: most + 1]) / math.factorial(n)
+
+
+def _variance(n: int, groups_x: Iterable[int], groups_y: Iterable[int]) -> float:
+    """Of concordant - discordant, given the sizes of the groups of equal values."""
+    spread_x, pairs_x, triples_x = _moments(groups_x)
+    spread_y, pairs_y, triples_y = _moments(groups_y)
+    variance = (n * (n - 1) * (2 * n + 5) - spread_x - spread_y) / 18 + pairs_x * pairs_y / (2 * n * (n - 1))
+    return variance if n < 3 else variance + triples_x * triples_y / (9 * n * (n - 1) * (n - 2))
+
+
+def _moments(groups: Iterable[int]) -> tuple[int, int, int]:
+    sizes = list(groups)
+    return (
+        sum(t * (t - 1) * (2 * t + 5) for t in sizes),
+        sum(t * (t - 1) for t in sizes),
+        sum(t * (t - 1) * (t - 2) for t in sizes),
+    )
+
+
+def _log_softmax(logits: list[float], label: int) -> float:
+    highest = max(logits)
+    if any(map(math.isnan, logits)) or math.isinf(highest):
+        return math.nan
+    return logits[label] - highest - math.log(math.fsum(math.exp(logit - highest) for logit in logits))
 
 
 def _mean_std(values: list[float]) -> tuple[float, float]:

@@ -45,21 +45,24 @@ class SortCounter {
     const Runs of_x = runs(n, [&](int64_t i) { return first_of(pairs_[i]) == first_of(pairs_[i - 1]); });
     const int64_t discordant = sort_counting_inversions(n);
     const Runs of_y = runs(n, [&](int64_t i) { return keys_[i] == keys_[i - 1]; });
-    return make_counts(n, discordant, of_x.pairs, of_y.pairs, both.pairs, std::min(of_x.count, of_y.count));
+    return make_counts(n, discordant, of_x.pairs, of_y.pairs, both.pairs, std::min(of_x.count, of_y.count),
+                       of_x.triples, of_y.triples);
   }
 
  private:
   struct Runs {
-    int64_t count;  // distinct values
-    int64_t pairs;  // pairs within a run
+    int64_t count;   // distinct values
+    int64_t pairs;   // pairs within a run
+    double triples;  // t (t - 1) (t - 2), summed over runs of length t
   };
 
   template <class Same>
   static Runs runs(int64_t n, const Same& same_as_previous) {
-    Runs result{n > 0, 0};
+    Runs result{n > 0, 0, 0};
     int64_t length = 1;
     for (int64_t i = 1; i < n; ++i) {
       if (same_as_previous(i)) {
+        result.triples += 3.0 * static_cast<double>(length) * static_cast<double>(length - 1);
         result.pairs += length++;
       } else {
         ++result.count;

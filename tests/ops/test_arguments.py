@@ -7,6 +7,7 @@ OPS = {
     "kendall_counts": ("x", "y"),
     "kendall_tau": ("x", "y"),
     "kendall_distance": ("x", "y"),
+    "kendall_test": ("x", "y"),
     "pacs": ("rewards", "logprobs"),
     "conflict_scores": ("rewards", "logprobs"),
 }
@@ -86,7 +87,7 @@ def test_offsets_must_fit(name, offsets, message):
 @every_op
 def test_offsets_must_be_int64(name):
     offsets = torch.tensor([0, 6], dtype=torch.int32)
-    with pytest.raises(TypeError, match=f"{name}: offsets: expected dtype torch.int64, got torch.int32"):
+    with pytest.raises(TypeError, match=f"{name}: offsets: expected dtype int64, got torch.int32"):
         getattr(shfcas, name)(torch.ones(6), torch.ones(6), offsets=offsets)
     with pytest.raises(ValueError, match=f"{name}: offsets: expected dtype int64"):
         getattr(torch.ops.shfcas, name)(torch.ones(6), torch.ones(6), offsets=offsets)
@@ -98,11 +99,75 @@ def test_jagged_values_must_be_flat(name):
         getattr(shfcas, name)(torch.ones(2, 3), torch.ones(2, 3), offsets=torch.tensor([0, 6]))
 
 
-def test_variant_must_be_known():
-    with pytest.raises(ValueError, match="kendall_tau: variant: expected 'a', 'b' or 'c', got 'd'"):
-        shfcas.kendall_tau(torch.ones(3), torch.ones(3), variant="d")
+@every_op
+def test_rows_are_not_too_long(name):
+    values = torch.ones(1).expand(2**31)  # one number in memory
+    message = f"{name}: {OPS[name][0]}: expected rows of at most 2147483647 values, got 2147483648"
+    with pytest.raises(ValueError, match=message):
+        getattr(shfcas, name)(values, values)
+    with pytest.raises(ValueError, match=message):
+        getattr(shfcas, name)(values, values, offsets=torch.tensor([0, 0, 2**31]))
+
+
+@pytest.mark.parametrize("name", ["kendall_tau", "kendall_test", "kendall_tau_matrix"])
+def test_variant_must_be_known(name):
+    x = torch.ones(2, 3)
+    arguments = (x,) if name.endswith("matrix") else (x, x)
+    with pytest.raises(ValueError, match=f"{name}: variant: expected 'a', 'b' or 'c', got 'd'"):
+        getattr(shfcas, name)(*arguments, variant="d")
+
+
+def test_alternative_and_method_must_be_known():
+    x = torch.ones(3)
+    with pytest.raises(ValueError, match="alternative: expected 'two-sided', 'less' or 'greater', got 'more'"):
+        shfcas.kendall_test(x, x, alternative="more")
+    with pytest.raises(ValueError, match="method: expected 'auto', 'exact' or 'asymptotic', got 'banana'"):
+        shfcas.kendall_test(x, x, method="banana")
+
+
+@pytest.mark.parametrize("name", ["kendall_tau_matrix", "kendall_distance_matrix"])
+def test_a_matrix_has_two_dimensions_of_numbers(name):
+    function = getattr(shfcas, name)
+    with pytest.raises(ValueError, match=rf"{name}: x: expected 2 dimension\(s\), got shape \(3,\)"):
+        function(torch.ones(3))
+    with pytest.raises(ValueError, match=f"{name}: x: expected rows of at most 2147483647 values"):
+        function(torch.ones(1).expand(1, 2**31))
+    with pytest.raises(TypeError, match=f"{name}: x: expected one of the dtypes float64.*, got torch.bool"):
+        function(torch.ones(2, 2, dtype=torch.bool))
+    with pytest.raises(TypeError, match=f"{name}: x: expected a torch.Tensor, got list"):
+        function([[1.0]])
 
 
 def test_gradient_must_fit():
     with pytest.raises(ValueError, match="pacs_backward: gradient: expected the shape of rewards"):
         torch.ops.shfcas.pacs_backward(torch.ones(2), torch.ones(3), torch.ones(3))
+    logits, labels = torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.int64)
+    with pytest.raises(
+        ValueError, match=r"sequence_logprobs_backward: gradient: expected one value a sequence, \(2,\)"
+    ):
+        torch.ops.shfcas.sequence_logprobs_backward(torch.ones(3), logits, labels)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"logits": torch.zeros(2, 3)}, ValueError, r"logits: expected 3 dimension\(s\), got shape \(2, 3\)"),
+        ({"logits": torch.zeros(2, 3, 4, dtype=torch.int64)}, TypeError, "logits: expected one of the dtypes float64"),
+        ({"labels": torch.zeros(2, 3, dtype=torch.int32)}, TypeError, "labels: expected dtype int64, got torch.int32"),
+        ({"labels": torch.zeros(2, 4, dtype=torch.int64)}, ValueError, "labels: expected the first two dimensions"),
+        ({"labels": [[0]]}, TypeError, "labels: expected a torch.Tensor, got list"),
+        ({"mask": torch.ones(2, 3)}, TypeError, "mask: expected dtype bool, got torch.float32"),
+        ({"mask": torch.ones(3, 2, dtype=torch.bool)}, ValueError, "mask: expected the first two dimensions"),
+        (
+            {"labels": torch.tensor([[0, 1, 2], [3, 4, 0]])},
+            ValueError,
+            r"labels: expected .* \[0, 4\).* got 4 at \[1, 1\]",
+        ),
+        ({"labels": torch.tensor([[0, 1, 2], [3, 0, -1]])}, ValueError, r"got -1 at \[1, 2\]"),
+        ({"logits": torch.zeros(2, 3, 0)}, ValueError, r"expected values in \[0, 0\)"),
+    ],
+)
+def test_sequence_logprobs(change, error, message):
+    arguments = {"logits": torch.zeros(2, 3, 4), "labels": torch.zeros(2, 3, dtype=torch.int64), "mask": None, **change}
+    with pytest.raises(error, match=f"^sequence_logprobs: .*{message}"):
+        shfcas.sequence_logprobs(*arguments.values())

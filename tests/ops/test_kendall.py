@@ -1,4 +1,5 @@
 import math
+from collections import Counter
 from itertools import pairwise
 
 import pytest
@@ -31,19 +32,40 @@ HAND_TABLE = [
 ]
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize(("x", "y", "counts"), [(row[0], row[1], row[2:]) for row in HAND_TABLE])
-def test_counts_by_hand(x, y, counts, dtype):
-    result = shfcas.kendall_counts(torch.tensor(x, dtype=dtype), torch.tensor(y, dtype=dtype))
-    assert tuple(int(count) for count in result) == counts
+def test_counts_by_hand(x, y, counts):
+    for dtype in (torch.float64, torch.float32):
+        result = shfcas.kendall_counts(torch.tensor(x, dtype=dtype), torch.tensor(y, dtype=dtype))
+        assert tuple(int(count) for count in result) == counts
+
+
+@pytest.mark.parametrize("distinct", [None, 3, 1])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.int64])
+def test_statistics_of_ties(dtype, distinct):
+    for n in SIZES:
+        x, y = make_rows((3, n), dtype, 18, distinct), make_rows((3, n), dtype, 19, distinct)
+        *counts, classes, triples_x, triples_y = torch.ops.shfcas.kendall_statistics(x, y)
+        assert_all_equal(counts, shfcas.kendall_counts(x, y))
+        groups_x, groups_y = ([Counter(row).values() for row in side.tolist()] for side in (x, y))
+        assert classes.tolist() == [min(len(a), len(b)) for a, b in zip(groups_x, groups_y, strict=True)]
+        for triples, groups in ((triples_x, groups_x), (triples_y, groups_y)):
+            assert triples.dtype == torch.float64
+            assert triples.tolist() == [sum(t * (t - 1) * (t - 2) for t in sizes) for sizes in groups]
+
+
+def test_statistics_of_a_row_with_nan():
+    *counts, classes, triples_x, triples_y = torch.ops.shfcas.kendall_statistics(torch.tensor([1, nan]), torch.ones(2))
+    assert [int(count) for count in counts] == [-1] * 5
+    assert classes == 0
+    assert triples_x.isnan() and triples_y.isnan()
 
 
 @pytest.mark.parametrize("distinct", [None, 3])
-@pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.int64, torch.int16])
-def test_counts_equal_brute_force(dtype, n, distinct):
-    x, y = make_rows((3, n), dtype, 0, distinct), make_rows((3, n), dtype, 1, distinct)
-    assert_all_equal(shfcas.kendall_counts(x, y), reference.kendall_counts(x, y))
+def test_counts_equal_brute_force(dtype, distinct):
+    for n in SIZES:
+        x, y = make_rows((3, n), dtype, 0, distinct), make_rows((3, n), dtype, 1, distinct)
+        assert_all_equal(shfcas.kendall_counts(x, y), reference.kendall_counts(x, y))
 
 
 @pytest.mark.parametrize("dtype", [*FLOATING, *INTEGER])
@@ -62,20 +84,20 @@ def test_int64_beyond_the_digits_of_a_double(n):
 
 @pytest.mark.parametrize("variant", ["a", "b", "c"])
 @pytest.mark.parametrize("distinct", [None, 2, 5])
-@pytest.mark.parametrize("n", SIZES)
-def test_tau_equals_reference(n, distinct, variant):
-    x, y = make_rows((4, n), torch.float64, 4, distinct), make_rows((4, n), torch.float64, 5, distinct)
-    result = shfcas.kendall_tau(x, y, variant=variant)
-    torch.testing.assert_close(result, reference.kendall_tau(x, y, variant=variant), rtol=1e-14, atol=0, equal_nan=True)
+def test_tau_equals_reference(distinct, variant):
+    for n in SIZES:
+        x, y = make_rows((4, n), torch.float64, 4, distinct), make_rows((4, n), torch.float64, 5, distinct)
+        result, expected = (module.kendall_tau(x, y, variant=variant) for module in (shfcas, reference))
+        torch.testing.assert_close(result, expected, rtol=1e-14, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("variant", ["b", "c"])
 @pytest.mark.parametrize("distinct", [None, 1, 2, 6])
-@pytest.mark.parametrize("n", [2, 8, 33, 64, 65, 1000])
-def test_tau_equals_scipy(n, distinct, variant):
-    x, y = make_rows((n,), torch.float64, 6, distinct), make_rows((n,), torch.float64, 7, distinct)
-    expected = scipy.stats.kendalltau(x.numpy(), y.numpy(), variant=variant).statistic
-    assert shfcas.kendall_tau(x, y, variant=variant).item() == pytest.approx(expected, rel=1e-12, nan_ok=True)
+def test_tau_equals_scipy(distinct, variant):
+    for n in (2, 8, 33, 64, 65, 1000):
+        x, y = make_rows((n,), torch.float64, 6, distinct), make_rows((n,), torch.float64, 7, distinct)
+        expected = scipy.stats.kendalltau(x.numpy(), y.numpy(), variant=variant).statistic
+        assert shfcas.kendall_tau(x, y, variant=variant).item() == pytest.approx(expected, rel=1e-12, nan_ok=True)
 
 
 def test_constant_row():
@@ -87,11 +109,11 @@ def test_constant_row():
 
 
 @pytest.mark.parametrize("normalized", [True, False])
-@pytest.mark.parametrize("n", SIZES)
-def test_distance_equals_reference(n, normalized):
-    x, y = make_rows((4, n), torch.float32, 8, 9), make_rows((4, n), torch.float32, 9, 9)
-    result = shfcas.kendall_distance(x, y, normalized=normalized)
-    assert_all_equal([result], [reference.kendall_distance(x, y, normalized=normalized)])
+def test_distance_equals_reference(normalized):
+    for n in SIZES:
+        x, y = make_rows((4, n), torch.float32, 8, 9), make_rows((4, n), torch.float32, 9, 9)
+        result = shfcas.kendall_distance(x, y, normalized=normalized)
+        assert_all_equal([result], [reference.kendall_distance(x, y, normalized=normalized)])
 
 
 def test_distance_without_ties_is_half_of_one_minus_tau():
@@ -165,6 +187,15 @@ def test_jagged_equals_dense(distinct, variant):
     assert_all_equal([shfcas.kendall_tau(x, y, variant=variant, offsets=offsets)], [taus])
     distances = torch.stack([shfcas.kendall_distance(x[s], y[s]) for s in slices])
     assert_all_equal([shfcas.kendall_distance(x, y, offsets=offsets)], [distances])
+
+
+@pytest.mark.parametrize("distinct", [None, 40])
+def test_rows_of_very_different_length(distinct):
+    lengths = [2, 30_000, 8, 0, 8, 1_000, 65, 1, *[5] * 300, 4_097, 64]
+    x, y, offsets = make_jagged(lengths, torch.float32, 20, distinct)
+    together = torch.ops.shfcas.kendall_statistics(x, y, offsets)
+    alone = [torch.ops.shfcas.kendall_statistics(x[a:b], y[a:b]) for a, b in pairwise(offsets.tolist())]
+    assert_all_equal(together, [torch.stack(parts) for parts in zip(*alone, strict=True)])
 
 
 def test_jagged_without_rows():

@@ -23,14 +23,14 @@ def test_by_hand():
     torch.testing.assert_close(shfcas.pacs(rewards, logprobs), expected)
 
 
-@pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
-def test_equals_reference(dtype, tolerance, n):
-    rewards, logprobs = make_rows((6, n), dtype, 0), log_probabilities((6, n), dtype, 1)
-    result = shfcas.conflict_scores(rewards, logprobs)
-    expected = reference.conflict_scores(rewards, logprobs)
-    torch.testing.assert_close(result, expected, rtol=tolerance, atol=tolerance, equal_nan=True)
-    assert_all_equal([shfcas.pacs(rewards, logprobs)], [result.pacs])
+def test_equals_reference(dtype, tolerance):
+    for n in SIZES:
+        rewards, logprobs = make_rows((6, n), dtype, 0), log_probabilities((6, n), dtype, 1)
+        result = shfcas.conflict_scores(rewards, logprobs)
+        expected = reference.conflict_scores(rewards, logprobs)
+        torch.testing.assert_close(result, expected, rtol=tolerance, atol=tolerance, equal_nan=True)
+        assert_all_equal([shfcas.pacs(rewards, logprobs)], [result.pacs])
 
 
 @pytest.mark.parametrize("n", [2, 8, 64, 5000])
@@ -147,12 +147,48 @@ def test_gradient_of_a_degenerate_row_is_zero():
     assert logprobs.grad.any()
 
 
-def test_there_is_no_second_gradient():
-    rewards = torch.randn(4, requires_grad=True)
-    score = shfcas.pacs(rewards, torch.randn(4))[0]
-    (gradient,) = torch.autograd.grad(score, rewards, create_graph=True)
-    with pytest.raises(NotImplementedError, match="differentiable once"):
-        gradient.sum().backward()
+@pytest.mark.parametrize("n", [2, 5, 70])
+def test_second_gradient_equals_finite_differences(n):
+    rewards = make_rows((2, n), torch.float64, 16).requires_grad_()
+    logprobs = make_rows((2, n), torch.float64, 17).requires_grad_()
+    # A row of two has z = +-1 whatever its values: all derivatives are 0, and finite differences are noise.
+    assert torch.autograd.gradgradcheck(shfcas.pacs, (rewards, logprobs), fast_mode=n > 10, atol=1e-5)
+
+
+def test_second_gradient_of_jagged_and_strided_rows():
+    rewards, logprobs, offsets = make_jagged([3, 0, 8, 1, 5], torch.float64, 18)
+    inputs = (rewards.requires_grad_(), logprobs.requires_grad_())
+    assert torch.autograd.gradgradcheck(lambda r, p: shfcas.pacs(r, p, offsets=offsets), inputs)
+    square = make_rows((6, 6), torch.float64, 19).requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda s: shfcas.pacs(s.t(), s), (square,))
+
+
+def test_second_gradient_of_degenerate_rows_is_that_of_the_other_side():
+    """Rewards are constant, so that finite differences of theirs would leave the degenerate range."""
+    rewards = torch.ones(3, 5, dtype=torch.float64, requires_grad=True)
+    logprobs = make_rows((3, 5), torch.float64, 20).requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda p: shfcas.pacs(rewards.detach(), p), (logprobs,))
+    (gradient,) = torch.autograd.grad(shfcas.pacs(rewards, logprobs).square().sum(), rewards, create_graph=True)
+    second = torch.autograd.grad(gradient.square().sum() + gradient.sum(), (rewards, logprobs))
+    assert not any(part.any() for part in second)
+
+
+def test_second_gradient_of_what_is_not_finite_spoils_its_own_row():
+    rewards, logprobs = make_rows((3, 5), torch.float64, 21), make_rows((3, 5), torch.float64, 22).requires_grad_()
+    rewards[1, 0] = nan
+    rewards.requires_grad_()
+    (gradient,) = torch.autograd.grad(shfcas.pacs(rewards, logprobs).pow(3).sum(), rewards, create_graph=True)
+    (second,) = torch.autograd.grad(gradient.square().sum(), rewards)
+    assert second.isnan().any(-1).tolist() == [False, True, False]
+
+
+def test_third_gradient():
+    rewards, logprobs = make_rows((2, 4), torch.float64, 23), make_rows((2, 4), torch.float64, 24)
+
+    def first(r, p):
+        return torch.autograd.grad(shfcas.pacs(r, p).pow(3).sum(), r, create_graph=True)[0]
+
+    assert torch.autograd.gradgradcheck(first, (rewards.requires_grad_(), logprobs.requires_grad_()))
 
 
 def test_rank_statistics_have_no_gradient():

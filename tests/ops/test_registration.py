@@ -7,48 +7,143 @@ from rows import assert_all_equal, make_jagged, make_rows
 
 import shfcas
 
-OPS = ("kendall_counts", "kendall_tau", "kendall_distance", "pacs", "conflict_scores")
-DIFFERENTIABLE = ("pacs",)
+ROW_OPS = (
+    "kendall_counts",
+    "kendall_tau",
+    "kendall_distance",
+    "kendall_statistics",
+    "kendall_test",
+    "pacs",
+    "conflict_scores",
+)
+MATRIX_OPS = ("kendall_tau_matrix", "kendall_distance_matrix")
+OPS = (*ROW_OPS, *MATRIX_OPS, "sequence_logprobs")
+GRADIENTS = ("pacs_backward", "sequence_logprobs_backward")
+DIFFERENTIABLE = ("pacs", "pacs_backward", "sequence_logprobs")
 
 
-def samples():
-    """Arguments of two row tensors: dense, strided, jagged, empty."""
+def op_of(name):
+    return getattr(torch.ops.shfcas, name).default
+
+
+def samples(name):
+    """Arguments of an op: contiguous, strided, of other dtypes, jagged, empty. No result is NaN: opcheck would call
+    it unequal to itself."""
+    if name.startswith("sequence_logprobs"):
+        labels, mask = torch.tensor([[0, 4, 2], [1, 1, -100]]), torch.tensor([[True, False, True], [True, True, False]])
+        first = (torch.tensor([1.0, -2.0]),) if name.endswith("backward") else ()
+        logits = make_rows((2, 3, 5), torch.float32, 0)
+        yield *first, logits, labels, mask
+        yield *first, make_rows((3, 5, 4), torch.float64, 1).transpose(0, 1)[:, :, ::2][:2], labels.clamp(0, 1), None
+        yield *first, logits.bfloat16(), labels, mask
+        yield (*(part[:0] for part in (*first, logits, labels, mask)),)
+        return
     x, y = make_rows((4, 6), torch.float32, 0), make_rows((4, 6), torch.float32, 1)
-    yield x, y
-    yield x.t(), y.t()
-    yield x[:, ::2].double(), y[:, ::2].double()
-    yield x.bfloat16(), y.bfloat16()
-    yield make_jagged([3, 2, 5], torch.float32, 2)  # no result is NaN, which opcheck would call unequal
-    yield torch.empty(0, 3), torch.empty(0, 3)
+    pairs = [
+        (x, y),
+        (x.t(), y.t()),
+        (x[:, ::2].double(), y[:, ::2].double()),
+        (x.bfloat16(), y.bfloat16()),
+        (x[:0], y[:0]),
+    ]
+    if name in MATRIX_OPS:
+        yield from ((one,) for one, _ in pairs)
+        return
+    *flat, offsets = make_jagged([3, 2, 5], torch.float32, 2)
+    first = [torch.ones_like(one) for one in (*(x for x, _ in pairs), flat[0])] if name == "pacs_backward" else None
+    for index, arguments in enumerate([*pairs, tuple(flat)]):
+        yield *(() if first is None else (first[index],)), *arguments, *((offsets,) if index == len(pairs) else ())
+
+
+def call(name, *arguments):
+    """An op with its arguments in order; kendall_test and kendall_tau have others before the offsets."""
+    offsets = arguments[2] if name.startswith("kendall") and len(arguments) == 3 else None
+    return op_of(name)(*arguments[:2], offsets=offsets) if offsets is not None else op_of(name)(*arguments)
+
+
+def parts(result):
+    return list(result) if isinstance(result, tuple | list) else [result]
+
+
+@pytest.mark.parametrize("name", [*OPS, *GRADIENTS])
+def test_opcheck(name):
+    for arguments in samples(name):
+        options = {}
+        if name.startswith("kendall") and len(arguments) == 3:
+            *arguments, options["offsets"] = arguments
+        if name in DIFFERENTIABLE:
+            arguments = [a.requires_grad_() if a is not None and a.is_floating_point() else a for a in arguments]
+        torch.library.opcheck(op_of(name), tuple(arguments), options)
+
+
+@pytest.mark.parametrize("name", [*OPS, *GRADIENTS])
+def test_meta_tensors(name):
+    for arguments in samples(name):
+        expected = parts(call(name, *arguments))
+        result = parts(call(name, *(a if a is None else a.to("meta") for a in arguments)))
+        for one, other in zip(result, expected, strict=True):
+            assert one.is_meta
+            assert (one.shape, one.dtype, one.stride()) == (other.shape, other.dtype, other.stride())
 
 
 @pytest.mark.parametrize("name", OPS)
-@pytest.mark.parametrize("index", range(6))
-def test_opcheck(name, index):
-    arguments = list(samples())[index]
-    offsets = {"offsets": arguments[2]} if len(arguments) == 3 else {}
-    x, y = (argument.requires_grad_(name in DIFFERENTIABLE) for argument in arguments[:2])
-    torch.library.opcheck(getattr(torch.ops.shfcas, name).default, (x, y), offsets)
+def test_autocast_changes_nothing(name):
+    for arguments in samples(name):
+        expected = parts(call(name, *arguments))
+        with torch.autocast("cpu", torch.bfloat16):
+            result = parts(call(name, *arguments))
+        assert_all_equal(result, expected)
 
 
-@pytest.mark.parametrize("index", range(6))
-def test_opcheck_of_the_gradient(index):
-    x, y, *offsets = list(samples())[index]
-    torch.library.opcheck(torch.ops.shfcas.pacs_backward.default, (torch.ones_like(x), x, y, *offsets))
+def test_gradient_under_autocast():
+    rewards, logprobs = make_rows((3, 8), torch.float32, 6), make_rows((3, 8), torch.float32, 7)
+    gradients = []
+    for enabled in (False, True):
+        weight = torch.ones(8, requires_grad=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = shfcas.pacs(rewards * weight, logprobs).square().sum()
+        loss.backward()
+        gradients.append(weight.grad)
+    assert_all_equal(gradients[:1], gradients[1:])
+
+
+def compiled_shapes(name):
+    """Arguments of the public functions, in three shapes."""
+    for shape in ((3, 8), (5, 8), (4, 70)):
+        x, y = make_rows(shape, torch.float32, 3), make_rows(shape, torch.float32, 4)
+        if name == "sequence_logprobs":
+            yield x.expand(2, *shape), torch.zeros(2, shape[0], dtype=torch.int64)
+        else:
+            yield (x,) if name in MATRIX_OPS else (x, y)
+
+
+def function_of(name):
+    function = getattr(shfcas, name, None) or op_of(name)  # kendall_statistics is an op alone
+    return lambda *arguments: function(*arguments)
 
 
 @pytest.mark.parametrize("name", OPS)
 def test_compiles_without_a_break(name):
     torch.compiler.reset()  # the limit of recompilations counts all cases as one function
-    function = getattr(shfcas, name)
-    compiled = torch.compile(lambda x, y: function(x, y), fullgraph=True, dynamic=True, backend="aot_eager")
-    for shape in ((3, 8), (5, 8), (2, 4, 70)):
-        x, y = make_rows(shape, torch.float32, 3), make_rows(shape, torch.float32, 4)
-        expected, result = function(x, y), compiled(x, y)
-        assert_all_equal(
-            result if isinstance(result, tuple) else [result],
-            expected if isinstance(expected, tuple) else [expected],
-        )
+    function = function_of(name)
+    compiled = torch.compile(function, fullgraph=True, dynamic=True, backend="aot_eager")
+    for arguments in compiled_shapes(name):
+        assert_all_equal(parts(compiled(*arguments)), parts(function(*arguments)))
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_exports(name):
+    class Module(torch.nn.Module):
+        def forward(self, *arguments):
+            return function_of(name)(*arguments)
+
+    example, *others = compiled_shapes(name)
+    ranks = [tuple(torch.export.Dim.DYNAMIC for _ in argument.shape) for argument in example]
+    if name == "sequence_logprobs":
+        ranks = [{1: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC}, {1: torch.export.Dim.DYNAMIC}]
+    exported = torch.export.export(Module(), example, dynamic_shapes={"arguments": tuple(ranks)}).module()
+    for arguments in (example, *others):
+        assert_all_equal(parts(exported(*arguments)), parts(function_of(name)(*arguments)))
 
 
 def test_compiled_gradient():
@@ -62,6 +157,20 @@ def test_compiled_gradient():
         inputs = rewards.clone().requires_grad_(), (logprobs**2).requires_grad_()
         function(*inputs, offsets).backward()
         gradients.append([value.grad for value in inputs])
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_compiled_gradient_of_sequence_logprobs():
+    def loss(logits, labels, mask):
+        return shfcas.sequence_logprobs(logits, labels, mask).square().sum()
+
+    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend="aot_eager")
+    logits, labels, mask = next(samples("sequence_logprobs"))
+    gradients = []
+    for function in (loss, compiled):
+        values = logits.clone().requires_grad_()
+        function(values, labels, mask).backward()
+        gradients.append(values.grad)
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
