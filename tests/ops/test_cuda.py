@@ -332,7 +332,10 @@ def test_devices_must_agree():
     ("arguments", "message"),
     [
         ((torch.ones(2, 3), torch.ones(2, 3, dtype=torch.int64)), "logits: expected 3 dimension"),
-        ((torch.ones(1, 2, 3), torch.ones(2, dtype=torch.int64)), r"labels: expected the first two dimensions of logits, \(1, 2, 3\)"),
+        (
+            (torch.ones(1, 2, 3), torch.ones(2, dtype=torch.int64)),
+            r"labels: expected the first two dimensions of logits, \(1, 2, 3\)",
+        ),
         ((torch.ones(1, 2, 3), torch.ones(1, 2)), "labels: expected dtype Long"),
         ((torch.ones(1, 2, 3), torch.ones(1, 2, dtype=torch.int64), torch.ones(1, 2)), "mask: expected dtype Bool"),
     ],
