@@ -31,23 +31,18 @@ Sequences make_sequences(const char* op, const Tensor& logits, const Tensor& lab
                          const std::optional<Tensor>& mask) {
   const ScalarType wide = compute_dtype(op, "logits", logits, Numbers::floating);
   check_dim(op, "logits", logits, 3);
-  const auto check_position_wise = [&](const char* name, const Tensor& tensor) {
-    check_same_device(op, name, tensor, "logits", logits);
+  const auto check_positions = [&](const char* argument, const Tensor& tensor, ScalarType dtype) {
+    if (tensor.scalar_type() != dtype)
+      fail(op, argument, "dtype " + std::string(toString(dtype)), toString(tensor.scalar_type()));
+    check_same_device(op, argument, tensor, "logits", logits);
     if (tensor.dim() != 2 || tensor.size(0) != logits.size(0) || tensor.size(1) != logits.size(1))
-      fail(op, name,
-           "shape (" + std::to_string(logits.size(0)) + ", " + std::to_string(logits.size(1)) +
-               "), as logits without their last dimension",
-           shape_of(tensor));
+      fail(op, argument, "the first two dimensions of logits, " + shape_of(logits), shape_of(tensor));
   };
-  check_position_wise("labels", labels);
-  if (labels.scalar_type() != ScalarType::Long)
-    fail(op, "labels", "dtype int64", toString(labels.scalar_type()));
+  check_positions("labels", labels, ScalarType::Long);
   Sequences sequences{logits.stride(2) == 1 ? logits : torch::stable::contiguous(logits),
                       torch::stable::contiguous(labels), std::nullopt, wide};
   if (mask) {
-    check_position_wise("mask", *mask);
-    if (mask->scalar_type() != ScalarType::Bool)
-      fail(op, "mask", "dtype bool", toString(mask->scalar_type()));
+    check_positions("mask", *mask, ScalarType::Bool);
     sequences.mask = torch::stable::contiguous(*mask);
   }
   return sequences;
@@ -85,7 +80,7 @@ Tensor sequence_logprobs_backward(const Tensor& gradient, const Tensor& logits, 
   const Sequences sequences = make_sequences(op, logits, labels, mask);
   check_same_device(op, "gradient", gradient, "logits", logits);
   if (gradient.dim() != 1 || gradient.size(0) != logits.size(0))
-    fail(op, "gradient", "shape (" + std::to_string(logits.size(0)) + ",), one for each sequence",
+    fail(op, "gradient", "one value a sequence, (" + std::to_string(logits.size(0)) + ",)",
          shape_of(gradient));
   const Tensor incoming = prepared(gradient, sequences.wide);
   const Tensor result = torch::stable::new_empty(logits, logits.sizes());

@@ -332,11 +332,53 @@ def test_devices_must_agree():
     ("arguments", "message"),
     [
         ((torch.ones(2, 3), torch.ones(2, 3, dtype=torch.int64)), "logits: expected 3 dimension"),
-        ((torch.ones(1, 2, 3), torch.ones(2, dtype=torch.int64)), r"labels: expected shape \(1, 2\)"),
-        ((torch.ones(1, 2, 3), torch.ones(1, 2)), "labels: expected dtype int64"),
-        ((torch.ones(1, 2, 3), torch.ones(1, 2, dtype=torch.int64), torch.ones(1, 2)), "mask: expected dtype bool"),
+        (
+            (torch.ones(1, 2, 3), torch.ones(2, dtype=torch.int64)),
+            r"labels: expected the first two dimensions of logits, \(1, 2, 3\)",
+        ),
+        ((torch.ones(1, 2, 3), torch.ones(1, 2)), "labels: expected dtype Long"),
+        ((torch.ones(1, 2, 3), torch.ones(1, 2, dtype=torch.int64), torch.ones(1, 2)), "mask: expected dtype Bool"),
     ],
 )
 def test_arguments_of_logprobs(arguments, message):
     with pytest.raises(ValueError, match=f"sequence_logprobs: {message}"):
         torch.ops.shfcas.sequence_logprobs(*(argument.cuda() for argument in arguments))
+
+
+# The functions over the ops.
+
+
+@pytest.mark.parametrize("alternative", ["two-sided", "less", "greater"])
+@pytest.mark.parametrize("method", ["auto", "asymptotic", "exact"])
+def test_kendall_test_equals_cpu(method, alternative):
+    for n in (1, 2, 8, 33, 34, 200):
+        x, y = make_rows((20, n), torch.float64, 26), make_rows((20, n), torch.float64, 27)
+        options = {"method": method, "alternative": alternative}
+        result = on_gpu(shfcas.kendall_test, x, y, **options)
+        for one, other in zip(result, shfcas.kendall_test(x, y, **options), strict=True):
+            close(one, other, torch.float64)
+
+
+def test_kendall_test_in_a_graph():
+    x, y = torch.randn(50, 20, device="cuda"), torch.randn(50, 20, device="cuda")
+    expected = shfcas.kendall_test(x, y)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = shfcas.kendall_test(x, y)
+    graph.replay()
+    assert_all_equal(result, expected)
+
+
+def test_gradient_of_sequence_logprobs():
+    logits = make_rows((2, 3, 7), torch.float64, 28).cuda().requires_grad_()
+    labels = torch.zeros(2, 3, dtype=torch.int64, device="cuda")
+    assert torch.autograd.gradcheck(lambda logits: shfcas.sequence_logprobs(logits, labels, labels == 0), (logits,))
+
+
+def test_nested_rows_equal_cpu():
+    rows = [make_rows((n,), torch.float32, n) for n in (3, 17, 100)]
+    on_cpu, on_device = (
+        torch.nested.nested_tensor([row.to(device) for row in rows], layout=torch.jagged) for device in ("cpu", "cuda")
+    )
+    result, expected = shfcas.pacs(on_device, on_device * 2), shfcas.pacs(on_cpu, on_cpu * 2)
+    close(result.values().cpu(), expected.values(), torch.float32)
