@@ -1,0 +1,145 @@
+"""Kendall's tau-b of every two of many vectors, against pandas and others.
+
+    python -m benches.matrix [--quick] [--threads T ...] [--device cuda] [--dtype D ...]
+
+Every rival is checked to give the same matrix before the clock starts. A rival that takes long is given fewer of the
+vectors: with --quick to 100 of 1000 values, in any case where it would take minutes. It goes pair by pair, so a pair
+costs it the same.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+
+import numpy
+import torch
+from torch import Tensor
+
+import shfcas
+from benches.bench import Case, Job, Settings, against, facts, installed, report, same, settings
+from benches.itself import beside, more_threads
+
+SHAPES = {(500, 1000): 500, (2000, 16): 100}  # vectors and values; how many of the vectors pandas gets
+LEVELS = 5  # values of a vector with many ties
+QUICK_VECTORS, SCIPY_VECTORS = 100, 40
+
+
+def main() -> None:
+    chosen = settings(__doc__, ["float64", "float32"], ["float64"])
+    torch.manual_seed(0)
+    report("matrix", tables(chosen), chosen)
+
+
+def tables(chosen: Settings) -> Iterator[list[Case]]:
+    """One table after another, each as soon as it is measured."""
+    for threads in chosen.threads:
+        torch.set_num_threads(threads)
+        for dtype in chosen.dtypes:
+            yield [pairs(m, n, ties, dtype, threads, chosen) for m, n in SHAPES for ties in (False, True)]
+    torch.set_num_threads(chosen.threads[0])
+    yield [case for m, n in SHAPES for case in itself(m, n, chosen)]
+
+
+def data(m: int, n: int, ties: bool, dtype: torch.dtype, device: str) -> Tensor:
+    """Normal numbers, or few whole ones."""
+    values = torch.empty(m, n, dtype=dtype, device=device)
+    return values.random_(0, LEVELS) if ties else values.normal_()
+
+
+def number_of_pairs(m: int) -> int:
+    return m * (m - 1) // 2
+
+
+def signs(x: Tensor) -> Tensor:
+    """Products of the signs of differences, a column of the pairs' matrix after another: all of it is matmul."""
+    products = x.new_zeros(len(x), len(x))
+    for i in range(x.shape[1] - 1):
+        sign = torch.sign(x[:, i, None] - x[:, i + 1 :])
+        products.addmm_(sign, sign.T)
+    untied = products.diagonal().sqrt()
+    return products / (untied[:, None] * untied)
+
+
+def pandas_matrix(x: numpy.ndarray) -> numpy.ndarray:
+    """The method that data frames have."""
+    import pandas
+
+    return pandas.DataFrame(x.T).corr(method="kendall").to_numpy()
+
+
+def scipy_matrix(x: numpy.ndarray) -> numpy.ndarray:
+    """A loop over pairs."""
+    from scipy.stats import kendalltau
+
+    taus = numpy.eye(len(x))
+    for i in range(len(x)):
+        for j in range(i):
+            taus[i, j] = taus[j, i] = kendalltau(x[i], x[j]).statistic
+    return taus
+
+
+def hyper_corr_matrix(x: numpy.ndarray, ties: bool) -> numpy.ndarray:
+    """Its fastest form: each vector is sorted once, and the loop over pairs is compiled."""
+    return _hyper_corr_pairs(ties)(x, numpy.argsort(x, axis=1))
+
+
+@functools.cache
+def _hyper_corr_pairs(ties: bool) -> Callable[[numpy.ndarray, numpy.ndarray], numpy.ndarray]:
+    import hyper_corr
+    import numba
+
+    kernel = hyper_corr.kendalltau_ties if ties else hyper_corr.kendalltau_noties
+
+    @numba.njit
+    def pairs(x: numpy.ndarray, order: numpy.ndarray) -> numpy.ndarray:
+        m, n = x.shape
+        taus = numpy.eye(m)
+        for i in range(m):
+            x_sorted = x[i][order[i]]
+            for j in range(i):
+                taus[i, j] = taus[j, i] = kernel(x_sorted, x[j][order[i]], n, False)[0]
+        return taus
+
+    return pairs
+
+
+def pairs(m: int, n: int, ties: bool, dtype: torch.dtype, threads: int, chosen: Settings) -> Case:
+    """All pairs of m vectors of n values; rivals of one thread are left out when the op has more."""
+    x = data(m, n, ties, dtype, chosen.device)
+    rivals = {"signs @ signs.T": (signs, x)}
+    few = min(m, QUICK_VECTORS) if chosen.quick else m
+    if threads == 1 and chosen.device == "cpu":
+        if installed("pandas"):
+            rivals["pandas"] = (pandas_matrix, x[: min(few, SHAPES[m, n])].numpy())
+        if installed("scipy"):
+            rivals["scipy loop"] = (scipy_matrix, x[:SCIPY_VECTORS].numpy())
+        if installed("hyper_corr"):
+            rivals["hyper-corr"] = (functools.partial(hyper_corr_matrix, ties=ties), x[:few].numpy())
+    own = shfcas.kendall_tau_matrix(x)
+    jobs = {}
+    for name, (function, values) in rivals.items():
+        part = len(values)
+        same(name, function(values), own[:part, :part], rtol=1e-4, atol=1e-5)
+        jobs[name] = Job(functools.partial(function, values), number_of_pairs(part))
+    job = Job(lambda: shfcas.kendall_tau_matrix(x), number_of_pairs(m))
+    about = facts("kendall_tau_matrix", x, threads, M=m, N=n, ties="yes" if ties else "no")
+    return against(about, job, jobs, chosen, unit="pairs")
+
+
+def itself(m: int, n: int, chosen: Settings) -> Iterator[Case]:
+    """With ties beside without, and on more threads."""
+
+    def job(x: Tensor) -> Job:
+        return Job(lambda: shfcas.kendall_tau_matrix(x), number_of_pairs(m))
+
+    x = data(m, n, False, torch.float64, chosen.device)
+    tied = data(m, n, True, torch.float64, chosen.device)
+    about = facts("ties", x, chosen.threads[0], M=m, N=n)
+    yield beside(about, job(tied), {"no ties": job(x)}, chosen)
+    if len(chosen.threads) > 1:
+        yield more_threads(job(x), facts("threads", x, chosen.threads[-1], M=m, N=n), chosen)
+
+
+if __name__ == "__main__":
+    main()
