@@ -157,10 +157,16 @@ def machine(settings: Settings) -> dict[str, Any]:
 
 def table_of(cases: list[Case]) -> str:
     """One case a line, what is nested left out."""
-    columns = [name for name in dict.fromkeys(name for case in cases for name in case) if name not in ("own", "rivals")]
+    columns = shown_columns(cases)
     lines = [columns] + [[cell(case.get(name, "")) for name in columns] for case in cases]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(text.rjust(w) for text, w in zip(line, widths, strict=True)) for line in lines) + "\n"
+
+
+def shown_columns(cases: list[Case]) -> list[str]:
+    """All that any of the cases has, but for what is nested."""
+    names = dict.fromkeys(name for case in cases for name, value in case.items() if not isinstance(value, dict))
+    return list(names)
 
 
 def cell(value: object) -> str:

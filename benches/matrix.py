@@ -65,7 +65,7 @@ def pandas_matrix(x: numpy.ndarray) -> numpy.ndarray:
     """The method that data frames have."""
     import pandas
 
-    return pandas.DataFrame(x.T).corr(method="kendall").to_numpy()
+    return pandas.DataFrame(x.T).corr(method="kendall").to_numpy(copy=True)
 
 
 def scipy_matrix(x: numpy.ndarray) -> numpy.ndarray:
