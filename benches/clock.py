@@ -47,8 +47,9 @@ def timings(functions: dict[str, Callable[[], object]], effort: Effort, device: 
 
 def _batch(function: Callable[[], object], device: str) -> int:
     """Calls that take the shortest time worth reading; finding out warms up."""
-    _seconds(function, 1, device)
     calls = 1
+    if _seconds(function, calls, device) > 1:
+        return calls
     while (taken := calls * _seconds(function, calls, device)) < SHORTEST:
         calls = max(2 * calls, math.ceil(1.2 * calls * SHORTEST / max(taken, 1e-9)))
     return calls
