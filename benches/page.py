@@ -62,7 +62,7 @@ def _targets(results: Results) -> str:
 def _plots() -> str:
     return (
         "## Plots\n\n"
-        "One thread, float32. A rival that does not come with every N is a point.\n\n"
+        "One thread, float32.\n\n"
         "![Rows per second against N, by op and rival](plots/rows.svg)\n\n"
         "![How many times as fast as its best rival, against N](plots/ratio.svg)\n"
     )

@@ -15,8 +15,9 @@ INK = dict.fromkeys(
     ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color", "grid.color"),
     GREY,
 )
-RIVALS = ("torch.compile", "hyper-corr", "numpy", "eager", "scipy loop", "scipy axis", "torchmetrics")
-COLOUR = dict(zip(RIVALS, [c for c in COLOURS if c != SELECTED] * 2, strict=False)) | {"torchmetrics": OTHER}
+OTHERS = [*(colour for colour in COLOURS if colour != SELECTED), OTHER]
+RIVALS = ("torch.compile", "hyper-corr", "numpy", "scipy loop", "scipy axis", "torchmetrics")
+COLOUR = dict(zip(RIVALS, OTHERS, strict=True)) | {"eager": OTHERS[1]}  # which never meets hyper-corr
 Series = dict[str, list[tuple[int, float]]]
 
 
@@ -52,7 +53,7 @@ def ratio_plot(results: Results) -> str:
     }
     with plt.rc_context(INK):
         figure, axes = plt.subplots(figsize=(10, 4))
-        for (name, points), colour in zip(lines.items(), (SELECTED, *COLOURS), strict=False):
+        for (name, points), colour in zip(lines.items(), (SELECTED, *OTHERS), strict=False):
             if points:
                 axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name, color=colour)
         axes.axhline(1, color=GREY, linewidth=0.8, linestyle="--")
@@ -67,7 +68,7 @@ def _series(results: Results, bench: str, name: str, **facts: Any) -> Series:
     series: Series = {}
     for case in _cases(results, bench, name, **facts):
         series.setdefault("shfcas", []).append((case["N"], case["rows/s"]))
-        for rival in RIVALS:
+        for rival in COLOUR:
             if f"x {rival}" in case:
                 series.setdefault(rival, []).append((case["N"], case["rows/s"] / case[f"x {rival}"]))
     return series

@@ -26,8 +26,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kendall, "LONGEST", 2000)
     monkeypatch.setattr(kendall_rivals, "SCIPY_ROWS", 2)
     monkeypatch.setattr(kendall_rivals, "METRICS_ROWS", 2)
-    monkeypatch.setattr(matrix, "SHAPES", {(500, 30): 10, (5, 16): 5})
-    monkeypatch.setattr(matrix, "QUICK_VECTORS", 10)
+    monkeypatch.setattr(matrix, "SHAPES", [(500, 30), (5, 16)])
     monkeypatch.setattr(matrix, "SCIPY_VECTORS", 4)
     monkeypatch.setattr(logprobs, "SHAPE", (2, 5, 70))
 
