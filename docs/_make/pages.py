@@ -1,7 +1,6 @@
 """The pages that are written by the code they describe; a mkdocs hook.
 
-`commands.md` comes from the `--help` of each command, `configuration.md` from the fields of `RunConfig`, and the
-table of `performance.md` from the last `make bench`.
+`commands.md` comes from the `--help` of each command, and `configuration.md` from the fields of `RunConfig`.
 """
 
 import contextlib
@@ -19,17 +18,10 @@ from mkdocs.structure.files import File, Files
 from shfcas.cli import COMMANDS, main
 from shfcas.rounds import RunConfig
 
-ROOT = Path(__file__).resolve().parents[2]
-BENCH = ROOT / "build" / "bench.json"
-
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the generated pages to the site."""
-    for name, page in {
-        "commands.md": commands,
-        "configuration.md": configuration,
-        "performance.md": performance,
-    }.items():
+    for name, page in {"commands.md": commands, "configuration.md": configuration}.items():
         files.append(File.generated(config, name, content=page()))
     return files
 
@@ -122,35 +114,6 @@ def _default(value: Any) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
-
-
-# Performance
-
-
-def performance() -> str:
-    """The table of the last bench, if there was one."""
-    page = _part("performance.md")
-    if not BENCH.exists():
-        return page + "\nNothing measured yet in this checkout: run `make bench`, then `make docs`.\n"
-    result = json.loads(BENCH.read_text(encoding="utf-8"))
-    machine = result["machine"]
-    lines = [
-        f"\nMeasured on {machine['processor']}, {machine['threads']} thread(s), torch {machine['torch']}, "
-        f"numpy {machine['numpy']}, Python {machine['python']}.\n"
-    ]
-    columns: tuple[str, ...] = ()
-    for case in result["cases"]:
-        if tuple(case) != columns:
-            columns = tuple(case)
-            lines += ["", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-        lines.append("| " + " | ".join(_number(case[name]) for name in columns) + " |")
-    return page + "\n".join(lines) + "\n"
-
-
-def _number(value: Any) -> str:
-    if not isinstance(value, float):
-        return str(value)
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _part(name: str) -> str:

@@ -1,0 +1,67 @@
+"""The clock: functions take turns, so that whatever slows the machine down hits all of them alike."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+SHORTEST = 1e-3  # seconds that one reading of the clock spans at least; faster functions are called in batches
+
+
+class Effort(NamedTuple):
+    """How long to measure."""
+
+    seconds: float  # for each function
+    readings: int  # of each function at least, however long it takes
+
+
+QUICK, FULL = Effort(0.04, 2), Effort(1.0, 3)
+
+
+class Timing(NamedTuple):
+    """Seconds per call."""
+
+    median: float
+    least: float
+    readings: int
+
+
+def timings(functions: dict[str, Callable[[], object]], effort: Effort, device: str) -> dict[str, Timing]:
+    """Times of the functions by name, each called once or more to warm up, then in turns until its time is spent."""
+    batches = {name: _batch(function, device) for name, function in functions.items()}
+    readings: dict[str, list[float]] = {name: [] for name in functions}
+    waiting = set(functions)
+    while waiting:
+        for name in [name for name in functions if name in waiting]:
+            times = readings[name]
+            times.append(_seconds(functions[name], batches[name], device))
+            if len(times) >= effort.readings and sum(times) * batches[name] >= effort.seconds:
+                waiting.remove(name)
+    return {name: Timing(statistics.median(times), min(times), len(times)) for name, times in readings.items()}
+
+
+def _batch(function: Callable[[], object], device: str) -> int:
+    """Calls that take the shortest time worth reading; finding out warms up."""
+    calls = 1
+    if _seconds(function, calls, device) > 1:
+        return calls
+    while (taken := calls * _seconds(function, calls, device)) < SHORTEST:
+        calls = max(2 * calls, math.ceil(1.2 * calls * SHORTEST / max(taken, 1e-9)))
+    return calls
+
+
+def _seconds(function: Callable[[], object], calls: int, device: str) -> float:
+    """Seconds per call; on a GPU, until the device is done."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    begin = time.perf_counter()
+    for _ in range(calls):
+        function()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - begin) / calls

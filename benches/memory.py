@@ -1,0 +1,55 @@
+"""How much memory a function needs beyond its arguments, results included."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import torch
+
+Prepared = Callable[[], object]
+
+
+def peak_mb(prepare: Callable[..., Prepared], small: tuple, large: tuple, threads: int, device: str) -> float:
+    """Megabytes at the peak of the function that `prepare(*large)` returns.
+
+    `prepare(*small)` is called first, for what the first call of anything loads. On a CPU all of it happens in a
+    fresh process, so that no memory which something else has left free is used again unseen.
+    """
+    if device == "cuda":
+        function = prepare(*large)
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        function()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    # Not forked: a process that is would begin with this one's memory.
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_peak_mb_here, prepare, small, large, threads).result()
+
+
+def _peak_mb_here(prepare: Callable[..., Prepared], small: tuple, large: tuple, threads: int) -> float:
+    torch.set_num_threads(threads)
+    prepare(*small)()
+    function = prepare(*large)
+    before = _reset_peak()
+    function()
+    return (_peak() - before) / 1e6
+
+
+def _reset_peak() -> int:
+    """Bytes in use now, from where the peak starts anew; where that cannot be, the peak so far."""
+    if sys.platform == "linux":
+        # ru_maxrss will not do: it begins with the peak of the parent process.
+        Path("/proc/self/clear_refs").write_text("5")
+    return _peak()
+
+
+def _peak() -> int:
+    if sys.platform == "linux":
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,0 +1,102 @@
+"""Writes docs/performance.md, and its plots, from the lines of JSON in benches/results.
+
+python -m benches.page
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benches.bench import cell, shown_columns
+from benches.targets import Results, read, rows
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+RESULTS = Path(__file__).parent / "results"
+TITLES = {
+    "kendall": "Counting pairs",
+    "pacs": "PACS and conflict scores",
+    "matrix": "Matrices of tau",
+    "logprobs": "Log-probabilities of sequences",
+}
+HEADINGS = {
+    "one row": "One long row; MB is the memory beyond the arguments at its peak",
+    "one call": "A call on one row of eight, from Python",
+    "beside": "The op beside itself: time of a row, as a multiple of that of another kind of row",
+}
+
+
+def page(results: Results) -> str:
+    """The part that people write, then what was measured."""
+    parts = [(DOCS / "_make" / "performance.md").read_text(encoding="utf-8")]
+    if not results:
+        return parts[0] + "\nNothing measured yet: `make bench-results`.\n"
+    first = next(iter(results.values()))["machine"]
+    parts += [_machine(first), "## Targets\n", _targets(results), _plots()]
+    for bench, title in TITLES.items():
+        if bench in results:
+            parts += [f"## {title}\n", *_tables(results[bench]["cases"])]
+    return "\n".join(parts)
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    rivals = ", ".join(f"{name} {version}" for name, version in machine["rivals"].items() if version)
+    processor = f"{machine['processor']}, {machine['cores']} cores, {machine['instructions']}"
+    short = " These are short timings (`--quick`), good for a first look only." if machine["quick"] else ""
+    return (
+        f"Measured on {machine['gpu'] or processor}; torch {machine['torch']}, numpy {machine['numpy']}, "
+        f"Python {machine['python']}; {rivals}.{short}\n"
+    )
+
+
+def _targets(results: Results) -> str:
+    lines = [("", "target", "measured", ""), *rows(results)]
+    counted = sum(line[3] == "reached" for line in lines)
+    text = (
+        "One thread and float32 where nothing else is said; where several cases are meant, the worst of them. "
+        f"{counted} of {len(lines) - 1} are reached.\n\n"
+    )
+    return text + _table([list(line) for line in lines])
+
+
+def _plots() -> str:
+    return (
+        "## Plots\n\n"
+        "One thread, float32.\n\n"
+        "![Rows per second against N, by op and rival](plots/rows.svg)\n\n"
+        "![How many times as fast as its best rival, against N](plots/ratio.svg)\n"
+    )
+
+
+def _tables(cases: list[dict[str, Any]]) -> list[str]:
+    """A table for each kind of case, in the order of the bench."""
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for case in cases:
+        kinds.setdefault("beside" if "beside" in case else case["case"], []).append(case)
+    parts = []
+    for kind, group in kinds.items():
+        columns = shown_columns(group)
+        lines = [columns, *([cell(case.get(name, "")) for name in columns] for case in group)]
+        parts += [f"### {HEADINGS.get(kind, kind)}\n", _table(lines)]
+    return parts
+
+
+def _table(lines: list[list[str]]) -> str:
+    """The first column is words."""
+    rule = [":--", *["--:"] * (len(lines[0]) - 1)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]]) + "\n"
+
+
+def main() -> None:
+    results = read(RESULTS)
+    if results:
+        from benches.plots import ratio_plot, rows_plot
+
+        (DOCS / "plots").mkdir(exist_ok=True)
+        (DOCS / "plots" / "rows.svg").write_text(rows_plot(results), encoding="utf-8")
+        (DOCS / "plots" / "ratio.svg").write_text(ratio_plot(results), encoding="utf-8")
+    (DOCS / "performance.md").write_text(page(results), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
