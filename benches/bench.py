@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -57,14 +58,15 @@ def settings(description: str | None, dtypes: list[str], default: list[str]) -> 
     chosen = given.dtype or (default[:1] if given.quick else default)
     return Settings(
         QUICK if given.quick else FULL,
-        given.threads if given.device == "cpu" else [1],
+        sorted(set(given.threads)) if given.device == "cpu" else [1],
         given.device,
         [getattr(torch, name) for name in chosen],
     )
 
 
+@functools.cache
 def installed(name: str) -> bool:
-    """Whether a rival is there; says so if not."""
+    """Whether a rival is there; says once if not."""
     if importlib.util.find_spec(name) is None:
         print(f"{name.replace('_', '-')} is not installed and left out: pip install 'shfcas[bench]'")
         return False

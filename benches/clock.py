@@ -16,11 +16,11 @@ SHORTEST = 1e-3  # seconds that one reading of the clock spans at least; faster 
 class Effort(NamedTuple):
     """How long to measure."""
 
-    seconds: float  # for each function
-    readings: int  # of each function at least, however long it takes
+    seconds: float  # for each function, over all rounds
+    rounds: int  # in each of which every function is read once at least, however long it takes
 
 
-QUICK, FULL = Effort(0.04, 2), Effort(1.0, 3)
+QUICK, FULL = Effort(0.04, 2), Effort(1.0, 5)
 
 
 class Timing(NamedTuple):
@@ -32,16 +32,17 @@ class Timing(NamedTuple):
 
 
 def timings(functions: dict[str, Callable[[], object]], effort: Effort, device: str) -> dict[str, Timing]:
-    """Times of the functions by name, each called once or more to warm up, then in turns until its time is spent."""
+    """Times of the functions by name: each is called once or more to warm up, then all are read round by round."""
     batches = {name: _batch(function, device) for name, function in functions.items()}
     readings: dict[str, list[float]] = {name: [] for name in functions}
-    waiting = set(functions)
-    while waiting:
-        for name in [name for name in functions if name in waiting]:
-            times = readings[name]
-            times.append(_seconds(functions[name], batches[name], device))
-            if len(times) >= effort.readings and sum(times) * batches[name] >= effort.seconds:
-                waiting.remove(name)
+    for _ in range(effort.rounds):
+        for name, function in functions.items():
+            left = effort.seconds / effort.rounds
+            while True:
+                readings[name].append(_seconds(function, batches[name], device))
+                left -= readings[name][-1] * batches[name]
+                if left <= 0:
+                    break
     return {name: Timing(statistics.median(times), min(times), len(times)) for name, times in readings.items()}
 
 
