@@ -22,7 +22,7 @@ from benches.memory import Prepared, peak_mb
 
 ROWS = {8: 1 << 17, 16: 1 << 16, 64: 1 << 13, 1024: 64}
 CUDA_ROWS = {8: 1 << 20, 16: 1 << 20, 64: 1 << 17, 1024: 1000}
-BORDERS = [(64, 65), (192, 193), (1000, 1024), (1024, 1025)]  # where the kernels change their ways
+BORDERS = [(64, 65), (256, 257), (1000, 1024), (1024, 1025)]  # where the kernels change their ways
 LONG, LONGEST = 1_000_000, 10_000_000
 DISTINCT = 30  # values of the long row with ties
 OWN_BYTES = 40  # five counts

@@ -19,7 +19,7 @@ constexpr int kWordLanes = kBlockLanes<int64_t>;
 
 // Longer rows are sorted instead of compared pair by pair.
 template <class K>
-constexpr int kMaxBlockLength = sizeof(K) == 4 ? 192 : 104;
+constexpr int kMaxBlockLength = sizeof(K) == 4 ? 256 : 104;
 
 // Pair counts of the rows of a block; without meaning where invalid (not 0), the row having a NaN.
 template <class K>

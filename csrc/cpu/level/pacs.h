@@ -146,8 +146,8 @@ SHFCAS_INLINE void summarize(const T* rewards, const T* logprobs, const int64_t*
 // A block of kBlockLanes consecutive rows of at most kMaxLaneRow elements. Reads and writes whole tiles: what
 // is behind a row is overwritten, and must be a row that is written later, or room.
 template <class T, bool Equal>
-SHFCAS_INLINE void pacs_lanes(const T* rewards, const T* logprobs, const int64_t* offsets,
-                              const int64_t* sizes, int longest, T* scores, PacsSummary* summaries) {
+SHFCAS_INLINE void pacs_lanes(int longest, const T* rewards, const T* logprobs, const int64_t* offsets,
+                              const int64_t* sizes, T* scores, PacsSummary* summaries) {
   using V = Register<T>;
   constexpr int tile = kTile<T>, lanes = kLanesOf<T>;
   for (int lane = 0; lane < kBlockLanes<T>; lane += lanes) {
@@ -275,119 +275,106 @@ inline void pacs_rows_in_step(const T* rewards, const T* logprobs, const int64_t
             summaries);
 }
 
-// One block, in place if reading and writing whole tiles stays before `limit`, else by way of a copy.
-template <class T, bool Equal>
-SHFCAS_INLINE void pacs_block(const T* rewards, const T* logprobs, const Rows& rows, int64_t begin, int count,
-                              int longest, int64_t limit, T* scores, PacsSummary* summaries) {
-  constexpr int lanes = kBlockLanes<T>;
-  const int padded = (longest + kTile<T> - 1) / kTile<T> * kTile<T>;
-  int64_t offsets[lanes], sizes[lanes];
-  for (int l = 0; l < count; ++l) {
-    offsets[l] = rows.begin(begin + l);
-    sizes[l] = Equal ? longest : rows.size(begin + l);
-  }
-  if (count == lanes && offsets[lanes - 1] + padded <= limit) {
-    pacs_lanes<T, Equal>(rewards, logprobs, offsets, sizes, longest, scores, summaries);
-    return;
-  }
-  T reward[lanes * kMaxLaneRow], logprob[lanes * kMaxLaneRow], score[lanes * kMaxLaneRow];
-  PacsSummary all[lanes];
-  int64_t places[lanes];
-  for (int l = 0; l < lanes; ++l) {
-    const int source = l < count ? l : 0;  // idle lanes repeat a row
-    places[l] = l * padded;
-    sizes[l] = sizes[source];
-    std::copy_n(rewards + offsets[source], sizes[l], reward + places[l]);
-    std::copy_n(logprobs + offsets[source], sizes[l], logprob + places[l]);
-  }
-  pacs_lanes<T, Equal>(reward, logprob, places, sizes, longest, score, all);
-  for (int l = 0; l < count; ++l) {
-    std::copy_n(score + places[l], sizes[l], scores + offsets[l]);
-    summaries[l] = all[l];
-  }
-}
-
-// Rows [begin, begin + count), all of at most kMaxStepRow elements; the last ones, whose registers would
-// reach beyond `limit`, by way of a copy.
+// Rows that are scored together.
 template <class T>
-inline void pacs_step(const T* rewards, const T* logprobs, const Rows& rows, int64_t begin, int count,
-                      int64_t limit, T* scores, PacsSummary* summaries) {
-  constexpr int lanes = kLanesOf<T>;
-  int64_t offsets[lanes], sizes[lanes];
-  for (int l = 0; l < count; ++l) {
-    offsets[l] = rows.begin(begin + l);
-    sizes[l] = rows.size(begin + l);
-  }
-  if (count == lanes && offsets[lanes - 1] + sizes[lanes - 1] + lanes <= limit) {
-    pacs_rows_in_step(rewards, logprobs, offsets, sizes, scores, summaries);
-    return;
-  }
-  constexpr int64_t pitch = kMaxStepRow + lanes;
-  std::vector<T> copies(3 * lanes * pitch);
-  T *reward = copies.data(), *logprob = reward + lanes * pitch, *score = logprob + lanes * pitch;
-  int64_t places[lanes];
-  PacsSummary all[lanes];
-  for (int l = 0; l < lanes; ++l) {
-    const int source = l < count ? l : 0;  // idle lanes repeat a row
-    places[l] = l * pitch;
-    sizes[l] = sizes[source];
-    std::copy_n(rewards + offsets[source], sizes[l], reward + places[l]);
-    std::copy_n(logprobs + offsets[source], sizes[l], logprob + places[l]);
-  }
-  pacs_rows_in_step(reward, logprob, places, sizes, score, all);
-  for (int l = 0; l < count; ++l) {
-    std::copy_n(score + places[l], sizes[l], scores + offsets[l]);
-    summaries[l] = all[l];
-  }
-}
-
-// Rows from begin on whose sizes are in [shortest, longest], at most so many.
-inline int count_similar(const Rows& rows, int64_t begin, int64_t end, int most, int64_t shortest,
-                         int64_t longest) {
-  if (end - begin < most) most = static_cast<int>(end - begin);
-  if (!rows.offsets) return most;
+struct RowGroup {
+  static constexpr int kMost = kBlockLanes<T>;
+  int64_t rows[kMost], offsets[kMost], sizes[kMost];
   int count = 0;
-  while (count < most && rows.size(begin + count) >= shortest && rows.size(begin + count) <= longest) ++count;
-  return count;
+  int64_t longest = 0;
+
+  SHFCAS_INLINE void add(int64_t row, int64_t offset, int64_t size) {
+    rows[count] = row;
+    offsets[count] = offset;
+    sizes[count++] = size;
+    longest = size > longest ? size : longest;
+  }
+};
+
+// Calls score(rewards, logprobs, offsets, sizes, scores, summaries) for `lanes` rows that may be read and
+// written `ahead` elements beyond their end: a full group of neighbours where it lies, if what is behind it
+// is written later and is not beyond the limit, else a copy.
+template <class T, class Score>
+SHFCAS_INLINE void score_group(const T* rewards, const T* logprobs, RowGroup<T>& group, int lanes,
+                               int64_t ahead, int64_t limit, T* scores, PacsSummary* summaries,
+                               const Score& score) {
+  const int count = group.count, last = count - 1;
+  if (count == lanes && group.rows[last] - group.rows[0] == last &&
+      group.offsets[last] + group.longest + ahead <= limit) {
+    score(rewards, logprobs, group.offsets, group.sizes, scores, summaries + group.rows[0]);
+  } else {
+    PacsSummary results[RowGroup<T>::kMost];
+    const int64_t pitch = group.longest + ahead;
+    const std::unique_ptr<T[]> copies(new T[3 * lanes * pitch]);
+    T *reward = copies.get(), *logprob = reward + lanes * pitch, *result = logprob + lanes * pitch;
+    int64_t places[RowGroup<T>::kMost], sizes[RowGroup<T>::kMost];
+    for (int l = 0; l < lanes; ++l) {
+      const int source = l < count ? l : 0;  // idle lanes repeat a row
+      places[l] = l * pitch;
+      sizes[l] = group.sizes[source];
+      std::copy_n(rewards + group.offsets[source], sizes[l], reward + places[l]);
+      std::copy_n(logprobs + group.offsets[source], sizes[l], logprob + places[l]);
+    }
+    score(reward, logprob, places, sizes, result, results);
+    for (int l = 0; l < count; ++l) {
+      std::copy_n(result + places[l], sizes[l], scores + group.offsets[l]);
+      summaries[group.rows[l]] = results[l];
+    }
+  }
+  group.count = 0;
+  group.longest = 0;
 }
 
-// Writes the scores of rows [begin, end), and their summaries from summaries[0] on.
+// Writes the scores of rows [begin, end), and their summaries from summaries[0] on. Which of the three ways a
+// row goes depends on its length alone, so that its scores do not depend on the rows beside it.
 template <class T>
 void pacs_rows(const T* rewards, const T* logprobs, const Rows& rows, int64_t begin, int64_t end, T* scores,
                PacsSummary* summaries) {
   const int64_t limit = rows.begin(end - 1) + rows.size(end - 1);
-  for (int64_t row = begin; row < end;) {
-    const int64_t n = rows.size(row);
-    PacsSummary* summary = summaries + (row - begin);
-    if (n > kMaxStepRow) {
-      const int64_t first = rows.begin(row);
-      *summary = pacs_long_row(rewards + first, logprobs + first, n, scores + first);
-      ++row;
-    } else if (n > kMaxLaneRow) {
-      const int count = count_similar(rows, row, end, kLanesOf<T>, kMaxLaneRow + 1, kMaxStepRow);
-      pacs_step(rewards, logprobs, rows, row, count, limit, scores, summary);
-      row += count;
+  RowGroup<T> lanes, steps;
+  summaries -= begin;
+  const auto score_lanes = [&] {
+    const int longest = static_cast<int>(lanes.longest);
+    const auto run = [&](auto equal, int n) __attribute__((always_inline)) {
+      score_group(rewards, logprobs, lanes, kBlockLanes<T>, kTile<T>, limit, scores, summaries,
+                  [n](auto&&... arguments) __attribute__((always_inline)) {
+                    pacs_lanes<T, decltype(equal)::value>(n, arguments...);
+                  });
+    };
+    if (rows.offsets)
+      run(std::false_type{}, longest);
+    else if (longest == 4)  // common lengths unroll
+      run(std::true_type{}, 4);
+    else if (longest == 8)
+      run(std::true_type{}, 8);
+    else if (longest == 16)
+      run(std::true_type{}, 16);
+    else
+      run(std::true_type{}, longest);
+  };
+  const auto score_steps = [&] {
+    score_group(rewards, logprobs, steps, kLanesOf<T>, kLanesOf<T>, limit, scores, summaries,
+                [](auto&&... arguments)
+                    __attribute__((always_inline)) { pacs_rows_in_step<T>(arguments...); });
+  };
+  for (int64_t row = begin; row < end; ++row) {
+    const int64_t n = rows.size(row), first = rows.begin(row);
+    if (n == 0) {
+      summaries[row] = {0, true};
+    } else if (n <= kMaxLaneRow) {
+      lanes.add(row, first, n);
+      if (!rows.offsets)  // the next rows are as long
+        for (; lanes.count < kBlockLanes<T> && row + 1 < end; ++row) lanes.add(row + 1, (row + 1) * n, n);
+      if (lanes.count == kBlockLanes<T>) score_lanes();
+    } else if (n <= kMaxStepRow) {
+      steps.add(row, first, n);
+      if (steps.count == kLanesOf<T>) score_steps();
     } else {
-      const int count = count_similar(rows, row, end, kBlockLanes<T>, 0, kMaxLaneRow);
-      int longest = 0;
-      for (int l = 0; rows.offsets && l < count; ++l)
-        if (rows.size(row + l) > longest) longest = static_cast<int>(rows.size(row + l));
-      const auto run = [&](int equal) __attribute__((always_inline)) {
-        pacs_block<T, true>(rewards, logprobs, rows, row, count, equal, limit, scores, summary);
-      };
-      if (rows.offsets)
-        pacs_block<T, false>(rewards, logprobs, rows, row, count, longest, limit, scores, summary);
-      else if (n == 4)  // common lengths unroll
-        run(4);
-      else if (n == 8)
-        run(8);
-      else if (n == 16)
-        run(16);
-      else
-        run(static_cast<int>(n));
-      row += count;
+      summaries[row] = pacs_long_row(rewards + first, logprobs + first, n, scores + first);
     }
   }
+  if (lanes.count > 0) score_lanes();
+  if (steps.count > 0) score_steps();
 }
 
 }  // namespace shfcas::SHFCAS_LEVEL
