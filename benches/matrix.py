@@ -2,8 +2,8 @@
 
     python -m benches.matrix [--quick] [--threads T ...] [--device cuda] [--dtype D ...]
 
-Every rival is checked to give the same matrix before the clock starts. scipy, and with --quick all
-that go pair by pair, are given fewer of the vectors: a pair costs them the same.
+Every rival is checked to give the same matrix before the clock starts. Those that go
+pair by pair are given fewer of the vectors, with --quick fewer still: a pair costs them the same.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benches.itself import beside, more_threads
 
 SHAPES = [(500, 1000), (2000, 16)]  # vectors, values
 LEVELS = 5  # values of a vector with many ties
-QUICK_VECTORS, SCIPY_VECTORS = 50, 40
+QUICK_VECTORS, FULL_VECTORS, SCIPY_VECTORS = 50, 150, 40
 
 
 def main() -> None:
@@ -106,7 +106,7 @@ def _hyper_corr_pairs(ties: bool) -> Callable[[numpy.ndarray, numpy.ndarray], nu
 def pairs(m: int, n: int, ties: bool, dtype: torch.dtype, threads: int, chosen: Settings) -> Case:
     """All pairs of m vectors of n values; rivals of one thread are left out when the op has more."""
     x = data(m, n, ties, dtype, chosen.device)
-    few = min(m, QUICK_VECTORS) if chosen.quick else m
+    few = min(m, QUICK_VECTORS if chosen.quick else FULL_VECTORS)
     rivals = {"signs @ signs.T": (signs, x)}
     if threads == 1 and chosen.device == "cpu":
         if installed("pandas"):
