@@ -43,6 +43,7 @@ inline ScalarType compute_dtype(const char* op, const char* argument, const Tens
 }
 
 inline Tensor prepared(const Tensor& tensor, ScalarType dtype) {
+  if (tensor.scalar_type() == dtype && tensor.is_contiguous()) return tensor;  // spares a call of torch
   return torch::stable::contiguous(tensor.scalar_type() == dtype ? tensor : torch::stable::to(tensor, dtype));
 }
 
