@@ -53,6 +53,7 @@ void order_preserving_keys(const T* x, int64_t n, int32_t* keys) {
 // Counts the pairs of every two vectors by their bits. Calls sink(a, b, counts) for each a <= b.
 template <class T, class Sink>
 void count_by_bits(const T* x, int64_t m, int64_t n, const VectorTies& ties, const Sink& sink) {
+  if (m == 0) return;
   const int64_t groups = (m + kPairGroup - 1) / kPairGroup, padded = groups * kPairGroup;
   AlignedBuffer<int32_t> columns;  // [group][element][vector]
   columns.reserve(padded * n);
@@ -109,7 +110,7 @@ void count_by_bits(const T* x, int64_t m, int64_t n, const VectorTies& ties, con
             for (int r = 0; r < kPairRows; ++r) {
               const int64_t place = (a * kPairGroup + first + r) * padded + b * kPairGroup;
               against[r] = discordant.data() + place;
-              both[r] = comparable.data() + place;
+              both[r] = ties.any ? comparable.data() + place : nullptr;
             }
             bit_kernels.compare_pairs(bits_of(a), first, bits_of(b), size, against,
                                       ties.any ? both : nullptr);
