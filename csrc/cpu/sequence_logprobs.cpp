@@ -25,6 +25,7 @@
 #include "cpu/exp.h"
 #include "cpu/grain.h"
 #include "cpu/simd.h"
+#include "logits.h"
 
 namespace shfcas {
 namespace {
@@ -52,17 +53,7 @@ struct Positions {
 
 Positions make_positions(const char* op, const Tensor& logits, const Tensor& labels,
                          const std::optional<Tensor>& mask) {
-  compute_dtype(op, "logits", logits, Numbers::floating);
-  check_dim(op, "logits", logits, 3);
-  const auto check_positions = [&](const char* argument, const Tensor& tensor, ScalarType dtype) {
-    if (tensor.scalar_type() != dtype)
-      fail(op, argument, "dtype " + std::string(toString(dtype)), toString(tensor.scalar_type()));
-    check_same_device(op, argument, tensor, "logits", logits);
-    if (tensor.dim() != 2 || tensor.size(0) != logits.size(0) || tensor.size(1) != logits.size(1))
-      fail(op, argument, "the first two dimensions of logits, " + shape_of(logits), shape_of(tensor));
-  };
-  check_positions("labels", labels, ScalarType::Long);
-  if (mask) check_positions("mask", *mask, ScalarType::Bool);
+  check_logits(op, logits, labels, mask);
 
   Positions positions{logits.size(0),
                       logits.size(1),
@@ -224,11 +215,7 @@ Tensor sequence_logprobs_backward(const Tensor& gradient, const Tensor& logits, 
                                   const std::optional<Tensor>& mask) {
   const char* op = "sequence_logprobs_backward";
   const Positions positions = make_positions(op, logits, labels, mask);
-  compute_dtype(op, "gradient", gradient, Numbers::floating);
-  check_same_device(op, "gradient", gradient, "logits", logits);
-  if (gradient.dim() != 1 || gradient.size(0) != positions.sequences)
-    fail(op, "gradient", "one value a sequence, (" + std::to_string(positions.sequences) + ",)",
-         shape_of(gradient));
+  check_sequence_gradient(op, gradient, logits);
   const Tensor incoming = prepared(gradient, ScalarType::Double);
   const double* in = const_data<double>(incoming);
   const Tensor result = torch::stable::new_empty(logits, logits.sizes());

@@ -1,8 +1,8 @@
 #include <torch/csrc/stable/library.h>
 
-#include "batch.h"
 #include "cuda/launch.h"
 #include "cuda/logprob_kernels.cuh"
+#include "logits.h"
 
 namespace shfcas {
 namespace {
@@ -29,22 +29,10 @@ struct Sequences {
 
 Sequences make_sequences(const char* op, const Tensor& logits, const Tensor& labels,
                          const std::optional<Tensor>& mask) {
-  const ScalarType wide = compute_dtype(op, "logits", logits, Numbers::floating);
-  check_dim(op, "logits", logits, 3);
-  const auto check_positions = [&](const char* argument, const Tensor& tensor, ScalarType dtype) {
-    if (tensor.scalar_type() != dtype)
-      fail(op, argument, "dtype " + std::string(toString(dtype)), toString(tensor.scalar_type()));
-    check_same_device(op, argument, tensor, "logits", logits);
-    if (tensor.dim() != 2 || tensor.size(0) != logits.size(0) || tensor.size(1) != logits.size(1))
-      fail(op, argument, "the first two dimensions of logits, " + shape_of(logits), shape_of(tensor));
-  };
-  check_positions("labels", labels, ScalarType::Long);
+  const ScalarType wide = check_logits(op, logits, labels, mask);
   Sequences sequences{logits.stride(2) == 1 ? logits : torch::stable::contiguous(logits),
                       torch::stable::contiguous(labels), std::nullopt, wide};
-  if (mask) {
-    check_positions("mask", *mask, ScalarType::Bool);
-    sequences.mask = torch::stable::contiguous(*mask);
-  }
+  if (mask) sequences.mask = torch::stable::contiguous(*mask);
   return sequences;
 }
 
@@ -78,10 +66,7 @@ Tensor sequence_logprobs_backward(const Tensor& gradient, const Tensor& logits, 
   const char* op = "sequence_logprobs_backward";
   const DeviceScope device(op, "logits", logits);
   const Sequences sequences = make_sequences(op, logits, labels, mask);
-  check_same_device(op, "gradient", gradient, "logits", logits);
-  if (gradient.dim() != 1 || gradient.size(0) != logits.size(0))
-    fail(op, "gradient", "one value a sequence, (" + std::to_string(logits.size(0)) + ",)",
-         shape_of(gradient));
+  check_sequence_gradient(op, gradient, logits);
   const Tensor incoming = prepared(gradient, sequences.wide);
   const Tensor result = torch::stable::new_empty(logits, logits.sizes());
   dispatch_logits(logits.scalar_type(), [&](auto number) {
