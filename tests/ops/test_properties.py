@@ -1,20 +1,29 @@
 """What must hold whatever the values, on jagged batches and on their rows one by one, in every kind of number."""
 
+import struct
 from itertools import accumulate, pairwise
 
 import torch
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from rows import assert_all_equal
 
 import shfcas
 
-# Short rows over few values tie often; long ones pass the limit of the block kernel.
+# Short rows over few values tie often; few rows above 64 values are sorted instead of compared pair by pair.
 few_values = st.integers(-3, 3)
-any_values = st.one_of(few_values.map(float), st.floats(width=16, allow_nan=False, allow_infinity=True), st.just(-0.0))
+
+
+def half(code: int) -> float:
+    """The number whose 16 bits are abs(code), negative if the code is; 0x7c00 is infinity."""
+    (value,) = struct.unpack("<e", struct.pack("<H", abs(code) | (0x8000 if code < 0 else 0)))
+    return value
+
+
+any_values = st.one_of(few_values.map(float), st.integers(-0x7C00, 0x7C00).map(half), st.just(-0.0))
 FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 INTEGER = (torch.int64, torch.int32, torch.int8)
-few_examples = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+few_examples = settings(max_examples=60, deadline=None)
 
 
 @st.composite
