@@ -51,7 +51,8 @@ def kendall_test(
     if variant == "a":
         tau = excess / pairs
     elif variant == "b":
-        tau = excess / (pairs - tied_x).double().sqrt() / (pairs - tied_y).double().sqrt()
+        untied_x, untied_y = (pairs - tied_x).double(), (pairs - tied_y).double()
+        tau = excess / torch.where(untied_x == untied_y, untied_x, (untied_x * untied_y).sqrt())
     else:
         size, groups = n.double(), classes.double()
         tau = 2 * excess / (size * size * (groups - 1) / groups)

@@ -2,7 +2,7 @@
 // the row with the population standard deviation.
 //
 // Sums are held in double whatever the input: log-probabilities of -300 that differ by 1 leave a float sum
-// too few digits, and the degenerate bound must fall the same way on every device.
+// too few digits. CUDA computes so, and the CPU where single precision does not do (cpu/level/pacs.h).
 #pragma once
 
 #include <cmath>

@@ -28,8 +28,9 @@ class RowCounter {
   void run(int64_t begin, int64_t end, const Sink& sink) {
     if (!rows_.offsets) {
       run_rows(begin, end, [](int64_t k) { return k; }, sink);
+      return;
     }
-    for (; rows_.offsets && begin < end; begin += kWindow) {
+    for (; begin < end; begin += kWindow) {
       const int64_t window_end = std::min(begin + kWindow, end);
       sort_by_length(begin, window_end);
       run_rows(0, window_end - begin, [&](int64_t k) { return order_[k]; }, sink);

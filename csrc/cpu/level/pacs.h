@@ -279,7 +279,7 @@ inline void pacs_rows_in_step(const T* rewards, const T* logprobs, const int64_t
 template <class T>
 struct RowGroup {
   static constexpr int kMost = kBlockLanes<T>;
-  int64_t rows[kMost], offsets[kMost], sizes[kMost];
+  int64_t rows[kMost], offsets[kMost], sizes[kMost];  // rows: their summaries
   int count = 0;
   int64_t longest = 0;
 
@@ -332,7 +332,6 @@ void pacs_rows(const T* rewards, const T* logprobs, const Rows& rows, int64_t be
                PacsSummary* summaries) {
   const int64_t limit = rows.begin(end - 1) + rows.size(end - 1);
   RowGroup<T> lanes, steps;
-  summaries -= begin;
   const auto score_lanes = [&] {
     const int longest = static_cast<int>(lanes.longest);
     const auto run = [&](auto equal, int n) __attribute__((always_inline)) {
@@ -360,17 +359,18 @@ void pacs_rows(const T* rewards, const T* logprobs, const Rows& rows, int64_t be
   for (int64_t row = begin; row < end; ++row) {
     const int64_t n = rows.size(row), first = rows.begin(row);
     if (n == 0) {
-      summaries[row] = {0, true};
+      summaries[row - begin] = {0, true};
     } else if (n <= kMaxLaneRow) {
-      lanes.add(row, first, n);
+      lanes.add(row - begin, first, n);
       if (!rows.offsets)  // the next rows are as long
-        for (; lanes.count < kBlockLanes<T> && row + 1 < end; ++row) lanes.add(row + 1, (row + 1) * n, n);
+        for (; lanes.count < kBlockLanes<T> && row + 1 < end; ++row)
+          lanes.add(row + 1 - begin, (row + 1) * n, n);
       if (lanes.count == kBlockLanes<T>) score_lanes();
     } else if (n <= kMaxStepRow) {
-      steps.add(row, first, n);
+      steps.add(row - begin, first, n);
       if (steps.count == kLanesOf<T>) score_steps();
     } else {
-      summaries[row] = pacs_long_row(rewards + first, logprobs + first, n, scores + first);
+      summaries[row - begin] = pacs_long_row(rewards + first, logprobs + first, n, scores + first);
     }
   }
   if (lanes.count > 0) score_lanes();
