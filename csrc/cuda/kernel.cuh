@@ -13,9 +13,10 @@
 #define SHFCAS_LAUNCH(kernel, grid, block, shared, stream) kernel<<<grid, block, shared, stream>>>
 #define SHFCAS_SHARED(Type, name, count) __shared__ Type name[count]
 // How much is done at a time. The emulated GPU has so little of each that tests see what comes next.
-#define SHFCAS_MOST_BLOCKS (1 << 20)    // of a grid
-#define SHFCAS_KEYS_AT_ONCE (1 << 24)   // sorted in scratch memory
-#define SHFCAS_WORDS_AT_ONCE (1 << 24)  // of packed pairs, in scratch memory
+#define SHFCAS_MOST_BLOCKS (1 << 20)     // of a grid
+#define SHFCAS_KEYS_AT_ONCE (1 << 24)    // sorted in scratch memory
+#define SHFCAS_LEAST_BY_RADIX (1 << 18)  // keys of a row that has the device to itself
+#define SHFCAS_WORDS_AT_ONCE (1 << 24)   // of packed pairs, in scratch memory
 #else
 #include "emulation.h"
 #endif

@@ -8,12 +8,16 @@
 //
 //   dense rows   one grid a level, a block per tile of any row: one row of millions fills the device
 //   jagged rows  a block per row, tile after tile: only the device knows how many tiles there are
+//
+// The pairs of one huge dense row are sorted by radix where they fit into 64 bits. Merging wider ones moves
+// as many bytes as a radix pass for each of their 16 bytes, and the sort of y has to merge in order to count.
 #pragma once
 
 #include "core/keys.h"
 #include "core/pair_counts.h"
 #include "core/rows.h"
 #include "cuda/kernel.cuh"
+#include "cuda/radix_sort.cuh"
 #include "cuda/row_kernels.cuh"
 #include "cuda/teams.cuh"
 
@@ -226,18 +230,23 @@ __device__ inline void add_to(Groups& groups, const Groups& mine) {
 // The steps of a tile, which both ways to sort have in common.
 
 template <class T>
+__device__ void join_pairs_of_tile(const T* x, const T* y, int size, Joined<T>* to, SortTotals& totals) {
+  Total invalid = 0;
+  for (int i = threadIdx.x; i < size; i += kSortThreads) {
+    invalid += is_nan(x[i]) || is_nan(y[i]);
+    to[i] = join(ordered_key(x[i]), ordered_key(y[i]));
+  }
+  add_to(totals.invalid, invalid);
+}
+
+template <class T>
 __device__ void sort_pairs_of_tile(const T* x, const T* y, int64_t n, int64_t tile, Joined<T>* buffer,
                                    Joined<T>* to, SortTotals& totals) {
   const int64_t begin = tile * kTile;
   const int size = static_cast<int>(lesser<int64_t>(kTile, n - begin));
-  Total invalid = 0, passed = 0;
-  for (int i = threadIdx.x; i < size; i += kSortThreads) {
-    const T x_value = x[begin + i], y_value = y[begin + i];
-    invalid += is_nan(x_value) || is_nan(y_value);
-    buffer[i] = join(ordered_key(x_value), ordered_key(y_value));
-  }
+  join_pairs_of_tile(x + begin, y + begin, size, buffer, totals);
+  Total passed = 0;
   sort_tile(buffer, size, to + begin, passed);  // these are no inversions of y
-  add_to(totals.invalid, invalid);
 }
 
 template <class T>
@@ -327,6 +336,14 @@ __global__ void __launch_bounds__(kSortThreads)
   sort_pairs_of_tile(x + at.row * x_step, y + at.first, n, at.tile, buffer, pairs + at.first, totals[at.row]);
 }
 
+template <class T>
+__global__ void __launch_bounds__(kSortThreads)
+    join_pair_tiles(const T* x, const T* y, int64_t n, Joined<T>* pairs, SortTotals* totals) {
+  const int64_t begin = static_cast<int64_t>(blockIdx.x) * kTile;
+  join_pairs_of_tile(x + begin, y + begin, static_cast<int>(lesser<int64_t>(kTile, n - begin)), pairs + begin,
+                     *totals);
+}
+
 template <class E>
 __global__ void __launch_bounds__(kSortThreads)
     merge_pair_tiles(const E* from, E* to, int64_t n, int64_t width) {
@@ -379,8 +396,18 @@ inline int64_t dense_rows_at_once(int64_t count, int64_t n) {
 }
 
 template <class T>
+constexpr bool kFitsRadix = sizeof(Joined<T>) == sizeof(uint64_t);
+
+template <class T>
+bool by_radix(int64_t rows_at_once, int64_t n) {
+  return kFitsRadix<T> && rows_at_once == 1 && n >= SHFCAS_LEAST_BY_RADIX;
+}
+
+template <class T>
 int64_t dense_sort_bytes(int64_t count, int64_t n) {
-  return dense_rows_at_once(count, n) * static_cast<int64_t>(sizeof(SortTotals) + 2 * n * sizeof(Joined<T>));
+  const int64_t most = dense_rows_at_once(count, n);
+  return most * static_cast<int64_t>(sizeof(SortTotals) + 2 * n * sizeof(Joined<T>)) +
+         (by_radix<T>(most, n) ? radix_scratch_bytes(n) : 0);
 }
 
 template <class T>
@@ -388,35 +415,53 @@ int64_t jagged_sort_bytes(int64_t total) {
   return 2 * total * static_cast<int64_t>(sizeof(Joined<T>));
 }
 
+// Joins and sorts the pairs of some rows, by radix if there is scratch memory for it. Both arrays have room
+// for them. Returns the one they are in then.
+template <class T>
+Joined<T>* launch_pair_sort(int64_t rows, int64_t n, const T* x, int64_t x_step, const T* y, Joined<T>* pairs,
+                            Joined<T>* other, void* radix_scratch, SortTotals* totals, cudaStream_t stream) {
+  const auto tiles = static_cast<unsigned>(rows * num_tiles(n));
+  if constexpr (kFitsRadix<T>) {
+    if (radix_scratch) {
+      const auto join_pairs = join_pair_tiles<T>;
+      SHFCAS_LAUNCH(join_pairs, tiles, kSortThreads, 0, stream)(x, y, n, pairs, totals);
+      return radix_sort(pairs, other, n, radix_scratch, radix_scratch_bytes(n), stream);
+    }
+  }
+  const auto sort_pairs = sort_pair_tiles<T>;
+  SHFCAS_LAUNCH(sort_pairs, tiles, kSortThreads, 0, stream)(x, x_step, y, n, pairs, totals);
+  const auto merge_pairs = merge_pair_tiles<Joined<T>>;
+  for (int64_t width = kTile; width < n; width *= 2) {
+    SHFCAS_LAUNCH(merge_pairs, tiles, kSortThreads, 0, stream)(pairs, other, n, width);
+    Joined<T>* merged = other;
+    other = pairs;
+    pairs = merged;
+  }
+  return pairs;
+}
+
 template <class T, class Sink>
 void launch_dense_sort(int64_t count, int64_t n, const T* x, int64_t x_step, const T* y, void* scratch,
                        cudaStream_t stream, const Sink& sink) {
   const int64_t most = dense_rows_at_once(count, n);
   auto* totals = static_cast<SortTotals*>(scratch);
+  auto* const pairs = reinterpret_cast<Joined<T>*>(totals + most);
+  auto* const other = pairs + most * n;
+  void* const radix_scratch = by_radix<T>(most, n) ? other + most * n : nullptr;
   for (int64_t first = 0; first < count; first += most) {
     const int64_t rows = lesser(most, count - first);
     const auto tiles = static_cast<unsigned>(rows * num_tiles(n));
     const auto row_blocks = static_cast<unsigned>((rows + kSortThreads - 1) / kSortThreads);
-    auto* pairs = reinterpret_cast<Joined<T>*>(totals + most);
-    auto* free = pairs + most * n;
 
     const auto clear = clear_totals<SortTotals>;
     SHFCAS_LAUNCH(clear, row_blocks, kSortThreads, 0, stream)(totals, rows);
-    const auto sort_pairs = sort_pair_tiles<T>;
-    SHFCAS_LAUNCH(sort_pairs, tiles, kSortThreads, 0, stream)
-    (x + first * x_step, x_step, y + first * n, n, pairs, totals);
-    const auto merge_pairs = merge_pair_tiles<Joined<T>>;
-    for (int64_t width = kTile; width < n; width *= 2) {
-      SHFCAS_LAUNCH(merge_pairs, tiles, kSortThreads, 0, stream)(pairs, free, n, width);
-      auto* merged = free;
-      free = pairs;
-      pairs = merged;
-    }
+    const Joined<T>* sorted = launch_pair_sort(rows, n, x + first * x_step, x_step, y + first * n, pairs,
+                                               other, radix_scratch, totals, stream);
 
-    auto* keys = reinterpret_cast<Key<T>*>(free);
+    auto* keys = reinterpret_cast<Key<T>*>(sorted == pairs ? other : pairs);
     auto* free_keys = keys + most * n;
     const auto sort_y = sort_y_tiles<T>;
-    SHFCAS_LAUNCH(sort_y, tiles, kSortThreads, 0, stream)(pairs, n, keys, totals);
+    SHFCAS_LAUNCH(sort_y, tiles, kSortThreads, 0, stream)(sorted, n, keys, totals);
     const auto merge_y = merge_y_tiles<Key<T>>;
     for (int64_t width = kTile; width < n; width *= 2) {
       SHFCAS_LAUNCH(merge_y, tiles, kSortThreads, 0, stream)(keys, free_keys, n, width, totals);

@@ -179,6 +179,15 @@ def test_counts_of_long_dense_rows(gpu, n, dtype):
     check_kendall(gpu, x, y)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int32])
+def test_counts_of_one_huge_row(gpu, dtype):
+    """On both sides of the length from which a row is sorted by radix, and as one of several."""
+    for shape in ((1, 4999), (1, 5001), (2, 5001)):
+        x, y = values(shape, dtype, 6, 900), values(shape, dtype, 7)
+        x[..., 1], y[..., 5] = -3, -7
+        check_kendall(gpu, x, y)
+
+
 def test_counts_of_sorted_rows(gpu):
     x = torch.arange(4100).repeat(2, 1)
     check_kendall(gpu, x, torch.stack([x[0], -x[0]]))

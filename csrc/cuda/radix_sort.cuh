@@ -1,0 +1,46 @@
+// The keys of one huge row, sorted by radix. CUB does it, a part of the CUDA toolkit: eight passes over
+// 64-bit keys, whatever their number, where merging tiles takes one for each doubling. The emulated GPU has
+// the host do it, so that everything around it runs there.
+#pragma once
+
+#include "cuda/kernel.cuh"
+
+#ifdef __CUDACC__
+#include <cub/device/device_radix_sort.cuh>
+#else
+#include <algorithm>
+#endif
+
+namespace shfcas {
+
+// Bytes of scratch memory that sorting n keys takes besides the two arrays.
+inline int64_t radix_scratch_bytes(int64_t n) {
+#ifdef __CUDACC__
+  size_t bytes = 0;
+  cub::DoubleBuffer<uint64_t> buffers;
+  cub::DeviceRadixSort::SortKeys(nullptr, bytes, buffers, n);
+  return static_cast<int64_t>(bytes);
+#else
+  return n ? 1 : 0;
+#endif
+}
+
+// Sorts the n keys of `keys` and returns where they are then: there, or in `other`. An error is left for
+// cudaGetLastError, as launches leave theirs.
+inline uint64_t* radix_sort(uint64_t* keys, uint64_t* other, int64_t n, void* scratch, int64_t scratch_bytes,
+                            cudaStream_t stream) {
+#ifdef __CUDACC__
+  auto bytes = static_cast<size_t>(scratch_bytes);
+  cub::DoubleBuffer<uint64_t> buffers(keys, other);
+  cub::DeviceRadixSort::SortKeys(scratch, bytes, buffers, n, 0, 64, stream);
+  return buffers.Current();
+#else
+  static_cast<void>(stream);
+  std::fill_n(static_cast<char*>(scratch), scratch_bytes, 0);
+  std::copy_n(keys, n, other);
+  std::sort(other, other + n);
+  return other;
+#endif
+}
+
+}  // namespace shfcas
