@@ -17,7 +17,7 @@ DEMO_STAMP := $(VENV)/$(if $(wildcard $(VENV)/dev.stamp),dev,demo).stamp
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo test test-torch sanitize bench bench-results gpu-check lint lint-check docs clean
+.PHONY: help demo test test-slow test-torch sanitize bench bench-results gpu-check lint lint-check docs clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -27,8 +27,11 @@ help:  ## print this list
 demo: $(DEMO_STAMP) $(VENV)/models.stamp  ## the whole loop on a small language model, in minutes on two CPU cores
 	$(BIN)/shfcas demo $(ARGS)
 
-test: $(VENV)/dev.stamp  ## all tests and doctests
-	$(BIN)/python -m pytest --doctest-modules shfcas tests $(ARGS)
+test: $(VENV)/dev.stamp  ## all tests and doctests but the slow ones
+	$(BIN)/python -m pytest --doctest-modules shfcas tests -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/dev.stamp  ## the slow tests: every architecture through the whole loop, PPO against closed forms
+	$(BIN)/python -m pytest tests -m slow $(ARGS)
 
 # Built with the pinned torch, run with the other: that is what a wheel promises.
 TORCH ?= 2.11.0
@@ -57,8 +60,8 @@ sanitize: $(VENV)/dev.stamp  ## the tests of the ops under AddressSanitizer and 
 	$$python -c 'import shfcas._C as c; assert c.__file__.startswith("$(SANITIZED)/"), c.__file__' && \
 	$$python -m pytest --capture=sys tests/ops $(ARGS)  # or the report of an error would be lost
 
-BENCHES := kendall pacs logprobs matrix
-bench: $(VENV)/bench.stamp  ## the ops beside what one would write without them
+BENCHES := kendall pacs logprobs matrix training
+bench: $(VENV)/bench.stamp $(VENV)/models.stamp  ## the ops beside what one would write without them
 	@mkdir -p build/bench
 	@set -o pipefail; for name in $(BENCHES); do \
 		$(BIN)/python -m benches.$$name $(ARGS) | tee build/bench/$$name.txt || exit 1; \

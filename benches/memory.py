@@ -1,13 +1,15 @@
-"""How much memory a function needs beyond its arguments, results included."""
+"""How much memory a function needs beyond its arguments, results included; and how long it takes meanwhile."""
 
 from __future__ import annotations
 
 import multiprocessing
 import resource
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -26,18 +28,30 @@ def peak_mb(prepare: Callable[..., Prepared], small: tuple, large: tuple, thread
         torch.cuda.reset_peak_memory_stats()
         function()
         return (torch.cuda.max_memory_allocated() - before) / 1e6
+    return spent(prepare, small, large, threads).mb
+
+
+class Spent(NamedTuple):
+    """What one call took."""
+
+    seconds: float
+    mb: float  # beyond what was there before it
+
+
+def spent(prepare: Callable[..., Prepared], small: tuple, large: tuple, threads: int) -> Spent:
+    """Time and memory, on the CPU, of the function that `prepare(*large)` returns; see `peak_mb`."""
     # Not forked: a process that is would begin with this one's memory.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_peak_mb_here, prepare, small, large, threads).result()
+        return pool.submit(_spent_here, prepare, small, large, threads).result()
 
 
-def _peak_mb_here(prepare: Callable[..., Prepared], small: tuple, large: tuple, threads: int) -> float:
+def _spent_here(prepare: Callable[..., Prepared], small: tuple, large: tuple, threads: int) -> Spent:
     torch.set_num_threads(threads)
     prepare(*small)()
     function = prepare(*large)
-    before = _reset_peak()
+    before, begin = _reset_peak(), time.perf_counter()
     function()
-    return (_peak() - before) / 1e6
+    return Spent(time.perf_counter() - begin, (_peak() - before) / 1e6)
 
 
 def _reset_peak() -> int:

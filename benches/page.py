@@ -18,8 +18,12 @@ TITLES = {
     "pacs": "PACS and conflict scores",
     "matrix": "Matrices of tau",
     "logprobs": "Log-probabilities of sequences",
+    "training": "Sampling, scoring and training",
 }
 HEADINGS = {
+    "data": "Answers, log-probabilities and rewards of a round",
+    "policy step": "Answers, rewards and one pass of updates of a LoRA adapter",
+    "parts of a policy step": "Where the time of a policy step goes",
     "one row": "One long row; MB is the memory beyond the arguments at its peak",
     "one call": "A call on one row of eight, from Python",
     "beside": "The op beside itself: time of a row, as a multiple of that of another kind of row",

@@ -69,6 +69,11 @@ def _pacs(what: str, relation: str, bound: float, name: str, **cases: Any) -> Ta
     return Target(what, relation, bound, "pacs", cases, column(name))
 
 
+def _data(relation: str, bound: float, name: str) -> Target:
+    cases = {"case": "data", "way": "one at a time", "threads": 2}
+    return Target(f"a round's data, beside one at a time: {name}", relation, bound, "training", cases, column(name))
+
+
 def _threads(bench: str, op: str, **cases: Any) -> Target:
     return Target(f"{op}: two threads, times one", ">=", 1.7, bench, {"threads": 2, **cases}, speed_of_other)
 
@@ -143,6 +148,8 @@ TARGETS = [
         {"case": "forward"},
         percent_of_logits,
     ),
+    _data(">=", 4, "times as fast"),
+    _data("<=", 1, "of its MB"),
     _threads("kendall", "kendall_counts", case="threads"),
     _threads("pacs", "pacs", case="threads"),
     _threads("matrix", "kendall_tau_matrix", case="threads", dtype="float64"),

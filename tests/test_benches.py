@@ -1,22 +1,39 @@
 """The benches run on tiny shapes, where their rivals agree with the ops; what they print is what the page reads."""
 
 import json
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from benches import bench, itself, kendall, kendall_rivals, logprobs, matrix, pacs, page, targets
+from benches import (
+    bench,
+    itself,
+    kendall,
+    kendall_rivals,
+    logprobs,
+    matrix,
+    pacs,
+    page,
+    targets,
+    training,
+    training_ways,
+)
 from benches.clock import Effort, Timing, timings
+from benches.memory import Spent
+from benches.stopwatch import Stopwatch
+from tests import tiny as tiny_models
 
 TINY = Effort(0, 1)
-BENCHES = {"kendall": kendall, "pacs": pacs, "matrix": matrix, "logprobs": logprobs}
+BENCHES = {"kendall": kendall, "pacs": pacs, "matrix": matrix, "logprobs": logprobs, "training": training}
 
 
 @pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few rows, no compiler and no processes; the clock reads once."""
+def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Few rows, small models, no compiler and no processes; the clock reads once."""
     for module in (kendall_rivals, pacs, logprobs):
         monkeypatch.setattr(module, "compiled", lambda function: function)
     for module in (kendall, logprobs):
@@ -29,6 +46,17 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matrix, "SHAPES", [(500, 30), (5, 16)])
     monkeypatch.setattr(matrix, "SCIPY_VECTORS", 4)
     monkeypatch.setattr(logprobs, "SHAPE", (2, 5, 70))
+    monkeypatch.setattr(training, "FULL", training_ways.Size(2, 2, 3))
+    monkeypatch.setattr(training, "spent", in_this_process)
+    monkeypatch.setattr(training_ways, "POLICY", tiny_models.save_policy(tmp_path / "policy"))
+    monkeypatch.setattr(training_ways, "REWARD_MODEL", tiny_models.save_reward_model(tmp_path / "reward"))
+
+
+def in_this_process(prepare: Callable, small: tuple, large: tuple, threads: int) -> Spent:
+    assert prepare(*small)() is not None
+    begin = time.perf_counter()
+    assert prepare(*large)() is not None
+    return Spent(time.perf_counter() - begin, 1.0)
 
 
 @pytest.fixture
@@ -50,7 +78,6 @@ def measured(name: str, capsys: pytest.CaptureFixture[str], *dtypes: torch.dtype
     return result
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("tiny", "threads")
 def test_benches_run_and_the_page_reads_them(capsys: pytest.CaptureFixture[str]) -> None:
     results = {
@@ -58,6 +85,7 @@ def test_benches_run_and_the_page_reads_them(capsys: pytest.CaptureFixture[str])
         "pacs": measured("pacs", capsys, torch.float32),
         "matrix": measured("matrix", capsys, torch.float64),
         "logprobs": measured("logprobs", capsys, torch.float32, torch.bfloat16),
+        "training": measured("training", capsys, torch.float32),
     }
     for result in results.values():
         assert result["machine"]["torch"] == torch.__version__
@@ -85,6 +113,30 @@ def test_plots() -> None:
 
 def test_committed_page_is_that_of_the_committed_results() -> None:
     assert (page.DOCS / "performance.md").read_text(encoding="utf-8") == page.page(targets.read(page.RESULTS))
+
+
+def test_stopwatch_gives_each_part_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0
+
+    class Owner:
+        def inner(self) -> None:
+            nonlocal now
+            now += 3
+
+        def outer(self) -> None:
+            nonlocal now
+            self.inner()
+            now += 10
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    owner, watch = Owner(), Stopwatch()
+    watch.follow(owner, "inner", "inner")
+    watch.follow(owner, "outer", "outer")
+    with watch.measure("all"):
+        owner.outer()
+        now += 100
+        owner.inner()
+    assert watch.seconds == {"inner": 6, "outer": 10, "all": 100}
 
 
 def test_functions_take_turns() -> None:
@@ -132,7 +184,6 @@ def test_targets_take_the_worst_case(value: float, outcome: str) -> None:
     assert first[2:] == (f"{value:g}", outcome)
 
 
-@pytest.mark.slow
 def test_memory_of_a_function() -> None:
     from benches.memory import peak_mb
 

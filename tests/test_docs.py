@@ -99,7 +99,6 @@ def test_flags_exist(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert flags <= known, name
 
 
-@pytest.mark.slow
 def test_quickstart_commands(folder: Path) -> None:
     """Every command of the quickstart, in its order, on models of a few thousand weights."""
     done = commands(ROOT / "docs" / "quickstart.md")

@@ -1,0 +1,89 @@
+"""A round's data and a policy step on SmolLM2-135M, beside other ways to get the same.
+
+    python -m benches.training [--quick] [--threads T]
+
+Data: answers to prompts, their log-probabilities, their rewards. `one at a time` is how the scripts published with the
+paper do it, with a second forward pass and the whole log-softmax; `second pass` is the same in batches of 64. Policy
+step: answers, rewards and one pass of updates of a LoRA adapter, beside a step of TRL's RLOO, which has no critic.
+Every way makes as many answers of as many tokens, runs alone in a process, and has done all of it once on a small
+scale before. MB is the peak beyond what is loaded; `times as fast` and `of its MB` are shfcas beside that way. Needs
+the demo's models.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+
+import torch
+
+from benches.bench import Case, Settings, report, settings
+from benches.memory import Spent, spent
+from benches.stopwatch import Stopwatch
+from benches.training_ways import Size, ppo_trainer, prepare
+
+FULL, QUICK, SMALL = Size(8, 8, 32), Size(2, 8, 8), Size(1, 2, 2)
+STAGES = {
+    "data": ("shfcas", "one at a time", "second pass"),
+    "policy step": ("shfcas PPO", "TRL RLOO"),
+}
+
+
+def main() -> None:
+    chosen = settings(__doc__, ["float32"], ["float32"])
+    report("training", tables(chosen), chosen)
+
+
+def tables(chosen: Settings) -> Iterator[list[Case]]:
+    """A table for each stage, and one of where the time of the policy step goes."""
+    size, rounds = (QUICK, 1) if chosen.quick else (FULL, 3)
+    threads = chosen.threads[-1]
+    about = {"answers": size.total, "tokens": size.tokens, "dtype": "float32", "threads": threads}
+    for stage, ways in STAGES.items():
+        yield beside(stage, ways, size, rounds, about)
+    torch.set_num_threads(threads)
+    yield parts_of_a_step(size, about)
+
+
+def beside(stage: str, ways: tuple[str, ...], size: Size, rounds: int, about: Case) -> list[Case]:
+    """The ways in turns; the first is shfcas's own."""
+    runs: dict[str, list[Spent]] = {way: [] for way in ways}
+    for _ in range(rounds):
+        for way in ways:
+            runs[way].append(spent(prepare, (way, SMALL), (way, size), about["threads"]))
+    cases = []
+    for way in ways:
+        times = [run.seconds for run in runs[way]]
+        case = {"case": stage, "way": way, **about, "ms": statistics.median(times) * 1e3, "least ms": min(times) * 1e3}
+        case |= {"answers/s": size.total / case["ms"] * 1e3, "MB": statistics.median(run.mb for run in runs[way])}
+        if cases:
+            case |= {"times as fast": case["ms"] / cases[0]["ms"], "of its MB": cases[0]["MB"] / case["MB"]}
+        cases.append(case)
+    return cases
+
+
+def parts_of_a_step(size: Size, about: Case) -> list[Case]:
+    """Where the time of shfcas's policy step goes; the parts add up to all of it."""
+    from shfcas.training.value import causal_lm
+
+    prepare("shfcas PPO", SMALL)()
+    trainer, watch = ppo_trainer(size), Stopwatch()
+    collector = trainer.collector
+    watch.follow(causal_lm(collector.model.policy), "generate", "generation")
+    watch.follow(collector, "_add_model_outputs", "log-probabilities and values")
+    watch.follow(collector.reference, "logprobs", "log-probabilities of the reference")
+    watch.follow(collector, "scorer", "rewards")
+    watch.follow(trainer, "compute_loss", "updates: forward")
+    watch.follow(trainer.accelerator, "backward", "updates: backward")
+    with watch.measure("optimizer and the rest"):
+        trainer.train()
+    total = sum(watch.seconds.values())
+    return [
+        {"case": "parts of a policy step", "part": part, **about, "ms": seconds * 1e3, "least ms": seconds * 1e3}
+        | {"share": seconds / total}
+        for part, seconds in sorted(watch.seconds.items(), key=lambda item: -item[1])
+    ]
+
+
+if __name__ == "__main__":
+    main()
