@@ -35,7 +35,8 @@ class Spent(NamedTuple):
     """What one call took."""
 
     seconds: float
-    mb: float  # beyond what was there before it
+    mb: float  # at the peak, beyond what was there before it
+    resident_mb: float  # at the peak, with all of Python
 
 
 def spent(prepare: Callable[..., Prepared], small: tuple, large: tuple, threads: int) -> Spent:
@@ -51,7 +52,8 @@ def _spent_here(prepare: Callable[..., Prepared], small: tuple, large: tuple, th
     function = prepare(*large)
     before, begin = _reset_peak(), time.perf_counter()
     function()
-    return Spent(time.perf_counter() - begin, (_peak() - before) / 1e6)
+    seconds, peak = time.perf_counter() - begin, _peak()
+    return Spent(seconds, (peak - before) / 1e6, peak / 1e6)
 
 
 def _reset_peak() -> int:

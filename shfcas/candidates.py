@@ -94,6 +94,11 @@ class CandidateTable:
         """The table as one dictionary a prompt."""
         return self.table.to_pylist()
 
+    def batch(self) -> pa.RecordBatch:
+        """The table as one Arrow batch."""
+        columns = {name: self.table.column(name).combine_chunks() for name in self.table.column_names}
+        return pa.RecordBatch.from_pydict(columns)
+
     def values(self, name: str) -> torch.Tensor:
         """The flat values of a list column, float64, shape (T,)."""
         self.require(name)
@@ -132,6 +137,7 @@ class CandidateTable:
             "rewards": "shfcas score --reward_model MODEL",
             "pacs": "shfcas score",
             "completions": "shfcas sample",
+            "reference_logprobs": "shfcas sample --reference MODEL",
         }
         for name in names:
             if name not in self.table.column_names:

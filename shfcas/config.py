@@ -183,11 +183,13 @@ def add_flags(
         flags = [f"--{prefix}{field.name}"]
         if "_" in flags[0]:
             flags.append(flags[0].replace("_", "-"))
+        alone: dict[str, Any] = {"nargs": "?", "const": "true"} if hints[field.name] is bool else {}  # --flag is true
         parser.add_argument(
             *flags,
             dest=f"{prefix}{field.name}",
             default=argparse.SUPPRESS,
             metavar="VALUE",
+            **alone,
             help=help_text.replace("%", "%%"),
         )
 

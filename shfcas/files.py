@@ -1,6 +1,7 @@
 """Files that are complete or absent: atomic writes, content hashes, JSON lines."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -30,6 +31,27 @@ def publish(partial: Path, final: Path) -> None:
     fsync(partial)
     os.replace(partial, final)
     fsync(final.parent)
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Makes a folder if it is not there and works in it alone; the lock ends with the process at the latest.
+
+    Raises:
+        UserError: another process is working in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        lock_file(lock, folder)
+        yield
+
+
+def lock_file(lock: Any, folder: Path) -> None:
+    """Locks an open file, until it is closed; the error names the folder it stands for."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"another process is working in {folder}; wait for it, or name another folder") from None
 
 
 @contextmanager

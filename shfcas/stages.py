@@ -5,7 +5,6 @@ checkpoints in a hidden `.work` folder, which is deleted then. `manifest.json` r
 hashes of what went in and came out, the seed, the versions and the time.
 """
 
-import fcntl
 import logging
 import platform
 import time
@@ -19,7 +18,7 @@ import torch
 
 from shfcas.config import differences, fingerprint
 from shfcas.errors import UserError
-from shfcas.files import content_hash, disk_errors, publish, read_json, remove, write_json, write_text
+from shfcas.files import content_hash, disk_errors, lock_file, publish, read_json, remove, write_json, write_text
 from shfcas.seeds import derive_seed
 
 logger = logging.getLogger(__name__)
@@ -54,10 +53,7 @@ class RunDirectory:
         with disk_errors(str(self.path)):
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / ".lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is working in {self.path}; wait for it, or name another folder") from None
+        lock_file(self._lock, self.path)
         self._manifest_path = self.path / "manifest.json"
         self.manifest: dict[str, Any] = {"stages": {}}
         if self._manifest_path.exists():

@@ -56,7 +56,7 @@ def in_this_process(prepare: Callable, small: tuple, large: tuple, threads: int)
     assert prepare(*small)() is not None
     begin = time.perf_counter()
     assert prepare(*large)() is not None
-    return Spent(time.perf_counter() - begin, 1.0)
+    return Spent(time.perf_counter() - begin, 1.0, 1.0)
 
 
 @pytest.fixture

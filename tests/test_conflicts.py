@@ -69,14 +69,14 @@ def test_ragged_rows_equal_the_reference_row_by_row(policy_score: str) -> None:
 
 def test_the_three_policy_scores_by_hand() -> None:
     made = table({"logprobs": [-6.0, -4.0], "num_tokens": [3, 1], "reference_logprobs": [-8.0, -1.0]})
-    assert policy_scores(made, "logprob").tolist() == [-6.0, -4.0]
-    assert policy_scores(made, "mean_logprob").tolist() == [-2.0, -4.0]
-    assert policy_scores(made, "logprob_ratio").tolist() == [2.0, -3.0]
+    assert policy_scores(made.batch(), "logprob").values.tolist() == [-6.0, -4.0]
+    assert policy_scores(made.batch(), "mean_logprob").values.tolist() == [-2.0, -4.0]
+    assert policy_scores(made.batch(), "logprob_ratio").values.tolist() == [2.0, -3.0]
 
 
 def test_an_answer_without_tokens_has_a_mean() -> None:
     made = table({"logprobs": [0.0, -4.0], "num_tokens": [0, 2]})
-    assert policy_scores(made, "mean_logprob").tolist() == [0.0, -2.0]
+    assert policy_scores(made.batch(), "mean_logprob").values.tolist() == [0.0, -2.0]
 
 
 def test_the_policy_score_is_recorded_and_a_second_run_replaces_the_first() -> None:
@@ -117,7 +117,7 @@ def test_what_is_missing_is_named() -> None:
     unscored = table({"logprobs": [-1.0, -2.0]})
     with pytest.raises(UserError, match="no column rewards; shfcas score --reward_model MODEL adds it"):
         add_conflicts(unscored)
-    with pytest.raises(UserError, match="logprob_ratio needs the column reference_logprobs: sample with a reference"):
+    with pytest.raises(UserError, match="no column reference_logprobs; shfcas sample --reference MODEL adds it"):
         add_conflicts(unscored.with_columns(rewards=[[1.0, 2.0]]), "logprob_ratio")
     with pytest.raises(UserError, match="unknown policy_score 'probs', one of logprob, mean_logprob, logprob_ratio"):
-        policy_scores(unscored, "probs")
+        policy_scores(unscored.batch(), "probs")

@@ -9,6 +9,8 @@ import shlex
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tiny
 import yaml
@@ -59,6 +61,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "judge.py").write_text(judge, encoding="utf-8")
     (config,) = blocks(ROOT / "docs" / "quickstart.md", "yaml")
     (tmp_path / "config.yaml").write_text(config, encoding="utf-8")
+    (tmp_path / "answers").mkdir()
+    scores = {"prompt_id": ["a", "b"], "rewards": [[1.0, 2.0], [0.5, 0.1]], "logprobs": [[-3.0, -2.0], [-1.0, -4.0]]}
+    pq.write_table(pa.table(scores), tmp_path / "answers" / "a.parquet")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "judge", raising=False)
@@ -105,7 +110,7 @@ def test_quickstart_commands(folder: Path) -> None:
     for arguments in done:
         assert main([*arguments, *SMALL.get(arguments[0], "").split()]) == 0, shlex.join(arguments)
     assert [a[0] for a in done] == [
-        "sample", "score", "select", "feedback", "train-reward", "ppo", "evaluate", "run",
+        "sample", "score", "select", "feedback", "train-reward", "ppo", "evaluate", "score", "run",
     ]  # fmt: skip
-    assert (folder / "evaluation.json").exists()
+    assert (folder / "evaluation.json").exists() and (folder / "scores" / "part-00000.parquet").exists()
     assert (folder / "runs" / "mine" / "report.html").exists()

@@ -146,7 +146,8 @@ def _require(config: Any) -> None:
 def _parser(name: str, module: Any) -> argparse.ArgumentParser:
     from shfcas.config import add_flags
 
-    positional = " [FILE]" if hasattr(module, "POSITIONAL") else ""
+    inputs = getattr(module, "INPUTS", "")
+    positional = " [FILE]" if hasattr(module, "POSITIONAL") else f" [{inputs.upper()} ...]" if inputs else ""
     parser = _Parser(
         prog=f"shfcas {name}",
         usage=f"shfcas {name}{positional} [--config FILE] [--field VALUE ...]",
@@ -158,7 +159,11 @@ def _parser(name: str, module: Any) -> argparse.ArgumentParser:
     parser.add_argument("--verbose", action="store_true", help="log more, to stderr")
     if hasattr(module, "POSITIONAL"):
         parser.add_argument(module.POSITIONAL, nargs="?", default=argparse.SUPPRESS, help=module.POSITIONAL_HELP)
-    add_flags(parser, module.Config, skip=(getattr(module, "POSITIONAL", ""),))
+    if inputs:
+        parser.add_argument(
+            inputs, nargs="*", default=argparse.SUPPRESS, metavar=inputs.upper(), help=module.INPUTS_HELP
+        )
+    add_flags(parser, module.Config, skip=(getattr(module, "POSITIONAL", ""), inputs))
     return parser
 
 

@@ -1,41 +1,74 @@
-"""Score answers with a reward model and add the conflict columns: PACS, Kendall distance, tau-b."""
+"""Score answers with a reward model and add the conflict columns: PACS, Kendall distance, tau-b.
 
+Tables of any size: Parquet files, folders, globs or URLs (s3://...), one shard after another in constant memory.
+An output folder goes on where it was interrupted. `shfcas score -` reads and writes JSON lines.
+"""
+
+import sys
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from shfcas.candidates import read_candidates, write_candidates
 from shfcas.config import option
-from shfcas.conflicts import POLICY_SCORES, add_conflicts
-from shfcas.scoring import add_rewards, load_scorer
+from shfcas.conflict_summary import ConflictSummary
+from shfcas.conflicts import POLICY_SCORES
+from shfcas.errors import UsageError
+from shfcas.score_tables import SHARD_ROWS, score_lines, score_table
+from shfcas.scoring import load_scorer
+
+INPUTS, INPUTS_HELP = "input", "candidate tables [candidates.parquet]; - reads JSON lines from stdin, writes to stdout"
 
 
 @dataclass
 class Config:
     """`shfcas score`."""
 
-    input: str = option("candidates.parquet", "candidate table")
-    output: str = option("conflicts.parquet", "the table with rewards and conflicts")
+    input: list[str] = option(lambda: ["candidates.parquet"], "candidate tables; - reads JSON lines from stdin")
+    output: str = option("conflicts.parquet", "a .parquet file, or a folder of parts that can be continued")
     reward_model: str | None = option(None, "a model, or module:function (none: the table has rewards already)")
     cost_model: bool = option(False, "the reward model is a cost model: lower is better")
     policy_score: str = option("logprob", "what rewards are compared with", POLICY_SCORES)
+    columns: list[str] | None = option(None, "columns to carry along, comma-separated (none: all)")
+    shard_rows: int = option(SHARD_ROWS, "prompts of each part of an output folder, about")
+    summary: bool = option(False, "print the distribution of the conflicts, and the prompts of highest conflict")
+    histogram: str | None = option(None, "a .png or .svg file for histograms of the conflicts")
 
 
-def run(config: Config) -> dict[str, Any]:
-    """Scores a table and summarises the conflicts."""
-    table = read_candidates(config.input)
-    if config.reward_model:
-        scorer = load_scorer(config.reward_model, config.cost_model)
-        table = add_rewards(table, scorer).with_metadata(reward_model=config.reward_model)
-    table = add_conflicts(table, config.policy_score)
-    write_candidates(config.output, table)
-    distance = np.array(table.column("kendall_distance"))
+def run(config: Config) -> Any:
+    """Scores tables and summarises the conflicts."""
+    scorer = load_scorer(config.reward_model, config.cost_model) if config.reward_model else None
+    if config.input == ["-"]:
+        summary = score_lines(sys.stdin, sys.stdout, config.policy_score, scorer)
+        _plot(config, summary)
+        if config.summary:
+            print(summary.text(), file=sys.stderr)
+        return None
+    if config.shard_rows < 1:
+        raise UsageError(f"shard_rows: expected at least 1, got {config.shard_rows}")
+    summary = score_table(
+        config.input,
+        config.output,
+        config.policy_score,
+        scorer,
+        config.columns,
+        config.shard_rows,
+        config.reward_model,
+    )
+    _plot(config, summary)
+    if config.summary:
+        return summary.text()
     return {
-        "prompts": len(table),
-        "degenerate": sum(table.column("degenerate")),
-        "nan": int(np.isnan(distance).sum()),
-        "kendall_distance": float(np.nanmean(distance)),
-        "mean_abs_pacs": float(np.nanmean(table.column("mean_abs_pacs"))),
+        "prompts": summary.prompts,
+        "answers": summary.answers,
+        "degenerate": summary.degenerate,
+        "nan": summary.nan,
+        "kendall_distance": summary.kendall_distance,
+        "mean_abs_pacs": summary.mean_abs_pacs,
         "output": config.output,
     }
+
+
+def _plot(config: Config, summary: ConflictSummary) -> None:
+    if config.histogram:
+        from shfcas.report.plots import conflict_histograms
+
+        conflict_histograms(summary, config.histogram)

@@ -1,14 +1,17 @@
 """The plots of the report, as inline SVG."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 
 from shfcas.candidates import CandidateTable
+from shfcas.conflict_summary import KENDALL_BINS, MAX_PACS, PACS_BINS, ConflictSummary
 from shfcas.conflicts import policy_scores
 from shfcas.evaluation import z_scores
+from shfcas.files import atomic_file
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -40,7 +43,7 @@ def _svg(figure: Any) -> str:
 
 def conflict_scatter(table: CandidateTable, chosen: set[tuple[str, int]]) -> str:
     """Each answer's z-scored reward against its z-scored policy score; the selected ones stand out."""
-    scores = table.split(policy_scores(table, table.metadata.get("policy_score", "logprob")))
+    scores = table.split(policy_scores(table.batch(), table.metadata.get("policy_score", "logprob")).values)
     x = np.concatenate([z_scores(s) for s in scores])
     y = np.concatenate([z_scores(r) for r in table.column("rewards")])
     ids = table.column("prompt_id")
@@ -109,3 +112,24 @@ def accuracy_by_group(groups: dict[str, dict[str, dict[str, float]]]) -> str:
     axes.set_ylabel("pair accuracy (0.5: chance)")
     axes.legend(frameon=False, fontsize=8, ncols=len(groups))
     return _svg(figure)
+
+
+def conflict_histograms(summary: ConflictSummary, path: str) -> None:
+    """Histograms of the Kendall distance and of abs(PACS) over a whole table, as .png or .svg."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
+    for axes, counts, width, label in (
+        (left, summary.kendall, 1 / KENDALL_BINS, "Kendall distance of a prompt"),
+        (right, summary.pacs, MAX_PACS / PACS_BINS, "abs(PACS) of an answer"),
+    ):
+        axes.bar([i * width for i in range(len(counts))], counts, width, align="edge", color=COLOURS[0])
+        axes.set_xlabel(label)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    left.set_ylabel("prompts")
+    right.set_ylabel("answers")
+    last = max((i for i, count in enumerate(summary.pacs) if count), default=0)
+    right.set_xlim(0, (last + 2) * MAX_PACS / PACS_BINS)
+    figure.suptitle(f"{summary.prompts:,} prompts, {summary.answers:,} answers", fontsize=10)
+    figure.tight_layout()
+    with atomic_file(path) as partial:
+        figure.savefig(partial, format=Path(path).suffix.removeprefix(".") or "png")
+    plt.close(figure)

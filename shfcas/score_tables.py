@@ -1,0 +1,236 @@
+"""Conflict scores over candidate tables of any size: streaming, in constant memory, resumed shard by shard."""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TextIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm.auto import tqdm
+
+from shfcas.candidates import COLUMNS, CandidateTable
+from shfcas.config import differences
+from shfcas.conflict_summary import ConflictSummary
+from shfcas.conflicts import SCORE_COLUMNS, add_conflicts_to_batch
+from shfcas.errors import UserError
+from shfcas.files import atomic_file, disk_errors, locked_folder, read_json, write_json
+from shfcas.scoring import RewardScorer, add_rewards
+from shfcas.shards import Shard, ahead, find_shards, read_batches
+
+BATCH_ROWS, SHARD_ROWS = 1 << 16, 1 << 20
+MOST_WORKERS = 16  # parts written at once; each takes some tens of megabytes
+SUMMARY_KEY = b"shfcas_summary"
+
+
+def iter_score(
+    inputs: Sequence[str],
+    policy_score: str = "logprob",
+    scorer: RewardScorer | None = None,
+    columns: Sequence[str] | None = None,
+) -> Iterator[pa.RecordBatch]:
+    """Batches of the tables, in order, with conflict columns added.
+
+    Args:
+        inputs: Parquet files, folders, globs or URLs.
+        policy_score: what rewards are compared with; see `shfcas.conflicts.policy_scores`.
+        scorer: gives the rewards; None takes the column `rewards`.
+        columns: columns to carry along; None carries all.
+
+    Raises:
+        UserError: a table is missing, malformed, or lacks a column; the message names file, row and column.
+    """
+    shards, schema = find_shards(inputs, SHARD_ROWS)
+    recipe = _Recipe(schema, policy_score, scorer, columns)
+    for shard in shards:
+        yield from (batch for _, batch in recipe.batches(shard))
+
+
+def score_table(
+    inputs: Sequence[str],
+    output: str | Path,
+    policy_score: str = "logprob",
+    scorer: RewardScorer | None = None,
+    columns: Sequence[str] | None = None,
+    shard_rows: int = SHARD_ROWS,
+    reward_model: str | None = None,
+) -> ConflictSummary:
+    """Adds conflict columns to tables of any size.
+
+    Args:
+        inputs: see `iter_score`.
+        output: one Parquet file if the name ends in `.parquet`; else a folder of `part-00000.parquet` and so
+            on. A folder that is there goes on where it was interrupted.
+        policy_score: see `iter_score`.
+        scorer: see `iter_score`.
+        columns: see `iter_score`.
+        shard_rows: rows of each part, about.
+        reward_model: the scorer's name, recorded in the parts.
+
+    Returns:
+        What the conflicts look like.
+
+    Raises:
+        UserError: see `iter_score`; or the folder was made of other tables or with other settings.
+    """
+    output = Path(output)
+    shards, schema = find_shards(inputs, shard_rows)
+    recipe = _Recipe(schema, policy_score, scorer, columns, reward_model)
+    total = sum(shard.rows for shard in shards)
+    with tqdm(total=total, desc="scoring", unit=" prompts", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
+        if output.suffix == ".parquet":
+            if output.exists() and any(Path(shard.path).resolve() == output.resolve() for shard in shards):
+                raise UserError(f"{output} is one of the inputs; name another output")
+            return recipe.write(shards, output, bar)
+        summary = ConflictSummary()
+        with disk_errors(str(output)), locked_folder(output):
+            _begin(output, recipe.describe(shards, shard_rows))
+            parts = [output / f"part-{index:05d}.parquet" for index in range(len(shards))]
+
+            def finished(part: Path, shard: Shard) -> ConflictSummary:
+                if not part.exists():
+                    return recipe.write([shard], part, bar)
+                bar.update(shard.rows)
+                return ConflictSummary(**json.loads(pq.read_metadata(part).metadata[SUMMARY_KEY]))
+
+            # A model scores one batch at a time; without one, the time goes into packing each part's columns.
+            with ThreadPoolExecutor(1 if scorer else min(MOST_WORKERS, os.cpu_count() or 1)) as workers:
+                jobs = [workers.submit(finished, *work) for work in zip(parts, shards, strict=True)]
+                try:
+                    for job in jobs:
+                        summary += job.result()
+                except BaseException:
+                    workers.shutdown(cancel_futures=True)
+                    raise
+        return summary
+
+
+def score_lines(
+    lines: Iterable[str], output: TextIO, policy_score: str = "logprob", scorer: RewardScorer | None = None
+) -> ConflictSummary:
+    """JSON lines in, JSON lines out, `BATCH_ROWS` at a time."""
+    summary, first = ConflictSummary(), 0
+    rows: list[dict[str, Any]] = []
+
+    def flush() -> None:
+        nonlocal summary, rows, first
+        types = pa.schema([(name, COLUMNS.get(name)) for name in rows[0] if name in COLUMNS])
+        try:
+            known = pa.RecordBatch.from_pylist(rows, schema=types)
+            others = pa.RecordBatch.from_pylist([{k: v for k, v in r.items() if k not in COLUMNS} for r in rows])
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise UserError(f"lines {first + 1} to {first + len(rows)}: {error}") from error
+        arrays = dict(zip(known.schema.names, known.columns, strict=True))
+        arrays |= dict(zip(others.schema.names, others.columns, strict=True))
+        recipe = _Recipe(pa.schema({n: a.type for n, a in arrays.items()}), policy_score, scorer, None)
+        batch = recipe.scored(pa.RecordBatch.from_pydict(arrays), "stdin", first)
+        output.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in batch.to_pylist())
+        summary += ConflictSummary.of(batch, first)
+        first, rows = first + len(rows), []
+
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"stdin: line {number} is not valid JSON ({error.msg})") from error
+        if not isinstance(row, dict):
+            raise UserError(f"stdin: line {number} is not a JSON object")
+        rows.append(row)
+        if len(rows) == BATCH_ROWS:
+            flush()
+    if rows:
+        flush()
+    return summary
+
+
+class _Recipe:
+    """How a table's batches are scored; checks first that it has what that takes."""
+
+    def __init__(
+        self,
+        schema: pa.Schema,
+        policy_score: str,
+        scorer: RewardScorer | None,
+        columns: Sequence[str] | None,
+        reward_model: str | None = None,
+    ) -> None:
+        self.policy_score, self.scorer, self.columns, self.reward_model = policy_score, scorer, columns, reward_model
+        self.metadata = schema.metadata or {}
+        needed = {
+            *SCORE_COLUMNS.get(policy_score, ()),
+            *(("prompt_id", "prompt", "completions") if scorer else ("rewards",)),
+        }
+        CandidateTable(schema.empty_table()).require(*sorted(needed), *(columns or ()))
+        made = {"pacs", "kendall_distance", "kendall_tau_b", "mean_abs_pacs", "degenerate"}
+        kept = [name for name in schema.names if columns is None or name in columns]
+        self.dropped = {name for name in needed if name not in kept and name in schema.names}
+        self.read = [n for n in schema.names if (n in kept or n in needed) and n not in made]
+
+    def scored(self, batch: pa.RecordBatch, where: str, first_row: int) -> pa.RecordBatch:
+        """One batch with what is added to it."""
+        if self.scorer:
+            rewarded = add_rewards(CandidateTable(pa.Table.from_batches([batch])), self.scorer)
+            batch = rewarded.batch()
+        batch = add_conflicts_to_batch(batch, self.policy_score, where, first_row)
+        return batch.drop_columns(sorted(self.dropped)) if self.dropped else batch
+
+    def batches(self, shard: Shard) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """The batches of a shard, each with the position of its first row in the file."""
+        for first, batch in read_batches(shard, BATCH_ROWS, self.read):
+            yield first, self.scored(batch, shard.name, first)
+
+    def write(self, shards: Sequence[Shard], path: Path, bar: Any) -> ConflictSummary:
+        """Scores shards into one file, atomically; its footer has the summary."""
+        summary, writer = ConflictSummary(), None
+        with atomic_file(path) as partial:
+            try:
+                for first, batch in ahead(item for shard in shards for item in self.batches(shard)):
+                    if writer is None:
+                        schema = batch.schema.with_metadata(self._metadata())
+                        writer = pq.ParquetWriter(partial, schema, compression="zstd")
+                    writer.write_batch(batch)
+                    summary += ConflictSummary.of(batch, first)
+                    bar.update(batch.num_rows)
+                assert writer is not None, "a shard has rows"
+                writer.add_key_value_metadata({SUMMARY_KEY: json.dumps(summary.to_dict()).encode()})
+            finally:
+                if writer is not None:
+                    writer.close()
+        return summary
+
+    def _metadata(self) -> dict[bytes, bytes]:
+        about = json.loads(self.metadata.get(b"shfcas", b"{}")) | {"policy_score": self.policy_score}
+        if self.reward_model:
+            about["reward_model"] = self.reward_model
+        return {**self.metadata, b"shfcas": json.dumps(about).encode()}
+
+    def describe(self, shards: Sequence[Shard], shard_rows: int) -> dict[str, Any]:
+        """What a folder of parts is made of."""
+        files: dict[str, int] = {}
+        for shard in shards:
+            files[shard.name] = files.get(shard.name, 0) + shard.rows
+        return {
+            "rows_of_files": files,
+            "policy_score": self.policy_score,
+            "reward_model": self.reward_model,
+            "columns": list(self.columns) if self.columns is not None else None,
+            "shard_rows": shard_rows,
+        }
+
+
+def _begin(folder: Path, description: dict[str, Any]) -> None:
+    """Writes down what the folder is made of, or checks that it is the same as before."""
+    path = folder / "_score.json"  # readers of a folder of Parquet files pass over such a name
+    if path.exists():
+        changed = differences(read_json(path), description)
+        if changed:
+            raise UserError(f"{folder} was made otherwise; name a new folder, or undo: {'; '.join(changed)}")
+    elif any(folder.glob("*.parquet")):
+        raise UserError(f"{folder} holds other Parquet files; name a new folder")
+    else:
+        write_json(path, description)
