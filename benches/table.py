@@ -63,8 +63,7 @@ def with_shfcas(source: Path, output: Path) -> None:
 
 def with_pyarrow(source: Path, output: Path) -> None:
     """Reads and writes the same columns; what would be scores is made once."""
-    from shfcas.score_tables import BATCH_ROWS, SHARD_ROWS
-    from shfcas.shards import find_shards, read_batches
+    from shfcas.shards import BATCH_ROWS, SHARD_ROWS, find_shards, read_batches
 
     output.mkdir()
     shards, _ = find_shards([str(source)], SHARD_ROWS)

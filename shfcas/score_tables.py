@@ -19,9 +19,8 @@ from shfcas.conflicts import SCORE_COLUMNS, add_conflicts_to_batch
 from shfcas.errors import UserError
 from shfcas.files import atomic_file, disk_errors, locked_folder, read_json, write_json
 from shfcas.scoring import RewardScorer, add_rewards
-from shfcas.shards import Shard, ahead, find_shards, read_batches
+from shfcas.shards import BATCH_ROWS, SHARD_ROWS, Shard, ahead, find_shards, read_batches
 
-BATCH_ROWS, SHARD_ROWS = 1 << 16, 1 << 20
 MOST_WORKERS = 16  # parts written at once; each takes some tens of megabytes
 SUMMARY_KEY = b"shfcas_summary"
 

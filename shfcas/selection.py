@@ -1,22 +1,29 @@
 """Which answers a human is asked about: acquisition strategies, the label budget, the pairing of answers.
 
-A strategy is a pure function of the conflict columns. It returns comparisons in the order in which they are
-worth asking; the budget cuts the list.
+A strategy is a pure function of one row, which gives each comparison of its answers a priority; the budget takes the
+first ones over all rows. So a table of any size is gone through in constant memory, and the order of its rows, or how
+they are spread over files, does not matter.
 """
 
 import difflib
+import heapq
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import combinations, zip_longest
-from typing import Any
+from itertools import combinations, islice
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from shfcas.config import option
 from shfcas.errors import UserError
+from shfcas.quantiles import Chunks, quantile
+from shfcas.seeds import derive_seed
 
 Row = dict[str, Any]
+Bounds = dict[str, float]
+CHUNK = 1 << 16
+Priority = Any  # what compares: the least is asked first; unique among the comparisons of a table
 
 
 @dataclass(frozen=True)
@@ -63,8 +70,8 @@ class SelectionConfig:
             threshold(text, np.zeros(0))
 
 
-def threshold(text: str | float, values: np.ndarray) -> float:
-    """A threshold given as a number, or as a quantile of the values (`q0.9`)."""
+def threshold(text: str | float, values: np.ndarray | Chunks) -> float:
+    """A threshold given as a number, or as a quantile (`q0.9`) of the values: an array, or chunks of them."""
     text = str(text).strip()
     try:
         number = float(text.removeprefix("q"))
@@ -74,16 +81,27 @@ def threshold(text: str | float, values: np.ndarray) -> float:
         return number
     if not 0 <= number <= 1:
         raise UserError(f"threshold {text!r}: expected a number, or a quantile between q0 and q1")
-    return float(np.quantile(values, number)) if len(values) else math.inf
+    chunks: Chunks = values if callable(values) else lambda: [values]
+    found = quantile(chunks, number)
+    return math.inf if math.isnan(found) else found
 
 
-def usable(rows: list[Row]) -> list[Row]:
-    """The prompts whose conflict means something: not degenerate, no NaN, at least two answers."""
-    return [
-        row
-        for row in rows
-        if not row["degenerate"] and len(row["pacs"]) > 1 and all(math.isfinite(p) for p in row["pacs"])
-    ]
+def is_usable(row: Row) -> bool:
+    """Whether a prompt's conflict means something: not degenerate, no NaN, at least two answers."""
+    return not row["degenerate"] and len(row["pacs"]) > 1 and all(map(math.isfinite, row["pacs"]))
+
+
+class Strategy(NamedTuple):
+    """How comparisons are chosen.
+
+    Attributes:
+        comparisons: a row's comparisons with their priorities, from the row, the bounds and the seed.
+        bounds: thresholds by their names in `SelectionConfig`, each with the values of a row that a quantile is
+            taken over, from the row and the bounds before it.
+    """
+
+    comparisons: Callable[[Row, Bounds, int], Iterable[tuple[Priority, Comparison]]]
+    bounds: dict[str, Callable[[Row, Bounds], Iterable[float]]]
 
 
 def opposed_pairs(row: Row, answers: list[int]) -> Iterator[Comparison]:
@@ -94,76 +112,99 @@ def opposed_pairs(row: Row, answers: list[int]) -> Iterator[Comparison]:
         yield Comparison(row["prompt_id"], high, low)
 
 
-def shf_cas(rows: list[Row], config: SelectionConfig, rng: np.random.Generator) -> list[Comparison]:
+def all_pairs(row: Row) -> Iterator[Comparison]:
+    """Every pair of answers of one prompt."""
+    for first, second in combinations(range(len(row["pacs"])), 2):
+        yield Comparison(row["prompt_id"], first, second)
+
+
+def shf_cas(row: Row, bounds: Bounds, seed: int) -> Iterator[tuple[Priority, Comparison]]:
     """The paper's two stages: prompts by Kendall distance, then their answers by abs(PACS) (arXiv 2512.09212).
 
     Prompts take turns in order of falling distance, so a budget covers many prompts before it returns to one.
     """
-    rows = usable(rows)
-    kendall = threshold(config.kendall_threshold, np.array([row["kendall_distance"] for row in rows]))
-    prompts = [row for row in rows if row["kendall_distance"] >= kendall]
-    pacs = threshold(config.pacs_threshold, np.array([abs(p) for row in prompts for p in row["pacs"]]))
-    prompts.sort(key=lambda row: (-row["kendall_distance"], -row["mean_abs_pacs"], row["prompt_id"]))
-    queues = [opposed_pairs(row, [i for i, p in enumerate(row["pacs"]) if abs(p) >= pacs]) for row in prompts]
-    return [c for turn in zip_longest(*queues) for c in turn if c is not None]
+    if row["kendall_distance"] < bounds["kendall_threshold"]:
+        return
+    answers = [i for i, p in enumerate(row["pacs"]) if abs(p) >= bounds["pacs_threshold"]]
+    for turn, comparison in enumerate(opposed_pairs(row, answers)):
+        yield (turn, -row["kendall_distance"], -row["mean_abs_pacs"], row["prompt_id"]), comparison
 
 
-def mean_pacs(rows: list[Row], config: SelectionConfig, rng: np.random.Generator) -> list[Comparison]:
+def mean_pacs(row: Row, bounds: Bounds, seed: int) -> Iterator[tuple[Priority, Comparison]]:
     """The rule of the authors' script: every pair of a prompt whose mean abs(PACS) exceeds the threshold."""
-    rows = usable(rows)
-    bound = threshold(config.mean_pacs_threshold, np.array([row["mean_abs_pacs"] for row in rows]))
-    prompts = [row for row in rows if row["mean_abs_pacs"] > bound]
-    prompts.sort(key=lambda row: (-row["mean_abs_pacs"], row["prompt_id"]))
-    return [
-        Comparison(row["prompt_id"], first, second)
-        for row in prompts
-        for first, second in combinations(range(len(row["pacs"])), 2)
-    ]
+    if row["mean_abs_pacs"] > bounds["mean_pacs_threshold"]:
+        for number, comparison in enumerate(all_pairs(row)):
+            yield (-row["mean_abs_pacs"], row["prompt_id"], number), comparison
 
 
-def random_pairs(rows: list[Row], config: SelectionConfig, rng: np.random.Generator) -> list[Comparison]:
+def random_pairs(row: Row, bounds: Bounds, seed: int) -> Iterator[tuple[Priority, Comparison]]:
     """Pairs drawn uniformly, without replacement, from all pairs of the usable prompts: the baseline."""
-    pairs = [
-        Comparison(row["prompt_id"], first, second)
-        for row in usable(rows)
-        for first, second in combinations(range(len(row["pacs"])), 2)
-    ]
-    return [pairs[i] for i in rng.permutation(len(pairs))]
+    for number, comparison in enumerate(all_pairs(row)):
+        yield (derive_seed("random pairs", seed, row["prompt_id"], number, bits=64), row["prompt_id"]), comparison
 
 
-AcquisitionStrategy = Callable[[list[Row], SelectionConfig, np.random.Generator], list[Comparison]]
-
-STRATEGIES: dict[str, AcquisitionStrategy] = {
-    "shf_cas": shf_cas,
-    "mean_pacs": mean_pacs,
-    "random": random_pairs,
+STRATEGIES: dict[str, Strategy] = {
+    "shf_cas": Strategy(
+        shf_cas,
+        {
+            "kendall_threshold": lambda row, bounds: (row["kendall_distance"],),
+            "pacs_threshold": lambda row, bounds: (
+                map(abs, row["pacs"]) if row["kendall_distance"] >= bounds["kendall_threshold"] else ()
+            ),
+        },
+    ),
+    "mean_pacs": Strategy(mean_pacs, {"mean_pacs_threshold": lambda row, bounds: (row["mean_abs_pacs"],)}),
+    "random": Strategy(random_pairs, {}),
 }
 
 
-def select(rows: list[Row], config: SelectionConfig, seed: int = 0) -> list[Comparison]:
+def select(rows: Iterable[Row], config: SelectionConfig, seed: int = 0) -> list[Comparison]:
     """The comparisons to ask for, most wanted first, at most `config.budget` of them.
 
     Answers with the same text are never compared.
 
     Args:
-        rows: one dictionary a prompt, with `prompt_id`, `completions` and the conflict columns.
+        rows: one dictionary a prompt, with `prompt_id`, the conflict columns and, if texts are to be compared,
+            `completions`. They are gone through once, and twice more for each threshold that is a quantile.
         config: strategy, budget and thresholds.
         seed: used where `config.seed` is None.
 
     Raises:
         UserError: nothing passes the thresholds.
     """
-    rng = np.random.default_rng(config.seed if config.seed is not None else seed)
-    texts = {row["prompt_id"]: row["completions"] for row in rows}
-    comparisons = [
-        c
-        for c in STRATEGIES[config.strategy](rows, config, rng)
-        if texts[c.prompt_id][c.first] != texts[c.prompt_id][c.second]
-    ]
-    if not comparisons:
-        degenerate = len(rows) - len(usable(rows))
+    strategy, seed = STRATEGIES[config.strategy], seed if config.seed is None else config.seed
+    bounds: Bounds = {}
+    for name, values in strategy.bounds.items():
+        bounds[name] = threshold(getattr(config, name), _chunks(rows, values, bounds))
+    seen = degenerate = 0
+
+    def ranked() -> Iterator[tuple[Priority, Comparison]]:
+        nonlocal seen, degenerate
+        for row in rows:
+            seen += 1
+            if not is_usable(row):
+                degenerate += 1
+                continue
+            texts = row.get("completions")
+            for priority, c in strategy.comparisons(row, bounds, seed):
+                if texts is None or texts[c.first] != texts[c.second]:
+                    yield priority, c
+
+    best = heapq.nsmallest(config.budget, ranked(), key=lambda pair: pair[0])
+    if not best:
         raise UserError(
-            f"strategy {config.strategy} selected nothing from {len(rows)} prompts ({degenerate} of them degenerate: "
+            f"strategy {config.strategy} selected nothing from {seen} prompts ({degenerate} of them degenerate: "
             "all rewards or all log-probabilities equal, or not a number); lower the thresholds"
         )
-    return comparisons[: config.budget]
+    return [comparison for _, comparison in best]
+
+
+def _chunks(rows: Iterable[Row], values: Callable[[Row, Bounds], Iterable[float]], bounds: Bounds) -> Chunks:
+    """The values of all usable rows, in arrays."""
+
+    def chunks() -> Iterator[np.ndarray]:
+        every = (value for row in rows if is_usable(row) for value in values(row, bounds))
+        while len(chunk := np.fromiter(islice(every, CHUNK), float)):
+            yield chunk
+
+    return chunks

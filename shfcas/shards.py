@@ -15,6 +15,7 @@ from shfcas.errors import UserError
 
 Item = TypeVar("Item")
 WILDCARDS = "*?["
+BATCH_ROWS, SHARD_ROWS = 1 << 16, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,27 @@ def read_batches(shard: Shard, rows: int, columns: Sequence[str] | None = None) 
         except (pa.ArrowInvalid, OSError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"{shard.name}: broken at or after row {position} ({reason})") from error
+
+
+class TableRows:
+    """The rows of tables of any size as dictionaries, read from the files anew each time one goes through them.
+
+    Args:
+        inputs: see `find_files`.
+        columns: columns to read; None reads all.
+
+    Raises:
+        UserError: a file is missing or unreadable, or two have different columns.
+    """
+
+    def __init__(self, inputs: Sequence[str], columns: Sequence[str] | None = None) -> None:
+        self.shards, self.schema = find_shards(inputs, SHARD_ROWS)
+        self.columns = columns
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """One dictionary a row."""
+        for batch in ahead(b for shard in self.shards for _, b in read_batches(shard, BATCH_ROWS, self.columns)):
+            yield from batch.to_pylist()
 
 
 def ahead(items: Iterable[Item], count: int = 1) -> Iterator[Item]:

@@ -108,7 +108,7 @@ def mistakes() -> dict[str, tuple[list[str], int, str]]:
         "yaml": (["sample", "--config", "broken.yaml"], 2, "broken.yaml: not valid YAML"),
         "no config": (["run", "none.yaml"], 1, "none.yaml does not exist"),
         "strategy": (
-            ["select", "--input", "scored.parquet", "--selection.strategy", "shf_csa"],
+            ["select", "scored.parquet", "--strategy", "shf_csa"],
             1,
             "did you mean shf_cas?",
         ),
@@ -131,7 +131,7 @@ def mistakes() -> dict[str, tuple[list[str], int, str]]:
             1,
             "no function non",
         ),
-        "unscored": (["select", "--input", "plain.parquet"], 1, "no column pacs; shfcas score adds it"),
+        "unscored": (["select", "plain.parquet"], 1, "no column pacs; shfcas score adds it"),
         "queue of another table": (
             ["feedback", "--input", "plain.parquet", "--queue", "other_queue.jsonl", "--gold", GOLD],
             1,
@@ -243,7 +243,7 @@ def test_the_commands_form_a_chain(
     result = shfcas("score", "--reward_model", "./proxy", "--policy_score", "logprob_ratio")
     assert result["prompts"] == 6 and result["nan"] == 0 and result["mean_abs_pacs"] > 0
 
-    result = shfcas("select", "--selection.budget", 5)
+    result = shfcas("select", "--budget", 5)
     assert 0 < result["comparisons"] <= 5
 
     judged = shfcas("feedback", "--gold", GOLD)

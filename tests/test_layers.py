@@ -16,7 +16,7 @@ LAYERS = [  # the lowest first; a room imports rooms of its own layer and of low
     {"_library"},
     {"_arguments", "_autograd", "_fake_kernels", "_pvalues"},
     {"ops", "reference"},
-    {"config", "files", "errors", "progress", "seeds"},
+    {"config", "files", "errors", "progress", "seeds", "quantiles"},
     {"candidates", "preferences", "models", "chat", "callables", "shards", "conflict_summary"},
     {
         "bootstrap",

@@ -2,13 +2,18 @@
 
 import math
 from collections import Counter
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from shfcas.errors import UserError
 from shfcas.selection import Comparison, SelectionConfig, select, threshold
+from shfcas.shards import TableRows
 
 
 def row(prompt_id: str, pacs: list[float], distance: float, **columns: Any) -> dict[str, Any]:
@@ -186,3 +191,21 @@ def test_settings_that_do_not_exist_are_named() -> None:
 def test_a_queue_row_is_a_comparison() -> None:
     assert vars(select(TABLE, config(budget=1))[0]) == {"prompt_id": "high", "first": 0, "second": 3}
     assert Comparison("a", 0, 1) == Comparison("a", 0, 1)
+
+
+@pytest.mark.parametrize("strategy", ["shf_cas", "mean_pacs", "random"])
+def test_files_and_their_order_do_not_matter(strategy: str, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    rows = []
+    for i in range(300):
+        pacs = draw.standard_normal(2 + i % 5).round(1)
+        rows.append(row(f"p{i}", pacs.tolist(), float(draw.integers(0, 11)) / 10, degenerate=i % 50 == 0))
+    settings = config(strategy, kendall_threshold="q0.6", pacs_threshold="q0.3", mean_pacs_threshold="q0.5", budget=90)
+    expected = asked(rows, settings)
+    assert len(expected) == 90
+    shuffled = [rows[i] for i in draw.permutation(300)]
+    for number, (begin, end) in enumerate(pairwise((0, 10, 11, 200, 300))):
+        path = tmp_path / str(number) / "part.parquet"
+        path.parent.mkdir()
+        pq.write_table(pa.Table.from_pylist(shuffled[begin:end]), path, row_group_size=37)
+    assert asked(TableRows([str(tmp_path)]), settings) == expected

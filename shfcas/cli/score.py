@@ -12,8 +12,9 @@ from shfcas.config import option
 from shfcas.conflict_summary import ConflictSummary
 from shfcas.conflicts import POLICY_SCORES
 from shfcas.errors import UsageError
-from shfcas.score_tables import SHARD_ROWS, score_lines, score_table
+from shfcas.score_tables import score_lines, score_table
 from shfcas.scoring import load_scorer
+from shfcas.shards import SHARD_ROWS
 
 INPUTS, INPUTS_HELP = "input", "candidate tables [candidates.parquet]; - reads JSON lines from stdin, writes to stdout"
 
