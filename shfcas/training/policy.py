@@ -100,12 +100,11 @@ def train_policy(
     train_prompts, held_out = split_prompts(prompts, settings, seed)
     # All weights in bfloat16 would round small updates away; under frozen weights it does no harm.
     model, tokenizer = load_policy(policy, dtype=None if settings.lora.r else torch.float32)
-    trackers = [name.strip() for name in settings.report_to.split(",")]
     try:
         trainer = PPOTrainer(
             model=model,
             args=PPOConfig(
-                **quiet_options(work_dir, seed) | {"report_to": trackers},
+                **quiet_options(work_dir, seed) | {"report_to": installed_trackers(settings.report_to)},
                 **{name: getattr(settings, name) for name in SHARED},
                 per_device_train_batch_size=settings.mini_batch_size // settings.gradient_accumulation_steps,
             ),
@@ -123,8 +122,6 @@ def train_policy(
             trainer.train(resume_from_checkpoint=latest_checkpoint(work_dir))
     except UserError:
         raise
-    except ImportError as error:  # a tracker that is not installed
-        raise UserError(f"PPO: {error}") from error
     except ValueError as error:  # the trainer's own checks of settings, prompts and rewards
         raise UserError(f"PPO: {error}") from error
     with disk_errors(str(output)):
@@ -134,6 +131,17 @@ def train_policy(
                 shutil.copytree(work_dir / name, output / name, dirs_exist_ok=True)
     # Sorted, because rows that come back from a checkpoint are.
     return [dict(sorted(row.items())) for row in trainer.state.log_history if "rollout" in row]
+
+
+def installed_trackers(names: str) -> list[str]:
+    """The trackers of a list with commas; one that is not installed is an error before any work is done."""
+    from transformers.integrations.integration_utils import get_available_reporting_integrations
+
+    trackers = [name.strip() for name in names.split(",")]
+    for name in trackers:
+        if name not in ("none", *get_available_reporting_integrations()):
+            raise UserError(f"report_to: there is no tracker {name}; install it with: pip install {name}")
+    return trackers
 
 
 def split_prompts(

@@ -8,7 +8,7 @@ is the base class.
 import copy
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -46,28 +46,21 @@ from shfcas.training.ppo_rewards import (
     Tokenizers,
     reward_callables,
 )
-from shfcas.training.ppo_samples import TRACKERS, track_samples, write_samples
+from shfcas.training.ppo_samples import track_samples, write_samples
 from shfcas.training.ppo_value_model import make_value_model
-from shfcas.training.rollouts import Rollout, encode_prompts, minibatch_rows, stop_ids
-from shfcas.training.value import LanguageModel, PolicyWithValue, causal_lm, is_peft_model
+from shfcas.training.rollouts import Rollout, RolloutLoader, encode_prompts, minibatch_rows, stop_ids
+from shfcas.training.value import (
+    LanguageModel,
+    PolicyWithValue,
+    causal_lm,
+    context_length,
+    is_peft_model,
+    warn_of_half_precision,
+)
 
 __all__ = ["PPOConfig", "PPOTrainer", "latest_checkpoint"]
 
 logger = logging.getLogger(__name__)
-
-
-class RolloutLoader:
-    """What the base trainer iterates over in place of a dataloader: a pass is one rollout's micro-batches."""
-
-    def __init__(self, batches: Callable[[], Iterator[dict[str, Tensor]]], length: int) -> None:
-        self._batches = batches
-        self._length = length
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        return self._batches()
 
 
 class PPOTrainer(Trainer):
@@ -114,6 +107,9 @@ class PPOTrainer(Trainer):
     processing_class: PreTrainedTokenizerBase
     train_dataset: Dataset
 
+    early_stopping: EarlyStopping | None
+    _evaluated: int | None  # the rollout before which the policy was last evaluated
+
     # `compute_loss` averages over the tokens of the whole accumulated batch itself.
     loss_is_scaled_for_ga = True
 
@@ -133,21 +129,24 @@ class PPOTrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[torch.optim.Optimizer | None, Any] = (None, None),
     ) -> None:
+        if args.eval_rollouts and eval_dataset is None:
+            raise ValueError("eval_rollouts needs held-out prompts: pass eval_dataset")
+        metric, measured = args.early_stopping_metric, ("scores", *(metric_funcs or ()))
+        if metric not in measured:
+            raise ValueError(f"early_stopping_metric {metric!r} is not one of {', '.join(measured)}")
         if isinstance(model, (str, os.PathLike)):
             model = AutoModelForCausalLM.from_pretrained(resolve(str(model)), dtype=torch.float32)
         if value_model is not None:
             value_model = make_value_model(value_model, model, processing_class, model.device)
         limits = (args.max_prompt_length, args.max_completion_length, context_length(model, value_model))
         prompts = encode_prompts(train_dataset, processing_class, *limits)
-        if args.eval_rollouts and eval_dataset is None:
-            raise ValueError("eval_rollouts needs held-out prompts: pass eval_dataset")
         self.eval_prompts = (
-            encode_prompts(eval_dataset, processing_class, *limits, name="eval_dataset") if eval_dataset else None
+            None if eval_dataset is None else encode_prompts(eval_dataset, processing_class, *limits, "eval_dataset")
         )
         eos_ids = stop_ids(causal_lm(model), processing_class, args.stop_token_ids)
         torch.manual_seed(args.seed)  # a new adapter starts from random numbers
         policy, ref_model = policy_and_reference(model, ref_model, peft_config)
-        _warn_of_half_precision(policy, value_model)
+        warn_of_half_precision(policy, value_model)
         super().__init__(
             model=PolicyWithValue(policy, args.temperature, value_model, entropy_gradient=args.entropy_coef > 0),
             args=args,
@@ -158,12 +157,9 @@ class PPOTrainer(Trainer):
         )
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise ValueError("PPOTrainer does not support FSDP or DeepSpeed; it runs on one process or under DDP")
-        scored_by = [*reward_funcs] if isinstance(reward_funcs, (list, tuple)) else [reward_funcs]
-        if any(func is value_model for func in scored_by if func is not None):
+        rewards = reward_funcs if isinstance(reward_funcs, (list, tuple)) else [reward_funcs]
+        if value_model is not None and any(func is value_model for func in rewards):
             raise ValueError("value_model is a reward model, and training it would change the reward: pass a copy")
-        if args.early_stopping_metric not in ("scores", *(metric_funcs or ())):
-            known = ", ".join(["scores", *(metric_funcs or ())])
-            raise ValueError(f"early_stopping_metric {args.early_stopping_metric!r} is not one of {known}")
         self.collector = RolloutCollector(
             self.model,
             Reference(self.model, None if ref_model is None else ref_model.to(args.device)),
@@ -240,8 +236,7 @@ class PPOTrainer(Trainer):
     def _log_samples(self, index: int, rollout: Rollout) -> None:
         if rollout.samples and self.is_world_process_zero():
             write_samples(self.output_dir, index, rollout.samples)
-            if set(TRACKERS) & set(self.args.report_to):
-                track_samples(self.args.report_to, rollout.samples)
+            track_samples(self.args.report_to or (), rollout.samples)
 
     # Evaluation
 
@@ -349,7 +344,7 @@ class PPOTrainer(Trainer):
             None if args.early_stopping_patience is None else EarlyStopping(args.early_stopping_patience)
         )
         self.stopped_by_kl = self.stopped_early = False
-        self._evaluated: int | None = None
+        self._evaluated = None
         self._rollout_metrics = {}
         self._update_sums = {}
 
@@ -441,23 +436,3 @@ class PPOTrainer(Trainer):
             policy = copy.deepcopy(policy).merge_and_unload()
         policy.save_pretrained(output_dir)
         (tokenizer or self.processing_class).save_pretrained(output_dir)
-
-
-def context_length(*models: Any) -> int | None:
-    """The number of tokens that all of these models can see; None where none of them says."""
-    configs = [model.config.get_text_config() for model in models if model is not None]
-    limits = [getattr(config, "max_position_embeddings", None) for config in configs]
-    return min((limit for limit in limits if limit is not None), default=None)
-
-
-def _warn_of_half_precision(*models: Any) -> None:
-    for model in models:
-        for parameter in model.parameters() if model is not None else ():
-            if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
-                logger.warning(
-                    "weights of %s are trained in %s, where small updates are rounded away: load it in float32 and "
-                    "set bf16=True, or train an adapter",
-                    type(model).__name__,
-                    parameter.dtype,
-                )
-                break

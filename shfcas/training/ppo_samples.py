@@ -21,14 +21,15 @@ def write_samples(output_dir: Path, rollout: int, rows: Sequence[dict[str, Any]]
 
 def track_samples(report_to: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
     """Logs the rows as table `completions` to wandb and trackio, whichever of them the trainer reports to."""
+    trackers = [importlib.import_module(name) for name in TRACKERS if name in report_to]
+    if not trackers:
+        return
     import pandas
 
     text = ("prompt", "completion")
     table = pandas.DataFrame([row | {name: _plain(row[name]) for name in text} for row in rows])
-    for name in TRACKERS:
-        if name in report_to:
-            tracker = importlib.import_module(name)
-            tracker.log({"completions": tracker.Table(dataframe=table)})
+    for tracker in trackers:
+        tracker.log({"completions": tracker.Table(dataframe=table)})
 
 
 def _plain(text: Any) -> str:

@@ -4,7 +4,7 @@ Everything random here is a function of (seed, rollout), so a run that is interr
 needs no generator state to go on exactly as it would have.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -234,6 +234,20 @@ class Rollout:
     def completion_lists(self) -> list[list[int]]:
         """Completion ids as lists, without padding."""
         return [ids[:n].tolist() for ids, n in zip(self.completion_ids.cpu(), self.lengths.tolist(), strict=True)]
+
+
+class RolloutLoader:
+    """What the base trainer iterates over in place of a dataloader: a pass is one rollout's micro-batches."""
+
+    def __init__(self, batches: Callable[[], Iterator[dict[str, Tensor]]], length: int) -> None:
+        self._batches = batches
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        return self._batches()
 
 
 def minibatch_rows(size: int, batch_size: int, num_epochs: int, seed: int, rollout: int) -> Iterator[list[int]]:

@@ -7,11 +7,14 @@ its value.
 """
 
 import inspect
+import logging
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+logger = logging.getLogger(__name__)
 
 # Logits held at once: 2^25 float32 values are 128 MiB, whatever the batch and the vocabulary.
 MAX_LOGITS = 2**25
@@ -40,6 +43,27 @@ def causal_lm(policy: LanguageModel) -> LanguageModel:
 def is_peft_model(model: Any) -> bool:
     """Whether the model is a `peft.PeftModel`; does not need PEFT installed."""
     return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
+
+
+def context_length(*models: Any) -> int | None:
+    """The number of tokens that all of these models can see; None where none of them says."""
+    configs = [model.config.get_text_config() for model in models if model is not None]
+    limits = [getattr(config, "max_position_embeddings", None) for config in configs]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def warn_of_half_precision(*models: Any) -> None:
+    """Says so where weights are trained in a dtype of half precision."""
+    for model in models:
+        for parameter in model.parameters() if model is not None else ():
+            if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
+                logger.warning(
+                    "weights of %s are trained in %s, where small updates are rounded away: load it in float32 and "
+                    "set bf16=True, or train an adapter",
+                    type(model).__name__,
+                    parameter.dtype,
+                )
+                break
 
 
 def disable_dropout(model: nn.Module) -> None:

@@ -70,7 +70,7 @@ def test_log_rows_add_up(tmp_path: Path) -> None:
         assert row["loss"] == pytest.approx(row["loss/policy_avg"] + 0.1 * row["loss/value_avg"])
         assert 0 <= row["val/num_eos_tokens"] <= 8
         assert row["lr"] == row["learning_rate"] > 0
-        assert 0 < row["val/ratio_var"] < 1
+        assert row["val/ratio_var"] > 0
     assert second["objective/kl"] > 0
     assert (first["step"], second["step"]) == (4, 8)
     assert (first["episode"], second["episode"]) == (8, 16)
