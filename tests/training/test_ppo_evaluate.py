@@ -91,8 +91,7 @@ def test_stops_and_returns_to_the_best_policy(tmp_path: Path, kind: str) -> None
     assert (tmp_path / "stopped" / "best-2" / "ppo_state.json").is_file()
 
 
-@pytest.mark.parametrize("kind", ["lora", "critic"])
-@pytest.mark.parametrize("crash", [3 * STEPS + 2, 5 * STEPS])
+@pytest.mark.parametrize(("kind", "crash"), [("lora", 3 * STEPS + 2), ("critic", 5 * STEPS)])
 def test_killed_and_resumed_ends_with_the_same_policy(tmp_path: Path, kind: str, crash: int) -> None:
     """Killed after the best evaluation, with a checkpoint from before it, and from after it."""
     whole = trainer(tmp_path / "whole", kind, save_rollouts=2)
@@ -107,15 +106,12 @@ def test_killed_and_resumed_ends_with_the_same_policy(tmp_path: Path, kind: str,
 
 
 def test_best_policies_are_kept_as_long_as_a_checkpoint_needs_them(tmp_path: Path) -> None:
-    """Resumed from an old checkpoint, with fewer rollouts to go, the best is what was the best then."""
-    ppo = trainer(tmp_path, num_rollouts=6)
-    ppo.train()
+    """A run that goes on from an old one needs what was the best policy then."""
+    trainer(tmp_path, num_rollouts=3).train()
     assert sorted(path.name for path in tmp_path.glob("best-*")) == ["best-0", "best-1", "best-2"]
-    limited = trainer(tmp_path / "limited", save_total_limit=1)
-    limited.train()
-    assert [path.name for path in (tmp_path / "limited").glob("best-*")] == ["best-2"]
-    none = trainer(tmp_path / "none", save_rollouts=0)
-    none.train()
+    trainer(tmp_path / "limited", num_rollouts=3, save_total_limit=1).train()
+    assert sorted(path.name for path in (tmp_path / "limited").glob("best-*")) == ["best-2"]
+    trainer(tmp_path / "none", num_rollouts=3, save_rollouts=0).train()
     assert [path.name for path in (tmp_path / "none").glob("best-*")] == ["best-2"]
     assert latest_checkpoint(tmp_path / "none") is None
 
