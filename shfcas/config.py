@@ -22,7 +22,7 @@ Config = TypeVar("Config")
 
 def option(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
     """A dataclass field with a help text; a callable default is called for each new instance."""
-    metadata = {"help": help, "choices": choices}
+    metadata: dict[str, Any] = {"help": help} | ({"choices": choices} if choices else {})
     if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)

@@ -114,10 +114,10 @@ def load_tokenizer(name: str) -> Any:
     return tokenizer
 
 
-def load_policy(name: str) -> tuple[Any, Any]:
-    """A causal language model in evaluation mode, and its tokenizer."""
+def load_policy(name: str, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
+    """A causal language model in evaluation mode, and its tokenizer; by default in the device's dtype for inference."""
     tokenizer = load_tokenizer(name)
-    model = _load("AutoModelForCausalLM", name, dtype=_dtype())
+    model = _load("AutoModelForCausalLM", name, dtype=dtype or _dtype())
     return model.to(device()).eval(), tokenizer
 
 

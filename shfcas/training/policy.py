@@ -1,46 +1,58 @@
 """The policy stage of a round: PPO from one policy to the next, with settings of our own defaults."""
 
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from shfcas.config import option
+import torch
+
+from shfcas.config import fingerprint, option
 from shfcas.errors import UserError
 from shfcas.files import disk_errors
 from shfcas.models import load_policy
 from shfcas.scoring import RewardCallable
+from shfcas.seeds import derive_seed
 from shfcas.training.common import quiet_options
 from shfcas.training.lora import LoraSettings
+from shfcas.training.ppo_options import PPOOptions
 
 
 @dataclass
-class PPOSettings:
-    """PPO of the policy against the reward model; what is not named here keeps PPOConfig's default."""
+class PPOSettings(PPOOptions):
+    """PPO of the policy against the reward model."""
 
+    # Other defaults than PPOConfig's: a run has nobody who watches the KL and starts it anew.
     num_rollouts: int = option(50, "rollout phases")
-    rollout_batch_size: int = option(64, "prompts a rollout, each answered once")
+    generation_batch_size: int = option(64, "sequences at once when generating, and when scoring without gradient")
+    kl_target: float | None = option(
+        6.0, "nats an answer that an adaptive kl_coef steers to (6: Ziegler et al. 2019; none: fixed)"
+    )
+    max_kl: float | None = option(100.0, "training stops when a rollout's mean KL exceeds this many nats (none: never)")
+    save_rollouts: int = option(10, "keep a resumable checkpoint every so many rollouts, and at the end (0: none)")
+
     mini_batch_size: int = option(16, "answers an optimizer step")
-    generation_batch_size: int = option(64, "sequences generated or scored at once")
-    num_ppo_epochs: int = option(4, "passes over each rollout (Stiennon et al. 2020)")
-    learning_rate: float = option(1e-5, "peak learning rate")
+    gradient_accumulation_steps: int = option(1, "parts in which a mini-batch is worked off, to save memory")
+    activation_checkpointing: bool = option(False, "compute activations twice instead of keeping them, to save memory")
     lr_scheduler_type: str = option("linear", "learning-rate schedule", ("linear", "constant", "cosine"))
-    max_prompt_length: int = option(512, "longer prompts are an error")
-    max_completion_length: int = option(128, "an answer ends here if it has not ended by itself")
-    temperature: float = option(1.0, "sampling temperature; log-probabilities are taken at the same one")
-    kl_coef: float = option(0.05, "weight of the KL penalty")
-    kl_target: float | None = option(6.0, "nats an answer that the adaptive KL coefficient steers to (none: fixed)")
-    kl_horizon: int = option(10_000, "answers over which the adaptive coefficient reacts (Ziegler et al. 2019)")
-    max_kl: float | None = option(100.0, "a rollout whose mean KL exceeds this stops the stage (none: never)")
-    cliprange: float = option(0.2, "clip range of the probability ratio")
-    cliprange_value: float = option(0.2, "clip range of the value")
-    vf_coef: float = option(0.1, "weight of the value loss")
-    gamma: float = option(1.0, "discount a token")
-    lam: float = option(0.95, "lambda of generalised advantage estimation")
-    reward_clip: float | None = option(None, "clip rewards to [-x, x] (none: do not)")
-    missing_eos_penalty: float | None = option(None, "taken from the reward of an answer that did not end (none: 0)")
-    save_rollouts: int = option(10, "keep a resumable checkpoint every so many rollouts (0: none)")
+    value_model: str | None = option(
+        None, "a model of its own for the values, all of whose weights are trained (none: a head on the policy)"
+    )
+    held_out: float = option(0.0, "share of the prompts that is not trained on but evaluated on (see eval_rollouts)")
+    report_to: str = option("none", "trackers, with commas between them: tensorboard, trackio, wandb")
     lora: LoraSettings = option(LoraSettings, "adapters")
+
+
+# What passes from the settings to PPOConfig under the same name.
+SHARED = (
+    *(field.name for field in fields(PPOOptions)),
+    "gradient_accumulation_steps",
+    "activation_checkpointing",
+    "lr_scheduler_type",
+)
+# Folders of the trainer that outlive its checkpoints: answers, and tensorboard's files.
+KEPT = ("completions", "runs")
 
 
 def train_policy(
@@ -55,6 +67,9 @@ def train_policy(
 ) -> list[dict[str, Any]]:
     """Trains a policy with PPO and saves it as a plain model (adapters merged) in `output`.
 
+    Where completions are logged or tensorboard is reported to, their folders `completions` and `runs` lie in
+    `output` as well.
+
     Args:
         policy: the policy to start from; it is also the reference of the KL penalty.
         prompts: rows with `prompt`; further columns reach the reward as TRL passes them.
@@ -66,7 +81,7 @@ def train_policy(
         metrics: further callables of that shape, measured on every rollout and not trained on.
 
     Returns:
-        One row of metrics a rollout.
+        One row of metrics a rollout, and with `eval_rollouts` one more of the evaluation at the end.
 
     Raises:
         UserError: settings, prompts or rewards do not fit; the message names which.
@@ -77,19 +92,27 @@ def train_policy(
     from shfcas.progress import trainer_progress
     from shfcas.training.ppo import PPOConfig, PPOTrainer, latest_checkpoint
 
-    model, tokenizer = load_policy(policy)
-    options = {name: value for name, value in vars(settings).items() if name not in ("lora", "mini_batch_size")}
+    if settings.gradient_accumulation_steps < 1 or settings.mini_batch_size % settings.gradient_accumulation_steps:
+        raise UserError(
+            f"mini_batch_size {settings.mini_batch_size} cannot be worked off in "
+            f"{settings.gradient_accumulation_steps} equal parts: change gradient_accumulation_steps"
+        )
+    train_prompts, held_out = split_prompts(prompts, settings, seed)
+    # All weights in bfloat16 would round small updates away; under frozen weights it does no harm.
+    model, tokenizer = load_policy(policy, dtype=None if settings.lora.r else torch.float32)
     try:
         trainer = PPOTrainer(
             model=model,
             args=PPOConfig(
-                per_device_train_batch_size=settings.mini_batch_size,
-                **options,
-                **quiet_options(work_dir, seed),
+                **quiet_options(work_dir, seed) | {"report_to": installed_trackers(settings.report_to)},
+                **{name: getattr(settings, name) for name in SHARED},
+                per_device_train_batch_size=settings.mini_batch_size // settings.gradient_accumulation_steps,
             ),
-            train_dataset=Dataset.from_list(list(prompts)),
+            train_dataset=Dataset.from_list(train_prompts),
+            eval_dataset=Dataset.from_list(held_out) if held_out else None,
             processing_class=tokenizer,
             reward_funcs=reward,
+            value_model=settings.value_model,
             peft_config=settings.lora.peft_config(dropout=False),
             metric_funcs=dict(metrics or {}),
         )
@@ -103,5 +126,44 @@ def train_policy(
         raise UserError(f"PPO: {error}") from error
     with disk_errors(str(output)):
         trainer.save_merged_policy(output, tokenizer)
+        for name in KEPT:
+            if (work_dir / name).is_dir():
+                shutil.copytree(work_dir / name, output / name, dirs_exist_ok=True)
     # Sorted, because rows that come back from a checkpoint are.
     return [dict(sorted(row.items())) for row in trainer.state.log_history if "rollout" in row]
+
+
+def installed_trackers(names: str) -> list[str]:
+    """The trackers of a list with commas; one that is not installed is an error before any work is done."""
+    from transformers.integrations.integration_utils import get_available_reporting_integrations
+
+    trackers = [name.strip() for name in names.split(",")]
+    for name in trackers:
+        if name not in ("none", *get_available_reporting_integrations()):
+            raise UserError(f"report_to: there is no tracker {name}; install it with: pip install {name}")
+    return trackers
+
+
+def split_prompts(
+    prompts: Sequence[dict[str, Any]], settings: PPOSettings, seed: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Prompts to train on and prompts held out, at random but the same for a seed; equal prompts stay together.
+
+    Raises:
+        UserError: one of held_out and eval_rollouts is set without the other, or one side would be empty.
+    """
+    if bool(settings.held_out) != bool(settings.eval_rollouts):
+        raise UserError("held_out sets prompts aside for the evaluations of eval_rollouts: set both or none")
+    if not settings.held_out:
+        return list(prompts), []
+    different = {fingerprint(row["prompt"]) for row in prompts}
+    order = sorted(different, key=lambda prompt: (derive_seed("held-out", seed, prompt), prompt))
+    count = round(settings.held_out * len(order))
+    if not 0 < count < len(order):
+        raise UserError(
+            f"held_out {settings.held_out} of {len(order)} different prompts is {count}: "
+            "there must be some to train on and some to evaluate on"
+        )
+    aside = set(order[:count])
+    held_out = [row for row in prompts if fingerprint(row["prompt"]) in aside]
+    return [row for row in prompts if fingerprint(row["prompt"]) not in aside], held_out

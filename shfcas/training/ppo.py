@@ -8,7 +8,8 @@ is the base class.
 import copy
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,11 @@ from transformers import (
 )
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
+from shfcas.models import resolve
 from shfcas.training import ppo_math
 from shfcas.training.ppo_checkpoint import (
     VALUE_HEAD_NAME,
+    VALUE_MODEL_NAME,
     discard,
     latest_checkpoint,
     mark_complete,
@@ -34,6 +37,7 @@ from shfcas.training.ppo_checkpoint import (
 )
 from shfcas.training.ppo_collect import RolloutCollector
 from shfcas.training.ppo_config import PPOConfig
+from shfcas.training.ppo_evaluate import EarlyStopping, best_folder, discard_former_best
 from shfcas.training.ppo_reference import Reference, policy_and_reference
 from shfcas.training.ppo_rewards import (
     RewardCallable,
@@ -42,26 +46,21 @@ from shfcas.training.ppo_rewards import (
     Tokenizers,
     reward_callables,
 )
-from shfcas.training.rollouts import Rollout, encode_prompts, minibatch_rows, stop_ids
-from shfcas.training.value import LanguageModel, PolicyWithValue, causal_lm, is_peft_model
+from shfcas.training.ppo_samples import track_samples, write_samples
+from shfcas.training.ppo_value_model import make_value_model
+from shfcas.training.rollouts import Rollout, RolloutLoader, encode_prompts, minibatch_rows, stop_ids
+from shfcas.training.value import (
+    LanguageModel,
+    PolicyWithValue,
+    causal_lm,
+    context_length,
+    is_peft_model,
+    warn_of_half_precision,
+)
 
 __all__ = ["PPOConfig", "PPOTrainer", "latest_checkpoint"]
 
 logger = logging.getLogger(__name__)
-
-
-class RolloutLoader:
-    """What the base trainer iterates over in place of a dataloader: a pass is one rollout's micro-batches."""
-
-    def __init__(self, batches: Callable[[], Iterator[dict[str, Tensor]]], length: int) -> None:
-        self._batches = batches
-        self._length = length
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        return self._batches()
 
 
 class PPOTrainer(Trainer):
@@ -71,23 +70,29 @@ class PPOTrainer(Trainer):
     with its new adapter switched off, so no second copy is kept; without, a frozen copy, unless `ref_model`
     is given.
 
-    `state.log_history` holds one row per rollout, with key `rollout` counted from 0: its `objective/*`
-    values describe the policy before that rollout's updates. A rollout that exceeds `max_kl` leaves a row
-    with `kl_guard` and no update, sets `stopped_by_kl` and ends the training.
+    `state.log_history` holds one row per rollout, with key `rollout` counted from 0: its `objective/*` and
+    `eval_*` values describe the policy before that rollout's updates. A rollout that exceeds `max_kl` leaves a
+    row with `kl_guard` and no update, sets `stopped_by_kl` and ends the training. So does, with `early_stop` and
+    `stopped_early`, the last of `early_stopping_patience` evaluations without a new best one; then, and at the
+    regular end, the policy is set back to the best one evaluated. A policy beyond `max_kl` is never the best.
 
     Args:
-        model: a causal language model, a PEFT model (then `ref_model` is required), or a path to load in
+        model: a causal language model, a PEFT model (then `ref_model` is required), or a name to load in
             float32. Its dropout is switched off in place.
         args: the settings.
         train_dataset: column `prompt`, text or lists of messages. Other columns are passed to the reward
             callables.
         processing_class: the policy's tokenizer.
-        reward_funcs: one or several, summed: callables `f(prompts, completions, completion_ids=...,
-            **columns)` that return a number (or None where they do not apply) for each completion, or
-            sequence-classification models. Completions are text for text prompts, and one assistant
-            message in a list for messages.
+        reward_funcs: one or several, summed with `reward_weights`: callables `f(prompts, completions,
+            completion_ids=..., **columns)` that return a number (or None where they do not apply) for each
+            completion, sequence-classification models, or names of such models, which are loaded with their
+            tokenizers. Completions are text for text prompts, and one assistant message in a list for messages.
+        eval_dataset: held-out prompts for `eval_rollouts`, with the columns of `train_dataset`.
         ref_model: reference to use instead.
         reward_processing_classes: tokenizers of the reward models, in the order of `reward_funcs`.
+        value_model: a model of its own for the values, or its name, instead of a head on the policy's trunk: a
+            sequence classifier with one output, whose head is where it starts, or any causal model of the
+            policy's vocabulary. All its weights are trained.
         peft_config: adapter to train on a plain model.
         metric_funcs: callables of the same shape by name, logged as `objective/<name>` and not trained on.
         callbacks, optimizers: see `transformers.Trainer`.
@@ -102,6 +107,9 @@ class PPOTrainer(Trainer):
     processing_class: PreTrainedTokenizerBase
     train_dataset: Dataset
 
+    early_stopping: EarlyStopping | None
+    _evaluated: int | None  # the rollout before which the policy was last evaluated
+
     # `compute_loss` averages over the tokens of the whole accumulated batch itself.
     loss_is_scaled_for_ga = True
 
@@ -112,28 +120,35 @@ class PPOTrainer(Trainer):
         train_dataset: Dataset,
         processing_class: PreTrainedTokenizerBase,
         reward_funcs: RewardFunctions,
+        eval_dataset: Dataset | None = None,
         ref_model: LanguageModel | None = None,
         reward_processing_classes: Tokenizers = None,
+        value_model: Any = None,
         peft_config: Any = None,
         metric_funcs: dict[str, RewardCallable] | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[torch.optim.Optimizer | None, Any] = (None, None),
     ) -> None:
+        if args.eval_rollouts and eval_dataset is None:
+            raise ValueError("eval_rollouts needs held-out prompts: pass eval_dataset")
+        metric, measured = args.early_stopping_metric, ("scores", *(metric_funcs or ()))
+        if metric not in measured:
+            raise ValueError(f"early_stopping_metric {metric!r} is not one of {', '.join(measured)}")
         if isinstance(model, (str, os.PathLike)):
-            model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-        context_length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        prompt_ids = encode_prompts(
-            train_dataset,
-            processing_class,
-            args.max_prompt_length,
-            args.max_completion_length,
-            context_length,
+            model = AutoModelForCausalLM.from_pretrained(resolve(str(model)), dtype=torch.float32)
+        if value_model is not None:
+            value_model = make_value_model(value_model, model, processing_class, model.device)
+        limits = (args.max_prompt_length, args.max_completion_length, context_length(model, value_model))
+        prompts = encode_prompts(train_dataset, processing_class, *limits)
+        self.eval_prompts = (
+            None if eval_dataset is None else encode_prompts(eval_dataset, processing_class, *limits, "eval_dataset")
         )
         eos_ids = stop_ids(causal_lm(model), processing_class, args.stop_token_ids)
         torch.manual_seed(args.seed)  # a new adapter starts from random numbers
         policy, ref_model = policy_and_reference(model, ref_model, peft_config)
+        warn_of_half_precision(policy, value_model)
         super().__init__(
-            model=PolicyWithValue(policy, args.temperature),
+            model=PolicyWithValue(policy, args.temperature, value_model, entropy_gradient=args.entropy_coef > 0),
             args=args,
             train_dataset=train_dataset,
             processing_class=processing_class,
@@ -142,17 +157,19 @@ class PPOTrainer(Trainer):
         )
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise ValueError("PPOTrainer does not support FSDP or DeepSpeed; it runs on one process or under DDP")
+        rewards = reward_funcs if isinstance(reward_funcs, (list, tuple)) else [reward_funcs]
+        if value_model is not None and any(func is value_model for func in rewards):
+            raise ValueError("value_model is a reward model, and training it would change the reward: pass a copy")
         self.collector = RolloutCollector(
             self.model,
             Reference(self.model, None if ref_model is None else ref_model.to(args.device)),
             RolloutScorer(
                 reward_callables(reward_funcs, reward_processing_classes, args.generation_batch_size, args.device),
                 dict(metric_funcs or {}),
-                train_dataset,
                 processing_class,
                 args,
             ),
-            prompt_ids,
+            prompts,
             eos_ids,
             eos_ids[0] if processing_class.pad_token_id is None else processing_class.pad_token_id,
             args,
@@ -170,14 +187,29 @@ class PPOTrainer(Trainer):
 
     def _rollout_batches(self) -> Iterator[dict[str, Tensor]]:
         args = self.args
-        index = self.state.global_step // args.steps_per_rollout
+        index = self.rollout
+        self._rollout_metrics = {"rollout": index}
+        if args.eval_rollouts and index % args.eval_rollouts == 0:
+            self._rollout_metrics |= self._evaluate_policy()
+            if self.early_stopping is not None and self.early_stopping.exhausted:
+                self.stopped_early = True
+                self._stop(early_stop=1.0)
+                return
         rollout = self.collect_rollout(index)
-        self._rollout_metrics = {"rollout": index} | rollout.metrics
+        self._rollout_metrics |= {"episode": (index + 1) * args.rollout_batch_size} | rollout.metrics
+        self._log_samples(index, rollout)
         kl = rollout.metrics["objective/kl"]
         if args.max_kl is not None and not kl <= args.max_kl:  # NaN exceeds it, too
-            self._stop_for_kl(kl)
+            logger.warning(
+                "the policy's KL to the reference, %.4g, exceeds max_kl=%g: training stops before another update",
+                kl,
+                args.max_kl,
+            )
+            self.stopped_by_kl = True
+            self._stop(kl_guard=1.0)
             return
         self.kl_controller.update(kl, args.rollout_batch_size)
+        self.reward_moments = rollout.moments
 
         size = args.train_batch_size
         batches = list(minibatch_rows(len(rollout), size, args.num_ppo_epochs, args.seed, index))
@@ -190,17 +222,56 @@ class PPOTrainer(Trainer):
 
     def collect_rollout(self, index: int) -> Rollout:
         """Rollout number `index`, sampled from the present policy and scored."""
-        return self.collector.collect(index, self.kl_controller.value)
+        return self.collector.collect(index, self.kl_controller.value, self.reward_moments)
 
-    def _stop_for_kl(self, kl: float) -> None:
-        logger.warning(
-            "the policy's KL to the reference, %.4g, exceeds max_kl=%g: training stops before another update",
-            kl,
-            self.args.max_kl,
-        )
-        self.stopped_by_kl = True
+    @property
+    def rollout(self) -> int:
+        """Number of the rollout that the present policy makes or is being trained on."""
+        return self.state.global_step // self.args.steps_per_rollout
+
+    def _stop(self, **reason: float) -> None:
         self.control.should_training_stop = True
-        self.log(self._rollout_metrics | {"kl_guard": 1.0})
+        self.log(self._rollout_metrics | reason)
+
+    def _log_samples(self, index: int, rollout: Rollout) -> None:
+        if rollout.samples and self.is_world_process_zero():
+            write_samples(self.output_dir, index, rollout.samples)
+            track_samples(self.args.report_to or (), rollout.samples)
+
+    # Evaluation
+
+    def evaluate(self) -> dict[str, float]:  # type: ignore[override]
+        """Means of the present policy's answers to `eval_dataset`; see `RolloutCollector.evaluate`."""
+        if self.eval_prompts is None:
+            raise ValueError("there is nothing to evaluate on: pass eval_dataset")
+        return self.collector.evaluate(self.eval_prompts)
+
+    def _evaluate_policy(self) -> dict[str, float]:
+        """Evaluates the present policy and keeps it if it is the best so far."""
+        metrics, args = self.evaluate(), self.args
+        self._evaluated = self.rollout
+        if self.early_stopping is not None:
+            value = metrics[f"eval_{args.early_stopping_metric}"]
+            counts = value == value and (args.max_kl is None or metrics["eval_kl"] <= args.max_kl)
+            if self.early_stopping.update(value if counts else None, self.rollout):
+                folder = best_folder(self.output_dir, self.rollout)
+                if args.should_save:
+                    discard(folder)
+                self._save(str(folder))
+                if args.should_save:
+                    mark_complete(folder, {"rollout": self.rollout, "value": value})
+                    discard_former_best(self.output_dir, self.rollout)
+                self.accelerator.wait_for_everyone()
+        return metrics
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        if self.args.eval_rollouts and self._evaluated != self.rollout:
+            self.log({"rollout": self.rollout} | self._evaluate_policy())
+        best = None if self.early_stopping is None else self.early_stopping.rollout
+        if best is not None and best != self.rollout:
+            logger.info("the best policy was that of before rollout %d: back to it", best)
+            self._load_weights(best_folder(self.output_dir, best))
+        return super()._finalize_training(*args, **kwargs)
 
     # Updates
 
@@ -211,7 +282,7 @@ class PPOTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
-        """Clipped policy loss plus `vf_coef` times the clipped value loss of one micro-batch."""
+        """Clipped policy loss, plus `vf_coef` times the clipped value loss, less `entropy_coef` times the entropy."""
         args, mask, count = self.args, inputs["completion_mask"], inputs["num_tokens"]
         output = model(inputs["input_ids"], inputs["attention_mask"], mask)
         policy_loss, stats = ppo_math.clipped_policy_loss(
@@ -220,25 +291,28 @@ class PPOTrainer(Trainer):
         value_loss, value_clipfrac = ppo_math.clipped_value_loss(
             output.values, inputs["old_values"], inputs["returns"], mask, args.cliprange_value, count
         )
+        entropy = ppo_math.masked_mean(output.entropy, mask, count)
         for name, value in {
-            "loss/policy_avg": policy_loss.detach(),
-            "loss/value_avg": value_loss.detach(),
+            "loss/policy_avg": policy_loss,
+            "loss/value_avg": value_loss,
             "policy/approxkl_avg": stats["approxkl"],
             "policy/clipfrac_avg": stats["clipfrac"],
-            "policy/entropy_avg": ppo_math.masked_mean(output.entropy, mask, count),
+            "policy/entropy_avg": entropy,
             "val/clipfrac_avg": value_clipfrac,
             "val/ratio": stats["ratio"],
+            "val/ratio_var": stats["ratio_square"],
         }.items():
-            self._update_sums[name] = self._update_sums.get(name, 0.0) + value
-        loss = policy_loss + args.vf_coef * value_loss
+            self._update_sums[name] = self._update_sums.get(name, 0.0) + value.detach()
+        loss = policy_loss + args.vf_coef * value_loss - args.entropy_coef * entropy
         return (loss, output) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the rollout's metrics to the row that the base class writes at the end of its updates."""
         if "loss" in logs and self._update_sums:
             sums = self.accelerator.reduce(torch.stack(list(self._update_sums.values())), reduction="mean")
-            means = (sums / self.args.steps_per_rollout).tolist()
-            logs = self._rollout_metrics | logs | dict(zip(self._update_sums, means, strict=True))
+            means = dict(zip(self._update_sums, (sums / self.args.steps_per_rollout).tolist(), strict=True))
+            means["val/ratio_var"] -= (means["val/ratio"] - 1.0) ** 2
+            logs = self._rollout_metrics | logs | means | {"lr": logs["learning_rate"]}
             self._update_sums.clear()
         super().log(logs, start_time)
 
@@ -265,7 +339,12 @@ class PPOTrainer(Trainer):
             if args.kl_target is None
             else ppo_math.AdaptiveKLController(args.kl_coef, args.kl_target, args.kl_horizon)
         )
-        self.stopped_by_kl = False
+        self.reward_moments = ppo_math.RewardMoments()
+        self.early_stopping = (
+            None if args.early_stopping_patience is None else EarlyStopping(args.early_stopping_patience)
+        )
+        self.stopped_by_kl = self.stopped_early = False
+        self._evaluated = None
         self._rollout_metrics = {}
         self._update_sums = {}
 
@@ -291,14 +370,34 @@ class PPOTrainer(Trainer):
             args.save_total_limit = limit
         self.accelerator.wait_for_everyone()
         if args.should_save:
-            mark_complete(folder, self._checkpoint_identity() | {"kl_coef": self.kl_controller.value})
+            mark_complete(folder, self._checkpoint_identity() | self._progress())
             rotate_checkpoints(output_dir=str(self.output_dir), save_total_limit=limit, use_mtime=True)
+            if self.early_stopping is not None and self.early_stopping.rollout is not None:
+                discard_former_best(self.output_dir, self.early_stopping.rollout)
+
+    def _progress(self) -> dict[str, Any]:
+        """What a run knows beside its weights, optimizer and log."""
+        return {
+            "kl_coef": self.kl_controller.value,
+            "reward_moments": asdict(self.reward_moments),
+            "early_stopping": None if self.early_stopping is None else asdict(self.early_stopping),
+        }
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         state = read_state(resume_from_checkpoint, self._checkpoint_identity())
         self.kl_controller.value = state["kl_coef"]
-        super()._load_from_checkpoint(resume_from_checkpoint, self.model.policy)
-        self.model.value_head.load_state_dict(load_file(Path(resume_from_checkpoint) / VALUE_HEAD_NAME))
+        self.reward_moments = ppo_math.RewardMoments(**state["reward_moments"])
+        if self.early_stopping is not None and state["early_stopping"] is not None:
+            self.early_stopping = EarlyStopping(**state["early_stopping"] | {"patience": self.early_stopping.patience})
+        self._load_weights(Path(resume_from_checkpoint))
+
+    def _load_weights(self, folder: Path) -> None:
+        """The policy's and the values' weights from a checkpoint or from the best policy's folder."""
+        super()._load_from_checkpoint(str(folder), self.model.policy)
+        if self.model.value_model is None:
+            self.model.value_head.load_state_dict(load_file(folder / VALUE_HEAD_NAME))
+        else:
+            super()._load_from_checkpoint(str(folder / VALUE_MODEL_NAME), self.model.value_model)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """A checkpoint has all weights but those tied to another one, or it is not this model's."""
@@ -308,14 +407,18 @@ class PPOTrainer(Trainer):
             raise ValueError(f"the checkpoint is of another model: {wrong[0]} is missing or unexpected")
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """The policy (adapter or full), the value head, the tokenizer and the settings; no pickle."""
+        """The policy (adapter or full), its value head or model, the tokenizer and the settings; no pickle."""
         folder = Path(output_dir or self.output_dir)
         if not self.args.should_save:
             return
         policy = self.model.policy
         # Left to "auto", PEFT would ask the hub about the base model's vocabulary.
         policy.save_pretrained(folder, **({"save_embedding_layers": False} if is_peft_model(policy) else {}))
-        save_file(self.model.value_head.state_dict(), folder / VALUE_HEAD_NAME)
+        if self.model.value_model is None:
+            save_file(self.model.value_head.state_dict(), folder / VALUE_HEAD_NAME)
+        else:
+            self.model.value_model.save_pretrained(folder / VALUE_MODEL_NAME)
+            self.processing_class.save_pretrained(folder / VALUE_MODEL_NAME)
         self.processing_class.save_pretrained(folder)
         (folder / "ppo_config.json").write_text(self.args.to_json_string() + "\n")
 

@@ -15,17 +15,23 @@ from shfcas.files import fsync
 
 STATE_NAME = "ppo_state.json"
 VALUE_HEAD_NAME = "value_head.safetensors"
+VALUE_MODEL_NAME = "value_model"
 
 
-def latest_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
-    """The newest complete checkpoint of a run, or None; half-written ones are passed over."""
+def checkpoints(output_dir: str | os.PathLike[str]) -> dict[int, Path]:
+    """The complete checkpoints of a run by their step; half-written ones are passed over."""
     folder = Path(output_dir)
-    steps = {
+    return {
         int(match[1]): path
         for path in (folder.iterdir() if folder.is_dir() else ())
         if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and (path / STATE_NAME).is_file()
     }
-    return str(steps[max(steps)]) if steps else None
+
+
+def latest_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
+    """The newest complete checkpoint of a run, or None."""
+    complete = checkpoints(output_dir)
+    return str(complete[max(complete)]) if complete else None
 
 
 def discard(checkpoint: Path) -> None:

@@ -1,15 +1,19 @@
 """Collecting a rollout: sample, score, and work out what every token was worth."""
 
+import math
+
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from shfcas.seeds import derive_seed
 from shfcas.training import ppo_math
 from shfcas.training.ppo_config import PPOConfig
+from shfcas.training.ppo_math import RewardMoments
 from shfcas.training.ppo_reference import Reference
-from shfcas.training.ppo_rewards import RolloutScorer
-from shfcas.training.rollouts import Rollout, chunks_by_length, generate, pad_rows, prompt_rows
+from shfcas.training.ppo_rewards import RolloutScorer, ScoredRollout, adjusted_scores
+from shfcas.training.rollouts import Prompts, Rollout, chunks_by_length, generate, pad_rows, prompt_rows
 from shfcas.training.value import PolicyWithValue
 
 
@@ -17,10 +21,10 @@ class RolloutCollector:
     """Makes rollouts with the present policy; number k is the same whenever it is made from the same weights.
 
     Args:
-        model: the policy with its value head.
+        model: the policy with its value function.
         reference: the frozen policy.
         scorer: scores completions.
-        prompt_ids: all prompts.
+        prompts: all prompts.
         eos_ids: ids that end a completion.
         pad_id: id to pad with; no mask depends on it.
         args: the settings.
@@ -32,27 +36,62 @@ class RolloutCollector:
         model: PolicyWithValue,
         reference: Reference,
         scorer: RolloutScorer,
-        prompt_ids: list[list[int]],
+        prompts: Prompts,
         eos_ids: list[int],
         pad_id: int,
         args: PPOConfig,
         accelerator: Accelerator,
     ) -> None:
         self.model, self.reference, self.scorer = model, reference, scorer
-        self.prompt_ids, self.eos_ids, self.pad_id = prompt_ids, eos_ids, pad_id
+        self.prompts, self.eos_ids, self.pad_id = prompts, eos_ids, pad_id
         self.args, self.accelerator = args, accelerator
 
     @torch.no_grad()
-    def collect(self, index: int, kl_coef: float) -> Rollout:
+    def collect(self, index: int, kl_coef: float, moments: RewardMoments) -> Rollout:
         """Rollout number `index`, ready to train on.
 
         Its `tokens` are old_logprobs, old_values, advantages and returns; its `metrics` describe the policy
         that sampled it.
+
+        Args:
+            index: the rollout.
+            kl_coef: weight of the KL penalty.
+            moments: of the rewards of all rollouts before this one.
         """
-        args, process = self.args, self.accelerator.process_index
-        rows = prompt_rows(index, args.rollout_batch_size, len(self.prompt_ids), args.seed)
-        rows = rows[process :: self.accelerator.num_processes]
-        prompt_ids = [self.prompt_ids[row] for row in rows]
+        rows = prompt_rows(index, self.args.rollout_batch_size, len(self.prompts), self.args.seed)
+        rows = rows[self.accelerator.process_index :: self.accelerator.num_processes]
+        rollout = self._sample(self.prompts, rows, "sampling", index)
+        scored = self.scorer(self.prompts.dataset, rows, rollout)
+        self._add_advantages(rollout, scored, kl_coef, moments)
+        if self.args.log_completions:
+            rollout.samples = gather_object([{"rollout": index} | row for row in self._samples(rollout, scored)])
+        return rollout
+
+    @torch.no_grad()
+    def evaluate(self, prompts: Prompts) -> dict[str, float]:
+        """Means over one answer to each of these prompts, always sampled from the same random numbers.
+
+        Returns:
+            `eval_scores` (the weighted rewards, neither normalised nor clipped nor penalised), `eval_kl`,
+            `eval_mean_length`, and `eval_<name>` for each metric.
+        """
+        rows = list(range(len(prompts)))[self.accelerator.process_index :: self.accelerator.num_processes]
+        rollout = self._sample(prompts, rows, "evaluation")
+        scored = self.scorer(prompts.dataset, rows, rollout)
+        kl = rollout.tokens["old_logprobs"] - rollout.tokens["ref_logprobs"]
+        columns = {"scores": scored.scores, "kl": kl.sum(dim=1), "mean_length": rollout.lengths.float()}
+        for name in self.scorer.metric_funcs:
+            columns[name] = scored.columns[f"objective/{name}"]
+        table = torch.stack(list(columns.values()), dim=1)
+        totals = torch.stack([table.nansum(dim=0), (~table.isnan()).sum(dim=0)])
+        totals, counts = self.accelerator.reduce(totals, reduction="sum")  # shares may differ by a row
+        means = (totals / counts).tolist()
+        return {f"eval_{name}": value for name, value in zip(columns, means, strict=True)}
+
+    def _sample(self, prompts: Prompts, rows: list[int], *seed: str | int) -> Rollout:
+        """Answers to these prompts, with the log-probabilities and values that the models give their tokens."""
+        args = self.args
+        prompt_ids = [prompts.ids[row] for row in rows]
         self.model.eval()
         with self.accelerator.autocast():
             completions = generate(
@@ -63,31 +102,29 @@ class RolloutCollector:
                 max_new_tokens=args.max_completion_length,
                 temperature=args.temperature,
                 batch_size=args.generation_batch_size,
-                seed=derive_seed("sampling", args.seed, index, process, bits=63),
+                seed=derive_seed(seed[0], args.seed, *seed[1:], self.accelerator.process_index, bits=63),
             )
         rollout = Rollout(*pad_rows(prompt_ids, self.pad_id, "left", args.device), *completions)
-        self._add_model_outputs(rollout)
-        scores, logged = self.scorer(rows, rollout)
-        self._add_advantages(rollout, scores, logged, kl_coef)
-        return rollout
-
-    def _add_model_outputs(self, rollout: Rollout) -> None:
-        """Log-probabilities and values of the policy that sampled, and log-probabilities of the reference."""
         lengths = (rollout.prompt_mask.sum(dim=1) + rollout.lengths).tolist()
-        for rows in chunks_by_length(lengths, self.args.generation_batch_size):
-            inputs = rollout.model_inputs(rows)
+        for part in chunks_by_length(lengths, args.generation_batch_size):
+            inputs = rollout.model_inputs(part)
             with self.accelerator.autocast():
                 output, reference = self.model(**inputs), self.reference.logprobs(**inputs)
-            rollout.put(rows, old_logprobs=output.logprobs, old_values=output.values, ref_logprobs=reference)
+            rollout.put(part, old_logprobs=output.logprobs, old_values=output.values, ref_logprobs=reference)
+        return rollout
 
-    def _add_advantages(self, rollout: Rollout, scores: Tensor, logged: dict[str, Tensor], kl_coef: float) -> None:
+    def _add_advantages(self, rollout: Rollout, scored: ScoredRollout, kl_coef: float, moments: RewardMoments) -> None:
         """Advantages and returns of every token, and the metrics of all processes' rollouts together."""
-        args, mask, tokens = self.args, rollout.mask, rollout.tokens
+        args, mask, tokens, scores = self.args, rollout.mask, rollout.tokens, scored.scores
+        if args.normalize_rewards:
+            rollout.moments = moments.updated(self.accelerator.gather(scores))
+            scores = rollout.moments.normalize(scores)
+        scores = adjusted_scores(scores, rollout.lengths, rollout.finished, args)
         kl = ppo_math.kl_penalty(tokens["old_logprobs"], tokens.pop("ref_logprobs"), args.kl_estimator)
         rewards = ppo_math.token_rewards(kl, scores, mask, kl_coef)
         advantages, tokens["returns"] = ppo_math.gae(rewards, tokens["old_values"], mask, args.gamma, args.lam)
         tokens["advantages"] = ppo_math.masked_whiten(advantages, mask) if args.whiten_advantages else advantages
-        columns = {
+        rollout.columns = {
             "objective/scores": scores,
             "objective/kl": kl.sum(dim=1),
             "objective/entropy": -tokens["old_logprobs"].sum(dim=1),
@@ -95,10 +132,30 @@ class RolloutCollector:
             "objective/rlhf_reward": rewards.sum(dim=1),
             "completions/mean_length": rollout.lengths.float(),
             "val/num_eos_tokens": rollout.finished.float(),
-            **logged,
+            **scored.columns,
         }
-        table = self.accelerator.gather(torch.stack(list(columns.values()), dim=1))
-        rollout.metrics = dict(zip(columns, table.nanmean(dim=0).tolist(), strict=True))
+        table = self.accelerator.gather(torch.stack(list(rollout.columns.values()), dim=1))
+        rollout.metrics = dict(zip(rollout.columns, table.nanmean(dim=0).tolist(), strict=True))
         rollout.metrics["val/num_eos_tokens"] *= len(table)
         rollout.metrics["objective/scores_std"] = table[:, 0].std(correction=0).item()
         rollout.metrics["objective/kl_coef"] = kl_coef
+
+    def _samples(self, rollout: Rollout, scored: ScoredRollout) -> list[dict[str, object]]:
+        """One row an answer: what was asked and said, and what it was given for it."""
+        columns = {
+            "score": rollout.columns["objective/scores"],
+            "kl": rollout.columns["objective/kl"],
+            "num_tokens": rollout.lengths,
+            "finished": rollout.finished,
+            **scored.columns,
+        }
+        values = {name: _plain(column) for name, column in columns.items()}
+        return [
+            {"prompt": prompt, "completion": completion, **{name: column[i] for name, column in values.items()}}
+            for i, (prompt, completion) in enumerate(zip(scored.prompts, scored.completions, strict=True))
+        ]
+
+
+def _plain(column: Tensor) -> list[object]:
+    """Numbers that JSON knows: None for what does not apply."""
+    return [None if isinstance(value, float) and math.isnan(value) else value for value in column.tolist()]

@@ -8,7 +8,9 @@ reward and its controller, 1909.08593); Stiennon et al. 2020 (2009.01325); Huang
 details, 2403.17031).
 """
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -96,6 +98,30 @@ def token_rewards(kl: Tensor, scores: Tensor, mask: Tensor, kl_coef: float) -> T
     return rewards.scatter_add(1, last_token_index(mask)[:, None], scores.to(rewards.dtype)[:, None])
 
 
+@dataclass(frozen=True)
+class RewardMoments:
+    """Count, mean and sum of squared deviations of all rewards so far (Chan et al. 1979, pairwise update)."""
+
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    def updated(self, scores: Tensor) -> "RewardMoments":
+        """The moments with these (N,) scores among them."""
+        scores = scores.double()
+        mean, squares = scores.mean().item(), scores.var(correction=0).item() * len(scores)
+        count, difference = self.count + len(scores), mean - self.mean
+        return RewardMoments(
+            count,
+            self.mean + difference * len(scores) / count,
+            self.squares + squares + difference**2 * self.count * len(scores) / count,
+        )
+
+    def normalize(self, scores: Tensor) -> Tensor:
+        """Scores less the mean, over the (population) standard deviation; 0 while all scores have been equal."""
+        return (scores - self.mean) / (math.sqrt(self.squares / max(1, self.count)) + 1e-8)
+
+
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimation (Schulman et al. 2016, eq. 16); episodes end with the last real token.
 
@@ -142,7 +168,8 @@ def clipped_policy_loss(
 
     Returns:
         The loss and, detached, `approxkl` (half the mean squared log-ratio), `clipfrac` (share of tokens on
-        which the clipped term is the larger loss) and `ratio` (mean).
+        which the clipped term is the larger loss), `ratio` (mean) and `ratio_square` (mean of (ratio - 1)^2,
+        from which the ratio's variance follows without cancellation).
     """
     log_ratio = (logprobs - old_logprobs).masked_fill(~mask.bool(), 0.0)
     ratio = log_ratio.exp()
@@ -154,6 +181,7 @@ def clipped_policy_loss(
             "approxkl": masked_mean(0.5 * log_ratio**2, mask, count),
             "clipfrac": masked_mean((clipped > plain).float(), mask, count),
             "ratio": masked_mean(ratio, mask, count),
+            "ratio_square": masked_mean((ratio - 1.0) ** 2, mask, count),
         }
     return loss, stats
 

@@ -4,7 +4,7 @@ Everything random here is a function of (seed, rollout), so a run that is interr
 needs no generator state to go on exactly as it would have.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from shfcas.chat import encode_prompt
 from shfcas.seeds import derive_seed
-from shfcas.training.ppo_math import completion_mask
+from shfcas.training.ppo_math import RewardMoments, completion_mask
 from shfcas.training.value import LanguageModel, causal_lm
 
 
@@ -32,43 +32,55 @@ def prompt_rows(rollout: int, batch_size: int, num_prompts: int, seed: int) -> l
     return [passes[i // num_prompts][i % num_prompts] for i in positions]
 
 
+@dataclass(frozen=True)
+class Prompts:
+    """A dataset and the token ids of its prompts, row by row."""
+
+    dataset: Dataset
+    ids: list[list[int]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
 def encode_prompts(
     dataset: Dataset,
     tokenizer: Any,
     max_prompt_length: int,
     max_completion_length: int,
     context_length: int | None,
-) -> list[list[int]]:
-    """Token ids of the `prompt` column, text or messages (rendered with the chat template).
+    name: str = "train_dataset",
+) -> Prompts:
+    """Tokenises the `prompt` column, text or messages (rendered with the chat template).
 
     Raises:
         ValueError: no prompt column, an empty dataset, or a row whose prompt is empty, longer than
             `max_prompt_length`, or leaves no room for a completion within the context. Nothing is truncated.
     """
     if not isinstance(dataset, Dataset):
-        raise ValueError(f"train_dataset must be a datasets.Dataset, got {type(dataset).__name__}")
+        raise ValueError(f"{name} must be a datasets.Dataset, got {type(dataset).__name__}")
     if "prompt" not in dataset.column_names:
-        raise ValueError(f"train_dataset has no 'prompt' column; its columns are {dataset.column_names}")
+        raise ValueError(f"{name} has no 'prompt' column; its columns are {dataset.column_names}")
     if len(dataset) == 0:
-        raise ValueError("train_dataset is empty")
+        raise ValueError(f"{name} is empty")
     prompts = dataset["prompt"]
     if not isinstance(prompts[0], str) and tokenizer.chat_template is None:
         raise ValueError("the prompts are messages, but the tokenizer has no chat template")
     encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     for row, ids in enumerate(encoded):
         if not ids:
-            raise ValueError(f"train_dataset row {row}: the prompt is empty")
+            raise ValueError(f"{name} row {row}: the prompt is empty")
         if len(ids) > max_prompt_length:
             raise ValueError(
-                f"train_dataset row {row}: the prompt has {len(ids)} tokens, more than "
+                f"{name} row {row}: the prompt has {len(ids)} tokens, more than "
                 f"max_prompt_length={max_prompt_length}; shorten it, drop it, or raise max_prompt_length"
             )
         if context_length is not None and len(ids) + max_completion_length > context_length:
             raise ValueError(
-                f"train_dataset row {row}: a prompt of {len(ids)} tokens and max_completion_length="
+                f"{name} row {row}: a prompt of {len(ids)} tokens and max_completion_length="
                 f"{max_completion_length} do not fit into the model's context of {context_length} tokens"
             )
-    return encoded
+    return Prompts(dataset, encoded)
 
 
 def stop_ids(model: LanguageModel, tokenizer: PreTrainedTokenizerBase, requested: Sequence[int] | None) -> list[int]:
@@ -170,7 +182,10 @@ class Rollout:
         mask: (N, K), bool.
         finished: (N,), bool: ended with a stop token.
         tokens: (N, K) float tensors by name: log-probabilities, values, advantages and so on.
-        metrics: averages over the whole rollout, of all processes.
+        columns: (N,) what is known of each answer, by the name of the metric.
+        metrics: averages of the columns over the whole rollout, of all processes.
+        moments: of all rewards up to this rollout; see `RewardMoments`.
+        samples: one row of `completions/` an answer, of all processes, where they are logged.
     """
 
     prompt_ids: Tensor
@@ -179,7 +194,10 @@ class Rollout:
     mask: Tensor
     finished: Tensor
     tokens: dict[str, Tensor] = field(default_factory=dict)
+    columns: dict[str, Tensor] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
+    moments: RewardMoments = field(default_factory=RewardMoments)
+    samples: list[dict[str, Any]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.mask)
@@ -216,6 +234,20 @@ class Rollout:
     def completion_lists(self) -> list[list[int]]:
         """Completion ids as lists, without padding."""
         return [ids[:n].tolist() for ids, n in zip(self.completion_ids.cpu(), self.lengths.tolist(), strict=True)]
+
+
+class RolloutLoader:
+    """What the base trainer iterates over in place of a dataloader: a pass is one rollout's micro-batches."""
+
+    def __init__(self, batches: Callable[[], Iterator[dict[str, Tensor]]], length: int) -> None:
+        self._batches = batches
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        return self._batches()
 
 
 def minibatch_rows(size: int, batch_size: int, num_epochs: int, seed: int, rollout: int) -> Iterator[list[int]]:

@@ -1,4 +1,4 @@
-"""A causal language model with a value head, seen only through the tokens of its responses.
+"""A causal language model and its values, seen only through the tokens of its responses.
 
 Layout of every batch: `input_ids` (B, P + K) holds left-padded prompts followed by right-padded completions
 of K columns, `attention_mask` (B, P + K) is 1 on real tokens, `completion_mask` (B, K) is true on real
@@ -7,11 +7,14 @@ its value.
 """
 
 import inspect
+import logging
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+logger = logging.getLogger(__name__)
 
 # Logits held at once: 2^25 float32 values are 128 MiB, whatever the batch and the vocabulary.
 MAX_LOGITS = 2**25
@@ -22,7 +25,10 @@ LanguageModel = Any
 
 
 class ResponseOutput(NamedTuple):
-    """What one forward pass says about each response token; 0 on padding. All (B, K), float32."""
+    """What one forward pass says about each response token; 0 on padding. All (B, K), float32.
+
+    `entropy` carries a gradient only where it was asked for.
+    """
 
     logprobs: Tensor
     entropy: Tensor
@@ -37,6 +43,27 @@ def causal_lm(policy: LanguageModel) -> LanguageModel:
 def is_peft_model(model: Any) -> bool:
     """Whether the model is a `peft.PeftModel`; does not need PEFT installed."""
     return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
+
+
+def context_length(*models: Any) -> int | None:
+    """The number of tokens that all of these models can see; None where none of them says."""
+    configs = [model.config.get_text_config() for model in models if model is not None]
+    limits = [getattr(config, "max_position_embeddings", None) for config in configs]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def warn_of_half_precision(*models: Any) -> None:
+    """Says so where weights are trained in a dtype of half precision."""
+    for model in models:
+        for parameter in model.parameters() if model is not None else ():
+            if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
+                logger.warning(
+                    "weights of %s are trained in %s, where small updates are rounded away: load it in float32 and "
+                    "set bf16=True, or train an adapter",
+                    type(model).__name__,
+                    parameter.dtype,
+                )
+                break
 
 
 def disable_dropout(model: nn.Module) -> None:
@@ -63,9 +90,9 @@ def _forward_arguments(module: nn.Module, input_ids: Tensor, attention_mask: Ten
     return arguments
 
 
-def _hidden_states(lm: LanguageModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """The trunk's last hidden states, (B, T, H), without computing a single logit."""
-    trunk = getattr(lm, lm.base_model_prefix)
+def hidden_states(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """The last hidden states of a model's trunk, (B, T, H), without computing a single logit."""
+    trunk = getattr(model, model.base_model_prefix)
     return trunk(**_forward_arguments(trunk, input_ids, attention_mask)).last_hidden_state
 
 
@@ -82,28 +109,38 @@ def has_plain_head(policy: LanguageModel) -> bool:
     ids = torch.arange(4, device=lm.device)[None]
     mask = torch.ones_like(ids)
     expected = lm(**_forward_arguments(lm, ids, mask)).logits
-    return torch.allclose(head(_hidden_states(lm, ids, mask)), expected, rtol=1e-4, atol=1e-4)
+    return torch.allclose(head(hidden_states(lm, ids, mask)), expected, rtol=1e-4, atol=1e-4)
 
 
-def _token_statistics(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-probability of each target and entropy (no gradient), both (N,), from logits (N, V)."""
+def _token_statistics(
+    logits: Tensor, targets: Tensor, temperature: float, entropy_gradient: bool
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of each target and entropy, both (N,), from logits (N, V)."""
     log_softmax = (logits.float() / temperature).log_softmax(dim=-1)
-    entropy = torch.special.entr(log_softmax.detach().exp()).sum(dim=-1)
-    return log_softmax.gather(-1, targets[:, None]).squeeze(-1), entropy
+    logprobs = log_softmax.gather(-1, targets[:, None]).squeeze(-1)
+    if not entropy_gradient:
+        log_softmax = log_softmax.detach()
+    # A token that is ruled out has log-probability -inf: 0 * -inf would be NaN.
+    entropy = -(log_softmax.exp() * log_softmax.clamp(min=torch.finfo(torch.float32).min)).sum(dim=-1)
+    return logprobs, entropy
 
 
-def _project(head: Any, hidden: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    return _token_statistics(head(hidden), targets, temperature)
+def _project(
+    head: Any, hidden: Tensor, targets: Tensor, temperature: float, entropy_gradient: bool
+) -> tuple[Tensor, Tensor]:
+    return _token_statistics(head(hidden), targets, temperature, entropy_gradient)
 
 
-def _chunked_statistics(head: Any, hidden: Tensor, targets: Tensor, temperature: float) -> list[Tensor]:
+def _chunked_statistics(
+    head: Any, hidden: Tensor, targets: Tensor, temperature: float, entropy_gradient: bool
+) -> list[Tensor]:
     """`_token_statistics` of `head(hidden)` from at most `MAX_LOGITS` logits at a time, backwards too."""
     vocabulary = getattr(head, "out_features", None) or head.weight.shape[0]
     size = max(1, MAX_LOGITS // vocabulary)
     if len(hidden) <= size:
-        return list(_project(head, hidden, targets, temperature))
+        return list(_project(head, hidden, targets, temperature, entropy_gradient))
     parts = [
-        checkpoint(_project, head, h, t, temperature, use_reentrant=False, preserve_rng_state=False)
+        checkpoint(_project, head, h, t, temperature, entropy_gradient, use_reentrant=False, preserve_rng_state=False)
         for h, t in zip(hidden.split(size), targets.split(size), strict=True)
     ]
     return [torch.cat(column) for column in zip(*parts, strict=True)]
@@ -116,6 +153,7 @@ def response_statistics(
     completion_mask: Tensor,
     temperature: float,
     plain_head: bool,
+    entropy_gradient: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probabilities and entropies of the response tokens, with the hidden states before them.
 
@@ -126,6 +164,7 @@ def response_statistics(
         completion_mask: (B, K).
         temperature: divides the logits; the temperature at which the tokens were sampled.
         plain_head: what `has_plain_head(policy)` said.
+        entropy_gradient: whether the entropies carry a gradient.
 
     Returns:
         logprobs (B, K) and entropy (B, K), float32 and 0 on padding; hidden states (B, K, H).
@@ -136,50 +175,77 @@ def response_statistics(
     targets = input_ids[:, -length:][mask]
     before = slice(-length - 1, -1)  # position t - 1 predicts token t
     if plain_head:
-        hidden = _hidden_states(lm, input_ids, attention_mask)[:, before]
-        parts = _chunked_statistics(lm.get_output_embeddings(), hidden[mask], targets, temperature)
+        hidden = hidden_states(lm, input_ids, attention_mask)[:, before]
+        parts = _chunked_statistics(lm.get_output_embeddings(), hidden[mask], targets, temperature, entropy_gradient)
     else:
         arguments = _forward_arguments(lm, input_ids, attention_mask)
         if "logits_to_keep" in inspect.signature(lm.forward).parameters:
             arguments["logits_to_keep"] = length + 1
         outputs = lm(**arguments, output_hidden_states=True)
         hidden = outputs.hidden_states[-1][:, before]
-        parts = list(_token_statistics(outputs.logits[:, before][mask], targets, temperature))
+        logits = outputs.logits[:, before][mask]
+        parts = list(_token_statistics(logits, targets, temperature, entropy_gradient))
     logprobs, entropy = (part.new_zeros(mask.shape).masked_scatter(mask, part) for part in parts)
     return logprobs, entropy, hidden
 
 
 class PolicyWithValue(nn.Module):
-    """A policy and a value head on its trunk, trained together.
+    """A policy and its value function, trained together.
 
-    The head is a float32 linear layer that starts at zero: the value is 0 everywhere until it has learned
-    something.
+    The value function is a head on the policy's trunk, a float32 linear layer that starts at zero, so that the
+    value is 0 everywhere until it has learned something; or a model of its own.
 
     Args:
         policy: a causal language model, PEFT-wrapped or not. Its dropout is switched off in place.
         temperature: sampling temperature of the rollouts.
+        value_model: a sequence classifier with a head named `score` (see `shfcas.training.ppo_value_model`), or
+            None for the head on the policy's trunk. Its dropout is switched off in place.
+        entropy_gradient: whether entropies carry a gradient.
     """
 
-    def __init__(self, policy: LanguageModel, temperature: float = 1.0) -> None:
+    def __init__(
+        self,
+        policy: LanguageModel,
+        temperature: float = 1.0,
+        value_model: Any = None,
+        entropy_gradient: bool = False,
+    ) -> None:
         super().__init__()
         disable_dropout(policy)
         self.policy: LanguageModel = policy
-        self.temperature = temperature
+        self.temperature, self.entropy_gradient = temperature, entropy_gradient
         lm = causal_lm(policy)
         self.plain_head = has_plain_head(policy)
-        self.value_head = nn.Linear(lm.config.get_text_config().hidden_size, 1, dtype=torch.float32, device=lm.device)
-        nn.init.zeros_(self.value_head.weight)
-        nn.init.zeros_(self.value_head.bias)
+        self.value_model = value_model
+        if value_model is not None:
+            disable_dropout(value_model)
+        else:
+            width = lm.config.get_text_config().hidden_size
+            self.value_head = nn.Linear(width, 1, dtype=torch.float32, device=lm.device)
+            nn.init.zeros_(self.value_head.weight)
+            nn.init.zeros_(self.value_head.bias)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor) -> ResponseOutput:
         """Log-probabilities, entropies and values of the response tokens (see the module's docstring)."""
         logprobs, entropy, hidden = response_statistics(
-            self.policy, input_ids, attention_mask, completion_mask, self.temperature, self.plain_head
+            self.policy,
+            input_ids,
+            attention_mask,
+            completion_mask,
+            self.temperature,
+            self.plain_head,
+            self.entropy_gradient,
         )
+        head = self.value_head if self.value_model is None else self.value_model.score
+        if self.value_model is not None:
+            before = slice(-completion_mask.shape[1] - 1, -1)
+            hidden = hidden_states(self.value_model, input_ids, attention_mask)[:, before]
         with torch.autocast(hidden.device.type, enabled=False):
-            values = self.value_head(hidden.float()).squeeze(-1)
+            values = head(hidden.float()).squeeze(-1)
         return ResponseOutput(logprobs, entropy, values.masked_fill(~completion_mask.bool(), 0.0))
 
     def activation_checkpointing_enable(self, **arguments: Any) -> None:
-        """Passes the trainer's request on to the policy."""
+        """Passes the trainer's request on to the policy and the value model."""
         causal_lm(self.policy).activation_checkpointing_enable(**arguments)
+        if self.value_model is not None:
+            self.value_model.activation_checkpointing_enable(**arguments)

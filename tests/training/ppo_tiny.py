@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 from shfcas.training.ppo import PPOConfig
 
@@ -34,9 +34,8 @@ def tiny_tokenizer(template: bool = True) -> PreTrainedTokenizerFast:
     return fast
 
 
-def tiny_model(seed: int = 0, **changes: object) -> LlamaForCausalLM:
-    """Two Llama layers of width 32 over 64 words; ends a completion now and then."""
-    torch.manual_seed(seed)
+def tiny_config(**changes: object) -> LlamaConfig:
+    """Two Llama layers of width 32 over 64 words."""
     settings = {
         "vocab_size": 64,
         "hidden_size": 32,
@@ -50,7 +49,19 @@ def tiny_model(seed: int = 0, **changes: object) -> LlamaForCausalLM:
         "pad_token_id": EOS,
         "initializer_range": 0.3,
     }
-    return LlamaForCausalLM(LlamaConfig(**settings | changes)).eval()
+    return LlamaConfig(**settings | changes)
+
+
+def tiny_model(seed: int = 0, **changes: object) -> LlamaForCausalLM:
+    """A random policy; ends a completion now and then."""
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(tiny_config(**changes)).eval()
+
+
+def tiny_classifier(seed: int = 0, **changes: object) -> LlamaForSequenceClassification:
+    """A random reward model that reads the policy's tokens."""
+    torch.manual_seed(seed)
+    return LlamaForSequenceClassification(tiny_config(**{"num_labels": 1} | changes)).eval()
 
 
 def lora() -> LoraConfig:

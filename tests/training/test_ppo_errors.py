@@ -32,7 +32,12 @@ def trainer(folder: Path, **changes: object) -> PPOTrainer:
         ({"temperature": 0.0}, "temperature must be a positive number"),
         ({"kl_coef": -0.1}, "kl_coef must be 0 or more"),
         ({"save_rollouts": -1}, "save_rollouts must be 0 or more"),
-        ({"eval_strategy": "steps"}, "does not support eval_strategy='steps': pass metric_funcs"),
+        ({"eval_strategy": "steps"}, "does not support eval_strategy='steps': set eval_rollouts"),
+        ({"load_best_model_at_end": True}, "load_best_model_at_end=True: set early_stopping_patience"),
+        ({"entropy_coef": -0.1}, "entropy_coef must be 0 or more"),
+        ({"length_penalty": -0.1}, "length_penalty must be 0 or more"),
+        ({"early_stopping_patience": 0, "eval_rollouts": 1}, "early_stopping_patience must be at least 1, got 0"),
+        ({"early_stopping_patience": 2}, "early_stopping_patience counts evaluations: set eval_rollouts"),
         ({"save_only_model": True}, "does not support save_only_model=True: a checkpoint must be resumable"),
     ],
 )

@@ -100,6 +100,7 @@ def test_clipped_policy_loss() -> None:
     assert loss.item() == pytest.approx((-1.2 + 1.5 - 0.5 + 0.8 - 2.0) / 5)
     assert stats["clipfrac"].item() == pytest.approx(2 / 5)
     assert stats["ratio"].item() == pytest.approx(1.0)
+    assert stats["ratio_square"].item() == pytest.approx((4 * 0.25 + 0.0) / 5)
     # log 1.5 = 0.405465, log 0.5 = -0.693147: (2 * 0.164402 + 2 * 0.480453) / 2 / 5
     assert stats["approxkl"].item() == pytest.approx(0.128971, abs=1e-6)
 

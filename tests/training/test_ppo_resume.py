@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from ppo_tiny import config, lora, prompts, share_of, tiny_model, tiny_tokenizer
+from ppo_tiny import config, lora, prompts, share_of, tiny_classifier, tiny_model, tiny_tokenizer
 from transformers import TrainerCallback
 
 from shfcas.training.ppo import PPOTrainer, latest_checkpoint
@@ -31,11 +31,12 @@ def trainer(folder: Path, kind: str, crash_at: int | None = None, **changes: obj
     settings = {"num_rollouts": 5, "save_rollouts": 2, "kl_target": 1.0, "kl_horizon": 100}
     return PPOTrainer(
         tiny_model(tie_word_embeddings=kind == "tied"),
-        config(folder, **settings | changes),
+        config(folder, **settings | {"normalize_rewards": "critic" in kind} | changes),
         prompts(),
         tiny_tokenizer(),
         share_of("w7"),
-        peft_config=lora() if kind == "lora" else None,
+        peft_config=lora() if "lora" in kind else None,
+        value_model=tiny_classifier(3) if "critic" in kind else None,
         metric_funcs={"gold": share_of("w8")},
         callbacks=[CrashAt(crash_at)] if crash_at else None,
     )
@@ -49,6 +50,7 @@ def assert_same(ppo: PPOTrainer, whole: PPOTrainer) -> None:
     assert rows(ppo) == rows(whole)
     assert [row["rollout"] for row in rows(ppo)] == list(range(5))
     assert ppo.kl_controller.value == whole.kl_controller.value
+    assert ppo.reward_moments == whole.reward_moments
     for name, expected in whole.model.state_dict().items():
         assert torch.equal(ppo.model.state_dict()[name], expected), name
     for mine, theirs in zip(
@@ -59,7 +61,7 @@ def assert_same(ppo: PPOTrainer, whole: PPOTrainer) -> None:
         assert all(torch.equal(mine[key], theirs[key]) for key in mine)
 
 
-@pytest.mark.parametrize("kind", ["full", "tied", "lora"])
+@pytest.mark.parametrize("kind", ["full", "tied", "lora", "critic", "lora and critic"])
 def test_killed_and_resumed_equals_unbroken(tmp_path: Path, kind: str) -> None:
     whole = trainer(tmp_path / "whole", kind)
     whole.train()

@@ -1,4 +1,3 @@
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -6,11 +5,9 @@ import pytest
 import torch
 from datasets import Dataset
 from ppo_tiny import EOS, config, lora, prompts, share_of, tiny_model, tiny_tokenizer
-from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BertConfig, BertForSequenceClassification
 
 from shfcas.training.ppo import PPOTrainer
-from shfcas.training.rollouts import minibatch_rows
 
 # Enough stop tokens that some completions end by themselves and some are cut off.
 STOP = [EOS, *range(40, 50)]
@@ -34,108 +31,6 @@ def trainer(folder: Path, *, reward: object = None, model: object = None, **chan
 
 def rollout_rows(ppo: PPOTrainer) -> list[dict[str, float]]:
     return [row for row in ppo.state.log_history if "rollout" in row]
-
-
-def reference_update(
-    model: nn.Module, head: nn.Linear, reference: nn.Module, rows: list[tuple], steps: list[list[int]]
-) -> None:
-    """PPO written down plainly: one sequence at a time, no padding, no masks, numbers in lists.
-
-    `rows` holds (prompt, completion, score), `steps` the rows of each optimizer step. The settings are those
-    of the test below.
-    """
-    kl_coef, gamma, lam, clip, vf_coef, lr = 0.2, 0.9, 0.8, 0.2, 0.5, 0.1
-
-    def forward(net: nn.Module, prompt: list[int], completion: list[int]) -> tuple[Tensor, Tensor]:
-        output = net(torch.tensor([prompt + completion]), output_hidden_states=True)
-        positions = range(len(prompt) - 1, len(prompt) + len(completion) - 1)
-        logprobs = [output.logits[0, p].log_softmax(-1)[c] for p, c in zip(positions, completion, strict=True)]
-        values = [head(output.hidden_states[-1][0, p])[0] for p in positions]
-        return torch.stack(logprobs), torch.stack(values)
-
-    old, advantages, returns = [], [], []
-    with torch.no_grad():
-        for prompt, completion, score in rows:
-            logprobs, values = (x.tolist() for x in forward(model, prompt, completion))
-            ref = forward(reference, prompt, completion)[0].tolist()
-            rewards = [-kl_coef * (p - q) for p, q in zip(logprobs, ref, strict=True)]
-            rewards[-1] += score
-            row = []
-            for t in range(len(completion)):
-                discounted = 0.0
-                for s in range(t, len(completion)):
-                    ahead = values[s + 1] if s + 1 < len(completion) else 0.0
-                    discounted += (gamma * lam) ** (s - t) * (rewards[s] + gamma * ahead - values[s])
-                row.append(discounted)
-            old.append((logprobs, values))
-            advantages.append(row)
-            returns.append([a + v for a, v in zip(row, values, strict=True)])
-    flat = [a for row in advantages for a in row]
-    mean = sum(flat) / len(flat)
-    deviation = math.sqrt(sum((a - mean) ** 2 for a in flat) / len(flat))
-
-    parameters = [*model.parameters(), *head.parameters()]
-    for step in steps:
-        losses = []
-        for i in step:
-            logprobs, values = forward(model, *rows[i][:2])
-            for t in range(len(logprobs)):
-                advantage = (advantages[i][t] - mean) / deviation
-                ratio = (logprobs[t] - old[i][0][t]).exp()
-                policy_loss = -min(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
-                before, target = old[i][1][t], returns[i][t]
-                held = before + (values[t] - before).clamp(-clip, clip)
-                value_loss = 0.5 * max((values[t] - target) ** 2, (held - target) ** 2)
-                losses.append(policy_loss + vf_coef * value_loss)
-        gradients = torch.autograd.grad(sum(losses) / len(losses), parameters)
-        with torch.no_grad():
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter -= lr * gradient
-
-
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_update_equals_a_plain_implementation(tmp_path: Path, accumulation: int) -> None:
-    """Two epochs of two steps, with a reference that is not the policy: parameter by parameter."""
-    settings = {
-        "num_rollouts": 1,
-        "per_device_train_batch_size": 4 // accumulation,
-        "gradient_accumulation_steps": accumulation,
-        "kl_coef": 0.2,
-        "gamma": 0.9,
-        "lam": 0.8,
-        "vf_coef": 0.5,
-        "learning_rate": 0.1,
-        "lr_scheduler_type": "constant",
-        "optim": "sgd",
-        "max_grad_norm": 0.0,
-        "seed": 5,
-        "stop_token_ids": STOP,
-    }
-    ppo = trainer(tmp_path, model=tiny_model(1), ref_model=tiny_model(2), **settings)
-    nn.init.normal_(ppo.model.value_head.weight, std=0.3)
-    model, head = tiny_model(1), nn.Linear(32, 1)
-    head.load_state_dict(ppo.model.value_head.state_dict())
-
-    rollout = ppo.collect_rollout(0)
-    assert rollout.finished.any() and not rollout.finished.all()
-    rows = []
-    for i, completion in enumerate(rollout.completion_lists()):
-        prompt = rollout.prompt_ids[i][rollout.prompt_mask[i]].tolist()
-        words = [token for token in completion if token != EOS]
-        rows.append((prompt, completion, words.count(11) / max(1, len(words))))  # w7 has id 11
-    steps = list(minibatch_rows(8, 4, num_epochs=2, seed=5, rollout=0))
-    reference_update(model, head, tiny_model(2), rows, steps)
-
-    ppo.train()
-    (row,) = rollout_rows(ppo)
-    assert row["policy/clipfrac_avg"] > 0.05 and row["val/clipfrac_avg"] > 0  # the clips took part
-    start = dict(tiny_model(1).named_parameters())
-    for name, expected in model.named_parameters():
-        got = ppo.model.policy.get_parameter(name)
-        torch.testing.assert_close(got, expected, atol=2e-5, rtol=0)
-        assert not torch.allclose(got, start[name], atol=1e-3)
-    torch.testing.assert_close(ppo.model.value_head.weight, head.weight, atol=2e-5, rtol=0)
-    torch.testing.assert_close(ppo.model.value_head.bias, head.bias, atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize("adapter", [False, True])
@@ -174,8 +69,32 @@ def test_log_rows_add_up(tmp_path: Path) -> None:
         assert row["completions/mean_length"] == pytest.approx(row["rewards/length_reward"])
         assert row["loss"] == pytest.approx(row["loss/policy_avg"] + 0.1 * row["loss/value_avg"])
         assert 0 <= row["val/num_eos_tokens"] <= 8
+        assert row["lr"] == row["learning_rate"] > 0
+        assert row["val/ratio_var"] > 0
     assert second["objective/kl"] > 0
     assert (first["step"], second["step"]) == (4, 8)
+    assert (first["episode"], second["episode"]) == (8, 16)
+
+
+@pytest.mark.parametrize("entropy_coef", [0.0, 0.5])
+def test_the_entropy_bonus_keeps_the_policy_open(tmp_path: Path, entropy_coef: float) -> None:
+    """Without a penalty for leaving the reference, only the bonus holds the policy back from one word."""
+    ppo = trainer(
+        tmp_path,
+        entropy_coef=entropy_coef,
+        kl_coef=0.0,
+        num_rollouts=15,
+        rollout_batch_size=32,
+        generation_batch_size=32,
+        per_device_train_batch_size=16,
+        learning_rate=1e-2,
+    )
+    ppo.train()
+    first, *_, last = rollout_rows(ppo)
+    assert first["loss"] == pytest.approx(
+        first["loss/policy_avg"] + 0.1 * first["loss/value_avg"] - entropy_coef * first["policy/entropy_avg"]
+    )
+    assert (last["policy/entropy_avg"] > 2.5) == (entropy_coef > 0)
 
 
 def length_reward(completion_ids: list[list[int]], **columns: object) -> list[float]:
@@ -196,7 +115,7 @@ def test_first_step_starts_from_ratio_one(tmp_path: Path) -> None:
     ppo.train()
     (row,) = rollout_rows(ppo)
     assert row["val/ratio"] == pytest.approx(1, abs=1e-5)
-    assert row["policy/approxkl_avg"] < 1e-9
+    assert row["policy/approxkl_avg"] < 1e-9 and abs(row["val/ratio_var"]) < 1e-9
 
 
 def test_adaptive_kl_coefficient_moves(tmp_path: Path) -> None:

@@ -1,0 +1,192 @@
+"""`train_policy`: PPO as a stage, with the settings of a run."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from transformers import AutoModelForCausalLM
+
+from shfcas import models
+from shfcas.config import build
+from shfcas.errors import UserError
+from shfcas.files import read_json
+from shfcas.training.lora import LoraSettings
+from shfcas.training.policy import SHARED, PPOSettings, split_prompts, train_policy
+from shfcas.training.ppo import PPOConfig, PPOTrainer
+from shfcas.training.ppo_options import PPOOptions
+
+# Options whose default differs between a run's settings and the trainer.
+DIFFERENT = {"num_rollouts", "generation_batch_size", "kl_target", "max_kl", "save_rollouts"}
+OWN = {
+    "mini_batch_size",
+    "gradient_accumulation_steps",
+    "activation_checkpointing",
+    "lr_scheduler_type",
+    "value_model",
+    "held_out",
+    "report_to",
+    "lora",
+}
+
+
+def settings(**changes: object) -> PPOSettings:
+    small = {
+        "num_rollouts": 2,
+        "rollout_batch_size": 8,
+        "mini_batch_size": 4,
+        "num_ppo_epochs": 1,
+        "max_completion_length": 6,
+        "learning_rate": 1e-3,
+    }
+    return PPOSettings(**small | changes)
+
+
+def train(folder: Path, **changes: object) -> list[dict[str, Any]]:
+    policy = str(folder / "policy") if (folder / "policy").exists() else tiny.save_policy(folder / "policy")
+    metrics = {"gold": tiny.letter_reward}
+    arguments = (settings(**changes), folder / "new", folder / "work", 0, metrics)
+    return train_policy(policy, tiny.prompts(8), tiny.letter_reward, *arguments)
+
+
+def fields(cls: type) -> dict[str, dataclasses.Field]:
+    return {field.name: field for field in dataclasses.fields(cls)}
+
+
+def test_settings_and_config_say_the_same() -> None:
+    """One set of options: neither can know, describe or choose what the other does not, but for the names above."""
+    options, mine, config = fields(PPOOptions), fields(PPOSettings), fields(PPOConfig)
+    for name, field in options.items():
+        assert (config[name].default, config[name].metadata) == (field.default, field.metadata), name
+        assert (mine[name].default != field.default) == (name in DIFFERENT), name
+        assert mine[name].type == config[name].type == field.type, name
+        assert mine[name].metadata.get("choices") == field.metadata.get("choices"), name
+        meaning = field.metadata["help"]
+        assert meaning and (mine[name].metadata["help"] == meaning or name == "kl_target"), name
+    assert mine.keys() - options.keys() == OWN
+    assert set(SHARED) <= config.keys() and set(SHARED) <= mine.keys()
+
+
+def test_settings_come_from_yaml() -> None:
+    values = {"stop_token_ids": [1, 2], "early_stopping_patience": "3", "kl_estimator": "k3", "lora": {"r": 0}}
+    assert build(PPOSettings, values) == PPOSettings(
+        stop_token_ids=[1, 2], early_stopping_patience=3, kl_estimator="k3", lora=LoraSettings(r=0)
+    )
+
+
+def test_every_setting_reaches_the_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each option with another value than its default."""
+    other = {
+        "temperature": 0.9, "stop_token_ids": [0], "kl_coef": 0.1, "kl_target": 3.0, "kl_horizon": 9,
+        "kl_estimator": "k3", "max_kl": 7.0, "cliprange": 0.1, "cliprange_value": 0.3, "vf_coef": 0.2,
+        "entropy_coef": 0.01, "gamma": 0.99, "lam": 0.9, "whiten_advantages": False, "normalize_rewards": True,
+        "reward_clip": 3.0, "missing_eos_penalty": 1.0, "length_penalty": 0.1, "eval_rollouts": 1,
+        "early_stopping_metric": "gold", "early_stopping_patience": 2, "log_completions": True, "save_rollouts": 1,
+        "num_rollouts": 1, "rollout_batch_size": 6, "generation_batch_size": 3, "num_ppo_epochs": 3,
+        "learning_rate": 1e-4, "max_prompt_length": 60, "max_completion_length": 5, "lr_scheduler_type": "cosine",
+        "gradient_accumulation_steps": 3, "activation_checkpointing": True,
+    }  # fmt: skip
+    assert other.keys() == set(SHARED)
+    seen: list[PPOConfig] = []
+    start = PPOTrainer.train
+    monkeypatch.setattr(PPOTrainer, "train", lambda self, **kwargs: seen.append(self.args) or start(self, **kwargs))
+    train(tmp_path, **other, held_out=0.25, mini_batch_size=6)
+    (args,) = seen
+    for name, value in other.items():
+        assert getattr(args, name) == value != getattr(PPOSettings(), name), name
+    assert args.per_device_train_batch_size == 2 and args.report_to == []
+
+
+def test_split_prompts() -> None:
+    prompts = tiny.prompts(12)
+    prompts = [*prompts, prompts[0] | {"prompt_id": "again"}]
+    chosen = settings(held_out=0.25, eval_rollouts=1)
+    different = {json.dumps(row["prompt"]) for row in prompts}
+    first, second = split_prompts(prompts, chosen, 0)
+    assert sorted(first + second, key=str) == sorted(prompts, key=str)
+    texts = [{json.dumps(row["prompt"]) for row in part} for part in (first, second)]
+    assert not texts[0] & texts[1]
+    assert len(texts[1]) == round(len(different) / 4)
+    assert split_prompts(prompts, chosen, 0) == (first, second)
+    assert any(split_prompts(prompts, chosen, seed) != (first, second) for seed in range(1, 5))
+    assert split_prompts(prompts, settings(), 0) == (prompts, [])
+
+
+def test_held_out_prompts_are_evaluated_and_never_trained_on(tmp_path: Path) -> None:
+    changes = {"num_rollouts": 4, "log_completions": True, "eval_rollouts": 2, "held_out": 0.5}
+    history = train(tmp_path, **changes, early_stopping_patience=5, early_stopping_metric="gold")
+    assert [("eval_gold" in row, "objective/kl" in row) for row in history] == [
+        (True, True), (False, True), (True, True), (False, True), (True, False),
+    ]  # fmt: skip
+    lines = [p.read_text().splitlines() for p in sorted((tmp_path / "new" / "completions").iterdir())]
+    asked = {json.loads(line)["prompt"][0]["content"] for part in lines for line in part}
+    train_prompts, held_out = split_prompts(tiny.prompts(8), settings(**changes), 0)
+    assert asked == {row["prompt"][0]["content"] for row in train_prompts}
+    assert not asked & {row["prompt"][0]["content"] for row in held_out}
+
+
+def test_trackers_and_completions_outlive_the_checkpoints(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    history = train(tmp_path, report_to="tensorboard", log_completions=True)
+    (folder,) = (tmp_path / "new" / "runs").iterdir()
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    logged = [event.value for event in events.Scalars("train/objective/gold")]
+    assert logged == pytest.approx([row["objective/gold"] for row in history])
+    assert len(list((tmp_path / "new" / "completions").iterdir())) == 2
+    AutoModelForCausalLM.from_pretrained(tmp_path / "new")
+
+
+def test_by_default_nothing_is_reported_and_nothing_written_but_the_model(tmp_path: Path) -> None:
+    history = train(tmp_path)
+    assert not (tmp_path / "new" / "runs").exists() and not (tmp_path / "new" / "completions").exists()
+    assert [row["rollout"] for row in history] == [0, 1]
+    assert not [name for row in history for name in row if name.startswith("eval_")]
+
+
+def test_a_value_model_by_name(tmp_path: Path) -> None:
+    train(tmp_path, value_model=tiny.save_policy(tmp_path / "critic", seed=5))
+    state = tmp_path / "work" / "checkpoint-4" / "value_model" / "config.json"
+    assert read_json(state)["architectures"] == ["LlamaForSequenceClassification"]
+
+
+@pytest.mark.parametrize(("rank", "dtype"), [(0, torch.float32), (8, torch.bfloat16)])
+def test_weights_that_are_trained_are_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, dtype: torch.dtype
+) -> None:
+    """On a GPU models load in bfloat16, which is good enough for frozen weights only."""
+    monkeypatch.setattr(models, "_dtype", lambda: torch.bfloat16)
+    seen: list[PPOTrainer] = []
+    start = PPOTrainer.train
+    monkeypatch.setattr(PPOTrainer, "train", lambda self, **kwargs: seen.append(self) or start(self, **kwargs))
+    train(tmp_path, lora=LoraSettings(r=rank))
+    weight = next(p for n, p in seen[0].model.policy.named_parameters() if "up_proj" in n and "lora" not in n)
+    assert weight.dtype == dtype
+    assert {p.dtype for p in seen[0].model.parameters() if p.requires_grad} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"held_out": 0.5}, "held_out sets prompts aside for the evaluations of eval_rollouts: set both or none"),
+        ({"eval_rollouts": 1}, "set both or none"),
+        ({"held_out": 0.01, "eval_rollouts": 1}, "held_out 0.01 of 8 different prompts is 0: there must be some"),
+        ({"held_out": 1.0, "eval_rollouts": 1}, "held_out 1.0 of 8 different prompts is 8: there must be some"),
+        ({"gradient_accumulation_steps": 3}, "mini_batch_size 4 cannot be worked off in 3 equal parts"),
+        ({"early_stopping_patience": 1}, "PPO: early_stopping_patience counts evaluations"),
+        (
+            {"report_to": "tensorboard, wandb"},
+            "there is no tracker wandb; install it with: pip install wandb",
+        ),
+        ({"value_model": "./nowhere"}, "no model at ./nowhere: the folder does not exist"),
+    ],
+)
+def test_errors(tmp_path: Path, changes: dict[str, object], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.integrations.integration_utils.is_wandb_available", lambda: False)
+    with pytest.raises(UserError, match=message):
+        train(tmp_path, **changes)
+    assert not (tmp_path / "new").exists()
