@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 from shfcas.errors import UserError
 from shfcas.preferences import Preference
 from shfcas.scoring import ModelScorer, load_scorer, pair_accuracy
-from shfcas.training import reward as reward_room
+from shfcas.training import reward_member as reward_room
 from shfcas.training.lora import LoraSettings
-from shfcas.training.reward import RewardSettings, encode_pairs, train_reward_model
+from shfcas.training.reward import RewardSettings, train_reward_model
+from shfcas.training.reward_data import encode_pairs
 from tests import tiny
 
 GOOD, BAD = ("good", "great", "happy", "fine"), ("bad", "terrible", "cold", "late")
