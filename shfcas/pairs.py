@@ -60,7 +60,9 @@ def calibration(differences: np.ndarray) -> dict[str, Any]:
     return {"expected_error": float(error), "bins": bins}
 
 
-def pair_report(preferences: Sequence[Preference], chosen: Sequence[float], rejected: Sequence[float]) -> dict[str, Any]:
+def pair_report(
+    preferences: Sequence[Preference], chosen: Sequence[float], rejected: Sequence[float]
+) -> dict[str, Any]:
     """Everything that is reported about a reward model on judged pairs.
 
     Args:

@@ -64,13 +64,18 @@ class ModelScorer:
         if model.config.pad_token_id is None:
             model.config.pad_token_id = self.pad_id
 
-    @torch.inference_mode()
     def __call__(self, prompts: list[Prompt], completions: list[Any], **columns: Any) -> list[float]:
         """Rewards for prompts (text or messages) and completions (text or messages)."""
-        encoded = [
-            encode_answer(self.tokenizer, prompt, completion_text(completion), self.max_length)
-            for prompt, completion in zip(prompts, completions, strict=True)
-        ]
+        return self.score_tokens(
+            [
+                encode_answer(self.tokenizer, prompt, completion_text(completion), self.max_length)
+                for prompt, completion in zip(prompts, completions, strict=True)
+            ]
+        )
+
+    @torch.inference_mode()
+    def score_tokens(self, encoded: Sequence[list[int]]) -> list[float]:
+        """Rewards for conversations that are token ids already."""
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
         rewards = [0.0] * len(encoded)
         training = self.model.training
@@ -118,9 +123,9 @@ def load_scorer(name: str, cost_model: bool = False) -> RewardScorer:
     model, tokenizer = load_reward_model(name)
     if not has_trained_head(name):
         raise UserError(f"{name} has no trained reward head; train one with: shfcas train-reward")
-    if model.fresh_weights:
+    if fresh := getattr(model, "fresh_weights", []):
         raise UserError(
-            f"{name} has lost weights, among them {model.fresh_weights[0]}, and would score at random; "
+            f"{name} has lost weights, among them {fresh[0]}, and would score at random; "
             "save it again with its head, or train one with: shfcas train-reward"
         )
     scorer = ModelScorer(model, tokenizer)

@@ -87,7 +87,8 @@ def test_pure_rooms_know_nothing_of_files_models_or_the_web(room: str) -> None:
 
 def may_load_models_at_import(path: Path) -> bool:
     """Trainers subclass those of transformers and TRL; their modules are imported inside functions only."""
-    return path.parent.name == "training" and (path.name.startswith("ppo") or path.name in ("rollouts.py", "value.py", "reward_trainer.py"))
+    names = ("rollouts.py", "value.py", "reward_trainer.py")
+    return path.parent.name == "training" and (path.name.startswith("ppo") or path.name in names)
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_name)

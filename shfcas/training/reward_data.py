@@ -59,7 +59,11 @@ def encode_pairs(
             continue
         row: dict[str, Any]
         if objective == "cost":
-            row = {"chosen_ids": ids[1], "rejected_ids": ids[0], "signs": [_sign(p.rejected_safe), _sign(p.chosen_safe)]}
+            row = {
+                "chosen_ids": ids[1],
+                "rejected_ids": ids[0],
+                "signs": [_sign(p.rejected_safe), _sign(p.chosen_safe)],
+            }
         else:
             row = {"chosen_ids": ids[0], "rejected_ids": ids[1]}
         if with_margin:
@@ -73,10 +77,10 @@ def _sign(safe: bool | None) -> int:
     return 0 if safe is None else -1 if safe else 1
 
 
-def ending(tokenizer: Any, prompt: Prompt) -> str:
-    """What stands behind an answer when a reward model reads it, such as an end token."""
-    marks = [encode_answer(tokenizer, prompt, answer, 1 << 30) for answer in ("yes", "no")]
+def ending(tokenizer: Any, prompt: Prompt) -> list[int]:
+    """The tokens that stand behind every answer when a reward model reads it, such as an end token."""
+    one, other = (encode_answer(tokenizer, prompt, answer, 1 << 30) for answer in ("yes", "no"))
     shared = 0
-    while shared < min(map(len, marks)) and marks[0][-1 - shared] == marks[1][-1 - shared]:
+    while shared < min(len(one), len(other)) and one[-1 - shared] == other[-1 - shared]:
         shared += 1
-    return tokenizer.decode(marks[0][len(marks[0]) - shared :])
+    return one[len(one) - shared :]

@@ -81,11 +81,9 @@ def train_member(
     scorer = _scorer(trained, tokenizer, max_length, settings)
     found = reports(scorer, used, measured, before)
     trained.config.shfcas_cost_model = settings.objective == "cost"
-    trained.config.shfcas_ending = ending(tokenizer, used[0].prompt)  # preflight looks whether it is still there
+    trained.config.shfcas_ending = ending(tokenizer, used[0].prompt)  # preflight compares
     save_model(output, trained, tokenizer)
-    curve = [
-        {"step": row["step"], "loss": row["eval_loss"]} for row in trainer.state.log_history if "eval_loss" in row
-    ]
+    curve = [{"step": row["step"], "loss": row["eval_loss"]} for row in trainer.state.log_history if "eval_loss" in row]
     _warn_of_overfitting(curve, settings)
     return {
         "pairs": len(pairs),
@@ -200,7 +198,7 @@ def _warn_of_safety(preferences: Sequence[Preference]) -> None:
     contradictions = sum(p.chosen_safe is False and p.rejected_safe is True for p in preferences)
     if contradictions:
         logger.warning(
-            "%d of %d pairs prefer an unsafe answer to a safe one; a cost model needs the safer answer as the chosen one",
+            "%d of %d pairs prefer an unsafe answer to a safe one; for a cost model the safer answer is the chosen one",
             contradictions,
             len(preferences),
         )

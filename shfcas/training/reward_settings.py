@@ -12,7 +12,9 @@ class RewardSettings:
     """Training of a reward model; epochs, batch and weight decay as the authors of SHF-CAS set them."""
 
     objective: str = option(
-        "reward", "what is learned: a reward, or a cost (lower is better, 0 between safe and unsafe)", ("reward", "cost")
+        "reward",
+        "what is learned: a reward, or a cost (lower is better, 0 divides safe and unsafe)",
+        ("reward", "cost"),
     )
     num_train_epochs: float = option(2.0, "passes over the preferences")
     learning_rate: float = option(2e-5, "peak learning rate (cosine)")
