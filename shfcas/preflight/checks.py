@@ -160,7 +160,7 @@ def check_end(scorer: ModelScorer, pairs: Sequence[Preference], judged: Finding)
             {"ending": text},
         )
     if not set(tail) & special_ids(tokenizer):
-        works = judged.values["known"] and judged.values["low"] > 0.5
+        works = judged.values["known"] and judged.values["low"] > 0.5 and judged.values["count"] >= FEW
         return Finding(
             "end",
             WARN if works or trained is not None else FAIL,
