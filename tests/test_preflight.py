@@ -15,8 +15,8 @@ from transformers import AutoConfig, AutoTokenizer, LlamaForSequenceClassificati
 from shfcas.cli import main
 from shfcas.errors import UserError
 from shfcas.models import load_reward_model
-from shfcas.preflight import FAIL, PASS, WARN, Finding, PreflightSettings, check_model, preflight, refuse_failures
 from shfcas.preferences import Preference
+from shfcas.preflight import FAIL, PASS, WARN, Finding, PreflightSettings, check_model, preflight, refuse_failures
 from shfcas.scoring import load_scorer
 from shfcas.training.reward import RewardSettings, train_reward_model
 from tests import tiny
