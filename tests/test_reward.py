@@ -180,8 +180,9 @@ class Kill(Exception):
     """As SIGKILL is: nothing after it runs."""
 
 
+@pytest.mark.parametrize("at", [1, 2])
 def test_a_training_that_was_killed_ends_as_one_that_was_not(
-    names: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    at: int, names: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     contrary = [replace(p, chosen=p.rejected, rejected=p.chosen) for p in TRAIN[:16]]
     settings = RewardSettings(**OVERFIT, early_stopping_patience=2)
@@ -197,7 +198,7 @@ def test_a_training_that_was_killed_ends_as_one_that_was_not(
     def killed(self: Any, *arguments: Any, **options: Any) -> None:
         save(self, *arguments, **options)
         saves.append(self.state.global_step)
-        if len(saves) == 2:
+        if len(saves) == at:
             raise Kill
 
     monkeypatch.setattr(transformers.Trainer, "_save_checkpoint", killed)

@@ -103,7 +103,8 @@ def reports(
     scorer: RewardScorer, used: Sequence[Preference], measured: Sequence[Preference], before: dict[str, Any] | None
 ) -> dict[str, Any]:
     """The reports on training and held-out pairs, and their accuracies beside them, where they are found at once."""
-    train, held_out = _report(scorer, used), _report(scorer, measured)
+    distinct = list({id(p): p for p in used}.values())  # a repeated pair weighs more, and says no more
+    train, held_out = _report(scorer, distinct), _report(scorer, measured)
     return {
         "train_accuracy": train["accuracy"]["mean"] if train else None,
         "held_out_accuracy": held_out["accuracy"]["mean"] if held_out else None,
