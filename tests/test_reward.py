@@ -180,7 +180,7 @@ class Kill(Exception):
     """As SIGKILL is: nothing after it runs."""
 
 
-@pytest.mark.parametrize("at", [1, 2])
+@pytest.mark.parametrize("at", [1, 2, 3])
 def test_a_training_that_was_killed_ends_as_one_that_was_not(
     at: int, names: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from shfcas.errors import UserError
+from shfcas.files import read_json
 from shfcas.models import has_trained_head, is_cost_model, load_reward_model, save_model
 from shfcas.pairs import pair_report, wilson_interval
 from shfcas.preferences import Preference
 from shfcas.scoring import ModelScorer, RewardScorer, negated, pair_rewards, reward_max_length
-from shfcas.training.common import merged, supervised_options, train
+from shfcas.training.common import merged, newest_checkpoint, supervised_options, train
 from shfcas.training.reward_data import encode_pairs, ending
 from shfcas.training.reward_settings import RewardSettings
 
@@ -155,7 +156,19 @@ def _trainer(
     )
     if stop_early:
         trainer.add_callback(EarlyStoppingCallback(settings.early_stopping_patience))
+        if _has_stopped(work_dir, settings.early_stopping_patience):
+            trainer.args.num_train_epochs = 0  # only the best model is still to be loaded
     return trainer
+
+
+def _has_stopped(work_dir: Path, patience: int) -> bool:
+    """Whether the newest checkpoint is one at which training stopped early: the trainer itself would go on from it."""
+    checkpoint = newest_checkpoint(work_dir)
+    if checkpoint is None:
+        return False
+    callbacks = read_json(Path(checkpoint) / "trainer_state.json")["stateful_callbacks"]
+    stopping = callbacks.get("EarlyStoppingCallback", {"attributes": {}})
+    return stopping["attributes"].get("early_stopping_patience_counter", 0) >= patience
 
 
 def _scorer(model: Any, tokenizer: Any, max_length: int, settings: RewardSettings) -> RewardScorer:
