@@ -227,6 +227,15 @@ def test_a_template_that_drops_a_part(text: str, what: str, copy: Path) -> None:
     assert finding.status == FAIL and finding.message == f"the model reads the same tokens whatever the {what} is"
 
 
+def test_a_template_that_drops_the_system_turn(copy: Path) -> None:
+    text = "{% for m in messages if m['role'] != 'system' %}<|user|>{{ m['content'] }}<|end|>{% endfor %}"
+    template(copy, text)
+    system = [replace(p, prompt=[{"role": "system", "content": "Be short."}, *p.prompt]) for p in KNOWN]
+    finding = found(preflight(str(copy), SETTINGS, preferences=system), "template")
+    assert finding.status == WARN and finding.message.endswith("what is said by: system")
+    assert found(preflight(str(copy), SETTINGS, preferences=KNOWN), "template").status == PASS
+
+
 def test_a_decoder_that_has_lost_its_template(copy: Path) -> None:
     (copy / "chat_template.jinja").unlink()
     config = AutoConfig.from_pretrained(copy)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from shfcas.chat import Prompt, encode_answer, plain_text
+from shfcas.chat import Prompt, as_messages, encode_answer, plain_text
 from shfcas.pairs import accuracy
 from shfcas.preferences import Preference
 from shfcas.preflight.finding import FAIL, PASS, WARN, Finding
@@ -90,6 +90,14 @@ def check_template(scorer: ModelScorer, pairs: Sequence[Preference]) -> Finding:
             "" if known else "if the model was trained with a template, save that in its tokenizer",
         )
     few = pairs[:BATCH]
+    for p in few:
+        text = tokenizer.apply_chat_template(
+            [*as_messages(p.prompt), {"role": "assistant", "content": p.chosen}], tokenize=False
+        )
+        lost = sorted({m["role"] for m in as_messages(p.prompt) if m["content"].strip() not in text})
+        if lost:
+            message = f"the chat template drops or changes what is said by: {', '.join(lost)}"
+            return Finding("template", WARN, message, "mend it, or put what matters into a user turn")
     templated = [encode(tokenizer, p, p.chosen) for p in few]
     plain = [tokenizer(f"{plain_text(p.prompt)}\n\n{p.chosen}", verbose=False)["input_ids"] for p in few]
     shift = moved(scorer.score_tokens(templated), scorer.score_tokens([ids[: scorer.max_length] for ids in plain]))

@@ -64,7 +64,7 @@ def train_member(
         )
     if settings.objective == "cost":
         _warn_of_safety(used)
-    before = _report(_scorer(model, tokenizer, max_length, settings), measured)
+    before = _report(_scorer(model, tokenizer, max_length, settings), measured, f"{model_name} is broken")
     trainer = _trainer(
         settings,
         bool(measured),
@@ -176,13 +176,15 @@ def _scorer(model: Any, tokenizer: Any, max_length: int, settings: RewardSetting
     return negated(scorer) if settings.objective == "cost" else scorer
 
 
-def _report(scorer: RewardScorer, preferences: Sequence[Preference]) -> dict[str, Any] | None:
+def _report(
+    scorer: RewardScorer, preferences: Sequence[Preference], why: str = "training diverged; lower the learning rate"
+) -> dict[str, Any] | None:
     """What is reported about a model on pairs; None where there are none."""
     if not preferences:
         return None
     chosen, rejected = pair_rewards(scorer, preferences)
     if not all(map(math.isfinite, (*chosen, *rejected))):
-        raise UserError("the reward model's scores are not numbers: training diverged; lower the learning rate")
+        raise UserError(f"the reward model's scores are not numbers: {why}")
     report = pair_report(preferences, chosen, rejected)
     said = [
         (reward > 0) == safe
