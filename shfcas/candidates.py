@@ -11,6 +11,7 @@
 | `reference_logprobs` | list<double> | optional: the same sum under a reference model |
 | `base_logprobs` | list<double> | optional: under the policy before the first round, for the KL |
 | `rewards` | list<double> | proxy reward, higher is better |
+| `reward_variances` | list<double> | optional: an ensemble's variance about each reward, at least 0 |
 | `pacs` | list<double> | conflict of each answer |
 | `kendall_distance`, `kendall_tau_b`, `mean_abs_pacs` | double | conflict of the prompt |
 | `degenerate` | bool | all rewards or all policy scores alike |
@@ -42,6 +43,7 @@ LIST_COLUMNS = {
     "reference_logprobs": pa.list_(pa.float64()),
     "base_logprobs": pa.list_(pa.float64()),
     "rewards": pa.list_(pa.float64()),
+    "reward_variances": pa.list_(pa.float64()),
     "pacs": pa.list_(pa.float64()),
 }
 SCALAR_COLUMNS = {
@@ -177,6 +179,8 @@ class CandidateTable:
                     raise UserError(f"{here}, column {name}: {got} values for {len(row['completions'])} completions")
                 if any(value is None for value in row[name]):
                     raise UserError(f"{here}, column {name}: a value is null")
+                if name == "reward_variances" and not all(value >= 0 for value in row[name]):
+                    raise UserError(f"{here}, column {name}: a variance is negative or not a number")
         return CandidateTable(table, self.metadata)
 
 

@@ -135,9 +135,12 @@ def load_reward_model(name: str) -> tuple[Any, Any]:
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # a fresh head is expected here
     try:
-        model = _load("AutoModelForSequenceClassification", name, num_labels=1, dtype=torch.float32)
+        model, info = _load(
+            "AutoModelForSequenceClassification", name, num_labels=1, dtype=torch.float32, output_loading_info=True
+        )
     finally:
         transformers_logging.set_verbosity(level)
+    model.fresh_weights = sorted(info["missing_keys"])  # drawn at random, for the checkpoint has none
     model.config.pad_token_id = tokenizer.pad_token_id
     return model.to(device()).eval(), tokenizer
 
@@ -146,6 +149,12 @@ def has_trained_head(name: str) -> bool:
     """Whether a saved model says that it is a sequence classifier (a backbone alone would score at random)."""
     architectures = _load("AutoConfig", name).architectures or []
     return any("SequenceClassification" in a or "Score" in a or "Reward" in a for a in architectures)
+
+
+def is_cost_model(name: str) -> bool:
+    """Whether a model's configuration says that lower is better: ours, or one of safe-rlhf."""
+    config = _load("AutoConfig", name)
+    return bool(getattr(config, "shfcas_cost_model", False)) or getattr(config, "score_type", None) == "cost"
 
 
 def save_model(directory: str | Path, model: Any, tokenizer: Any) -> None:

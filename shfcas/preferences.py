@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ class Preference:
         source: who judged: `human`, `gold`, `judge`, or `original` for data that the user brought.
         annotator: the name of the person or model.
         round: the round in which it was asked (0: before the first).
+        chosen_safe: whether the chosen answer is safe, where somebody said so; a cost model learns from it.
+        rejected_safe: the same for the rejected answer.
     """
 
     prompt: Prompt
@@ -42,36 +45,95 @@ class Preference:
     source: str = "original"
     annotator: str = ""
     round: int = 0
+    chosen_safe: bool | None = None
+    rejected_safe: bool | None = None
 
     def to_row(self) -> dict[str, Any]:
-        """The record as TRL reads it: messages for a conversational prompt, no margin where none was given."""
+        """The record as TRL reads it: messages for a conversational prompt, no column for what was not given."""
         row = dataclasses.asdict(self)
         if not isinstance(self.prompt, str):
             for side in ("chosen", "rejected"):
                 row[side] = [{"role": "assistant", "content": row[side]}]
-        if self.margin is None:
-            del row["margin"]
+        for name in ("margin", "chosen_safe", "rejected_safe"):
+            if row[name] is None:
+                del row[name]
         return row
 
     @classmethod
     def from_row(cls, row: dict[str, Any], where: str = "preference") -> "Preference":
-        """Reads a TRL row (text or messages); unknown columns are ignored, an error names the row."""
-        values: dict[str, Any] = {f.name: row[f.name] for f in dataclasses.fields(cls) if f.name in row}
+        """Reads a TRL row (text or messages); unknown columns are ignored, and null is as good as not there.
+
+        Raises:
+            UserError: a column is missing or holds something else than it should; the message names the row.
+        """
+        known = {f.name for f in dataclasses.fields(cls)}
+        values: dict[str, Any] = {name: value for name, value in row.items() if name in known and value is not None}
         for name in ("prompt", "chosen", "rejected"):
-            if name not in values:
+            if name not in row:
                 raise UserError(f"{where}: no {name}; expected the columns prompt, chosen, rejected")
-        check_prompt(values["prompt"], where)
+        check_prompt(values.get("prompt"), where)
         for side in ("chosen", "rejected"):
-            answer = values[side]
-            if isinstance(answer, list):
-                contents = [m.get("content") for m in answer if isinstance(m, dict) and m.get("role") == "assistant"]
-                answer = contents[-1] if contents else None
-            if not isinstance(answer, str):
-                raise UserError(f"{where}, {side}: expected text or a list with an assistant message")
-            values[side] = answer
+            values[side] = _answer_text(values.get(side), f"{where}, {side}")
         if values.get("source", "original") not in SOURCES:
             raise UserError(f"{where}, source: {values['source']!r} is not one of {', '.join(SOURCES)}")
+        for name, check in _CHECKS.items():
+            if name in values:
+                values[name] = check(values[name], f"{where}, {name}")
         return cls(**values)
+
+
+def _answer_text(answer: Any, where: str) -> str:
+    """The text of an answer that is text, or the last assistant message of a list."""
+    if isinstance(answer, list):
+        contents = [m.get("content") for m in answer if isinstance(m, dict) and m.get("role") == "assistant"]
+        answer = contents[-1] if contents else None
+    if not isinstance(answer, str):
+        raise UserError(f"{where}: expected text or a list with an assistant message")
+    return answer
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _margin(value: Any, where: str) -> float:
+    if not _is_number(value) or value < 0:
+        raise UserError(f"{where}: expected a number of at least 0 (how much better), or null, got {value!r}")
+    return float(value)
+
+
+def _whole(value: Any, where: str) -> int:
+    if not _is_number(value) or value != int(value):
+        raise UserError(f"{where}: expected a whole number, got {value!r}")
+    return int(value)
+
+
+def _round(value: Any, where: str) -> int:
+    if _whole(value, where) < 0:
+        raise UserError(f"{where}: expected 0 (before the first round) or the number of a round, got {value!r}")
+    return int(value)
+
+
+def _safety(value: Any, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise UserError(f"{where}: expected true or false, or null where nobody said, got {value!r}")
+    return value
+
+
+def _text(value: Any, where: str) -> str:
+    return str(value)
+
+
+_CHECKS = {
+    "margin": _margin,
+    "round": _round,
+    "chosen_index": _whole,
+    "rejected_index": _whole,
+    "chosen_safe": _safety,
+    "rejected_safe": _safety,
+    "prompt_id": _text,
+    "annotator": _text,
+}
 
 
 def write_preferences(path: str | Path, preferences: Iterable[Preference]) -> None:

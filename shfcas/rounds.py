@@ -20,12 +20,14 @@ from shfcas.feedback import read_queue
 from shfcas.feedback.gold import GoldFeedback
 from shfcas.files import write_json, write_jsonl
 from shfcas.preferences import Preference, merge, read_preferences, write_preferences
+from shfcas.preflight import PreflightSettings, preflight, refuse_failures
 from shfcas.sampling import SamplingConfig, sample_policy
 from shfcas.scoring import CentredReward, add_rewards, load_scorer, score_rows
 from shfcas.selection import SelectionConfig, select
 from shfcas.stages import RunDirectory, StageContext
 from shfcas.training.policy import PPOSettings, train_policy
-from shfcas.training.reward import RewardSettings, train_reward_model
+from shfcas.training.reward import RefineSettings, RewardSettings, train_reward_model
+from shfcas.training.reward_data import held_out_prompts, split, weighted
 from shfcas.training.sft import SFTSettings, read_demonstrations, train_sft
 
 logger = logging.getLogger(__name__)
@@ -55,7 +57,10 @@ class RunConfig:
     sampling: SamplingConfig = option(SamplingConfig, "candidate answers")
     selection: SelectionConfig = option(SelectionConfig, "whom to ask about what")
     feedback: str = option("gold", "who answers", ("gold", "none"))
-    reward: RewardSettings = option(RewardSettings, "refinement of the reward model")
+    reward: RefineSettings = option(RefineSettings, "refinement of the reward model")
+    preflight: PreflightSettings | None = option(
+        PreflightSettings, "look for what is wrong with the reward model before anything is scored (none: do not)"
+    )
     ppo: PPOSettings = option(PPOSettings, "fine-tuning of the policy")
     evaluation: EvaluationSettings = option(EvaluationSettings, "evaluation")
     rounds: int = option(1, "rounds")
@@ -124,8 +129,15 @@ class Loop:
     # -- before the first round -------------------------------------------------------------------------
 
     def prepare(self) -> State:
-        """Demonstrations, original preferences, the SFT policy and the proxy: whichever the configuration asks for."""
+        """Demonstrations, original preferences, the SFT policy and the proxy: whichever the configuration asks for.
+
+        The reward model that the first round starts with is then looked at before anything is scored with it.
+        """
         config, run = self.config, self.run
+        trained = {"proxy": config.proxy, "reward": config.reward if config.feedback != "none" else None}
+        for name, training in trained.items():
+            if config.cost_model and training and training.objective != "cost":
+                raise UsageError(f"cost_model: a cost model is trained with {name}.objective cost, not as a reward")
         given = Path(config.demonstrations) if config.demonstrations else None
         if config.bootstrap and not given:
             settings, prompts = config.bootstrap, read_prompts(config.bootstrap.prompts)
@@ -160,8 +172,15 @@ class Loop:
             pairs, proxy = original, config.proxy
             reward_model = run.stage(
                 "round-0/reward_model",
-                lambda c: self._train_reward(c, config.reward_model, read_preferences(pairs), proxy),
+                lambda c: self._train_reward(c, config.reward_model, [read_preferences(pairs)], proxy),
                 {"backbone": config.reward_model, "preferences": pairs},
+            )
+        if config.preflight:
+            pairs_known, checks = original, config.preflight
+            run.stage(
+                "round-0/preflight.json",
+                lambda c: self._preflight(c, reward_model, pairs_known, checks),
+                {"reward_model": reward_model, **({"preferences": original} if original else {})},
             )
         return State(policy, reward_model, (original,) if original else ())
 
@@ -203,9 +222,7 @@ class Loop:
 
         def make(context: StageContext) -> None:
             groups = [read_preferences(path) for path in (*state.preferences, labels)]
-            merged = merge(*groups)
-            new = [p for p in merged if p.round > 0]
-            self._train_reward(context, start, merged + new * (settings.new_pair_weight - 1), settings)
+            self._train_reward(context, start, groups, settings)
 
         reward_model = self.run.stage(
             f"{name}/reward_model",
@@ -339,11 +356,37 @@ class Loop:
         self,
         context: StageContext,
         start: str | Path,
-        preferences: Sequence[Preference],
+        groups: Sequence[Sequence[Preference]],
         settings: RewardSettings,
     ) -> None:
-        result = train_reward_model(str(start), preferences, settings, context.output, context.work_dir, context.seed)
-        write_json(context.output / "training.json", result)
+        """Trains on the merged groups, the most trusted last, but for the prompts that are held out.
+
+        Those depend on the run's seed and on where a prompt first appears, not on the stage: what one round has
+        trained on is never held out in another.
+        """
+        from shfcas.report.training import write_training_report
+
+        apart = held_out_prompts([p for group in groups for p in group], settings.held_out, self.config.seed)
+        pairs, held_out = split(merge(*groups), apart)
+        pairs = weighted(pairs, settings.new_pair_weight)
+        result = train_reward_model(
+            str(start), pairs, settings, context.output, context.work_dir, context.seed, held_out
+        )
+        write_training_report(context.output, result)
+
+    def _preflight(
+        self, context: StageContext, reward_model: str | Path, preferences: Path | None, settings: PreflightSettings
+    ) -> None:
+        findings = preflight(
+            str(reward_model),
+            settings,
+            self.config.cost_model,
+            read_preferences(preferences) if preferences else [],
+            [{**row, "completions": [""]} for row in self.prompts],
+            answer_tokens=self.config.sampling.max_new_tokens,
+        )
+        refuse_failures(findings)
+        write_json(context.output, [vars(finding) for finding in findings])
 
     def _metrics(self, answers: Path, before: Path, state: State) -> dict[str, Any]:
         """Metrics of a policy's held-out answers, and of the current reward model on pairs of the first ones."""

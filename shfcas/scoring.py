@@ -7,15 +7,19 @@ A scorer is named by a model (see `shfcas.models`), or by `module:function` for 
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean, variance
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from shfcas.callables import is_callable_name, load_callable
 from shfcas.candidates import CandidateTable
 from shfcas.chat import Prompt, completion_message, completion_text, encode_answer
 from shfcas.errors import UserError
-from shfcas.models import context_length, has_trained_head, load_reward_model
+from shfcas.files import read_json
+from shfcas.models import context_length, has_trained_head, is_cost_model, load_reward_model
+from shfcas.pairs import accuracy
 from shfcas.preferences import Preference
 from shfcas.progress import progress
 
@@ -60,13 +64,18 @@ class ModelScorer:
         if model.config.pad_token_id is None:
             model.config.pad_token_id = self.pad_id
 
-    @torch.inference_mode()
     def __call__(self, prompts: list[Prompt], completions: list[Any], **columns: Any) -> list[float]:
         """Rewards for prompts (text or messages) and completions (text or messages)."""
-        encoded = [
-            encode_answer(self.tokenizer, prompt, completion_text(completion), self.max_length)
-            for prompt, completion in zip(prompts, completions, strict=True)
-        ]
+        return self.score_tokens(
+            [
+                encode_answer(self.tokenizer, prompt, completion_text(completion), self.max_length)
+                for prompt, completion in zip(prompts, completions, strict=True)
+            ]
+        )
+
+    @torch.inference_mode()
+    def score_tokens(self, encoded: Sequence[list[int]]) -> list[float]:
+        """Rewards for conversations that are token ids already."""
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
         rewards = [0.0] * len(encoded)
         training = self.model.training
@@ -99,17 +108,28 @@ def load_scorer(name: str, cost_model: bool = False) -> RewardScorer:
     """The scorer of that name.
 
     Args:
-        name: `module:function`, or a model name.
-        cost_model: lower is better (safe-rlhf style): the sign is turned.
+        name: `module:function`, a model name, or the folder of an ensemble.
+        cost_model: lower is better (safe-rlhf style): the sign is turned. A model whose configuration says so is
+            turned without being told.
+
+    Raises:
+        UserError: there is no such scorer, or the model has no trained head.
     """
+    if members := ensemble_members(name):
+        return EnsembleScorer([load_scorer(member, cost_model) for member in members])
     if is_callable_name(name):
         scorer = load_callable(name)
-    else:
-        model, tokenizer = load_reward_model(name)
-        if not has_trained_head(name):
-            raise UserError(f"{name} has no trained reward head; train one with: shfcas train-reward")
-        scorer = ModelScorer(model, tokenizer)
-    return negated(scorer) if cost_model else scorer
+        return negated(scorer) if cost_model else scorer
+    model, tokenizer = load_reward_model(name)
+    if not has_trained_head(name):
+        raise UserError(f"{name} has no trained reward head; train one with: shfcas train-reward")
+    if fresh := getattr(model, "fresh_weights", []):
+        raise UserError(
+            f"{name} has lost weights, among them {fresh[0]}, and would score at random; "
+            "save it again with its head, or train one with: shfcas train-reward"
+        )
+    scorer = ModelScorer(model, tokenizer)
+    return negated(scorer) if cost_model or is_cost_model(name) else scorer
 
 
 def negated(scorer: RewardScorer) -> RewardScorer:
@@ -119,6 +139,34 @@ def negated(scorer: RewardScorer) -> RewardScorer:
         return [-cost for cost in scorer(prompts, completions, **columns)]
 
     return reward
+
+
+ENSEMBLE_FILE = "ensemble.json"
+
+
+def ensemble_members(name: str) -> list[str]:
+    """The folders of an ensemble's members; none where the name is not the folder of an ensemble."""
+    folder = Path(name).expanduser()
+    if not (folder / ENSEMBLE_FILE).is_file():
+        return []
+    return [str(folder / member) for member in read_json(folder / ENSEMBLE_FILE)["members"]]
+
+
+class EnsembleScorer:
+    """The mean reward of several scorers; where they differ, they have not learned what they say.
+
+    Args:
+        members: at least two scorers.
+    """
+
+    def __init__(self, members: Sequence[RewardScorer]) -> None:
+        self.members = members
+        self.__name__ = "ensemble"
+
+    def __call__(self, prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
+        """The mean over the members, one an answer."""
+        each = [member(prompts=prompts, completions=completions, **columns) for member in self.members]
+        return [sum(rewards) / len(rewards) for rewards in zip(*each, strict=True)]
 
 
 class ReferencedReward:
@@ -242,16 +290,31 @@ def score_rows(scorer: RewardScorer, rows: Sequence[dict[str, Any]], block: int 
 
 
 def add_rewards(candidates: CandidateTable, scorer: RewardScorer) -> CandidateTable:
-    """Adds `rewards` to a candidate table."""
-    return candidates.with_columns(rewards=score_rows(scorer, candidates.rows()))
+    """Adds `rewards` to a candidate table, and those of an ensemble's members as `reward_variances`.
+
+    The variance is the unbiased one over the members, so that few members do not look as if they agreed.
+    """
+    rows = candidates.rows()
+    if not isinstance(scorer, EnsembleScorer):
+        return candidates.with_columns(rewards=score_rows(scorer, rows))
+    each = [score_rows(member, rows) for member in scorer.members]
+    answers = [list(zip(*row, strict=True)) for row in zip(*each, strict=True)]
+    return candidates.with_columns(
+        rewards=[[fmean(rewards) for rewards in row] for row in answers],
+        reward_variances=[[variance(rewards) for rewards in row] for row in answers],
+    )
+
+
+def pair_rewards(scorer: RewardScorer, preferences: Sequence[Preference]) -> tuple[list[float], list[float]]:
+    """Rewards of the chosen and of the rejected answers."""
+    prompts = [p.prompt for p in preferences] * 2
+    answers = [completion_message(p.prompt, p.chosen) for p in preferences]
+    answers += [completion_message(p.prompt, p.rejected) for p in preferences]
+    rewards = list(scorer(prompts=prompts, completions=answers))
+    return rewards[: len(preferences)], rewards[len(preferences) :]
 
 
 def pair_accuracy(scorer: RewardScorer, preferences: Sequence[Preference]) -> float:
     """Share of pairs whose chosen answer gets the higher reward; a tie counts half."""
-    prompts = [p.prompt for p in preferences] * 2
-    answers = [completion_message(p.prompt, p.chosen) for p in preferences]
-    answers += [completion_message(p.prompt, p.rejected) for p in preferences]
-    rewards = scorer(prompts=prompts, completions=answers)
-    n = len(preferences)
-    wins = sum((c > r) + 0.5 * (c == r) for c, r in zip(rewards[:n], rewards[n:], strict=True))
-    return wins / n
+    chosen, rejected = pair_rewards(scorer, preferences)
+    return accuracy(np.subtract(chosen, rejected))["mean"]

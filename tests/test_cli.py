@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -143,6 +144,11 @@ def mistakes() -> dict[str, tuple[list[str], int, str]]:
             "compares answers 0 and 7 of prompt 'p0', which has 2 answers",
         ),
         "no preferences": (["train-reward", "--model", "{reward_model}"], 1, "no preferences"),
+        "averages of one": (
+            ["train-reward", "--model", "{reward_model}", "--preferences", "{original}", "--average_weights", "true"],
+            2,
+            "average_weights needs models to average: set ensemble_size to 2 or more",
+        ),
         "no completion": (
             ["sft", "--policy", "{policy}", "--demonstrations", "{prompts}"],
             1,
@@ -236,9 +242,13 @@ def test_the_commands_form_a_chain(
                     files["prompts"])  # fmt: skip
     assert (result["prompts"], result["answers"]) == (6, 24)
 
-    proxy = ["train-reward", "--model", models["reward_model"], "--held_out", files["original"]]
-    result = shfcas(*proxy, "--preferences", files["original"], "--reward.learning_rate", "1e-3", "--output", "proxy")
+    proxy = ["train-reward", "--model", models["reward_model"], "--eval_preferences", files["original"]]
+    result = shfcas(*proxy, "--preferences", files["original"], "--learning_rate", "1e-3", "--output", "proxy")
     assert result["pairs"] == 9 and 0 <= result["held_out_accuracy"] <= 1
+    assert json.loads(Path("proxy/training.json").read_text())["held_out"] == result["held_out"]
+    assert Path("proxy/calibration.svg").read_text().startswith("<svg")
+    checks = shfcas("preflight", "--reward_model", "./proxy", "--candidates", "candidates.parquet")
+    assert {check["status"] for check in checks} <= {"pass", "warn"}
 
     result = shfcas("score", "--reward_model", "./proxy", "--policy_score", "logprob_ratio")
     assert result["prompts"] == 6 and result["nan"] == 0 and result["mean_abs_pacs"] > 0
@@ -251,7 +261,7 @@ def test_the_commands_form_a_chain(
     assert all(p.source == "gold" and p.round == 1 for p in read_preferences("preferences.jsonl"))
 
     both = f"{files['original']},preferences.jsonl"
-    result = shfcas("train-reward", "--model", "./proxy", "--preferences", both)
+    result = shfcas("train-reward", "--model", "./proxy", "--preferences", both, "--held_out", 0)
     assert result["pairs"] == 9 + judged["preferences"]
     assert load_scorer("./reward-model")(["how was it?"], ["good"])
 
@@ -276,3 +286,17 @@ def test_the_commands_form_a_chain(
 
     assert main(["sft", "--policy", models["policy"], "--demonstrations", files["demonstrations"]]) == 1
     assert "policy-sft exists already" in capsys.readouterr().err
+
+
+def test_metrics_of_a_reward_model_are_readable(
+    models: dict[str, str], files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    output = str(tmp_path / "model")
+    arguments = ["train-reward", "--model", models["reward_model"], "--preferences", files["original"]]
+    assert main([*arguments, "--held_out", "0.4", "--ensemble_size", "2", "--output", output]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["pairs: 6 (original 6)", "models: 2"]
+    assert lines[2].startswith("loss: ") and lines[-1] == f"output: {output}"
+    held_out = next(line for line in lines if line.startswith("accuracy on held-out pairs: "))
+    assert re.fullmatch(r"accuracy on held-out pairs: \d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\] of 3", held_out)
+    assert any(line.startswith("expected calibration error: ") for line in lines)

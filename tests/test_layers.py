@@ -18,11 +18,13 @@ LAYERS = [  # the lowest first; a room imports rooms of its own layer and of low
     {"ops", "reference"},
     {"config", "files", "errors", "progress", "seeds", "quantiles"},
     {"candidates", "preferences", "models", "chat", "callables", "shards", "conflict_summary"},
+    {"pairs"},
     {
         "bootstrap",
         "sampling",
         "scoring",
         "score_tables",
+        "preflight",
         "conflicts",
         "selection",
         "feedback",
@@ -95,8 +97,9 @@ def test_pure_rooms_know_nothing_of_files_models_or_the_web(room: str) -> None:
 
 
 def may_load_models_at_import(path: Path) -> bool:
-    """The PPO trainer subclasses transformers' own; its modules are imported inside functions only."""
-    return path.parent.name == "training" and (path.name.startswith("ppo") or path.name in ("rollouts.py", "value.py"))
+    """Trainers subclass those of transformers and TRL; their modules are imported inside functions only."""
+    names = ("rollouts.py", "value.py", "reward_trainer.py")
+    return path.parent.name == "training" and (path.name.startswith("ppo") or path.name in names)
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_name)

@@ -121,3 +121,43 @@ def test_merging_nothing_gives_nothing_and_changes_no_group() -> None:
     merge(old, new)
     assert (len(old), len(new)) == (2, 1)
     assert merge() == merge([], []) == []
+
+
+def test_null_is_as_good_as_not_there() -> None:
+    row = {"prompt": "how?", "chosen": "a", "rejected": "b"}
+    nothing = dict.fromkeys(("margin", "source", "annotator", "round", "prompt_id", "chosen_index", "chosen_safe"))
+    assert Preference.from_row({**row, **nothing}) == Preference.from_row(row) == pair("a", "b")
+
+
+def test_numbers_come_back_as_what_they_are() -> None:
+    row = {"prompt": "how?", "chosen": "a", "rejected": "b", "margin": 1, "round": 2.0, "prompt_id": 7}
+    made = Preference.from_row(row)  # a table with a gap in it turns whole numbers into floats
+    assert (made.margin, made.round, made.prompt_id) == (1.0, 2, "7")
+    assert isinstance(made.margin, float) and isinstance(made.round, int)
+
+
+def test_safety_is_kept_where_it_was_given(tmp_path: Path) -> None:
+    made = [pair("a", "b", chosen_safe=True, rejected_safe=False), pair("c", "d", rejected_safe=False), pair("e", "f")]
+    write_preferences(tmp_path / "p.jsonl", made)
+    assert read_preferences(tmp_path / "p.jsonl") == made
+    assert "chosen_safe" not in made[1].to_row() and made[1].to_row()["rejected_safe"] is False
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"margin": "big"}, "row 3, margin: expected a number of at least 0 .how much better., or null, got 'big'"),
+        ({"margin": -1.0}, "row 3, margin: expected a number of at least 0"),
+        ({"margin": float("nan")}, "row 3, margin: expected a number"),
+        ({"margin": True}, "row 3, margin: expected a number"),
+        ({"round": 1.5}, "row 3, round: expected a whole number, got 1.5"),
+        ({"round": "first"}, "row 3, round: expected a whole number, got 'first'"),
+        ({"round": -1}, "row 3, round: expected 0 .before the first round. or the number of a round, got -1"),
+        ({"chosen_index": "x"}, "row 3, chosen_index: expected a whole number"),
+        ({"chosen_safe": "yes"}, "row 3, chosen_safe: expected true or false, or null where nobody said, got 'yes'"),
+        ({"rejected_safe": 1}, "row 3, rejected_safe: expected true or false"),
+    ],
+)
+def test_what_is_of_the_wrong_kind_is_named(change: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Preference.from_row({"prompt": "how?", "chosen": "a", "rejected": "b", **change}, "row 3")

@@ -14,9 +14,11 @@ from shfcas.conflicts import add_conflicts
 from shfcas.errors import UserError
 from shfcas.evaluation import summarize
 from shfcas.feedback.gold import GoldFeedback
-from shfcas.files import write_json, write_jsonl
-from shfcas.preferences import write_preferences
+from shfcas.files import read_json, write_json, write_jsonl
+from shfcas.pairs import pair_report
+from shfcas.preferences import Preference, write_preferences
 from shfcas.report import write_report
+from shfcas.report.training import write_training_report
 from shfcas.rounds import RunConfig
 from shfcas.selection import SelectionConfig, select
 from shfcas.stages import RunDirectory
@@ -56,6 +58,9 @@ def finished_run(folder: Path) -> Path:
     run.stage("round-1/queue.jsonl", lambda c: write_jsonl(c.output, [vars(q) for q in queue]))
     labels = GoldFeedback(tiny.letter_reward)(queue, table, 1)
     run.stage("round-1/preferences.jsonl", lambda c: write_preferences(c.output, labels))
+    pairs = [Preference("p", "x", "y", source=source, round=k) for k, source in enumerate(("original", "gold"))] * 4
+    held_out = pair_report(pairs, rng.normal(size=8).tolist(), rng.normal(size=8).tolist())
+    run.stage("round-1/reward_model", lambda c: write_training_report(c.output, {"held_out": held_out}))
     run.stage("round-1/policy", lambda c: write_json(c.output / "ppo_history.json", history))
     run.stage("round-1/metrics.json", lambda c: write_json(c.output, metrics))
     return folder
@@ -89,16 +94,32 @@ def test_a_page_has_tables_plots_and_examples(run: Path) -> None:
     html = write_report(run).read_text()
     page = Page(html)
     assert (run / "report.html").exists() and page.count("html") == 1
-    assert page.count("table") == 2
+    assert page.count("table") == 3
     assert all(f">{label}</td>" in html for label in ("round 0", "round 1"))  # a row each
     plots = [html[start : html.index("</svg>", start) + 6] for start in find_all(html, "<svg")]
-    assert len(plots) == 4  # scatter, histogram, training, groups
+    assert len(plots) == 5  # training, groups, calibration, scatter, histogram
     for plot in plots:
         assert len(list(ElementTree.fromstring(plot).iter())) > 50
     assert "12 comparisons" in page.text
     assert sum(a.get("class") == "example" for _, a in page.tags) == 8
     assert sum(a.get("class") == "answer preferred" for _, a in page.tags) == 8  # one of each two, as gold said
     assert "my-run" in page.text
+
+
+def test_reward_models_are_measured_on_held_out_pairs(run: Path) -> None:
+    html = write_report(run).read_text()
+    held_out = read_json(run / "round-1" / "reward_model" / "training.json")["held_out"]
+    groups = {"all": held_out["accuracy"], "gold": held_out["by_source"]["gold"], "round 1": held_out["by_round"]["1"]}
+    for group, found in groups.items():
+        cells = f"{found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}]</td><td>{found['count']}</td>"
+        assert f"<tr><td>round 1</td><td>{group}</td>\n<td>{cells}" in html
+    plot = run / "round-1" / "reward_model" / "calibration.svg"
+    assert len(list(ElementTree.parse(plot).iter())) > 50
+
+
+def test_without_held_out_pairs_there_is_no_such_plot(tmp_path: Path) -> None:
+    write_training_report(tmp_path, {"held_out": None})
+    assert [path.name for path in tmp_path.iterdir()] == ["training.json"]
 
 
 def find_all(text: str, part: str) -> list[int]:

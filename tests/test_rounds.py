@@ -13,9 +13,10 @@ from shfcas.config import build
 from shfcas.errors import UsageError, UserError
 from shfcas.feedback import read_queue
 from shfcas.files import content_hash, read_json
-from shfcas.models import load_policy
+from shfcas.models import is_cost_model, load_policy
 from shfcas.preferences import merge, read_preferences
-from shfcas.rounds import Loop, RunConfig, run
+from shfcas.rounds import Loop, RunConfig, State, run
+from shfcas.scoring import ensemble_members
 from shfcas.stages import RunDirectory
 from tests import tiny
 
@@ -134,6 +135,67 @@ def test_new_labels_weigh_as_often_as_they_are_told_to(
     assert after.reward_model == tmp_path / "run" / "round-1" / "reward_model"
 
 
+def test_what_is_held_out_is_never_trained_on_in_any_round(
+    values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[set, set]] = []
+
+    def train(model: str, pairs: list, settings: Any, output: Path, work_dir: Path, seed: int, held_out: list) -> dict:
+        calls.append(tuple({str(p.prompt) for p in part} for part in (pairs, held_out)))
+        output.mkdir()
+        return {}
+
+    monkeypatch.setattr("shfcas.rounds.train_reward_model", train)
+    reward = {"held_out": 0.3}
+    selection = {**values["selection"], "budget": 12, "strategy": "random"}
+    config = build(RunConfig, {**values, "reward": reward, "proxy": reward, "selection": selection, "preflight": None})
+    loop = Loop(RunDirectory(tmp_path / "run", {}, 0), config)
+    conflicts = loop.conflicts(State(values["policy"], values["reward_model"]), "round-1")
+    state = loop.prepare()
+    for number in (1, 2):
+        labels = loop.ask(conflicts, f"round-{number}", number, config.selection)
+        state = loop.refine(state, labels, f"round-{number}")
+    assert len(calls) == 3 and all(held_out for _, held_out in calls)
+    trained, held_out = (set.union(*parts) for parts in zip(*calls, strict=True))
+    assert not trained & held_out
+
+
+def test_an_ensemble_is_refined_from_round_to_round_and_leaves_its_variances(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    config = build(RunConfig, {**values, "reward": {**values["reward"], "ensemble_size": 2}})
+    loop = Loop(RunDirectory(tmp_path / "run", {}, 0), config)
+    state = loop.prepare()
+    for number in (1, 2):
+        conflicts = loop.conflicts(state, f"round-{number}")
+        assert ("reward_variances" in read_candidates(conflicts)) == (number == 2)  # the first proxy is one model
+        labels = loop.ask(conflicts, f"round-{number}", number, config.selection)
+        state = loop.refine(state, labels, f"round-{number}")
+    assert len(ensemble_members(str(state.reward_model))) == 2
+    assert len(read_json(Path(state.reward_model) / "training.json")["members"]) == 2
+
+
+def test_a_reward_model_that_is_not_fit_to_score_stops_the_run_at_once(values: dict[str, Any], tmp_path: Path) -> None:
+    headless = {**values, "reward_model": values["policy"], "output": str(tmp_path / "run")}
+    with pytest.raises(UserError, match=r"not fit to score: head: the model has no trained.*preflight: null"):
+        run(build(RunConfig, headless))
+    assert not list((tmp_path / "run").rglob("*.parquet"))
+    with pytest.raises(UserError, match="no trained reward head; train one with"):
+        run(build(RunConfig, {**headless, "output": str(tmp_path / "other"), "preflight": None}))
+
+
+def test_a_cost_model_is_refined_as_one(values: dict[str, Any], tmp_path: Path) -> None:
+    costs = {**values, "cost_model": True, "preflight": None}
+    with pytest.raises(UsageError, match=r"a cost model is trained with reward\.objective cost"):
+        Loop(RunDirectory(tmp_path / "a", {}, 0), build(RunConfig, costs)).prepare()
+    config = build(RunConfig, {**costs, "reward": {**values["reward"], "objective": "cost"}})
+    loop = Loop(RunDirectory(tmp_path / "b", {}, 0), config)
+    state = loop.prepare()
+    conflicts = loop.conflicts(state, "round-1")
+    state = loop.refine(state, loop.ask(conflicts, "round-1", 1, config.selection), "round-1")
+    assert is_cost_model(str(state.reward_model))
+
+
 def test_the_policy_follows_rewards_that_are_centred_prompt_by_prompt(
     values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +244,7 @@ def test_the_queue_asks_about_answers_of_the_table(values: dict[str, Any], tmp_p
         ({"proxy": {}, "preferences": None}, "proxy needs preferences"),
         ({"rounds": 0}, "rounds: expected at least 1, got 0"),
         ({"gold": ""}, "missing: gold"),
+        ({"reward": {"held_out": 2}}, "held_out: expected a share"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(values: dict[str, Any], change: dict, message: str) -> None:

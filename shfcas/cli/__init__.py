@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 COMMANDS = {
     "demo": "the whole loop on a small language model, in minutes",
     "run": "all rounds of SHF-CAS from one configuration file, resumable",
+    "preflight": "what may be wrong with a reward model, found before it scores",
     "sample": "answers from a policy, with log-probabilities",
     "score": "rewards and conflict scores (PACS, Kendall-tau) for answers",
     "select": "the comparisons that are worth a label",
@@ -98,7 +99,9 @@ def _run(name: str, arguments: list[str]) -> int:
         config_file = getattr(parsed, getattr(module, "POSITIONAL", ""), None) or parsed.config
         config = from_flags(module.Config, parsed, config_file)
         _require(config)
-        _print(module.run(config), parsed.json)
+        result = module.run(config)
+        _print(result if parsed.json else getattr(module, "text", lambda r: r)(result), parsed.json)
+        return getattr(module, "exit_code", lambda r: 0)(result)
     except SystemExit as stop:  # argparse, after --help
         return int(stop.code or 0)
     except UsageError as error:
@@ -113,7 +116,6 @@ def _run(name: str, arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print(f"shfcas {name}: stopped; the same command continues where it was", file=sys.stderr)
         return 130
-    return 0
 
 
 class _Parser(argparse.ArgumentParser):

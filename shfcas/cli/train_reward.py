@@ -1,30 +1,82 @@
-"""Train or refine a reward model on preferences (TRL's RewardTrainer, Bradley-Terry loss)."""
+"""Train or refine a reward or cost model on preferences (TRL's RewardTrainer, Bradley-Terry loss)."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
-from shfcas.config import option
+from shfcas.config import fingerprint, option
 from shfcas.preferences import merge, read_preferences
 from shfcas.training.reward import RewardSettings, train_reward_model
+from shfcas.training.reward_data import held_out_prompts, split, weighted
 from shfcas.training.stage import trained_folder
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Config:
-    """`shfcas train-reward`."""
-
-    model: str = option("", "a reward model to refine, or a backbone that gets a fresh head")
+class _Files:
+    model: str = option("", "a model to refine, or a backbone that gets a fresh head")
     preferences: list[str] = option(list, "preference files, comma-separated, the most trusted last")
-    held_out: str | None = option(None, "preferences that only measure the accuracy")
+    eval_preferences: str | None = option(
+        None, "preferences that are only measured on (none: hold out a share of the others)"
+    )
     output: str = option("reward-model", "the folder of the trained model")
     seed: int = option(0, "seed")
-    reward: RewardSettings = option(RewardSettings, "training")
+
+
+@dataclass
+class Config(RewardSettings, _Files):
+    """`shfcas train-reward`."""
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Merges the preferences, trains and saves the model."""
-    preferences = merge(*(read_preferences(path) for path in config.preferences))
-    held_out = read_preferences(config.held_out) if config.held_out else []
+    """Merges the preferences, holds some out, trains and saves the model."""
+    from shfcas.report.training import write_training_report
+
+    pairs = merge(*(read_preferences(path) for path in config.preferences))
+    if config.eval_preferences:
+        held_out = read_preferences(config.eval_preferences)
+        shared = len(split(held_out, {fingerprint(p.prompt) for p in pairs})[1])
+        if shared:
+            logger.warning("%d of %d eval_preferences ask prompts that are trained on", shared, len(held_out))
+    else:
+        pairs, held_out = split(pairs, held_out_prompts(pairs, config.held_out, config.seed))
+    pairs = weighted(pairs, config.new_pair_weight)
     with trained_folder(config.output) as (partial, work_dir):
-        result = train_reward_model(config.model, preferences, config.reward, partial, work_dir, config.seed, held_out)
+        result = train_reward_model(config.model, pairs, config, partial, work_dir, config.seed, held_out)
+        write_training_report(partial, result)
     return {**result, "output": config.output}
+
+
+def text(result: dict[str, Any]) -> str:
+    """The metrics as a person reads them."""
+    by_source = ", ".join(f"{source} {count}" for source, count in result["pairs_by_source"].items())
+    lines = [f"pairs: {result['pairs']} ({by_source})"]
+    if result["pairs_too_long"]:
+        by_source = ", ".join(f"{source} {count}" for source, count in result["pairs_too_long_by_source"].items())
+        lines.append(f"left out as too long: {result['pairs_too_long']} ({by_source})")
+    if result.get("members"):
+        lines.append(f"models: {len(result['members'])}")
+    lines.append(f"loss: {result['loss'][0]:.4f} at first, {result['loss'][-1]:.4f} at the end")
+    if result["best_step"] is not None:
+        lines.append(f"best model: step {result['best_step']}")
+    lines.append(f"accuracy on training pairs: {_share(result['train']['accuracy'])}")
+    held_out = result["held_out"]
+    if held_out:
+        lines.append(f"accuracy on held-out pairs: {_share(held_out['accuracy'])}")
+        lines.append(f"  before training: {_share(result['before']['accuracy'])}")
+        for name, groups in (("", held_out["by_source"]), ("round ", held_out["by_round"])):
+            if len(groups) > 1:
+                lines += [f"  {name}{group}: {_share(found)}" for group, found in groups.items()]
+        if "safety_accuracy" in held_out:
+            lines.append(f"  safe and unsafe told apart: {_share(held_out['safety_accuracy'])}")
+        lines.append(f"  ties: {held_out['ties']}, each counted half")
+        lines.append(f"held-out loss: {held_out['loss']:.4f}, before {result['before']['loss']:.4f}")
+        lines.append(f"expected calibration error: {held_out['calibration']['expected_error']:.3f}")
+    else:
+        lines.append("no pair was held out: nothing says how the model does on prompts that it has not seen")
+    return "\n".join([*lines, f"output: {result['output']}"])
+
+
+def _share(found: dict[str, Any]) -> str:
+    return f"{found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}] of {found['count']}"

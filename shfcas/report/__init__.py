@@ -47,6 +47,8 @@ def write_report(run: Path) -> Path:
                 if (run / name / "ppo_history.json").exists()
             }
         ),
+        reward_models=(reward_models := _reward_models(run, manifest)),
+        calibration=plots.calibration({name: m["calibration"] for name, m in reward_models.items()}),
         groups=plots.accuracy_by_group({_label(name): m["groups"] for name, m in metrics.items() if "groups" in m}),
     )
     write_text(run / "report.html", page)
@@ -55,6 +57,13 @@ def write_report(run: Path) -> Path:
 
 def _stages(manifest: dict[str, Any], suffix: str) -> list[str]:
     return [name for name, stage in manifest["stages"].items() if name.endswith(suffix) and stage["state"] == "done"]
+
+
+def _reward_models(run: Path, manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What each trained reward model reports about the pairs that were held out, where there are any."""
+    files = {name: run / name / "training.json" for name in _stages(manifest, "/reward_model")}
+    reports = {_label(name): read_json(file).get("held_out") for name, file in files.items() if file.exists()}
+    return {name: report for name, report in reports.items() if report}
 
 
 def _label(stage: str) -> str:

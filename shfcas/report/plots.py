@@ -133,3 +133,23 @@ def conflict_histograms(summary: ConflictSummary, path: str) -> None:
     with atomic_file(path) as partial:
         figure.savefig(partial, format=Path(path).suffix.removeprefix(".") or "png")
     plt.close(figure)
+
+
+def calibration(models: dict[str, dict[str, Any]]) -> str:
+    """How often reward models are right about held-out pairs, against how sure they are; the diagonal is calibrated."""
+    if not models:
+        return ""
+    figure, axes = plt.subplots(figsize=(5.2, 4.4))
+    axes.plot([0.5, 1], [0.5, 1], color="#444", linewidth=0.8, linestyle="--", label="calibrated")
+    for colour, (label, found) in zip(COLOURS * 8, models.items(), strict=False):
+        bins = found["bins"]
+        x, y = [b["confidence"] for b in bins], [b["mean"] for b in bins]
+        whiskers = [[b["mean"] - b["low"] for b in bins], [b["high"] - b["mean"] for b in bins]]
+        label = f"{label} (expected error {found['expected_error']:.2f})"
+        axes.errorbar(x, y, yerr=whiskers, color=colour, marker="o", markersize=4, linewidth=1, capsize=2, label=label)
+    axes.set_xlim(0.49, 1.01)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("confidence: sigmoid of the reward difference")
+    axes.set_ylabel("pairs ordered as they were judged [95 %]")
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    return _svg(figure)

@@ -1,60 +1,26 @@
-"""Reward models: Bradley-Terry training on pairwise preferences, through TRL's RewardTrainer."""
+"""Reward models: Bradley-Terry training on pairwise preferences, alone, as an ensemble, or averaged."""
 
 import logging
+import os
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shfcas.chat import encode_answer
-from shfcas.config import option
+from shfcas.config import fingerprint
 from shfcas.errors import UserError
+from shfcas.files import disk_errors, publish, read_json, remove, write_json
 from shfcas.models import load_reward_model, save_model
 from shfcas.preferences import Preference
-from shfcas.scoring import ModelScorer, pair_accuracy, reward_max_length
-from shfcas.training.common import merged, supervised_options, train
-from shfcas.training.lora import LoraSettings
+from shfcas.scoring import ENSEMBLE_FILE, ensemble_members, load_scorer, reward_max_length
+from shfcas.seeds import derive_seed
+from shfcas.training.reward_data import encode_pairs
+from shfcas.training.reward_member import reports, train_member
+from shfcas.training.reward_settings import RefineSettings, RewardSettings
+
+__all__ = ["RefineSettings", "RewardSettings", "train_reward_model"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class RewardSettings:
-    """The reward-model stage; epochs, batch and weight decay as the authors of SHF-CAS set them."""
-
-    start: str = option(
-        "current", "refine the current reward model, or the untrained backbone", ("current", "backbone")
-    )
-    num_train_epochs: float = option(2.0, "passes over the preferences")
-    learning_rate: float = option(2e-5, "peak learning rate (cosine)")
-    batch_size: int = option(4, "pairs a step")
-    weight_decay: float = option(0.1, "weight decay")
-    max_length: int | None = option(None, "tokens of prompt and answer (none: what the model can see)")
-    new_pair_weight: int = option(1, "how often each newly labelled pair is repeated among the original ones")
-    centering: float | None = option(None, "coefficient that keeps the mean reward near zero (none: off)")
-    checkpoint_steps: int = option(0, "keep a resumable checkpoint every so many steps (0: none)")
-    lora: LoraSettings = option(lambda: LoraSettings(r=0), "adapters (r = 0: all weights are trained)")
-
-
-def encode_pairs(
-    preferences: Sequence[Preference], tokenizer: Any, max_length: int
-) -> tuple[list[dict[str, Any]], list[Preference]]:
-    """Token ids of both answers of every pair that is short enough to be used, and those pairs."""
-    with_margin = all(p.margin is not None for p in preferences)
-    encoded, used = [], []
-    for p in preferences:
-        try:
-            row: dict[str, Any] = {
-                "chosen_ids": encode_answer(tokenizer, p.prompt, p.chosen, max_length),
-                "rejected_ids": encode_answer(tokenizer, p.prompt, p.rejected, max_length),
-            }
-        except UserError:
-            continue
-        if with_margin:
-            row["margin"] = p.margin
-        encoded.append(row)
-        used.append(p)
-    return encoded, used
 
 
 def train_reward_model(
@@ -66,65 +32,110 @@ def train_reward_model(
     seed: int,
     held_out: Sequence[Preference] = (),
 ) -> dict[str, Any]:
-    """Trains a reward model on the preferences and saves it, with its tokenizer, in `output`.
+    """Trains a reward or cost model, or several, on the preferences and saves them in `output`.
 
     Args:
-        model_name: a reward model to refine, or a backbone that gets a fresh head.
+        model_name: a model to refine, or a backbone that gets a fresh head; an ensemble is refined member by member.
         preferences: the training pairs (repeat a pair to give it weight).
         settings: see `RewardSettings`.
-        output: the folder of the trained model.
-        work_dir: checkpoints.
-        seed: of the head, the order of the pairs and dropout.
-        held_out: pairs that are only used to measure the accuracy afterwards.
+        output: the folder of the trained model, or of the ensemble.
+        work_dir: checkpoints, and the members of an ensemble that are done.
+        seed: of the head, the order of the pairs and adapters.
+        held_out: pairs that are measured on and not trained on; `split` sets them apart.
 
     Returns:
-        Metrics: number of pairs, pairs left out as too long, loss rows, accuracy on training and held-out pairs
-        (those that are short enough).
-    """
-    from datasets import Dataset
-    from transformers import set_seed
-    from trl import RewardConfig, RewardTrainer
+        Metrics: how many pairs were used and how many left out as too long; reports (see `shfcas.pairs.pair_report`,
+        for a cost model of the negated cost) on the training pairs as `train`, on the held-out pairs `before` training
+        (of an ensemble's first member) and afterwards as `held_out`; the loss of every step, the curve of the held-out
+        loss and, for an ensemble, the same of every one of its `members`.
 
+    Raises:
+        UserError: there is nothing to train on, the model does not fit, or training diverged.
+    """
     if not preferences:
         raise UserError("no preferences to train the reward model on")
-    set_seed(seed)
-    model, tokenizer = load_reward_model(model_name)
-    max_length = settings.max_length or reward_max_length(model, tokenizer)
-    pairs, used = encode_pairs(preferences, tokenizer, max_length)
-    _, measured = encode_pairs(held_out, tokenizer, max_length)
-    too_long = len(preferences) - len(used)
-    if not pairs:
-        raise UserError(f"all {too_long} preference pairs are longer than max_length {max_length}; raise it")
-    if too_long:
-        logger.warning(
-            "%d of %d pairs are longer than %d tokens and were left out",
-            too_long,
-            len(preferences),
-            max_length,
+    starts = ensemble_members(model_name) or [model_name] * settings.ensemble_size
+    if len(starts) != settings.ensemble_size:
+        raise UserError(
+            f"{model_name} is an ensemble of {len(starts)}, and ensemble_size is {settings.ensemble_size}; "
+            "make them equal, or start from a single model"
         )
-    trainer = RewardTrainer(
-        model=model,
-        args=RewardConfig(
-            num_train_epochs=settings.num_train_epochs,
-            learning_rate=settings.learning_rate,
-            per_device_train_batch_size=settings.batch_size,
-            weight_decay=settings.weight_decay,
-            max_length=max_length,
-            center_rewards_coefficient=settings.centering,
-            **supervised_options(work_dir, seed, settings.checkpoint_steps),
-        ),
-        train_dataset=Dataset.from_list(pairs),
-        processing_class=tokenizer,
-        peft_config=settings.lora.peft_config("SEQ_CLS"),
-    )
-    history = train(trainer, work_dir, "reward model")
-    trained = merged(trainer).eval()
-    scorer = ModelScorer(trained, tokenizer, max_length=max_length)
-    save_model(output, trained, tokenizer)
-    return {
-        "pairs": len(pairs),
-        "pairs_too_long": too_long,
-        "train_accuracy": pair_accuracy(scorer, used),
-        "held_out_accuracy": pair_accuracy(scorer, measured) if measured else None,
-        "loss": [row["loss"] for row in history],
-    }
+    _claim(work_dir, [model_name, vars(settings), [vars(p) for p in (*preferences, *held_out)], seed])
+    if settings.ensemble_size == 1:
+        return train_member(model_name, preferences, held_out, settings, output, work_dir, seed, seed)
+    folders = [
+        _trained_once(work_dir, number, start, preferences, held_out, settings, seed)
+        for number, start in enumerate(starts)
+    ]
+    model, tokenizer = load_reward_model(str(folders[0]))
+    max_length = settings.max_length or reward_max_length(model, tokenizer)
+    if settings.average_weights:
+        save_model(output, averaged(model, folders[1:]), tokenizer)
+    else:
+        for folder in folders:
+            shutil.copytree(folder, output / folder.name, copy_function=_link)
+        write_json(output / ENSEMBLE_FILE, {"members": [folder.name for folder in folders]})
+    scorer = load_scorer(str(output))
+    members = [read_json(folder / "training.json") for folder in folders]
+    _, used = encode_pairs(preferences, tokenizer, max_length)
+    _, measured = encode_pairs(held_out, tokenizer, max_length)
+    return {**members[0], **reports(scorer, used, measured, members[0]["before"]), "members": members}
+
+
+def averaged(model: Any, others: Sequence[Path]) -> Any:
+    """The model with the mean of its and the others' weights (WARM, Ramé et al. 2024, arXiv 2401.12187).
+
+    Only models that started from the same weights, head included, may be averaged.
+    """
+    mean = model.state_dict()
+    for count, folder in enumerate(others, start=2):
+        weights = load_reward_model(str(folder))[0].state_dict()
+        for name, value in mean.items():
+            if value.is_floating_point():
+                value += (weights[name] - value) / count
+    return model
+
+
+def _trained_once(
+    work_dir: Path,
+    number: int,
+    start: str,
+    preferences: Sequence[Preference],
+    held_out: Sequence[Preference],
+    settings: RewardSettings,
+    seed: int,
+) -> Path:
+    """The folder of a member, trained unless it is there already."""
+    folder, checkpoints = work_dir / f"member-{number}", work_dir / f".member-{number}.work"
+    if not folder.exists():
+        logger.info("member %d of %d", number + 1, settings.ensemble_size)
+        partial = work_dir / f".member-{number}.partial"
+        remove(partial)
+        own = derive_seed(seed, folder.name)
+        head = seed if settings.average_weights else own
+        result = train_member(start, preferences, held_out, settings, partial, checkpoints, own, head)
+        with disk_errors(str(folder)):
+            write_json(partial / "training.json", result)
+            publish(partial, folder)
+    remove(checkpoints)
+    return folder
+
+
+def _claim(work_dir: Path, inputs: list[Any]) -> None:
+    """Refuses to go on from the checkpoints of another training."""
+    mark, begun = work_dir / "inputs.json", [*work_dir.glob("checkpoint-*"), *work_dir.glob("*member-*")]
+    with disk_errors(str(work_dir)):
+        if begun and mark.exists() and read_json(mark) != fingerprint(inputs):
+            raise UserError(
+                f"{work_dir} holds the beginnings of another training (other pairs, settings or seed); "
+                "delete it to start anew, or run that one to its end"
+            )
+        write_json(mark, fingerprint(inputs))
+
+
+def _link(source: str, target: str) -> None:
+    """A second name for a file, so that nothing is stored twice; a copy where the disk knows no such thing."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

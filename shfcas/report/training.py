@@ -1,0 +1,15 @@
+"""What is kept beside a trained reward model: its metrics, and a plot of its calibration."""
+
+from pathlib import Path
+from typing import Any
+
+from shfcas.files import write_json, write_text
+
+
+def write_training_report(folder: Path, metrics: dict[str, Any]) -> None:
+    """Writes `training.json` and, where pairs were held out, `calibration.svg` into the folder of a reward model."""
+    write_json(folder / "training.json", metrics)
+    if metrics.get("held_out"):
+        from shfcas.report.plots import calibration
+
+        write_text(folder / "calibration.svg", calibration({"held-out pairs": metrics["held_out"]["calibration"]}))
