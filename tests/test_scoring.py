@@ -12,7 +12,17 @@ from shfcas.candidates import CandidateTable
 from shfcas.errors import UserError
 from shfcas.models import load_reward_model
 from shfcas.preferences import Preference
-from shfcas.scoring import CentredReward, ModelScorer, add_rewards, load_scorer, negated, pair_accuracy, score_rows
+from shfcas.scoring import (
+    CentredReward,
+    ModelScorer,
+    PreferenceAsReward,
+    add_rewards,
+    load_scorer,
+    negated,
+    pair_accuracy,
+    score_rows,
+    shaped_reward,
+)
 from tests import tiny
 
 WORDS = ["the", "soup", "was", "good", "and", "bread", "a", "bad", "film", "late", "hotel"]
@@ -135,6 +145,30 @@ def test_a_centred_reward_has_mean_zero_over_its_references() -> None:
         centred(["a"], ["b"], prompt_id=["new"])
     with pytest.raises(UserError, match="without a prompt_id"):
         centred(["a"], ["b"])
+
+
+def length_reward(prompts: list, completions: list, **columns: object) -> list[float]:
+    return [float(len(c)) for c in completions]
+
+
+def test_preference_as_reward_by_hand() -> None:
+    references = [{"prompt_id": "p", "prompt": "a", "completions": ["xx", "xxxx"]}]  # rewards 2 and 4
+    par = PreferenceAsReward(length_reward, references)
+    values = par(["a"] * 4, ["xxx", "xxxx", "", "x" * 2000], prompt_id=["p"] * 4)
+    # (sigmoid(1) + sigmoid(-1)) / 2, (sigmoid(2) + sigmoid(0)) / 2, (sigmoid(-2) + sigmoid(-4)) / 2, and no overflow
+    assert values == pytest.approx([0.5, 0.690398539, 0.068594572, 1.0])
+    with pytest.raises(UserError, match="no reference answers for prompt 'new'"):
+        par(["a"], ["b"], prompt_id=["new"])
+
+
+def test_shaped_reward() -> None:
+    references = [{"prompt_id": "p", "prompt": "a", "completions": ["xx", "xxxx"]}]
+    assert shaped_reward(length_reward, references, "none") is length_reward
+    for shaping, expected in (("centre", 1.0), ("par", 0.690398539)):
+        reward = shaped_reward(length_reward, references, shaping)
+        assert reward(["a"], ["xxxx"], prompt_id=["p"]) == pytest.approx([expected])
+    with pytest.raises(UserError, match="must be one of none, centre, par; got 'PAR'"):
+        shaped_reward(length_reward, references, "PAR")
 
 
 def test_a_tie_is_half_a_correct_pair() -> None:
