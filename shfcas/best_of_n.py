@@ -38,7 +38,7 @@ def best_of_n(rewards: Sequence[float], n: int) -> list[int]:
 
 
 def kl_bound(n: int) -> float:
-    """log n - (n - 1) / n: what the KL divergence, in nats, of best-of-n from the policy itself never exceeds.
+    """Log n - (n - 1) / n: what the KL divergence, in nats, of best-of-n from the policy itself never exceeds.
 
     Stiennon et al. 2020 (arXiv 2009.01325) give it as the KL; Beirami et al. 2024 (arXiv 2401.01879) show that
     it is an upper bound, and the value itself where no answer is likely enough to be drawn twice.

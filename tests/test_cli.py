@@ -257,8 +257,8 @@ def test_the_commands_form_a_chain(
 
     result = shfcas(
         "ppo", "--policy", "./policy-sft", "--reward_model", "./reward-model", "--gold", GOLD,
-        "--references", "conflicts.parquet", "--prompts", files["prompts"], "--ppo.num_rollouts", 2,
-        "--ppo.rollout_batch_size", 4, "--ppo.mini_batch_size", 2, "--ppo.max_completion_length", 6,
+        "--references", "conflicts.parquet", "--prompts", files["prompts"], "--num_rollouts", 2,
+        "--rollout_batch_size", 4, "--mini_batch_size", 2, "--max_completion_length", 6,
     )  # fmt: skip
     assert result["rollouts"] == 2 and "objective/gold" in result and "objective/kl" in result
     load_policy("./policy")

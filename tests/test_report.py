@@ -56,7 +56,7 @@ def finished_run(folder: Path) -> Path:
     run.stage("round-1/queue.jsonl", lambda c: write_jsonl(c.output, [vars(q) for q in queue]))
     labels = GoldFeedback(tiny.letter_reward)(queue, table, 1)
     run.stage("round-1/preferences.jsonl", lambda c: write_preferences(c.output, labels))
-    run.stage("round-1/policy", lambda c: write_json(c.output / "ppo_history.json", history))
+    run.stage("round-1/policy", lambda c: write_json(c.output / "history.json", history))
     run.stage("round-1/metrics.json", lambda c: write_json(c.output, metrics))
     return folder
 

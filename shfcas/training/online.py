@@ -1,5 +1,6 @@
 """RLOO and GRPO as stages of a run: TRL's trainers, with the rollouts, rewards, metrics and checkpoints of our PPO."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,9 @@ class OnlineSettings:
     rollout_batch_size: int = option(64, "answers a rollout, num_generations to each prompt")
     num_generations: int = option(4, "answers to each prompt, which are compared with each other")
     mini_batch_size: int = option(16, "answers an optimizer step")
-    gradient_accumulation_steps: int = option(1, "parts in which a step's answers pass the model; more take less memory")
+    gradient_accumulation_steps: int = option(
+        1, "parts in which a step's answers pass the model; more take less memory"
+    )
     generation_batch_size: int = option(64, "sequences generated at once")
     num_iterations: int = option(1, "passes over each rollout (mu in Shao et al. 2024)")
     learning_rate: float = option(1e-5, "peak learning rate")
@@ -68,9 +71,7 @@ class OnlineSettings:
             ("mini_batch_size", "gradient_accumulation_steps"),
         ):
             if getattr(self, whole) < 1 or getattr(self, whole) % getattr(self, part):
-                raise UserError(
-                    f"{whole}={getattr(self, whole)} must be a multiple of {part}={getattr(self, part)}"
-                )
+                raise UserError(f"{whole}={getattr(self, whole)} must be a multiple of {part}={getattr(self, part)}")
 
     def trainer_options(self, work_dir: Path, seed: int) -> dict[str, Any]:
         """Arguments for TRL's configuration classes; what is not named here keeps TRL's default."""
@@ -112,7 +113,9 @@ class GRPOSettings(OnlineSettings):
     num_generations: int = option(8, "answers to each prompt, which are compared with each other")
     kl_coef: float = option(0.04, "weight of the KL term in the loss (TRL's beta; 0.04: Shao et al. 2024)")
     scale_rewards: str = option(
-        "group", "advantages are divided by the deviation of the group, of the rollout, or not", ("group", "batch", "none")
+        "group",
+        "advantages are divided by the deviation of the group, of the rollout, or not",
+        ("group", "batch", "none"),
     )
     loss_type: str = option(
         "dapo", "how the loss is averaged over tokens; see TRL", ("dapo", "grpo", "dr_grpo", "bnpo")
@@ -167,10 +170,8 @@ def train_online(
     model, tokenizer = load_policy(policy)
     try:
         trainer = make_trainer(model, tokenizer, prompts, reward, settings, work_dir, seed, dict(metrics or {}))
-        try:
+        with contextlib.suppress(KLGuard):  # the policy stays as it was before the update that is not made
             train(trainer, work_dir, name)
-        except KLGuard:
-            pass  # the policy stays as it was before the update that is not made
     except UserError:
         raise
     except ValueError as error:  # checks of the prompts and rewards

@@ -184,7 +184,9 @@ class Rollouts:
                 "objective/rlhf_reward": row["objective/scores"] - coefficient * kl,
             }
         self._row = {"rollout": self._rollout, **row}
-        if kl is not None and self.settings.max_kl is not None and not kl <= self.settings.max_kl:  # NaN exceeds it, too
+        if (
+            kl is not None and self.settings.max_kl is not None and not kl <= self.settings.max_kl
+        ):  # NaN exceeds it, too
             logger.warning(
                 "the policy's KL to the reference, %.4g, exceeds max_kl=%g: training stops before another update",
                 kl,
@@ -204,7 +206,9 @@ class Rollouts:
                 "policy/clipfrac_avg": "clip_ratio/region_mean",
                 "frac_reward_zero_std": "frac_reward_zero_std",
             }
-            means = {ours: sum(measured[trl]) / len(measured[trl]) for ours, trl in renamed.items() if measured.get(trl)}
+            means = {
+                ours: sum(measured[trl]) / len(measured[trl]) for ours, trl in renamed.items() if measured.get(trl)
+            }
             logs = self._row | logs | means
         super().log(logs, start_time)  # type: ignore[misc]
 

@@ -28,7 +28,9 @@ class RSOSettings:
     """Rejection sampling over the candidates, then DPO."""
 
     num_samples: int = option(4, "candidates accepted of each prompt (8 of 64 in Liu et al. 2023)")
-    rejection_beta: float = option(0.5, "beta of the target pi_ref exp(r / beta), in units of the reward (Liu et al. 2023)")
+    rejection_beta: float = option(
+        0.5, "beta of the target pi_ref exp(r / beta), in units of the reward (Liu et al. 2023)"
+    )
     ranking: str = option(
         "first_round", "pairs: each accepted answer in one, or winners meet again", ("first_round", "tournament")
     )
@@ -37,7 +39,9 @@ class RSOSettings:
     num_train_epochs: float = option(1.0, "passes over the pairs")
     learning_rate: float = option(1e-5, "peak learning rate (cosine)")
     batch_size: int = option(16, "pairs a step")
-    max_length: int | None = option(None, "tokens of prompt and answer; longer is an error (none: what the policy sees)")
+    max_length: int | None = option(
+        None, "tokens of prompt and answer; longer is an error (none: what the policy sees)"
+    )
     checkpoint_steps: int = option(0, "keep a resumable checkpoint every so many steps (0: none)")
     lora: LoraSettings = option(LoraSettings, "adapters")
 
@@ -111,7 +115,7 @@ RANKINGS = {"first_round": first_round, "tournament": tournament}
 
 
 def encode_pair(tokenizer: Any, row: Mapping[str, Any], better: int, worse: int, limit: int) -> dict[str, list[int]]:
-    """Token ids of a prompt and two of its answers, as the policy samples them: the end token where one ended by itself.
+    """Token ids of a prompt and two of its answers, as the policy samples them: an end token where one was sampled.
 
     Raises:
         UserError: an answer does not fit into `limit` tokens with its prompt.
