@@ -1,7 +1,7 @@
 """Configuration: dataclasses whose fields carry their own help, filled from YAML and from flags.
 
 Every room keeps its own dataclass beside the code that it configures. A field's help text is
-`field(metadata={"help": ...})`; nested dataclasses become dotted flags such as `--ppo.learning_rate`.
+`field(metadata={"help": ...})`; nested dataclasses become dotted flags such as `--rl.ppo.learning_rate`.
 """
 
 import argparse

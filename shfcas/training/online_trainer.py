@@ -165,8 +165,6 @@ class Rollouts:
         return self.state.global_step // self.settings.steps_per_rollout
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        # TRL shuffles the answers before it cuts them into mini-batches, with the global generator.
-        torch.manual_seed(derive_seed("minibatches", self.args.seed, self._rollout, bits=63))
         output = super()._generate_and_score_completions(inputs)  # type: ignore[misc]
         logprobs, kl = self._sequence_sums(output)
         table = {name: values.to(self.args.device) for name, values in self.reward.measured.items()}
@@ -194,6 +192,8 @@ class Rollouts:
             )
             self.log(self._row | {"kl_guard": 1.0})
             raise KLGuard
+        # What follows is TRL's shuffle into mini-batches, with the global generator, which rewards may have used.
+        torch.manual_seed(derive_seed("minibatches", self.args.seed, self._rollout, bits=63))
         return output
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
