@@ -232,4 +232,6 @@ def train_rso(
     )
     history = train(trainer, work_dir, "RSO")
     save_model(output, merged(trainer), tokenizer)
+    for row in history:  # TRL counts tokens anew when it is resumed
+        row.pop("num_tokens", None)
     return [dict(sorted(row.items())) for row in (first, *history)]

@@ -238,6 +238,8 @@ def test_killed_and_resumed_gives_the_weights_of_an_unbroken_run(
     with monkeypatch.context() as patch, pytest.raises(KilledError):
         patch.setattr(rso, "train", deadly)
         run(policy, candidates, tmp_path / "broken", settings)
+    half = max((tmp_path / "broken" / "work").glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
+    (half / "trainer_state.json").write_text('{"epoch": 1')  # killed while it was written
     assert run(policy, candidates, tmp_path / "broken", settings) == unbroken
 
 
