@@ -1,5 +1,6 @@
 """The report: one page with tables, plots and the conflicts' own texts, which are never markup."""
 
+import re
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,7 +17,7 @@ from shfcas.evaluation import summarize
 from shfcas.feedback.gold import GoldFeedback
 from shfcas.files import write_json, write_jsonl
 from shfcas.preferences import write_preferences
-from shfcas.report import write_report
+from shfcas.report import plots, write_report
 from shfcas.rounds import RunConfig
 from shfcas.selection import SelectionConfig, select
 from shfcas.stages import RunDirectory
@@ -99,6 +100,20 @@ def test_a_page_has_tables_plots_and_examples(run: Path) -> None:
     assert sum(a.get("class") == "example" for _, a in page.tags) == 8
     assert sum(a.get("class") == "answer preferred" for _, a in page.tags) == 8  # one of each two, as gold said
     assert "my-run" in page.text
+
+
+def test_rso_is_drawn_over_its_steps_and_best_of_n_not_at_all() -> None:
+    rows = [{"rollout": 0, "objective/scores": 0.1, "rso/pairs": 8}]
+    rows += [{"step": k, "loss": 0.7 - 0.1 * k, "rewards/accuracies": 0.5, "rewards/margins": 0.1} for k in range(1, 4)]
+    assert "loss on pairs" in svg_text(plots.training_curves({"round 1": rows}))
+    online = [{"rollout": k, "objective/scores": 0.1 * k} for k in range(3)]  # without a KL penalty there is no KL
+    assert "reward trained on" in svg_text(plots.training_curves({"round 1": online}))
+    assert plots.training_curves({}) == ""
+
+
+def svg_text(svg: str) -> str:
+    """The comments in which matplotlib keeps the text that it draws as paths."""
+    return " ".join(re.findall(r"<!-- (.*?) -->", svg))
 
 
 def find_all(text: str, part: str) -> list[int]:
