@@ -1,5 +1,9 @@
 """One setting chooses the algorithm: whole tiny runs with each, and what is refused before any work is done."""
 
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +142,41 @@ def test_best_of_n_has_nothing_to_train(tmp_path: Path) -> None:
 def test_the_old_section_is_refused_with_a_hint() -> None:
     with pytest.raises(UsageError, match="unknown key ppo"):
         build(RunConfig, {"ppo": {"num_rollouts": 1}})
+
+
+@pytest.mark.slow
+def test_a_command_that_is_killed_goes_on_where_it_was(values: dict[str, Any], tmp_path: Path) -> None:
+    """SIGKILL as soon as a checkpoint is there, twice; weights and history are those of an unbroken call."""
+    root = Path(__file__).parent.parent
+
+    def start(output: Path) -> subprocess.Popen:
+        flags = {
+            **{name: values[name] for name in ("policy", "reward_model", "prompts", "gold")},
+            **ONLINE,
+            "output": output,
+            "num_rollouts": 6,
+            "num_generations": 2,
+            "save_rollouts": 1,
+        }
+        arguments = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
+        return subprocess.Popen(
+            [sys.executable, "-m", "shfcas.cli", "grpo", *arguments],
+            cwd=root,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        )
+
+    def finish(output: Path) -> tuple[str, str]:
+        assert start(output).wait(timeout=300) == 0
+        return content_hash(output / "history.json"), content_hash(output / "model.safetensors")
+
+    unbroken = finish(tmp_path / "unbroken")
+    for checkpoint in ("checkpoint-4", "checkpoint-8"):
+        process = start(tmp_path / "broken")
+        while process.poll() is None and not (tmp_path / ".broken.work" / checkpoint / "trainer_state.json").exists():
+            time.sleep(0.001)
+        assert process.poll() is None
+        process.kill()
+        process.wait()
+        assert not (tmp_path / "broken").exists()
+    assert finish(tmp_path / "broken") == unbroken
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "unbroken"]
