@@ -144,6 +144,28 @@ def test_the_old_section_is_refused_with_a_hint() -> None:
         build(RunConfig, {"ppo": {"num_rollouts": 1}})
 
 
+@pytest.mark.parametrize(
+    ("heading", "column", "settings"),
+    [
+        ("RLOO and GRPO", 0, RLSettings().rloo),
+        ("RLOO and GRPO", 1, RLSettings().grpo),
+        ("RSO", 0, RLSettings().rso),
+        ("Best-of-n", 0, RLSettings().best_of_n),
+    ],
+    ids=["rloo", "grpo", "rso", "best_of_n"],
+)
+def test_the_page_about_algorithms_states_every_default(heading: str, column: int, settings: Any) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "algorithms.md").read_text(encoding="utf-8")
+    section = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    cells = [line.split("|") for line in section.splitlines() if line.startswith("| `")]
+    stated = {row[1].strip(" `"): row[2 + column].strip() for row in cells if row[2 + column].strip()}
+    expected = {
+        name: f"r {value.r}" if name == "lora" else "none" if value is None else str(value)
+        for name, value in vars(settings).items()
+    }
+    assert stated == expected
+
+
 @pytest.mark.slow
 def test_a_command_that_is_killed_goes_on_where_it_was(values: dict[str, Any], tmp_path: Path) -> None:
     """SIGKILL as soon as a checkpoint is there, twice; weights and history are those of an unbroken call."""
