@@ -1,7 +1,7 @@
 """Configuration: dataclasses whose fields carry their own help, filled from YAML and from flags.
 
 Every room keeps its own dataclass beside the code that it configures. A field's help text is
-`field(metadata={"help": ...})`; nested dataclasses become dotted flags such as `--ppo.learning_rate`.
+`field(metadata={"help": ...})`; nested dataclasses become dotted flags such as `--rl.ppo.learning_rate`.
 """
 
 import argparse
@@ -161,9 +161,17 @@ def differences(old: dict[str, Any], new: dict[str, Any], where: str = "") -> li
 
 
 def add_flags(
-    parser: argparse.ArgumentParser, cls: type, prefix: str = "", skip: tuple[str, ...] = (), owner: Any = None
+    parser: argparse.ArgumentParser,
+    cls: type,
+    prefix: str = "",
+    skip: tuple[str, ...] = (),
+    owner: Any = None,
+    group: Any = None,
 ) -> None:
-    """Adds one flag for each field of a config dataclass, with its help text and its default in `owner`."""
+    """Adds one flag for each field of a config dataclass, with its help text and its default in `owner`.
+
+    Each nested section is a group of its own in the help.
+    """
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         if field.name in skip:
@@ -172,19 +180,23 @@ def add_flags(
         nested = _nested(hints[field.name])
         if nested is not None:
             section = default if dataclasses.is_dataclass(default) else None
-            add_flags(parser, nested, f"{prefix}{field.name}.", owner=section)
+            name = f"{prefix}{field.name}"
+            titled = parser.add_argument_group(name, field.metadata.get("help", "").replace("%", "%%"))
+            add_flags(parser, nested, f"{name}.", owner=section, group=titled)
             continue
         help_text = field.metadata.get("help", "")
         choices = field.metadata.get("choices")
         if choices:
             help_text += f" ({', '.join(choices)})"
-        if default is not dataclasses.MISSING:
-            help_text += f" [{default}]"
+        if default == "":
+            help_text += " (required)"
+        elif default not in (dataclasses.MISSING, []):
+            help_text += f" [{'none' if default is None else default}]"
         flags = [f"--{prefix}{field.name}"]
         if "_" in flags[0]:
             flags.append(flags[0].replace("_", "-"))
         alone: dict[str, Any] = {"nargs": "?", "const": "true"} if hints[field.name] is bool else {}  # --flag is true
-        parser.add_argument(
+        (group or parser).add_argument(
             *flags,
             dest=f"{prefix}{field.name}",
             default=argparse.SUPPRESS,

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from shfcas.best_of_n import keep_best, kl_bound
 from shfcas.bootstrap import BootstrapSettings, demonstrations
 from shfcas.callables import is_callable_name
 from shfcas.candidates import CandidateTable, read_candidates, read_prompts, write_candidates
@@ -22,12 +23,12 @@ from shfcas.files import write_json, write_jsonl
 from shfcas.preferences import Preference, merge, read_preferences, write_preferences
 from shfcas.preflight import PreflightSettings, preflight, refuse_failures
 from shfcas.sampling import SamplingConfig, sample_policy
-from shfcas.scoring import CentredReward, add_rewards, load_scorer, score_rows
+from shfcas.scoring import add_rewards, load_scorer, score_rows, shaped_reward
 from shfcas.selection import SelectionConfig, select
 from shfcas.stages import RunDirectory, StageContext
-from shfcas.training.policy import PPOSettings, train_policy
 from shfcas.training.reward import RefineSettings, RewardSettings, train_reward_model
 from shfcas.training.reward_data import held_out_prompts, split, weighted
+from shfcas.training.rl import RLSettings, train_rl
 from shfcas.training.sft import SFTSettings, read_demonstrations, train_sft
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class RunConfig:
     preflight: PreflightSettings | None = option(
         PreflightSettings, "look for what is wrong with the reward model before anything is scored (none: do not)"
     )
-    ppo: PPOSettings = option(PPOSettings, "fine-tuning of the policy")
+    rl: RLSettings = option(RLSettings, "how the policy follows the reward")
     evaluation: EvaluationSettings = option(EvaluationSettings, "evaluation")
     rounds: int = option(1, "rounds")
     seed: int = option(0, "the seed of everything")
@@ -77,6 +78,7 @@ class RunConfig:
             raise UsageError("proxy needs preferences: a file in TRL's format, or module:function")
         if self.rounds < 1:
             raise UsageError(f"rounds: expected at least 1, got {self.rounds}")
+        self.rl.check(self.sampling.num_completions)
         return self
 
 
@@ -88,11 +90,13 @@ class State:
         policy: the current policy.
         reward_model: the current proxy reward model.
         preferences: preference files so far, the original ones first.
+        best_of_n: of so many answers of the policy the reward model's favourite counts.
     """
 
     policy: str | Path
     reward_model: str | Path
     preferences: tuple[Path, ...] = ()
+    best_of_n: int = 1
 
 
 @dataclass(frozen=True)
@@ -236,25 +240,29 @@ class Loop:
         return replace(state, reward_model=reward_model, preferences=(*state.preferences, labels))
 
     def improve(self, state: State, candidates: Path, name: str) -> State:
-        """Step 7: PPO of the policy against the reward model, centred on the candidates' rewards prompt by prompt.
+        """Step 7: the policy follows the reward model, made comparable across prompts by the candidates' rewards.
 
-        The gold reward is watched, not trained on.
+        The gold reward is watched, not trained on. Best-of-n trains nothing: the evaluation chooses.
         """
+        settings = self.config.rl
+        if settings.algorithm == "best_of_n":
+            return replace(state, best_of_n=settings.best_of_n.n)
 
         def make(context: StageContext) -> None:
-            history = train_policy(
+            rows = read_candidates(candidates).rows()
+            scorer = load_scorer(str(state.reward_model), self.config.cost_model)
+            history = train_rl(
                 str(state.policy),
                 self.prompts,
-                CentredReward(
-                    load_scorer(str(state.reward_model), self.config.cost_model), read_candidates(candidates).rows()
-                ),
-                self.config.ppo,
+                shaped_reward(scorer, rows, settings.reward_shaping),
+                settings,
                 context.output,
                 context.work_dir,
                 context.seed,
                 metrics={"gold": self.gold},
+                candidates=rows,
             )
-            write_json(context.output / "ppo_history.json", history)
+            write_json(context.output / "history.json", history)
 
         inputs = {"policy": state.policy, "reward_model": state.reward_model, "candidates": candidates}
         policy = self.run.stage(f"{name}/policy", make, inputs)
@@ -264,27 +272,37 @@ class Loop:
         """Step 8: answers to the held-out prompts, and their metrics in `metrics.json`; returns the answers.
 
         The proxy reward and the conflicts are always those of the first proxy, and KL and win rate refer to
-        the policy before the first round, so that all policies of a run can be compared.
+        the policy before the first round, so that all policies of a run can be compared. With best-of-n, n times
+        as many answers are sampled, and the current reward model chooses which are kept.
         """
-        settings = self.config.evaluation
+        settings, n = self.config.evaluation, state.best_of_n
+        sampling = replace(settings.sampling, num_completions=n * settings.sampling.num_completions)
         references = self._score_reference()
         if state.policy != start.state.policy:
             references["base_logprobs"] = start.state.policy
         sampled = self.run.stage(
             f"{name}/evaluation_candidates.parquet",
             # One seed for all policies: they are compared on the same random numbers.
-            lambda c: self._sample(c, state.policy, self.eval_prompts, settings.sampling, self.config.seed, references),
+            lambda c: self._sample(c, state.policy, self.eval_prompts, sampling, self.config.seed, references),
             {"policy": state.policy, "prompts": fingerprint(self.eval_prompts), **references},
         )
 
         def add_scores(context: StageContext) -> None:
-            table = self._scored(read_candidates(sampled), start.state.reward_model)
+            table = read_candidates(sampled)
+            if n > 1:
+                chooser = load_scorer(str(state.reward_model), self.config.cost_model)
+                table = keep_best(table, score_rows(chooser, table.rows()), n)
+            table = self._scored(table, start.state.reward_model)
             write_candidates(context.output, table.with_columns(gold=score_rows(self.gold, table.rows())))
 
         answers = self.run.stage(
             f"{name}/evaluation.parquet",
             add_scores,
-            {"candidates": sampled, "proxy": start.state.reward_model},
+            {
+                "candidates": sampled,
+                "proxy": start.state.reward_model,
+                **({"reward_model": state.reward_model} if n > 1 else {}),
+            },
         )
         before = start.answers or answers
         self.run.stage(
@@ -393,6 +411,9 @@ class Loop:
         table, base = read_candidates(answers), read_candidates(before)
         gold = table.column("gold")
         metrics = summarize(table, gold, base.column("gold"))
+        if state.best_of_n > 1:
+            # Of best-of-n from its policy; the KL of that policy is in the metrics already.
+            metrics |= {"best_of_n": state.best_of_n, "kl": metrics["kl"] + kl_bound(state.best_of_n)}
         metrics["detection"] = detection(table, gold)
         rewards = score_rows(load_scorer(str(state.reward_model), self.config.cost_model), base.rows())
         accuracy = [ranking_accuracy(*pair) for pair in zip(rewards, base.column("gold"), strict=True)]

@@ -209,7 +209,7 @@ class CentredReward(ReferencedReward):
     __name__ = "centred_reward"
 
     def compare(self, reward: float, references: list[float]) -> float:
-        """R - mean over m of r_m."""
+        """The reward, less the mean of the references."""
         return reward - sum(references) / len(references)
 
 

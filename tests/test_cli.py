@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from shfcas.best_of_n import kl_bound
 from shfcas.candidates import read_candidates
 from shfcas.cli import COMMANDS, main
 from shfcas.models import load_policy
@@ -123,6 +124,28 @@ def mistakes() -> dict[str, tuple[list[str], int, str]]:
             "prompt 'endless' has 801 tok",
         ),
         "long prompt for PPO": ([*ppo, "{endless}"], 1, "801 tokens"),
+        "groups": (
+            ["rloo", *ppo[1:], "{prompts}", "--num_generations", "3"],
+            1,
+            "rl.rloo: rollout_batch_size=64 must be a multiple of num_generations=3",
+        ),
+        "long prompt for GRPO": (["grpo", *ppo[1:], "{endless}"], 1, "801 tokens"),
+        "PAR without references": (
+            [*ppo, "{prompts}", "--reward_shaping", "par"],
+            2,
+            "reward_shaping par compares rewards with those of other answers: give --references",
+        ),
+        "flag of another command": ([*ppo, "{prompts}", "--num_generations", "4"], 2, "unknown argument --num_gen"),
+        "nothing to accept": (
+            ["rso", *ppo[1:-1], "--candidates", "plain.parquet"],
+            1,
+            "prompt 'p0' has 2 candidates, fewer than num_samples=4",
+        ),
+        "best of none": (
+            ["evaluate", *ppo[1:5], "--gold", GOLD, "--prompts", "{prompts}", "--best_of_n", "0"],
+            2,
+            "best_of_n: expected at least 1, got 0",
+        ),
         "no candidates": (["score", "none.parquet"], 1, "none.parquet does not exist"),
         "no rewards": (["score", "plain.parquet"], 1, "no column rewards"),
         "nan": (["score", "plain.parquet", "--reward_model", "tests.tiny:nan_reward"], 1, "is not a number"),
@@ -267,11 +290,16 @@ def test_the_commands_form_a_chain(
 
     result = shfcas(
         "ppo", "--policy", "./policy-sft", "--reward_model", "./reward-model", "--gold", GOLD,
-        "--references", "conflicts.parquet", "--prompts", files["prompts"], "--ppo.num_rollouts", 2,
-        "--ppo.rollout_batch_size", 4, "--ppo.mini_batch_size", 2, "--ppo.max_completion_length", 6,
+        "--references", "conflicts.parquet", "--prompts", files["prompts"], "--num_rollouts", 2,
+        "--rollout_batch_size", 4, "--mini_batch_size", 2, "--max_completion_length", 6,
     )  # fmt: skip
     assert result["rollouts"] == 2 and "objective/gold" in result and "objective/kl" in result
     load_policy("./policy")
+
+    result = shfcas("rso", "--policy", "./policy-sft", "--reward_model", "./reward-model", "--gold", GOLD,
+                    "--candidates", "conflicts.parquet", "--output", "policy-rso")  # fmt: skip
+    assert result["rollouts"] == 1 and result["rso/pairs"] > 0 and "objective/gold" in result
+    load_policy("./policy-rso")
 
     evaluate = ["evaluate", "--reward_model", "./proxy", "--gold", GOLD, "--prompts", files["held_out"]]
     sampling = [argument.replace("--", "--evaluation.") for argument in SHORT]
@@ -282,6 +310,12 @@ def test_the_commands_form_a_chain(
     assert 0 <= result["win_rate"]["mean"] <= 1 and result["kl"] != 0
     assert json.loads(Path("evaluation.json").read_text())["gold_reward"] == result["gold_reward"]
     assert "gold" in read_candidates("evaluation.parquet")
+    best = shfcas(*evaluate, *sampling, "--policy", "./policy-sft", "--base", "./policy-sft", "--before",
+                  "before.parquet", "--best_of_n", 3, "--output", "best.parquet")  # fmt: skip
+    before, chosen = read_candidates("before.parquet"), read_candidates("best.parquet")
+    assert (best["answers"], best["best_of_n"]) == (16, 3) and best["kl"] == pytest.approx(kl_bound(3), abs=1e-4)
+    assert best["proxy_reward"]["mean"] > json.loads(Path("before.json").read_text())["proxy_reward"]["mean"]
+    assert len(chosen.values("rewards")) == len(before.values("rewards"))
     assert not [path.name for path in Path().iterdir() if path.name.startswith(".")]  # nothing hidden stays
 
     assert main(["sft", "--policy", models["policy"], "--demonstrations", files["demonstrations"]]) == 1
@@ -300,3 +334,26 @@ def test_metrics_of_a_reward_model_are_readable(
     held_out = next(line for line in lines if line.startswith("accuracy on held-out pairs: "))
     assert re.fullmatch(r"accuracy on held-out pairs: \d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\] of 3", held_out)
     assert any(line.startswith("expected calibration error: ") for line in lines)
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
+def test_sister_commands_train_alike(
+    algorithm: str,
+    models: dict[str, str],
+    files: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT))
+    arguments = ["--policy", models["policy"], "--reward_model", GOLD, "--prompts", files["prompts"], "--json",
+                 "--num_rollouts", "2", "--rollout_batch_size", "4", "--num_generations", "2", "--mini_batch_size", "2",
+                 "--max_completion_length", "6", "--lora.r", "2", "--gold", GOLD]  # fmt: skip
+    assert main([algorithm, *arguments]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["rollouts"] == 2 and result["objective/gold"] == result["objective/scores"]
+    assert len(json.loads((tmp_path / "policy" / "history.json").read_text())) == 2
+    load_policy("./policy")
+    assert not list(tmp_path.glob(".*"))
+    assert main([algorithm, *arguments]) == 1 and "policy exists already" in capsys.readouterr().err

@@ -188,6 +188,8 @@ def test_help_shows_text_choices_and_default() -> None:
     assert "100 % of them" in text
     assert "--inner.learning_rate" in text
     assert "--name" not in text
+    assert "inner: inner --inner" in text and "spare: a section that may be missing --spare" in text  # a group each
+    assert "100 % of them by default [none]" in text
 
 
 def test_differences_are_named_by_their_path() -> None:

@@ -26,11 +26,13 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 SMALL = {
     "sample": "--sampling.num_completions 4 --sampling.max_new_tokens 6",
     "train-reward": "--num_train_epochs 1",
-    "ppo": "--ppo.num_rollouts 1 --ppo.rollout_batch_size 8 --ppo.mini_batch_size 8 --ppo.num_ppo_epochs 1 "
-    "--ppo.max_prompt_length 64 --ppo.max_completion_length 6",
+    "ppo": "--num_rollouts 1 --rollout_batch_size 8 --mini_batch_size 8 --num_ppo_epochs 1 "
+    "--max_prompt_length 64 --max_completion_length 6",
     "evaluate": "--evaluation.sampling.num_completions 2 --evaluation.sampling.max_new_tokens 6",
 }
-SMALL["run"] = f"--rounds 1 {' '.join(SMALL.values())}".replace("--num_train", "--reward.num_train")
+REWARD = SMALL["train-reward"].replace("--", "--reward.")
+PPO = SMALL["ppo"].replace("--", "--rl.ppo.")
+SMALL["run"] = f"--rounds 1 {SMALL['sample']} {REWARD} {PPO} {SMALL['evaluate']}"
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -20,6 +20,7 @@ LAYERS = [  # the lowest first; a room imports rooms of its own layer and of low
     {"candidates", "preferences", "models", "chat", "callables", "shards", "conflict_summary"},
     {"pairs"},
     {
+        "best_of_n",
         "bootstrap",
         "sampling",
         "scoring",
@@ -98,7 +99,7 @@ def test_pure_rooms_know_nothing_of_files_models_or_the_web(room: str) -> None:
 
 def may_load_models_at_import(path: Path) -> bool:
     """Trainers subclass those of transformers and TRL; their modules are imported inside functions only."""
-    names = ("rollouts.py", "value.py", "reward_trainer.py")
+    names = ("rollouts.py", "value.py", "reward_trainer.py", "online_trainer.py")
     return path.parent.name == "training" and (path.name.startswith("ppo") or path.name in names)
 
 

@@ -1,5 +1,6 @@
 """The report: one page with tables, plots and the conflicts' own texts, which are never markup."""
 
+import re
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,7 +18,7 @@ from shfcas.feedback.gold import GoldFeedback
 from shfcas.files import read_json, write_json, write_jsonl
 from shfcas.pairs import pair_report
 from shfcas.preferences import Preference, write_preferences
-from shfcas.report import write_report
+from shfcas.report import plots, write_report
 from shfcas.report.training import write_training_report
 from shfcas.rounds import RunConfig
 from shfcas.selection import SelectionConfig, select
@@ -61,7 +62,7 @@ def finished_run(folder: Path) -> Path:
     pairs = [Preference("p", "x", "y", source=source, round=k) for k, source in enumerate(("original", "gold"))] * 4
     held_out = pair_report(pairs, rng.normal(size=8).tolist(), rng.normal(size=8).tolist())
     run.stage("round-1/reward_model", lambda c: write_training_report(c.output, {"held_out": held_out}))
-    run.stage("round-1/policy", lambda c: write_json(c.output / "ppo_history.json", history))
+    run.stage("round-1/policy", lambda c: write_json(c.output / "history.json", history))
     run.stage("round-1/metrics.json", lambda c: write_json(c.output, metrics))
     return folder
 
@@ -120,6 +121,20 @@ def test_reward_models_are_measured_on_held_out_pairs(run: Path) -> None:
 def test_without_held_out_pairs_there_is_no_such_plot(tmp_path: Path) -> None:
     write_training_report(tmp_path, {"held_out": None})
     assert [path.name for path in tmp_path.iterdir()] == ["training.json"]
+
+
+def test_rso_is_drawn_over_its_steps_and_best_of_n_not_at_all() -> None:
+    rows = [{"rollout": 0, "objective/scores": 0.1, "rso/pairs": 8}]
+    rows += [{"step": k, "loss": 0.7 - 0.1 * k, "rewards/accuracies": 0.5, "rewards/margins": 0.1} for k in range(1, 4)]
+    assert "loss on pairs" in svg_text(plots.training_curves({"round 1": rows}))
+    online = [{"rollout": k, "objective/scores": 0.1 * k} for k in range(3)]  # without a KL penalty there is no KL
+    assert "reward trained on" in svg_text(plots.training_curves({"round 1": online}))
+    assert plots.training_curves({}) == ""
+
+
+def svg_text(svg: str) -> str:
+    """The comments in which matplotlib keeps the text that it draws as paths."""
+    return " ".join(re.findall(r"<!-- (.*?) -->", svg))
 
 
 def find_all(text: str, part: str) -> list[int]:

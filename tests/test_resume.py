@@ -27,8 +27,8 @@ proxy: {{num_train_epochs: 2, batch_size: 4, checkpoint_steps: 1}}
 sampling: {{num_completions: 4, temperature: 1.0, max_new_tokens: 8, shard_size: 2}}
 selection: {{budget: 8}}
 reward: {{num_train_epochs: 2, batch_size: 4, checkpoint_steps: 1}}
-ppo: {{num_rollouts: 4, rollout_batch_size: 8, mini_batch_size: 4, num_ppo_epochs: 1, learning_rate: 1e-2,
-       max_prompt_length: 64, max_completion_length: 8, save_rollouts: 1}}
+rl: {{ppo: {{num_rollouts: 4, rollout_batch_size: 8, mini_batch_size: 4, num_ppo_epochs: 1, learning_rate: 1e-2,
+            max_prompt_length: 64, max_completion_length: 8, save_rollouts: 1}}}}
 evaluation: {{group_by: topic, sampling: {{num_completions: 4, temperature: 1.0, max_new_tokens: 8, shard_size: 2}}}}
 """
 # A kill lands as soon as this path is seen; the ones inside .work show that a stage has made progress.
@@ -111,7 +111,7 @@ def test_killed_and_resumed_equals_unbroken(config: Path, tmp_path: Path) -> Non
     finish(start(config, broken))
     for name in RESULTS:
         assert (broken / name).read_text() == (unbroken / name).read_text(), name
-    history = [(run / "round-1/policy/ppo_history.json").read_text() for run in (broken, unbroken)]
+    history = [(run / "round-1/policy/history.json").read_text() for run in (broken, unbroken)]
     assert len(json.loads(history[0])) == 4
     assert history[0] == history[1]
     stages = json.loads((broken / "manifest.json").read_text())["stages"]

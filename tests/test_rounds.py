@@ -40,13 +40,15 @@ def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "sampling": SHORT,
         "selection": {"budget": 4, "kendall_threshold": "q0", "pacs_threshold": "q0"},
         "reward": {"num_train_epochs": 1, "learning_rate": 1e-3},
-        "ppo": {
-            "num_rollouts": 1,
-            "rollout_batch_size": 4,
-            "mini_batch_size": 2,
-            "num_ppo_epochs": 1,
-            "learning_rate": 1e-2,
-            "max_completion_length": 6,
+        "rl": {
+            "ppo": {
+                "num_rollouts": 1,
+                "rollout_batch_size": 4,
+                "mini_batch_size": 2,
+                "num_ppo_epochs": 1,
+                "learning_rate": 1e-2,
+                "max_completion_length": 6,
+            }
         },
         "evaluation": {"sampling": SHORT},
     }
@@ -202,13 +204,20 @@ def test_the_policy_follows_rewards_that_are_centred_prompt_by_prompt(
     calls: list[dict] = []
 
     def train(
-        policy: str, prompts: list, reward: Any, settings: Any, output: Path, *rest: object, metrics: dict
+        policy: str,
+        prompts: list,
+        reward: Any,
+        settings: Any,
+        output: Path,
+        *rest: object,
+        metrics: dict,
+        **more: object,
     ) -> list:
         calls.append({"policy": policy, "prompts": prompts, "reward": reward, "metrics": metrics})
         output.mkdir()
         return []
 
-    monkeypatch.setattr("shfcas.rounds.train_policy", train)
+    monkeypatch.setattr("shfcas.rounds.train_rl", train)
     loop = Loop(RunDirectory(tmp_path / "run", {}, 0), build(RunConfig, values))
     state = loop.prepare()
     conflicts = loop.conflicts(state, "round-1")

@@ -27,6 +27,9 @@ COMMANDS = {
     "sft": "fine-tune a policy on good answers",
     "train-reward": "train or refine a reward model on preferences",
     "ppo": "fine-tune a policy against a reward with PPO",
+    "rloo": "the same with RLOO: the other answers to a prompt as the baseline",
+    "grpo": "the same with GRPO: advantages within a group of answers",
+    "rso": "fine-tune a policy on pairs of its own answers, without sampling",
     "evaluate": "gold reward, win rate, KL and conflict of a policy",
     "report": "one HTML page about a finished run",
     "env": "versions and build facts, for bug reports",
@@ -160,7 +163,9 @@ def _parser(name: str, module: Any) -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--verbose", action="store_true", help="log more, to stderr")
     if hasattr(module, "POSITIONAL"):
-        parser.add_argument(module.POSITIONAL, nargs="?", default=argparse.SUPPRESS, help=module.POSITIONAL_HELP)
+        parser.add_argument(
+            module.POSITIONAL, nargs="?", metavar="FILE", default=argparse.SUPPRESS, help=module.POSITIONAL_HELP
+        )
     if inputs:
         parser.add_argument(
             inputs, nargs="*", default=argparse.SUPPRESS, metavar=inputs.upper(), help=module.INPUTS_HELP

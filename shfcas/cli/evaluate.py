@@ -1,12 +1,14 @@
 """Evaluate a policy on held-out prompts: gold and proxy reward, win rate, KL and conflict."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from shfcas.best_of_n import keep_best, kl_bound
 from shfcas.candidates import read_candidates, read_prompts, write_candidates
 from shfcas.config import option
 from shfcas.conflicts import POLICY_SCORES, add_conflicts
+from shfcas.errors import UsageError
 from shfcas.evaluation import EvaluationSettings, detection, summarize
 from shfcas.files import remove, write_json
 from shfcas.sampling import sample_policy
@@ -25,6 +27,7 @@ class Config:
     cost_model: bool = option(False, "the reward model is a cost model: lower is better")
     gold: str = option("", "the gold reward: a model, or module:function")
     prompts: str = option("", "held-out prompts")
+    best_of_n: int = option(1, "sample so many answers for each one, and keep the reward model's favourite")
     policy_score: str = option("logprob", "what rewards are compared with", POLICY_SCORES)
     output: str = option("evaluation.parquet", "the answers with all scores; the metrics go beside it as .json")
     seed: int = option(0, "seed of every answer")
@@ -33,7 +36,10 @@ class Config:
 
 def run(config: Config) -> dict[str, Any]:
     """Samples, scores and summarises."""
-    output = Path(config.output)
+    if config.best_of_n < 1:
+        raise UsageError(f"best_of_n: expected at least 1, got {config.best_of_n}")
+    output, n = Path(config.output), config.best_of_n
+    sampling = config.evaluation.sampling
     gold = load_scorer(config.gold)
     reward = load_scorer(config.reward_model, config.cost_model)
     before = read_candidates(config.before).column("gold") if config.before else None
@@ -42,16 +48,21 @@ def run(config: Config) -> dict[str, Any]:
     table = sample_policy(
         config.policy,
         read_prompts(config.prompts),
-        config.evaluation.sampling,
+        replace(sampling, num_completions=n * sampling.num_completions),
         config.seed,
         work_dir,
         {column: name for column, name in references.items() if name},
     )
-    table = add_conflicts(add_rewards(table, reward), config.policy_score)
+    table = add_rewards(table, reward)
+    if n > 1:
+        table = keep_best(table, table.column("rewards"), n)
+    table = add_conflicts(table, config.policy_score)
     table = table.with_columns(gold=score_rows(gold, table.rows()))
     write_candidates(output, table)
     remove(work_dir)
     metrics = summarize(table, table.column("gold"), before)
+    if n > 1:  # of best-of-n from its policy; the KL of that policy is in the metrics already
+        metrics |= {"best_of_n": n, "kl": metrics["kl"] + kl_bound(n)}
     metrics["detection"] = detection(table, table.column("gold"))
     write_json(output.with_suffix(".json"), metrics)
     return {**metrics, **metrics["detection"], "output": config.output}

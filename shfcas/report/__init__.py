@@ -42,9 +42,9 @@ def write_report(run: Path) -> Path:
         selections=[_selection(run, name) for name in _stages(manifest, "queue.jsonl")],
         training=plots.training_curves(
             {
-                _label(name): read_json(run / name / "ppo_history.json")
+                _label(name): read_json(run / name / "history.json")
                 for name in _stages(manifest, "/policy")
-                if (run / name / "ppo_history.json").exists()
+                if (run / name / "history.json").exists()
             }
         ),
         reward_models=(reward_models := _reward_models(run, manifest)),

@@ -78,18 +78,33 @@ def kendall_histogram(table: CandidateTable, chosen: set[str]) -> str:
     return _svg(figure)
 
 
+CURVES = {  # by what they are drawn over
+    "rollout": {
+        "objective/scores": "reward trained on",
+        "objective/gold": "gold reward (not trained on)",
+        "objective/kl": "KL to the policy before (nats)",
+    },
+    "step": {
+        "loss": "loss on pairs",
+        "rewards/accuracies": "pairs ordered as the reward does",
+        "rewards/margins": "margin of the log-ratios",
+    },
+}
+
+
 def training_curves(histories: dict[str, list[dict[str, Any]]]) -> str:
-    """Proxy reward, gold reward and KL over the rollouts of each PPO stage."""
+    """Proxy reward, gold reward and KL over the rollouts of each policy stage; for RSO, its steps on pairs."""
+    if not histories:
+        return ""
+    by = "step" if any("rso/pairs" in row for history in histories.values() for row in history) else "rollout"
     figure, panels = plt.subplots(1, 3, figsize=(11, 3.6))
-    names = ("objective/scores", "objective/gold", "objective/kl")
-    titles = ("reward trained on", "gold reward (not trained on)", "KL to the policy before (nats)")
-    for axes, name, title in zip(panels, names, titles, strict=True):
+    for axes, (name, title) in zip(panels, CURVES[by].items(), strict=True):
         for colour, (label, history) in zip(COLOURS * 8, histories.items(), strict=False):
-            points = [(row["rollout"], row[name]) for row in history if name in row]
+            points = [(row[by], row[name]) for row in history if name in row]
             if points:
                 axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=3, label=label)
         axes.set_title(title, fontsize=10)
-        axes.set_xlabel("rollout")
+        axes.set_xlabel(by)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0].legend(frameon=False, fontsize=8)
     return _svg(figure)

@@ -1,5 +1,6 @@
 """What every training stage shares: quiet trainers, resumable checkpoints, early errors."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,17 @@ def train(trainer: Any, work_dir: Path, desc: str) -> list[dict[str, float]]:
 
 
 def newest_checkpoint(work_dir: Path) -> str | None:
-    """The newest checkpoint that was written to its end: the Trainer writes its state file last."""
-    complete = [p for p in work_dir.glob("checkpoint-*") if (p / "trainer_state.json").exists()]
+    """The newest checkpoint that was written to its end: the Trainer writes its state file last, and all of it."""
+    complete = [p for p in work_dir.glob("checkpoint-*") if _is_json(p / "trainer_state.json")]
     return str(max(complete, key=lambda p: int(p.name.rpartition("-")[2]))) if complete else None
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def merged(trainer: Any) -> Any:

@@ -1,0 +1,72 @@
+"""What `ppo`, `rloo`, `grpo` and `rso` have in common: sister commands, each with its algorithm's settings as flags."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from shfcas.candidates import read_candidates, read_prompts
+from shfcas.config import option
+from shfcas.errors import UsageError
+from shfcas.files import write_json
+from shfcas.scoring import load_scorer, shaped_reward
+from shfcas.training.rl import SHAPINGS, RLSettings, train_rl
+from shfcas.training.stage import trained_folder
+
+Settings = TypeVar("Settings")
+
+
+@dataclass
+class PolicyCommand:
+    """Flags of every command that trains a policy against a reward."""
+
+    policy: str = option("", "the policy to start from, which the new one is held to")
+    reward_model: str = option("", "the reward: a model, or module:function")
+    cost_model: bool = option(False, "the reward model is a cost model: lower is better")
+    gold: str | None = option(None, "a gold reward that is logged beside, and not trained on")
+    reward_shaping: str = option(
+        "centre",
+        "rewards as they are, less the mean of a prompt's candidates, or the share of them they beat",
+        SHAPINGS,
+    )
+    output: str = option("policy", "the folder of the new policy")
+    seed: int = option(0, "seed")
+
+
+@dataclass
+class OnlineCommand(PolicyCommand):
+    """Flags of the commands that sample while they train."""
+
+    prompts: str = option("", "prompts: .jsonl, .json, .parquet, or module:function")
+    references: str | None = option(
+        None, "a candidate table of these prompts, for the shaping of rewards (none: rewards stay as they are)"
+    )
+
+
+def settings_of(config: Any, settings: type[Settings]) -> Settings:
+    """The algorithm's settings among a command's flags."""
+    names = [field.name for field in dataclasses.fields(settings)]  # type: ignore[arg-type]
+    return settings(**{name: getattr(config, name) for name in names})
+
+
+def train_online_command(config: Any, algorithm: str, settings: Any) -> dict[str, Any]:
+    """Trains on prompts and saves the policy; returns what is printed."""
+    if config.reward_shaping == "par" and not config.references:
+        raise UsageError("reward_shaping par compares rewards with those of other answers: give --references")
+    references = read_candidates(config.references).rows() if config.references else []
+    return train(config, RLSettings(algorithm=algorithm, **{algorithm: settings}), references, config.prompts)
+
+
+def train(config: Any, settings: RLSettings, candidates: list[dict[str, Any]], prompts: str | None) -> dict[str, Any]:
+    """Trains and saves the policy; returns what is printed."""
+    settings.check()
+    rows = read_prompts(prompts) if prompts else []
+    reward = load_scorer(config.reward_model, config.cost_model)
+    if candidates:
+        reward = shaped_reward(reward, candidates, config.reward_shaping)
+    metrics = {"gold": load_scorer(config.gold)} if config.gold else None
+    with trained_folder(config.output) as (partial, work_dir):
+        history = train_rl(config.policy, rows, reward, settings, partial, work_dir, config.seed, metrics, candidates)
+        write_json(partial / "history.json", history)
+    rollouts = [row for row in history if "rollout" in row]
+    last = {name: value for name, value in rollouts[-1].items() if name.startswith(("objective/", "rso/"))}
+    return {"rollouts": len(rollouts), **last, "output": config.output}

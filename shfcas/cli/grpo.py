@@ -1,0 +1,17 @@
+"""Fine-tune a policy against a reward with GRPO, through TRL; an interrupted call goes on from its last checkpoint."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from shfcas.cli._rl import OnlineCommand, settings_of, train_online_command
+from shfcas.training.online import GRPOSettings
+
+
+@dataclass
+class Config(GRPOSettings, OnlineCommand):
+    """`shfcas grpo`."""
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Trains and saves the policy."""
+    return train_online_command(config, "grpo", settings_of(config, GRPOSettings))

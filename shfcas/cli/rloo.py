@@ -1,0 +1,17 @@
+"""Fine-tune a policy against a reward with RLOO, through TRL; an interrupted call goes on from its last checkpoint."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from shfcas.cli._rl import OnlineCommand, settings_of, train_online_command
+from shfcas.training.online import RLOOSettings
+
+
+@dataclass
+class Config(RLOOSettings, OnlineCommand):
+    """`shfcas rloo`."""
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Trains and saves the policy."""
+    return train_online_command(config, "rloo", settings_of(config, RLOOSettings))

@@ -1,0 +1,237 @@
+"""Statistical rejection sampling and preference optimisation (Liu et al. 2023, arXiv 2309.06657).
+
+Candidate answers are thinned until what is left is as if drawn from the optimum of the KL-regularised objective,
+pi_ref exp(r / beta); the reward model orders pairs of them, and DPO learns from those. Nothing is sampled
+while the policy is trained.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shfcas.chat import encode_prompt, plain_text
+from shfcas.config import option
+from shfcas.errors import UserError
+from shfcas.models import context_length, load_policy, save_model
+from shfcas.scoring import RewardScorer, score_rows
+from shfcas.seeds import derive_seed
+from shfcas.training.common import merged, supervised_options, train
+from shfcas.training.lora import LoraSettings
+
+
+@dataclass
+class RSOSettings:
+    """Rejection sampling over the candidates, then DPO."""
+
+    num_samples: int = option(4, "candidates accepted of each prompt (8 of 64 in Liu et al. 2023)")
+    rejection_beta: float = option(
+        0.5, "beta of the target pi_ref exp(r / beta), in units of the reward (Liu et al. 2023)"
+    )
+    ranking: str = option(
+        "first_round", "pairs: each accepted answer in one, or winners meet again", ("first_round", "tournament")
+    )
+    loss_type: str = option("sigmoid", "sigmoid is DPO's loss, hinge SLiC's, both on log-ratios", ("sigmoid", "hinge"))
+    dpo_beta: float = option(0.05, "scale of the log-ratios in the loss (gamma in Liu et al. 2023; TRL's beta)")
+    num_train_epochs: float = option(1.0, "passes over the pairs")
+    learning_rate: float = option(1e-5, "peak learning rate (cosine)")
+    batch_size: int = option(16, "pairs a step")
+    max_length: int | None = option(
+        None, "tokens of prompt and answer; longer is an error (none: what the policy sees)"
+    )
+    checkpoint_steps: int = option(0, "keep a resumable checkpoint every so many steps (0: none)")
+    lora: LoraSettings = option(LoraSettings, "adapters")
+
+    def check(self) -> None:
+        """Raises a `UserError` that names the setting that cannot be meant."""
+        if self.num_samples < 2:
+            raise UserError(f"num_samples must be at least 2, since pairs are made of them; got {self.num_samples}")
+        for name in ("rejection_beta", "dpo_beta", "num_train_epochs", "batch_size"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"{name} must be positive, got {getattr(self, name)}")
+
+
+def rejection_sample(rewards: Sequence[float], num_samples: int, beta: float, rng: np.random.Generator) -> list[int]:
+    """Chooses candidates so that those of pi_ref become, nearly, draws from pi_ref exp(r / beta).
+
+    The candidates are visited in a random order, again and again until there are enough. Each is accepted, once,
+    with probability exp((r - r_max) / beta), r_max being the best reward among those still there at the beginning
+    of a pass (algorithm 1 of Liu et al. 2023). A small beta takes the best ones, a large one any; the more
+    candidates there are for each accepted one, the closer to the target.
+
+    Args:
+        rewards: one a candidate.
+        num_samples: how many to accept.
+        beta: the temperature, in the unit of the rewards.
+        rng: decides.
+
+    Returns:
+        Positions of the accepted candidates, in the order in which they were accepted.
+
+    Raises:
+        ValueError: there are fewer candidates than are to be accepted, or beta is not positive.
+    """
+    if num_samples > len(rewards):
+        raise ValueError(f"{num_samples} candidates cannot be accepted of {len(rewards)}")
+    if beta <= 0:
+        raise ValueError(f"beta must be positive, got {beta}")
+    values = np.asarray(rewards, dtype=float)
+    left, accepted = rng.permutation(len(values)), []
+    while len(accepted) < num_samples:
+        taken = rng.random(len(left)) < np.exp((values[left] - values[left].max()) / beta)
+        accepted += left[taken].tolist()
+        left = left[~taken]
+    return accepted[:num_samples]
+
+
+def first_round(accepted: Sequence[int], rewards: Sequence[float]) -> list[tuple[int, int]]:
+    """Pairs of neighbours, each answer in at most one, as (better, worse); a tie makes no pair.
+
+    >>> first_round([3, 0, 2, 1], [0.1, 0.2, 0.3, 0.4])
+    [(3, 0), (2, 1)]
+    """
+    pairs = zip(accepted[::2], accepted[1::2], strict=False)
+    return [(a, b) if rewards[a] > rewards[b] else (b, a) for a, b in pairs if rewards[a] != rewards[b]]
+
+
+def tournament(accepted: Sequence[int], rewards: Sequence[float]) -> list[tuple[int, int]]:
+    """The pairs of all rounds of a knock-out, as (better, worse); after a tie the first goes on, without a pair.
+
+    >>> tournament([3, 0, 2, 1], [0.1, 0.2, 0.3, 0.4])
+    [(3, 0), (2, 1), (3, 2)]
+    """
+    pairs: list[tuple[int, int]] = []
+    while len(accepted) > 1:
+        pairs += first_round(accepted, rewards)
+        winners = [a if rewards[a] >= rewards[b] else b for a, b in zip(accepted[::2], accepted[1::2], strict=False)]
+        accepted = winners + list(accepted[2 * len(winners) :])  # one without an opponent goes on
+    return pairs
+
+
+RANKINGS = {"first_round": first_round, "tournament": tournament}
+
+
+def encode_pair(tokenizer: Any, row: Mapping[str, Any], better: int, worse: int, limit: int) -> dict[str, list[int]]:
+    """Token ids of a prompt and two of its answers, as the policy samples them: an end token where one was sampled.
+
+    Raises:
+        UserError: an answer does not fit into `limit` tokens with its prompt.
+    """
+    prompt = encode_prompt(tokenizer, row["prompt"])
+
+    def answer(i: int) -> list[int]:
+        ids = tokenizer(row["completions"][i], add_special_tokens=False, verbose=False)["input_ids"]
+        finished = "finished" not in row or row["finished"][i]
+        ids = [*ids, tokenizer.eos_token_id] if finished or not ids else ids
+        if len(prompt) + len(ids) > limit:
+            raise UserError(
+                f"RSO: answer {i} of prompt {row['prompt_id']!r} has {len(prompt) + len(ids)} tokens with its prompt, "
+                f"more than {limit}: {plain_text(row['prompt'])[:60]!r}; raise max_length or sample shorter answers"
+            )
+        return ids
+
+    return {"prompt_ids": prompt, "chosen_ids": answer(better), "rejected_ids": answer(worse)}
+
+
+def train_rso(
+    policy: str,
+    candidates: Sequence[dict[str, Any]],
+    reward: RewardScorer,
+    settings: RSOSettings,
+    output: Path,
+    work_dir: Path,
+    seed: int,
+    metrics: Mapping[str, RewardScorer] | None = None,
+) -> list[dict[str, Any]]:
+    """Trains a policy on pairs of its own accepted answers and saves it as a plain model in `output`.
+
+    Args:
+        policy: the policy that made the candidates, and the reference of the log-ratios.
+        candidates: rows of a candidate table.
+        reward: accepts and orders the answers.
+        settings: see `RSOSettings`.
+        output: the folder of the new policy.
+        work_dir: checkpoints; training goes on from the newest complete one.
+        seed: of the acceptance, the adapters and the order of the pairs.
+        metrics: further scorers by name, measured on the candidates and not trained on.
+
+    Returns:
+        A first row about the candidates, under the names of a rollout's metrics, then TRL's rows, one a step.
+
+    Raises:
+        UserError: too few candidates, an answer that is too long, or no pair that the reward orders.
+    """
+    settings.check()
+    for row in candidates:
+        if len(row["completions"]) < settings.num_samples:
+            raise UserError(
+                f"RSO: prompt {row['prompt_id']!r} has {len(row['completions'])} candidates, fewer than num_samples="
+                f"{settings.num_samples}; sample more (sampling.num_completions) or accept fewer"
+            )
+    from datasets import Dataset
+    from transformers import set_seed
+    from trl import DPOConfig, DPOTrainer
+
+    from shfcas.training.value import disable_dropout
+
+    class PairTrainer(DPOTrainer):
+        """DPO on pairs that have token ids already; TRL would end every answer, and cut long ones."""
+
+        def _prepare_dataset(self, dataset: Any, *unused: Any) -> Any:
+            return dataset
+
+        def _send_telemetry(self) -> None:
+            """Nothing is reported to anyone."""
+
+    model, tokenizer = load_policy(policy)
+    rewards = score_rows(reward, candidates)
+    limit = min(settings.max_length or context_length(model), context_length(model))
+    pairs, accepted_rewards = [], []
+    for row, values in zip(candidates, rewards, strict=True):
+        rng = np.random.default_rng(derive_seed("rso", seed, row["prompt_id"], bits=63))
+        accepted = rejection_sample(values, settings.num_samples, settings.rejection_beta, rng)
+        accepted_rewards += [values[i] for i in accepted]
+        ordered = RANKINGS[settings.ranking](accepted, values)
+        pairs += [encode_pair(tokenizer, row, better, worse, limit) for better, worse in ordered]
+    if not pairs:
+        raise UserError("RSO: the reward orders no pair of accepted answers; are all rewards of a prompt alike?")
+    flat = np.concatenate(rewards)
+    first = {
+        "rollout": 0,
+        "objective/scores": float(flat.mean()),
+        "objective/scores_std": float(flat.std()),
+        **{
+            f"objective/{name}": float(np.concatenate(score_rows(metric, candidates)).mean())
+            for name, metric in (metrics or {}).items()
+        },
+        "rso/accepted_scores": float(np.mean(accepted_rewards)),
+        "rso/pairs": len(pairs),
+    }
+    set_seed(seed)
+    if settings.lora.r == 0:
+        model.float()  # an optimizer step on bfloat16 weights is mostly rounding
+    disable_dropout(model)
+    trainer = PairTrainer(
+        model=model,
+        ref_model=copy.deepcopy(model).requires_grad_(False) if settings.lora.r == 0 else None,
+        args=DPOConfig(
+            loss_type=[settings.loss_type],
+            beta=settings.dpo_beta,
+            num_train_epochs=settings.num_train_epochs,
+            learning_rate=settings.learning_rate,
+            per_device_train_batch_size=settings.batch_size,
+            max_length=None,
+            **supervised_options(work_dir, seed, settings.checkpoint_steps),
+        ),
+        train_dataset=Dataset.from_list(pairs),
+        processing_class=tokenizer,
+        peft_config=settings.lora.peft_config(dropout=False),
+    )
+    history = train(trainer, work_dir, "RSO")
+    save_model(output, merged(trainer), tokenizer)
+    for row in history:  # TRL counts tokens anew when it is resumed
+        row.pop("num_tokens", None)
+    return [dict(sorted(row.items())) for row in (first, *history)]
