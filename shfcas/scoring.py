@@ -57,8 +57,10 @@ class ModelScorer:
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.max_length = max_length or reward_max_length(model, tokenizer)
         self.pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        if model.config.pad_token_id is None:
-            model.config.pad_token_id = self.pad_id
+        config = model.config.get_text_config()
+        if config.pad_token_id is None or not 0 <= config.pad_token_id < config.vocab_size:
+            config.pad_token_id = self.pad_id
+        self.pad_id = config.pad_token_id  # by which a decoder finds its last token
 
     @torch.inference_mode()
     def __call__(self, prompts: list[Prompt], completions: list[Any], **columns: Any) -> list[float]:

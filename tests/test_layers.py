@@ -17,7 +17,7 @@ LAYERS = [  # the lowest first; a room imports rooms of its own layer and of low
     {"_arguments", "_autograd", "_fake_kernels", "_pvalues"},
     {"ops", "reference"},
     {"config", "files", "errors", "progress", "seeds"},
-    {"candidates", "preferences", "models", "chat", "callables"},
+    {"candidates", "preferences", "models", "model_files", "score_models", "chat", "callables"},
     {"bootstrap", "sampling", "scoring", "conflicts", "selection", "feedback", "training", "evaluation"},
     {"rounds", "demo", "report", "stages"},
     {"cli"},

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedConfig
 
 from shfcas.chat import encode_prompt
 from shfcas.errors import UserError
@@ -180,7 +180,7 @@ def test_a_prompt_beyond_the_context_is_named(policy: tuple[Any, Any]) -> None:
 
 def test_another_vocabulary_is_refused(policy: tuple[Any, Any]) -> None:
     class Other:
-        config = type("Config", (), {"vocab_size": 7})
+        config = PreTrainedConfig(vocab_size=7)
 
     with pytest.raises(UserError, match="vocabulary of 7 tokens, the policy of 320"):
         LocalSampler(*policy, SamplingConfig(), references={"reference_logprobs": Other()})

@@ -13,7 +13,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from shfcas.chat import encode_prompt
+from shfcas.chat import encode_prompt, end_token_ids
 from shfcas.seeds import derive_seed
 from shfcas.training.ppo_math import completion_mask
 from shfcas.training.value import LanguageModel, causal_lm
@@ -72,16 +72,14 @@ def encode_prompts(
 
 
 def stop_ids(model: LanguageModel, tokenizer: PreTrainedTokenizerBase, requested: Sequence[int] | None) -> list[int]:
-    """Ids that end a completion: those requested, else the EOS ids of generation config and tokenizer.
+    """Ids that end a completion: those requested, else those of generation config, tokenizer and chat template.
 
     Raises:
         ValueError: there is none.
     """
     if requested:
         return sorted(set(requested))
-    configured = getattr(model.generation_config, "eos_token_id", None)
-    candidates = configured if isinstance(configured, (list, tuple)) else [configured]
-    ids = {i for i in (*candidates, tokenizer.eos_token_id) if i is not None}
+    ids = end_token_ids(model, tokenizer)
     if not ids:
         raise ValueError("neither the tokenizer nor the generation config has an EOS token; set stop_token_ids")
     return sorted(ids)
