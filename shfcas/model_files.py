@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from shfcas.callables import is_callable_name
 from shfcas.errors import MissingExtra, UserError
 from shfcas.files import publish, read_json, remove
 
@@ -231,8 +232,10 @@ def revision(name: str) -> str:
 
 
 def provenance(**names: str) -> dict[str, Any]:
-    """What a table's metadata record about models: the revision of each, and whether they may run their own code."""
-    found: dict[str, Any] = {"revisions": {role: revision(name) for role, name in names.items()}}
+    """What a table's metadata record of models: the revision of each by its role, and whether they may run code."""
+    found: dict[str, Any] = {
+        f"{role}_revision": revision(name) for role, name in names.items() if not is_callable_name(name)
+    }
     if trusts_remote_code():
         found["trust_remote_code"] = True
     return found

@@ -140,7 +140,14 @@ def test_the_policy_follows_rewards_that_are_centred_prompt_by_prompt(
     calls: list[dict] = []
 
     def train(
-        policy: str, prompts: list, reward: Any, settings: Any, output: Path, *rest: object, metrics: dict
+        policy: str,
+        prompts: list,
+        reward: Any,
+        settings: Any,
+        output: Path,
+        *rest: object,
+        metrics: dict,
+        **others: object,
     ) -> list:
         calls.append({"policy": policy, "prompts": prompts, "reward": reward, "metrics": metrics})
         output.mkdir()

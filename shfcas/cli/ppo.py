@@ -15,6 +15,7 @@ class Config:
     """`shfcas ppo`."""
 
     policy: str = option("", "the policy to start from, also the reference of the KL penalty")
+    chat_template: str | None = option(None, "a template for a policy that has none: plain, or a Jinja file")
     reward_model: str = option("", "the reward: a model, or module:function")
     cost_model: bool = option(False, "the reward model is a cost model: lower is better")
     gold: str | None = option(None, "a gold reward that is logged beside, and not trained on")
@@ -35,6 +36,8 @@ def run(config: Config) -> dict[str, Any]:
         reward = CentredReward(reward, read_candidates(config.references).rows())
     metrics = {"gold": load_scorer(config.gold)} if config.gold else None
     with trained_folder(config.output) as (partial, work_dir):
-        history = train_policy(config.policy, prompts, reward, config.ppo, partial, work_dir, config.seed, metrics)
+        history = train_policy(
+            config.policy, prompts, reward, config.ppo, partial, work_dir, config.seed, metrics, config.chat_template
+        )
     last = {name: value for name, value in history[-1].items() if name.startswith("objective/")}
     return {"rollouts": len(history), **last, "output": config.output}

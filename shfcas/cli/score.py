@@ -8,6 +8,7 @@ import numpy as np
 from shfcas.candidates import read_candidates, write_candidates
 from shfcas.config import option
 from shfcas.conflicts import POLICY_SCORES, add_conflicts
+from shfcas.models import provenance
 from shfcas.scoring import add_rewards, load_scorer
 
 
@@ -27,7 +28,9 @@ def run(config: Config) -> dict[str, Any]:
     table = read_candidates(config.input)
     if config.reward_model:
         scorer = load_scorer(config.reward_model, config.cost_model)
-        table = add_rewards(table, scorer).with_metadata(reward_model=config.reward_model)
+        table = add_rewards(table, scorer).with_metadata(
+            reward_model=config.reward_model, **provenance(reward_model=config.reward_model)
+        )
     table = add_conflicts(table, config.policy_score)
     write_candidates(config.output, table)
     distance = np.array(table.column("kendall_distance"))

@@ -52,6 +52,7 @@ def train_policy(
     work_dir: Path,
     seed: int,
     metrics: Mapping[str, RewardCallable] | None = None,
+    chat_template: str | None = None,
 ) -> list[dict[str, Any]]:
     """Trains a policy with PPO and saves it as a plain model (adapters merged) in `output`.
 
@@ -64,6 +65,7 @@ def train_policy(
         work_dir: checkpoints; training goes on from the newest complete one.
         seed: of the adapters, the order of prompts and the sampling.
         metrics: further callables of that shape, measured on every rollout and not trained on.
+        chat_template: for a policy without one, see `shfcas.models.load_policy`.
 
     Returns:
         One row of metrics a rollout.
@@ -77,7 +79,7 @@ def train_policy(
     from shfcas.progress import trainer_progress
     from shfcas.training.ppo import PPOConfig, PPOTrainer, latest_checkpoint
 
-    model, tokenizer = load_policy(policy)
+    model, tokenizer = load_policy(policy, chat_template)
     options = {name: value for name, value in vars(settings).items() if name not in ("lora", "mini_batch_size")}
     try:
         trainer = PPOTrainer(
