@@ -110,7 +110,7 @@ def load_reward_model(name: str) -> tuple[Any, Any]:
     trained = has_trained_head(name)
     config = model_config(name)
     outputs = len(config["id2label"]) if "id2label" in config else config.get("num_labels", 2)
-    if trained and not is_safe_rlhf(config) and outputs != 1:
+    if trained and outputs != 1 and not is_safe_rlhf(config) and adapter_base(resolve(name)) is None:
         raise UserError(f"{name} has {outputs} outputs; a reward model has one")
     model = _load_model("AutoModelForSequenceClassification", name, num_labels=1, dtype=torch.float32)
     text_config = model.config.get_text_config()
@@ -183,6 +183,8 @@ def _load_classifier(name: str, folder: str, **options: Any) -> Any:
     safe_rlhf = is_safe_rlhf(config.to_dict())
     auto: Any = transformers.AutoModelForSequenceClassification
     known = type(config) in auto._model_mapping
+    if not known and not trusts_remote_code():
+        raise UserError(f"no usable model {name}: transformers has no sequence classifier for {config.model_type}")
     if known and (safe_rlhf or reads_last_token(config) or (trained and _pools_blindly(config))):
         auto = last_token_classifier(config)
     model, info = _from_pretrained(auto, name, folder, output_loading_info=True, config=config, **options)

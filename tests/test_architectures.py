@@ -1,4 +1,4 @@
-"""Every architecture goes through the whole loop, samples with exact log-probabilities, and is scored alone as in company.
+"""Every architecture goes through the whole loop, samples with exact log-probabilities, and scores alone as in company.
 
 All models are tiny and random, so nothing here is about quality.
 """
@@ -26,8 +26,17 @@ from tests import tiny
 from tests.architectures import POLICIES, REWARDS, Fuse, save_policy, save_reward
 
 QUICK = ("gemma2", "gpt_neox")  # in the default suite, too
-REWARD_OF = dict(zip(POLICIES, ["modernbert", "gemma2", "deberta-v2", "llama", "bert", "gpt_neox", "qwen3", "opt"]))
-WORDS = "the soup was good and the bread was fine a bad film late hotel".split()
+REWARD_OF = {
+    "llama": "modernbert",
+    "qwen3": "gemma2",
+    "gemma2": "deberta-v2",
+    "gpt_neox": "llama",
+    "gpt2": "bert",
+    "opt": "gpt_neox",
+    "phi": "qwen3",
+    "mistral": "opt",
+}
+WORDS = ["the", "soup", "was", "good", "and", "bread", "fine", "a", "bad", "film", "late", "hotel"]
 
 
 def each(names: Any) -> list[Any]:
@@ -146,7 +155,9 @@ def test_the_whole_loop_runs_and_goes_on_where_it_was_stopped(name: str, tmp_pat
     assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n == "deberta-v2" else pytest.mark.slow) for n in REWARDS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n == "deberta-v2" else pytest.mark.slow) for n in REWARDS]
+)
 def test_a_reward_model_scores_alone_as_in_company_and_learns(name: str, tmp_path: Path) -> None:
     rng = random.Random(0)
     folder = save_reward(name, tmp_path / "model")

@@ -95,21 +95,24 @@ def train_sft(
     end_ids = end_token_ids(model, tokenizer)
     data = Dataset.from_list(encode_demonstrations(demonstrations, tokenizer, end_ids, settings.max_length))
     set_seed(seed)
-    trainer = SFTTrainer(
-        model=model,
-        args=SFTConfig(
-            num_train_epochs=settings.num_train_epochs,
-            learning_rate=settings.learning_rate,
-            per_device_train_batch_size=settings.batch_size,
-            max_length=settings.max_length,
-            packing=False,
-            warmup_steps=0.05,
-            **supervised_options(work_dir, seed, settings.checkpoint_steps),
-        ),
-        train_dataset=data,
-        processing_class=tokenizer,
-        peft_config=settings.lora.peft_config(),
-    )
+    try:
+        trainer = SFTTrainer(
+            model=model,
+            args=SFTConfig(
+                num_train_epochs=settings.num_train_epochs,
+                learning_rate=settings.learning_rate,
+                per_device_train_batch_size=settings.batch_size,
+                max_length=settings.max_length,
+                packing=False,
+                warmup_steps=0.05,
+                **supervised_options(work_dir, seed, settings.checkpoint_steps),
+            ),
+            train_dataset=data,
+            processing_class=tokenizer,
+            peft_config=settings.lora.peft_config(),
+        )
+    except ValueError as error:  # such as layers that cannot have the adapters asked for
+        raise UserError(f"sft: {' '.join(str(error).split())}") from error
     history = train(trainer, work_dir, "supervised fine-tuning")
     trained = merged(trainer)
     trained.generation_config.eos_token_id = sorted(end_ids)  # what ends its answers, for others too

@@ -167,7 +167,10 @@ class PolicyWithValue(nn.Module):
         self.temperature = temperature
         lm = causal_lm(policy)
         self.plain_head = has_plain_head(policy)
-        self.value_head = nn.Linear(lm.config.get_text_config().hidden_size, 1, dtype=torch.float32, device=lm.device)
+        width = lm.config.get_text_config().hidden_size
+        if self.plain_head:  # some trunks end in a projection to another width
+            width = getattr(lm.get_output_embeddings(), "in_features", width)
+        self.value_head = nn.Linear(width, 1, dtype=torch.float32, device=lm.device)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
 
