@@ -116,7 +116,7 @@ def load_reward_model(name: str) -> tuple[Any, Any]:
     text_config = model.config.get_text_config()
     pad = text_config.pad_token_id
     if trained and not reads_last_token(model.config) and pad is not None and 0 <= pad < len(tokenizer):
-        if pad != tokenizer.pad_token_id:
+        if pad in tokenizer.added_tokens_decoder:  # an ordinary token must not become a special one
             tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
     else:
         text_config.pad_token_id = tokenizer.pad_token_id
