@@ -1,5 +1,6 @@
 """Tiny random models of many architectures, each with a tokenizer of the kind that its family has."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,23 +47,31 @@ def byte_level(special: list[str], before: str | None = None, **tokens: Any) -> 
     trainer = trainers.BpeTrainer(
         vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
-    return _finished(tokenizer, trainer, before, tokens)
+    tokenizer.train_from_iterator(tiny.CORPUS, trainer)
+    return _finished(tokenizer, before, tokens)
 
 
 def sentence_piece(special: list[str], before: str | None = None, **tokens: Any) -> PreTrainedTokenizerFast:
     """As Llama's first: words begin with a mark, and what is not in the vocabulary is spelled in bytes."""
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first")
+    words = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first")
+    trained = Tokenizer(models.BPE(unk_token="<unk>"))
+    trained.pre_tokenizer = words
+    trainer = trainers.BpeTrainer(vocab_size=140, special_tokens=["<unk>", *special], show_progress=False)
+    trained.train_from_iterator(tiny.CORPUS, trainer)
+    model = json.loads(trained.to_str())["model"]
+    for byte in range(256):
+        model["vocab"][f"<0x{byte:02X}>"] = len(model["vocab"])
+    merges = [tuple(pair) for pair in model["merges"]]
+    tokenizer = Tokenizer(models.BPE(model["vocab"], merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer.add_special_tokens(["<unk>", *special])
+    tokenizer.pre_tokenizer = words
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    special = ["<unk>", *special, *(f"<0x{byte:02X}>" for byte in range(256))]
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, show_progress=False)
-    return _finished(tokenizer, trainer, before, {"unk_token": "<unk>", **tokens})
+    return _finished(tokenizer, before, {"unk_token": "<unk>", **tokens})
 
 
-def _finished(tokenizer: Tokenizer, trainer: Any, before: str | None, tokens: dict) -> PreTrainedTokenizerFast:
-    tokenizer.train_from_iterator(tiny.CORPUS, trainer)
+def _finished(tokenizer: Tokenizer, before: str | None, tokens: dict[str, Any]) -> PreTrainedTokenizerFast:
     if before:
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{before} $A", special_tokens=[(before, tokenizer.token_to_id(before))]
