@@ -184,19 +184,3 @@ def save_reward(model_type: str, folder: Path, seed: int = 0) -> str:
     if model_type == "modernbert":  # has tokens of its own in their place
         config.cls_token_id, config.sep_token_id = tokenizer.cls_token_id, tokenizer.sep_token_id
     return _save(transformers.AutoModelForSequenceClassification.from_config(config), tokenizer, folder)
-
-
-class Fuse:
-    """Stops a run once, in the middle of PPO."""
-
-    rollouts_left: int | None = None
-
-
-def gold(prompts: list, completions: list, **columns: Any) -> list[float]:
-    """`tiny.letter_reward`, which blows the fuse when PPO asks too often."""
-    if "completion_ids" in columns and Fuse.rollouts_left is not None:
-        Fuse.rollouts_left -= 1
-        if Fuse.rollouts_left < 0:
-            Fuse.rollouts_left = None
-            raise KeyboardInterrupt
-    return tiny.letter_reward(prompts, completions)

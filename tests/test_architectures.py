@@ -21,9 +21,10 @@ from shfcas.rounds import RunConfig, run
 from shfcas.sampling import LocalSampler, SamplingConfig
 from shfcas.scoring import ModelScorer, load_scorer
 from shfcas.training.lora import LoraSettings
+from shfcas.training.ppo_collect import RolloutCollector
 from shfcas.training.reward import RewardSettings, train_reward_model
 from tests import tiny
-from tests.architectures import POLICIES, REWARDS, Fuse, save_policy, save_reward
+from tests.architectures import POLICIES, REWARDS, save_policy, save_reward
 
 QUICK = ("gemma2", "gpt_neox")  # in the default suite, too
 REWARD_OF = {
@@ -36,6 +37,7 @@ REWARD_OF = {
     "phi": "qwen3",
     "mistral": "opt",
 }
+GOLD_OF = {"llama": "mistral", "gpt2": "qwen3"}
 WORDS = ["the", "soup", "was", "good", "and", "bread", "fine", "a", "bad", "film", "late", "hotel"]
 
 
@@ -91,7 +93,7 @@ def settings(name: str, folder: Path) -> dict[str, Any]:
     return {
         "policy": save_policy(name, folder / "policy"),
         "reward_model": save_reward(REWARD_OF[name], folder / "reward"),
-        "gold": "tests.architectures:gold",
+        "gold": save_reward(GOLD_OF.get(name, "bert"), folder / "gold", seed=2),  # a third tokenizer
         "prompts": tiny.write_lines(folder / "prompts.jsonl", tiny.prompts(6, chat)),
         "eval_prompts": tiny.write_lines(folder / "held_out.jsonl", held_out),
         "demonstrations": tiny.write_lines(folder / "demonstrations.jsonl", answers),
@@ -125,13 +127,20 @@ def numbers(value: Any) -> list[float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", POLICIES)
-def test_the_whole_loop_runs_and_goes_on_where_it_was_stopped(name: str, tmp_path: Path) -> None:
+def test_the_whole_loop_runs_and_goes_on_where_it_was_stopped(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop_at_the_second(self: Any, index: int, *rest: Any) -> Any:
+        if index == 1:
+            raise KeyboardInterrupt
+        return collect(self, index, *rest)
+
+    collect = RolloutCollector.collect
     values = settings(name, tmp_path)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    Fuse.rollouts_left = None
     run(build(RunConfig, {**values, "output": str(whole)}))
-    Fuse.rollouts_left = 1
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(RolloutCollector, "collect", stop_at_the_second)
         run(build(RunConfig, {**values, "output": str(broken)}))
     assert list((broken / "round-1").glob(".policy.work/checkpoint-*"))  # after the first of two rollouts
     run(build(RunConfig, {**values, "output": str(broken)}))

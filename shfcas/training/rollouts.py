@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from shfcas.chat import encode_prompt, end_token_ids
+from shfcas.errors import UserError
 from shfcas.seeds import derive_seed
 from shfcas.training.ppo_math import completion_mask
 from shfcas.training.value import LanguageModel, causal_lm
@@ -54,8 +55,13 @@ def encode_prompts(
     prompts = dataset["prompt"]
     if not isinstance(prompts[0], str) and tokenizer.chat_template is None:
         raise ValueError("the prompts are messages, but the tokenizer has no chat template")
-    encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
-    for row, ids in enumerate(encoded):
+    encoded = []
+    for row, prompt in enumerate(prompts):
+        try:
+            ids = encode_prompt(tokenizer, prompt)
+        except UserError as error:
+            raise ValueError(f"train_dataset row {row}: {error}") from error
+        encoded.append(ids)
         if not ids:
             raise ValueError(f"train_dataset row {row}: the prompt is empty")
         if len(ids) > max_prompt_length:
