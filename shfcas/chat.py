@@ -5,12 +5,24 @@ tokenizer and template, so nothing but text or messages ever passes from one to 
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from shfcas.errors import UserError
+from shfcas.files import read_text
 
 Message = dict[str, str]
 Prompt = str | list[Message]
+
+# For base models, which have none: each role by its name, and an end token after each answer.
+PLAIN_TEMPLATE = (
+    "{% if bos_token %}{{ bos_token }}{% endif %}"
+    "{% for message in messages %}"
+    "{{ message['role'] | capitalize }}: {{ message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
 
 
 def check_prompt(prompt: Any, where: str) -> Prompt:
@@ -42,6 +54,33 @@ def plain_text(prompt: Prompt) -> str:
     return prompt if isinstance(prompt, str) else "\n\n".join(message["content"] for message in prompt)
 
 
+def set_chat_template(tokenizer: Any, template: str) -> None:
+    """Gives a tokenizer a chat template: `plain`, or what stands in a Jinja file."""
+    if template == "plain" and tokenizer.eos_token is None:
+        raise UserError("chat_template plain ends answers with the tokenizer's end token, and it has none: set one")
+    tokenizer.chat_template = PLAIN_TEMPLATE if template == "plain" else read_text(Path(template).expanduser())
+
+
+def render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
+    """Messages as the tokenizer's chat template writes them.
+
+    Raises:
+        UserError: the template refuses them (many want no system turn, or users and assistants in turn).
+    """
+    from jinja2 import TemplateError
+
+    try:
+        return tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+    except (TemplateError, TypeError, ValueError, KeyError) as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise UserError(
+            f"the chat template of {tokenizer.name_or_path or 'the tokenizer'} refuses a conversation of {roles} "
+            f"({' '.join(str(error).split())[:120]}): {plain_text(list(messages))[:60]!r}; change its roles"
+        ) from error
+
+
 def render_prompt(tokenizer: Any, prompt: Prompt) -> str:
     """The text that the policy continues: its chat template for messages, plain text as it is."""
     if isinstance(prompt, str):
@@ -49,15 +88,76 @@ def render_prompt(tokenizer: Any, prompt: Prompt) -> str:
     if not tokenizer.chat_template:
         raise UserError(
             "the prompts are chat messages, but the policy's tokenizer has no chat template; "
-            "give plain text prompts or a tokenizer with a template"
+            "set chat_template (plain, or a Jinja file), or give plain text prompts"
         )
-    return tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    return render(tokenizer, prompt, add_generation_prompt=True)
 
 
 def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
-    """Token ids of a rendered prompt; a chat template already holds its special tokens."""
+    """Token ids of a rendered prompt; a chat template already holds its special tokens.
+
+    Text gets what the tokenizer puts before it, but no end token behind it, since it is to be continued.
+    """
     text = render_prompt(tokenizer, prompt)
-    return tokenizer(text, add_special_tokens=isinstance(prompt, str), verbose=False)["input_ids"]
+    ids = tokenizer(text, add_special_tokens=isinstance(prompt, str), verbose=False)["input_ids"]
+    if isinstance(prompt, str) and len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
+        ids = ids[:-1]
+    return ids
+
+
+def turn_end_id(tokenizer: Any) -> int | None:
+    """The special token with which the chat template ends an answer, if there is one; often another than EOS."""
+    if not tokenizer.chat_template:
+        return None
+    mark = "answer"
+    try:
+        text = render(tokenizer, [{"role": "user", "content": "question"}, {"role": "assistant", "content": mark}])
+    except UserError:
+        return None
+    ids = tokenizer(text.rpartition(mark)[2].lstrip(), add_special_tokens=False, verbose=False)["input_ids"]
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return ids[0] if ids and ids[0] in special | set(tokenizer.all_special_ids) else None
+
+
+def end_token_ids(model: Any, tokenizer: Any) -> set[int]:
+    """All tokens that end an answer: of the generation configuration, the tokenizer and the chat template."""
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ids = set(configured if isinstance(configured, list | tuple) else [configured])
+    ids |= {tokenizer.eos_token_id, turn_end_id(tokenizer)}
+    return {i for i in ids if i is not None}
+
+
+def encode_demonstration(
+    tokenizer: Any, prompt: Prompt, completion: str, end_ids: set[int]
+) -> tuple[list[int], list[int]]:
+    """Token ids of a prompt, as it is sampled from, and of the answer to be learned with the token that ends it.
+
+    Args:
+        tokenizer: the policy's.
+        prompt: text or messages.
+        completion: the answer. Text follows its prompt without a space between them, as in TRL.
+        end_ids: what ends an answer. Where the template writes none of them, the tokenizer's end token follows.
+
+    Raises:
+        UserError: nothing could end the answer.
+    """
+    prompt_ids, prompt_text = encode_prompt(tokenizer, prompt), render_prompt(tokenizer, prompt)
+    if isinstance(prompt, str):
+        whole = prompt + completion
+    else:
+        whole = render(tokenizer, [*prompt, {"role": "assistant", "content": completion}])
+        if not whole.startswith(prompt_text):  # such as templates that drop what an answer began with
+            whole = prompt_text + whole[whole.rfind(completion) :]
+    ids = tokenizer(whole, add_special_tokens=isinstance(prompt, str), verbose=False)["input_ids"]
+    if ids[: len(prompt_ids)] == prompt_ids:
+        answer = ids[len(prompt_ids) :]
+    else:  # tokens reach over the border: the prompt stays as it is sampled from
+        answer = tokenizer(whole[len(prompt_text) :], add_special_tokens=False, verbose=False)["input_ids"]
+    if not end_ids.intersection(answer):
+        if tokenizer.eos_token_id is None:
+            raise UserError("the tokenizer has no end token, so an answer could not learn to end; set eos_token")
+        answer = [*answer, tokenizer.eos_token_id]
+    return prompt_ids, answer
 
 
 def encode_answer(tokenizer: Any, prompt: Prompt, completion: str, max_length: int) -> list[int]:
@@ -70,8 +170,7 @@ def encode_answer(tokenizer: Any, prompt: Prompt, completion: str, max_length: i
         UserError: the conversation is longer than `max_length`.
     """
     if tokenizer.chat_template:
-        messages = [*as_messages(prompt), {"role": "assistant", "content": completion}]
-        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        text = render(tokenizer, [*as_messages(prompt), {"role": "assistant", "content": completion}])
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     elif tokenizer.sep_token_id is not None:
         ids = tokenizer(plain_text(prompt), completion, verbose=False)["input_ids"]

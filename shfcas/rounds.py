@@ -20,6 +20,7 @@ from shfcas.evaluation import EvaluationSettings, detection, grouped, ranking_ac
 from shfcas.feedback import read_queue
 from shfcas.feedback.gold import GoldFeedback
 from shfcas.files import write_json, write_jsonl
+from shfcas.models import provenance
 from shfcas.preferences import Preference, merge, read_preferences, write_preferences
 from shfcas.preflight import PreflightSettings, preflight, refuse_failures
 from shfcas.sampling import SamplingConfig, sample_policy
@@ -40,6 +41,7 @@ class RunConfig:
 
     output: str = option("runs/shfcas", "the run directory; run the same command again to continue")
     policy: str = option("", "the policy: a folder, a hub id, or pypi:PACKAGE")
+    chat_template: str | None = option(None, "a template for a policy that has none: plain, or a Jinja file")
     reference: str | None = option(
         None, "policy_score logprob_ratio compares the policy with this model (none: the policy before sft)"
     )
@@ -168,7 +170,15 @@ class Loop:
             rows, sft = given, config.sft
             policy = run.stage(
                 "round-0/policy",
-                lambda c: train_sft(config.policy, read_demonstrations(rows), sft, c.output, c.work_dir, c.seed),
+                lambda c: train_sft(
+                    config.policy,
+                    read_demonstrations(rows),
+                    sft,
+                    c.output,
+                    c.work_dir,
+                    c.seed,
+                    config.chat_template,
+                ),
                 {"policy": config.policy, "demonstrations": rows},
             )
         reward_model: str | Path = config.reward_model
@@ -261,6 +271,7 @@ class Loop:
                 context.seed,
                 metrics={"gold": self.gold},
                 candidates=rows,
+                chat_template=self.config.chat_template,
             )
             write_json(context.output / "history.json", history)
 
@@ -355,7 +366,7 @@ class Loop:
         references: dict[str, str | Path] | None = None,
     ) -> None:
         """Samples prompts into `context.output`; `references` adds log-probabilities under other models."""
-        table = sample_policy(policy, prompts, sampling, seed, context.work_dir, references)
+        table = sample_policy(policy, prompts, sampling, seed, context.work_dir, references, self.config.chat_template)
         write_candidates(context.output, table)
 
     def _score_reference(self) -> dict[str, str | Path]:
@@ -367,7 +378,7 @@ class Loop:
     def _scored(self, candidates: CandidateTable, reward_model: str | Path) -> CandidateTable:
         scorer = load_scorer(str(reward_model), self.config.cost_model)
         return add_conflicts(add_rewards(candidates, scorer), self.config.policy_score).with_metadata(
-            reward_model=str(reward_model)
+            reward_model=str(reward_model), **provenance(reward_model=str(reward_model))
         )
 
     def _train_reward(

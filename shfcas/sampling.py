@@ -4,6 +4,7 @@ Each answer has its own stream of random numbers, derived from (seed, prompt id,
 sampled for a prompt does not depend on the other prompts of its batch, on their order, or on an interruption.
 """
 
+import inspect
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +15,10 @@ import numpy as np
 import torch
 
 from shfcas.candidates import CandidateTable, concatenate, read_candidates, write_candidates
-from shfcas.chat import encode_prompt, plain_text
+from shfcas.chat import encode_prompt, end_token_ids, plain_text
 from shfcas.config import fingerprint, option, to_dict
 from shfcas.errors import UserError
-from shfcas.models import context_length, load_policy
+from shfcas.models import context_length, load_policy, provenance
 from shfcas.progress import progress
 from shfcas.seeds import derive_seed
 
@@ -91,14 +92,6 @@ class _SeededChoice:
         return torch.full_like(scores, -torch.inf).scatter_(-1, choice, 0.0)
 
 
-def end_token_ids(model: Any, tokenizer: Any) -> set[int]:
-    """All tokens that end an answer, from the generation configuration and the tokenizer."""
-    configured = getattr(model.generation_config, "eos_token_id", None)
-    ids = set(configured if isinstance(configured, list) else [configured])
-    ids.add(tokenizer.eos_token_id)
-    return {i for i in ids if i is not None}
-
-
 class LocalSampler:
     """Samples with transformers' `generate`.
 
@@ -123,10 +116,11 @@ class LocalSampler:
         self.references = dict(references or {})
         self.end_ids = end_token_ids(model, tokenizer)
         for column, reference in self.references.items():
-            if reference.config.vocab_size != model.config.vocab_size:
+            ours, theirs = (m.config.get_text_config().vocab_size for m in (model, reference))
+            if ours != theirs:
                 raise UserError(
-                    f"the model of {column} has a vocabulary of {reference.config.vocab_size} tokens, the policy of "
-                    f"{model.config.vocab_size}; a log-probability ratio needs the same tokenizer for both"
+                    f"the model of {column} has a vocabulary of {theirs} tokens, the policy of {ours}; "
+                    "a log-probability ratio needs the same tokenizer for both"
                 )
 
     def __call__(self, prompts: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -152,7 +146,10 @@ class LocalSampler:
                 following += 1
 
     def _encode(self, row: dict[str, Any]) -> list[int]:
-        ids = encode_prompt(self.tokenizer, row["prompt"])
+        try:
+            ids = encode_prompt(self.tokenizer, row["prompt"])
+        except UserError as error:
+            raise UserError(f"prompt {row['prompt_id']!r}: {error}") from error
         room = context_length(self.model) - self.config.max_new_tokens
         if len(ids) > room:
             raise UserError(
@@ -165,25 +162,31 @@ class LocalSampler:
     @torch.inference_mode()
     def _generate(self, prompts: list[list[int]], seeds: list[int]) -> list[dict[str, Any]]:
         """Samples one left-padded batch; one dictionary of table columns for each sequence."""
-        from transformers import LogitsProcessorList
+        from transformers import GenerationConfig, LogitsProcessorList
 
         width = max(map(len, prompts))
         pad = self.tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=self.model.device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.model.device)
         choice = _SeededChoice(seeds, self.config)
-        sequences = self.model.generate(
-            input_ids=ids,
-            attention_mask=mask,
+        config = GenerationConfig(
             do_sample=False,
             max_new_tokens=self.config.max_new_tokens,
-            eos_token_id=sorted(self.end_ids),
+            eos_token_id=sorted(self.end_ids) or None,
             pad_token_id=pad,
-            logits_processor=LogitsProcessorList([choice]),
-            temperature=None,
-            top_p=None,
-            top_k=None,
         )
+        # `generate` fills what a config leaves open from the model's own, and a repetition penalty, say, would
+        # change the probabilities before they are noted.
+        own_config, self.model.generation_config = self.model.generation_config, config
+        try:
+            sequences = self.model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                generation_config=config,
+                logits_processor=LogitsProcessorList([choice]),
+            )
+        finally:
+            self.model.generation_config = own_config
         logprobs = {"logprobs": torch.stack(choice.logprobs, dim=1)}
         for column, reference in self.references.items():
             logprobs[column] = response_logprobs(reference, sequences, mask)
@@ -216,15 +219,15 @@ def response_logprobs(
     length = sequences.shape[1] - prompt_mask.shape[1]
     mask = torch.cat([prompt_mask, prompt_mask.new_ones(len(sequences), length)], dim=1)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    accepted = inspect.signature(model.forward).parameters
+    keep = {"logits_to_keep": length + 1} if "logits_to_keep" in accepted else {}
     rows = []
     for start in range(0, len(sequences), chunk_size):
         part = slice(start, start + chunk_size)
-        logits = model(
-            input_ids=sequences[part],
-            attention_mask=mask[part],
-            position_ids=positions[part],
-            logits_to_keep=length + 1,
-        ).logits[:, :-1]
+        # Architectures with relative positions only take none.
+        where = {"position_ids": positions[part]} if "position_ids" in accepted else {}
+        output = model(input_ids=sequences[part], attention_mask=mask[part], **where, **keep)
+        logits = output.logits[:, -length - 1 : -1]
         chosen = logits.gather(-1, sequences[part, -length:, None]).squeeze(-1)
         rows.append(chosen.float() - logits.float().logsumexp(-1))
     return torch.cat(rows)
@@ -264,13 +267,18 @@ def sample_policy(
     seed: int,
     work_dir: Path,
     references: Mapping[str, str | Path] | None = None,
+    chat_template: str | None = None,
 ) -> CandidateTable:
-    """Loads a policy (and reference models by column name) and samples all prompts; the table records how."""
-    model, tokenizer = load_policy(str(policy))
+    """Loads a policy (and reference models by column name) and samples all prompts; the table records how.
+
+    `chat_template` is for a policy without a template of its own, see `shfcas.models.load_policy`.
+    """
+    model, tokenizer = load_policy(str(policy), chat_template)
     others = {column: load_policy(str(name))[0] for column, name in (references or {}).items()}
     metadata = {
         "policy": str(policy),
         **{column: str(name) for column, name in (references or {}).items()},
+        **provenance(policy=str(policy), **{column: str(name) for column, name in (references or {}).items()}),
         "engine": "transformers",
         "template": fingerprint(tokenizer.chat_template),
         "sampling": to_dict(config),

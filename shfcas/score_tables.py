@@ -18,6 +18,7 @@ from shfcas.conflict_summary import ConflictSummary
 from shfcas.conflicts import SCORE_COLUMNS, add_conflicts_to_batch
 from shfcas.errors import UserError
 from shfcas.files import atomic_file, disk_errors, locked_folder, read_json, write_json
+from shfcas.models import provenance
 from shfcas.scoring import RewardScorer, add_rewards
 from shfcas.shards import BATCH_ROWS, SHARD_ROWS, Shard, ahead, find_shards, read_batches
 
@@ -205,7 +206,7 @@ class _Recipe:
     def _metadata(self) -> dict[bytes, bytes]:
         about = json.loads(self.metadata.get(b"shfcas", b"{}")) | {"policy_score": self.policy_score}
         if self.reward_model:
-            about["reward_model"] = self.reward_model
+            about |= {"reward_model": self.reward_model, **provenance(reward_model=self.reward_model)}
         return {**self.metadata, b"shfcas": json.dumps(about).encode()}
 
     def describe(self, shards: Sequence[Shard], shard_rows: int) -> dict[str, Any]:

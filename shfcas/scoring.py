@@ -61,8 +61,10 @@ class ModelScorer:
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.max_length = max_length or reward_max_length(model, tokenizer)
         self.pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        if model.config.pad_token_id is None:
-            model.config.pad_token_id = self.pad_id
+        config = model.config.get_text_config()
+        if config.pad_token_id is None or not 0 <= config.pad_token_id < config.vocab_size:
+            config.pad_token_id = self.pad_id
+        self.pad_id = config.pad_token_id  # by which a decoder finds its last token
 
     def __call__(self, prompts: list[Prompt], completions: list[Any], **columns: Any) -> list[float]:
         """Rewards for prompts (text or messages) and completions (text or messages)."""
@@ -123,11 +125,6 @@ def load_scorer(name: str, cost_model: bool = False) -> RewardScorer:
     model, tokenizer = load_reward_model(name)
     if not has_trained_head(name):
         raise UserError(f"{name} has no trained reward head; train one with: shfcas train-reward")
-    if fresh := getattr(model, "fresh_weights", []):
-        raise UserError(
-            f"{name} has lost weights, among them {fresh[0]}, and would score at random; "
-            "save it again with its head, or train one with: shfcas train-reward"
-        )
     scorer = ModelScorer(model, tokenizer)
     return negated(scorer) if cost_model or is_cost_model(name) else scorer
 

@@ -1,9 +1,12 @@
 """Prompts as text and as messages, and what each model's tokenizer makes of them."""
 
+import json
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tiny import policy_tokenizer, reward_tokenizer
+from transformers import AutoTokenizer, ByT5Tokenizer
 
 from shfcas.chat import (
     as_messages,
@@ -12,10 +15,15 @@ from shfcas.chat import (
     completion_text,
     encode_answer,
     encode_prompt,
+    end_token_ids,
     plain_text,
     render_prompt,
+    set_chat_template,
+    turn_end_id,
 )
 from shfcas.errors import UserError
+from tests import architectures
+from tests.tiny import policy_tokenizer, reward_tokenizer
 
 CHAT = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "how was the soup?"}]
 
@@ -68,6 +76,97 @@ def test_special_tokens_are_added_to_text_and_never_twice_to_messages(bert: Any)
     bert_chat.chat_template = "{% for message in messages %}[CLS] {{ message['content'] }} [SEP]{% endfor %}"
     assert encode_prompt(bert_chat, CHAT[1:]).count(bert_chat.cls_token_id) == 1
     assert encode_answer(bert_chat, CHAT[1:], "good", 64).count(bert_chat.cls_token_id) == 2  # one a message
+
+
+ASKED = [{"role": "user", "content": "how was the soup?"}]
+CONVERSATION = [*ASKED, {"role": "assistant", "content": "fine"}, {"role": "user", "content": "and the bread?"}]
+
+
+@pytest.mark.parametrize("make", [architectures.llama, architectures.gemma, architectures.mistral])
+def test_a_template_and_its_tokenizer_put_one_begin_of_text(make: Any) -> None:
+    tokenizer = make()
+    bos = tokenizer.bos_token_id
+    assert tokenizer("how?")["input_ids"][0] == bos  # so it would be doubled without care
+    for ids in (
+        encode_prompt(tokenizer, "how was it?"),
+        encode_prompt(tokenizer, CONVERSATION),
+        encode_answer(tokenizer, CONVERSATION, "good", 128),
+        encode_answer(tokenizer, "how was it?", "good", 128),
+    ):
+        assert ids[0] == bos and ids.count(bos) == 1
+    tokenizer.chat_template = None
+    assert encode_answer(tokenizer, ASKED, "good", 128).count(bos) == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "conversation", "roles"),
+    [
+        (architectures.gemma, CHAT, "system, user"),
+        (architectures.mistral, CHAT, "system, user"),
+        (architectures.mistral, [*ASKED, *ASKED], "user, user"),
+    ],
+)
+def test_a_conversation_that_a_template_refuses_is_named(make: Any, conversation: list, roles: str) -> None:
+    tokenizer = make()
+    for encode in (encode_prompt, lambda t, p: encode_answer(t, p, "good", 128)):
+        with pytest.raises(UserError, match=f"refuses a conversation of {roles}.*how was the soup") as error:
+            encode(tokenizer, conversation)
+        assert "\n" not in str(error.value)
+    encode_prompt(tokenizer, CONVERSATION)
+
+
+def test_the_end_of_a_turn_is_found_in_the_template() -> None:
+    ends = {"llama": "<|eot_id|>", "qwen": "<|im_end|>", "gemma": "<end_of_turn>", "mistral": "</s>"}
+    for name, end in ends.items():
+        tokenizer = getattr(architectures, name)()
+        assert tokenizer.convert_ids_to_tokens(turn_end_id(tokenizer)) == end
+    tokenizer = architectures.gemma()
+    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=[5, 9]))
+    assert end_token_ids(model, tokenizer) == {5, 9, tokenizer.eos_token_id, turn_end_id(tokenizer)}
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
+    assert turn_end_id(tokenizer) is None and end_token_ids(None, tokenizer) == {tokenizer.eos_token_id}
+    tokenizer.chat_template = None
+    assert turn_end_id(tokenizer) is None
+
+
+def test_a_plain_template_for_those_without(tmp_path: Path) -> None:
+    tokenizer = architectures.opt()
+    set_chat_template(tokenizer, "plain")
+    prompt = [{"role": "system", "content": "be brief"}, *CONVERSATION]
+    assert render_prompt(tokenizer, prompt) == (
+        "</s>System: be brief\n\nUser: how was the soup?\n\nAssistant: fine</s>\n\nUser: and the bread?\n\nAssistant:"
+    )
+    assert turn_end_id(tokenizer) == tokenizer.eos_token_id
+    path = tmp_path / "mine.jinja"
+    path.write_text("{{ messages[-1].content }}:")
+    set_chat_template(tokenizer, str(path))
+    assert render_prompt(tokenizer, prompt) == "and the bread?:"
+    with pytest.raises(UserError, match=r"none\.jinja does not exist"):
+        set_chat_template(tokenizer, str(tmp_path / "none.jinja"))
+    tokenizer.eos_token = None
+    with pytest.raises(UserError, match="it has none"):
+        set_chat_template(tokenizer, "plain")
+
+
+def test_text_to_be_continued_has_no_end_behind_it() -> None:
+    tokenizer = ByT5Tokenizer()  # slow, written in Python, ends every text itself
+    assert tokenizer("how")["input_ids"][-1] == tokenizer.eos_token_id
+    assert tokenizer.decode(encode_prompt(tokenizer, "how was it?")) == "how was it?"
+    assert encode_answer(tokenizer, "how?", "good", 64).count(tokenizer.eos_token_id) == 1
+
+
+@pytest.mark.parametrize("make", [architectures.llama, architectures.mistral, reward_tokenizer])
+def test_what_a_tokenizer_was_saved_with_changes_nothing(make: Any, tmp_path: Path) -> None:
+    """Padding, truncation and their sides are ours to choose, whatever tokenizer.json says."""
+    tokenizer = make()
+    expected = [encode_answer(tokenizer, ASKED, a, 128) for a in ("good", "a good day and a bad night")]
+    tokenizer.backend_tokenizer.enable_padding(length=64, direction="left")
+    tokenizer.backend_tokenizer.enable_truncation(4, direction="left")
+    tokenizer.padding_side = tokenizer.truncation_side = "left"
+    tokenizer.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "tokenizer.json").read_text())["truncation"]
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert [encode_answer(loaded, ASKED, a, 128) for a in ("good", "a good day and a bad night")] == expected
 
 
 def test_messages_need_a_template(bert: Any) -> None:

@@ -115,7 +115,11 @@ def mistakes() -> dict[str, tuple[list[str], int, str]]:
             "did you mean shf_cas?",
         ),
         "no folder": (["sample", "--policy", "./none", "--prompts", "{prompts}"], 1, "no model at ./none: the folder"),
-        "no hub model": (["sample", "--policy", "nobody/nothing", "--prompts", "{prompts}"], 1, "no usable model nob"),
+        "no hub model": (
+            ["sample", "--policy", "nobody/nothing", "--prompts", "{prompts}"],
+            1,
+            "no model nobody/nothing",
+        ),
         "no package": (["sample", "--policy", "pypi:no-such-model", "--prompts", "{prompts}"], 1, "is not installed"),
         "no prompts": (["sample", "--policy", "{policy}", "--prompts", "none.jsonl"], 1, "none.jsonl does not exist"),
         "long prompt": (

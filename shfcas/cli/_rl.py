@@ -20,6 +20,7 @@ class PolicyCommand:
     """Flags of every command that trains a policy against a reward."""
 
     policy: str = option("", "the policy to start from, which the new one is held to")
+    chat_template: str | None = option(None, "a template for a policy that has none: plain, or a Jinja file")
     reward_model: str = option("", "the reward: a model, or module:function")
     cost_model: bool = option(False, "the reward model is a cost model: lower is better")
     gold: str | None = option(None, "a gold reward that is logged beside, and not trained on")
@@ -65,7 +66,18 @@ def train(config: Any, settings: RLSettings, candidates: list[dict[str, Any]], p
         reward = shaped_reward(reward, candidates, config.reward_shaping)
     metrics = {"gold": load_scorer(config.gold)} if config.gold else None
     with trained_folder(config.output) as (partial, work_dir):
-        history = train_rl(config.policy, rows, reward, settings, partial, work_dir, config.seed, metrics, candidates)
+        history = train_rl(
+            config.policy,
+            rows,
+            reward,
+            settings,
+            partial,
+            work_dir,
+            config.seed,
+            metrics,
+            candidates,
+            config.chat_template,
+        )
         write_json(partial / "history.json", history)
     rollouts = [row for row in history if "rollout" in row]
     last = {name: value for name, value in rollouts[-1].items() if name.startswith(("objective/", "rso/"))}

@@ -20,6 +20,7 @@ class Config:
     """`shfcas evaluate`."""
 
     policy: str = option("", "the policy to evaluate")
+    chat_template: str | None = option(None, "a template for a policy that has none: plain, or a Jinja file")
     base: str | None = option(None, "the policy before, for the KL")
     reference: str | None = option(None, "the reference of policy_score logprob_ratio")
     before: str | None = option(None, "an evaluation table of the policy before, for the win rate")
@@ -52,6 +53,7 @@ def run(config: Config) -> dict[str, Any]:
         config.seed,
         work_dir,
         {column: name for column, name in references.items() if name},
+        config.chat_template,
     )
     table = add_rewards(table, reward)
     if n > 1:

@@ -18,6 +18,7 @@ class Config:
     prompts: str = option("", "prompts: .jsonl, .json, .parquet, or module:function")
     output: str = option("candidates.parquet", "the candidate table to write")
     reference: str | None = option(None, "a model of the same vocabulary, for policy_score logprob_ratio")
+    chat_template: str | None = option(None, "a template for a policy that has none: plain, or a Jinja file")
     seed: int = option(0, "seed of every answer")
     sampling: SamplingConfig = option(SamplingConfig, "sampling")
 
@@ -28,7 +29,13 @@ def run(config: Config) -> dict[str, Any]:
     work_dir = output.with_name(f".{output.name}.work")
     references = {"reference_logprobs": config.reference} if config.reference else {}
     table = sample_policy(
-        config.policy, read_prompts(config.prompts), config.sampling, config.seed, work_dir, references
+        config.policy,
+        read_prompts(config.prompts),
+        config.sampling,
+        config.seed,
+        work_dir,
+        references,
+        config.chat_template,
     )
     write_candidates(output, table)
     remove(work_dir)

@@ -14,6 +14,7 @@ class Config:
 
     policy: str = option("", "the policy to start from")
     demonstrations: str = option("demonstrations.jsonl", "JSON lines with prompt and completion")
+    chat_template: str | None = option(None, "a template for a policy that has none: plain, or a Jinja file")
     output: str = option("policy-sft", "the folder of the new policy")
     seed: int = option(0, "seed")
     sft: SFTSettings = option(SFTSettings, "training")
@@ -23,7 +24,7 @@ def run(config: Config) -> dict[str, Any]:
     """Trains and saves the policy."""
     rows = read_demonstrations(config.demonstrations)
     with trained_folder(config.output) as (partial, work_dir):
-        history = train_sft(config.policy, rows, config.sft, partial, work_dir, config.seed)
+        history = train_sft(config.policy, rows, config.sft, partial, work_dir, config.seed, config.chat_template)
     return {
         "demonstrations": len(rows),
         "steps": len(history),

@@ -68,7 +68,7 @@ def preflight(
     if is_callable_name(name):
         return check_callable(load_scorer(name, cost_model), spread(preferences, settings.pairs), settings)
     model, tokenizer = load_reward_model(name)
-    head = checks.check_head(has_trained_head(name), getattr(model, "fresh_weights", []))
+    head = checks.check_head(has_trained_head(name))
     lower = cost_model or is_cost_model(name)
     return [head, *check_model(model, tokenizer, settings, lower, preferences, candidates, answer_tokens)]
 

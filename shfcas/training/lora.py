@@ -17,6 +17,16 @@ class LoraSettings:
         "all-linear", "all-linear, or a regular expression for the names of the layers that get an adapter"
     )
 
+    @property
+    def base_dtype(self) -> Any:
+        """What the model is loaded in for training; None is the device's dtype for inference.
+
+        All weights in bfloat16 would round small updates away; frozen ones do no harm under adapters.
+        """
+        import torch
+
+        return None if self.r else torch.float32
+
     def peft_config(self, task: str = "CAUSAL_LM", dropout: bool = True) -> Any:
         """The peft configuration, or None where all weights are trained."""
         from peft import LoraConfig

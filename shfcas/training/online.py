@@ -144,6 +144,7 @@ def train_online(
     work_dir: Path,
     seed: int,
     metrics: Mapping[str, RewardCallable] | None = None,
+    chat_template: str | None = None,
 ) -> list[dict[str, Any]]:
     """Trains a policy with RLOO or GRPO and saves it as a plain model (adapters merged) in `output`.
 
@@ -156,6 +157,7 @@ def train_online(
         work_dir: checkpoints; training goes on from the newest complete one.
         seed: of the adapters, the order of prompts and the sampling.
         metrics: further callables of that shape, measured on every rollout and not trained on.
+        chat_template: for a policy without one, see `shfcas.models.load_policy`.
 
     Returns:
         One row of metrics a rollout, under the names that PPO uses.
@@ -167,7 +169,7 @@ def train_online(
     from shfcas.training.online_trainer import KLGuard, make_trainer
 
     name = "GRPO" if isinstance(settings, GRPOSettings) else "RLOO"
-    model, tokenizer = load_policy(policy)
+    model, tokenizer = load_policy(policy, chat_template, settings.lora.base_dtype)
     try:
         trainer = make_trainer(model, tokenizer, prompts, reward, settings, work_dir, seed, dict(metrics or {}))
         with contextlib.suppress(KLGuard):  # the policy stays as it was before the update that is not made

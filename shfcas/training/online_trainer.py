@@ -281,8 +281,6 @@ def make_trainer(
         context_length(model),
     )
     eos_ids = stop_ids(causal_lm(model), tokenizer, None)
-    if settings.lora.r == 0:
-        model.float()  # an optimizer step on bfloat16 weights is mostly rounding
     disable_dropout(model)
     size = settings.rollout_batch_size // settings.num_generations
     order = [i for k in range(settings.num_rollouts) for i in prompt_rows(k, size, len(rows), seed)]

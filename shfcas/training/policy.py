@@ -6,8 +6,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from shfcas.config import fingerprint, option
 from shfcas.errors import UserError
 from shfcas.files import disk_errors
@@ -64,6 +62,7 @@ def train_policy(
     work_dir: Path,
     seed: int,
     metrics: Mapping[str, RewardCallable] | None = None,
+    chat_template: str | None = None,
 ) -> list[dict[str, Any]]:
     """Trains a policy with PPO and saves it as a plain model (adapters merged) in `output`.
 
@@ -79,6 +78,7 @@ def train_policy(
         work_dir: checkpoints; training goes on from the newest complete one.
         seed: of the adapters, the order of prompts and the sampling.
         metrics: further callables of that shape, measured on every rollout and not trained on.
+        chat_template: for a policy without one, see `shfcas.models.load_policy`.
 
     Returns:
         One row of metrics a rollout, and with `eval_rollouts` one more of the evaluation at the end.
@@ -98,8 +98,7 @@ def train_policy(
             f"{settings.gradient_accumulation_steps} equal parts: change gradient_accumulation_steps"
         )
     train_prompts, held_out = split_prompts(prompts, settings, seed)
-    # All weights in bfloat16 would round small updates away; under frozen weights it does no harm.
-    model, tokenizer = load_policy(policy, dtype=None if settings.lora.r else torch.float32)
+    model, tokenizer = load_policy(policy, chat_template, settings.lora.base_dtype)
     try:
         trainer = PPOTrainer(
             model=model,

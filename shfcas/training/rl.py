@@ -71,6 +71,7 @@ def train_rl(
     seed: int,
     metrics: Mapping[str, RewardCallable] | None = None,
     candidates: Sequence[dict[str, Any]] = (),
+    chat_template: str | None = None,
 ) -> list[dict[str, Any]]:
     """Trains a policy with the chosen algorithm and saves it as a plain model (adapters merged) in `output`.
 
@@ -84,6 +85,7 @@ def train_rl(
         seed: of everything random.
         metrics: further callables of that shape, measured and not trained on.
         candidates: rows of a candidate table, which `rso` learns from in place of the prompts.
+        chat_template: for a policy without one, see `shfcas.models.load_policy`.
 
     Returns:
         Rows of metrics, one a rollout; those that algorithms have in common bear PPO's names.
@@ -93,7 +95,7 @@ def train_rl(
     """
     if settings.algorithm == "best_of_n":
         raise UserError("best_of_n trains nothing: the policy stays as it is, and evaluation chooses among its answers")
-    place = (output, work_dir, seed, metrics)
+    place = (output, work_dir, seed, metrics, chat_template)
     if settings.algorithm == "rso":
         return train_rso(policy, candidates, reward, settings.rso, *place)
     if settings.algorithm == "ppo":

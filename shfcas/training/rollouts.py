@@ -13,7 +13,8 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from shfcas.chat import encode_prompt
+from shfcas.chat import encode_prompt, end_token_ids
+from shfcas.errors import UserError
 from shfcas.seeds import derive_seed
 from shfcas.training.ppo_math import RewardMoments, completion_mask
 from shfcas.training.value import LanguageModel, causal_lm
@@ -66,8 +67,13 @@ def encode_prompts(
     prompts = dataset["prompt"]
     if not isinstance(prompts[0], str) and tokenizer.chat_template is None:
         raise ValueError("the prompts are messages, but the tokenizer has no chat template")
-    encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
-    for row, ids in enumerate(encoded):
+    encoded = []
+    for row, prompt in enumerate(prompts):
+        try:
+            ids = encode_prompt(tokenizer, prompt)
+        except UserError as error:
+            raise ValueError(f"train_dataset row {row}: {error}") from error
+        encoded.append(ids)
         if not ids:
             raise ValueError(f"{name} row {row}: the prompt is empty")
         if len(ids) > max_prompt_length:
@@ -84,16 +90,14 @@ def encode_prompts(
 
 
 def stop_ids(model: LanguageModel, tokenizer: PreTrainedTokenizerBase, requested: Sequence[int] | None) -> list[int]:
-    """Ids that end a completion: those requested, else the EOS ids of generation config and tokenizer.
+    """Ids that end a completion: those requested, else those of generation config, tokenizer and chat template.
 
     Raises:
         ValueError: there is none.
     """
     if requested:
         return sorted(set(requested))
-    configured = getattr(model.generation_config, "eos_token_id", None)
-    candidates = configured if isinstance(configured, (list, tuple)) else [configured]
-    ids = {i for i in (*candidates, tokenizer.eos_token_id) if i is not None}
+    ids = end_token_ids(model, tokenizer)
     if not ids:
         raise ValueError("neither the tokenizer nor the generation config has an EOS token; set stop_token_ids")
     return sorted(ids)

@@ -145,6 +145,7 @@ def train_rso(
     work_dir: Path,
     seed: int,
     metrics: Mapping[str, RewardScorer] | None = None,
+    chat_template: str | None = None,
 ) -> list[dict[str, Any]]:
     """Trains a policy on pairs of its own accepted answers and saves it as a plain model in `output`.
 
@@ -157,6 +158,7 @@ def train_rso(
         work_dir: checkpoints; training goes on from the newest complete one.
         seed: of the acceptance, the adapters and the order of the pairs.
         metrics: further scorers by name, measured on the candidates and not trained on.
+        chat_template: for a policy without one, see `shfcas.models.load_policy`.
 
     Returns:
         A first row about the candidates, under the names of a rollout's metrics, then TRL's rows, one a step.
@@ -186,7 +188,7 @@ def train_rso(
         def _send_telemetry(self) -> None:
             """Nothing is reported to anyone."""
 
-    model, tokenizer = load_policy(policy)
+    model, tokenizer = load_policy(policy, chat_template, settings.lora.base_dtype)
     rewards = score_rows(reward, candidates)
     limit = min(settings.max_length or context_length(model), context_length(model))
     pairs, accepted_rewards = [], []
@@ -211,8 +213,6 @@ def train_rso(
         "rso/pairs": len(pairs),
     }
     set_seed(seed)
-    if settings.lora.r == 0:
-        model.float()  # an optimizer step on bfloat16 weights is mostly rounding
     disable_dropout(model)
     trainer = PairTrainer(
         model=model,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shfcas.chat import check_prompt, completion_message, encode_answer, plain_text
+from shfcas.chat import check_prompt, encode_demonstration, end_token_ids, plain_text
 from shfcas.config import option
 from shfcas.errors import UserError
 from shfcas.files import read_jsonl
@@ -38,18 +38,30 @@ def read_demonstrations(path: str | Path) -> list[dict[str, Any]]:
     return rows
 
 
-def check_lengths(demonstrations: Sequence[dict[str, Any]], tokenizer: Any, max_length: int) -> None:
-    """Names the first demonstration that is too long to be learned whole."""
+def encode_demonstrations(
+    demonstrations: Sequence[dict[str, Any]], tokenizer: Any, end_ids: set[int], max_length: int
+) -> list[dict[str, list[int]]]:
+    """Token ids and labels; the labels are -100 on the prompt, and the answer with its end token is learned.
+
+    The prompt's tokens are exactly those that the policy is later sampled from.
+
+    Raises:
+        UserError: a demonstration is longer than `max_length`, or its template refuses it; the row is named.
+    """
+    rows = []
     for index, row in enumerate(demonstrations):
-        if isinstance(row["prompt"], str):  # an end token follows
-            ids = [*tokenizer(row["prompt"] + row["completion"], verbose=False)["input_ids"], tokenizer.eos_token_id]
-        else:
-            ids = encode_answer(tokenizer, row["prompt"], row["completion"], 1 << 30)
-        if len(ids) > max_length:
+        try:
+            prompt, answer = encode_demonstration(tokenizer, row["prompt"], row["completion"], end_ids)
+        except UserError as error:
+            raise UserError(f"demonstration {index}: {error}") from error
+        length = len(prompt) + len(answer)
+        if length > max_length:
             raise UserError(
-                f"demonstration {index} has {len(ids)} tokens, more than sft.max_length {max_length}: "
+                f"demonstration {index} has {length} tokens, more than sft.max_length {max_length}: "
                 f"{plain_text(row['prompt'])[:60]!r}; raise it or shorten the demonstration"
             )
+        rows.append({"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer})
+    return rows
 
 
 def train_sft(
@@ -59,8 +71,18 @@ def train_sft(
     output: Path,
     work_dir: Path,
     seed: int,
+    chat_template: str | None = None,
 ) -> list[dict[str, float]]:
     """Fine-tunes `policy` on the demonstrations and saves a plain model (adapters merged) in `output`.
+
+    Args:
+        policy: a model name; a raw base model will do.
+        demonstrations: rows with `prompt` and `completion`.
+        settings: see `SFTSettings`.
+        output: the folder of the new policy.
+        work_dir: checkpoints; training goes on from the newest complete one.
+        seed: of the adapters, the order of the demonstrations and dropout.
+        chat_template: for a policy without one: `plain`, or a Jinja file. It is saved with the new policy.
 
     Returns:
         The loss rows of the trainer.
@@ -69,29 +91,30 @@ def train_sft(
     from transformers import set_seed
     from trl import SFTConfig, SFTTrainer
 
-    model, tokenizer = load_policy(policy)
-    check_lengths(demonstrations, tokenizer, settings.max_length)
+    model, tokenizer = load_policy(policy, chat_template, settings.lora.base_dtype)
+    end_ids = end_token_ids(model, tokenizer)
+    data = Dataset.from_list(encode_demonstrations(demonstrations, tokenizer, end_ids, settings.max_length))
     set_seed(seed)
-    data = Dataset.from_list(
-        [
-            {"prompt": row["prompt"], "completion": completion_message(row["prompt"], row["completion"])}
-            for row in demonstrations
-        ]
-    )
-    trainer = SFTTrainer(
-        model=model,
-        args=SFTConfig(
-            num_train_epochs=settings.num_train_epochs,
-            learning_rate=settings.learning_rate,
-            per_device_train_batch_size=settings.batch_size,
-            max_length=settings.max_length,
-            warmup_steps=0.05,
-            **supervised_options(work_dir, seed, settings.checkpoint_steps),
-        ),
-        train_dataset=data,
-        processing_class=tokenizer,
-        peft_config=settings.lora.peft_config(),
-    )
+    try:
+        trainer = SFTTrainer(
+            model=model,
+            args=SFTConfig(
+                num_train_epochs=settings.num_train_epochs,
+                learning_rate=settings.learning_rate,
+                per_device_train_batch_size=settings.batch_size,
+                max_length=settings.max_length,
+                packing=False,
+                warmup_steps=0.05,
+                **supervised_options(work_dir, seed, settings.checkpoint_steps),
+            ),
+            train_dataset=data,
+            processing_class=tokenizer,
+            peft_config=settings.lora.peft_config(),
+        )
+    except ValueError as error:  # such as layers that cannot have the adapters asked for
+        raise UserError(f"sft: {' '.join(str(error).split())}") from error
     history = train(trainer, work_dir, "supervised fine-tuning")
-    save_model(output, merged(trainer), tokenizer)
+    trained = merged(trainer)
+    trained.generation_config.eos_token_id = sorted(end_ids)  # what ends its answers, for others too
+    save_model(output, trained, tokenizer)
     return history

@@ -221,6 +221,8 @@ class PolicyWithValue(nn.Module):
             disable_dropout(value_model)
         else:
             width = lm.config.get_text_config().hidden_size
+            if self.plain_head:  # some trunks end in a projection to another width
+                width = getattr(lm.get_output_embeddings(), "in_features", width)
             self.value_head = nn.Linear(width, 1, dtype=torch.float32, device=lm.device)
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
