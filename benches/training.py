@@ -70,7 +70,7 @@ def parts_of_a_step(size: Size, about: Case) -> list[Case]:
     trainer, watch = ppo_trainer(size), Stopwatch()
     collector = trainer.collector
     watch.follow(causal_lm(collector.model.policy), "generate", "generation")
-    watch.follow(collector, "_add_model_outputs", "log-probabilities and values")
+    watch.follow(collector, "_sample", "log-probabilities and values")
     watch.follow(collector.reference, "logprobs", "log-probabilities of the reference")
     watch.follow(collector, "scorer", "rewards")
     watch.follow(trainer, "compute_loss", "updates: forward")

@@ -157,7 +157,7 @@ class NoMask(torch.nn.Module):
 def test_a_model_that_reads_the_wrong_end(sound: dict[str, str]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(sound["decoder"])
     tokenizer.pad_token = "<|system|>"  # an end token as padding would look like the end of the answer
-    model = LastPosition.from_pretrained(sound["decoder"]).eval()
+    model = LastPosition.from_pretrained(sound["decoder"], pad_token_id=tokenizer.pad_token_id).eval()
     finding = found(check_model(model, tokenizer, SETTINGS, preferences=KNOWN), "batch")
     assert finding.status == FAIL and "takes padding on the left for granted" in finding.remedy
 

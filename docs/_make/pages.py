@@ -1,6 +1,7 @@
 """The pages that are written by the code they describe; a mkdocs hook.
 
-`commands.md` comes from the `--help` of each command, and `configuration.md` from the fields of `RunConfig`.
+`commands.md` comes from the `--help` of each command, `configuration.md` from the fields of `RunConfig`, and the
+options in `training.md` from those of PPO.
 """
 
 import contextlib
@@ -17,6 +18,8 @@ from mkdocs.structure.files import File, Files
 
 from shfcas.cli import COMMANDS, main
 from shfcas.rounds import RunConfig
+from shfcas.training.policy import PPOSettings
+from shfcas.training.ppo_options import PPOOptions
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -24,6 +27,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, page in {"commands.md": commands, "configuration.md": configuration}.items():
         files.append(File.generated(config, name, content=page()))
     return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Puts the table of PPO's options where the page about training asks for it."""
+    return markdown.replace("<!-- options of PPO -->", ppo_options())
 
 
 def on_page_content(html: str, **_: Any) -> str:
@@ -95,6 +103,17 @@ def _section(instance: Any, prefix: str, title: str) -> list[str]:
     anchor = prefix.replace(".", "") or "top"
     purpose = (type(instance).__doc__ or "").strip().splitlines()[0]
     return [f"\n## {title} {{ #{anchor} }}\n\n{purpose}\n", *rows, *below]
+
+
+def ppo_options() -> str:
+    """One row an option of PPO: its default, that of a run where it is another one, and what it means."""
+    rows = ["| option | default | in a run | meaning |", "|---|---|---|---|"]
+    trainer, run = PPOOptions(), PPOSettings()
+    for field in dataclasses.fields(PPOOptions):
+        values = [getattr(trainer, field.name), getattr(run, field.name)]
+        other = _default(values[1]) if values[0] != values[1] else ""
+        rows.append(f"| `{field.name}` | {_default(values[0])} | {other} | {_cell(field.metadata['help'])} |")
+    return "\n".join(rows)
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:

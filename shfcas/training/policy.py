@@ -38,7 +38,7 @@ class PPOSettings(PPOOptions):
         None, "a model of its own for the values, all of whose weights are trained (none: a head on the policy)"
     )
     held_out: float = option(0.0, "share of the prompts that is not trained on but evaluated on (see eval_rollouts)")
-    report_to: str = option("none", "trackers, with commas between them: tensorboard, trackio, wandb")
+    report_to: list[str] | None = option(None, "trackers, comma-separated: tensorboard, trackio, wandb (none: no one)")
     lora: LoraSettings = option(LoraSettings, "adapters")
 
 
@@ -103,7 +103,7 @@ def train_policy(
         trainer = PPOTrainer(
             model=model,
             args=PPOConfig(
-                **quiet_options(work_dir, seed) | {"report_to": installed_trackers(settings.report_to)},
+                **quiet_options(work_dir, seed) | {"report_to": installed_trackers(settings.report_to or [])},
                 **{name: getattr(settings, name) for name in SHARED},
                 per_device_train_batch_size=settings.mini_batch_size // settings.gradient_accumulation_steps,
             ),
@@ -132,15 +132,15 @@ def train_policy(
     return [dict(sorted(row.items())) for row in trainer.state.log_history if "rollout" in row]
 
 
-def installed_trackers(names: str) -> list[str]:
-    """The trackers of a list with commas; one that is not installed is an error before any work is done."""
+def installed_trackers(names: Sequence[str]) -> list[str]:
+    """The trackers, or "none"; one that is not installed is an error before any work is done."""
     from transformers.integrations.integration_utils import get_available_reporting_integrations
 
-    trackers = [name.strip() for name in names.split(",")]
+    trackers = [name.strip() for name in names]
     for name in trackers:
-        if name not in ("none", *get_available_reporting_integrations()):
+        if name not in get_available_reporting_integrations():
             raise UserError(f"report_to: there is no tracker {name}; install it with: pip install {name}")
-    return trackers
+    return trackers or ["none"]
 
 
 def split_prompts(

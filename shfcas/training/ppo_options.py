@@ -42,11 +42,11 @@ class PPOOptions:
         True, "scale a rollout's advantages, on each process, to mean 0 and variance 1 (Huang et al. 2024)"
     )
     normalize_rewards: bool = option(
-        False, "scale rewards to mean 0 and variance 1 of all rewards so far (Huang et al. 2024 for both)"
+        False, "scale rewards to mean 0 and variance 1 of all rewards so far (Zheng et al. 2023, arXiv 2307.04964)"
     )
     reward_clip: float | None = option(None, "clip rewards to [-x, x], after normalisation (none: do not)")
     missing_eos_penalty: float | None = option(
-        None, "taken from the reward of an answer that did not end (1 in Huang et al. 2024; none: 0)"
+        None, "taken from the reward of an answer that did not end (after Huang et al. 2024; none: 0)"
     )
     length_penalty: float = option(0.0, "taken from the reward for every token of the answer, the stop token included")
     eval_rollouts: int = option(0, "evaluate on held-out prompts every so many rollouts, and at the end (0: never)")

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 from ppo_tiny import config, lora, prompts, share_of, tiny_model, tiny_tokenizer
-from transformers import LlamaConfig, LlamaForSequenceClassification
+from transformers import HfArgumentParser, LlamaConfig, LlamaForSequenceClassification
 
-from shfcas.training.ppo import PPOTrainer
+from shfcas.training.ppo import PPOConfig, PPOTrainer
 from shfcas.training.ppo_reference import policy_and_reference
 
 
@@ -44,6 +44,15 @@ def trainer(folder: Path, **changes: object) -> PPOTrainer:
 def test_settings(tmp_path: Path, setting: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         config(tmp_path, **setting)
+
+
+def test_settings_from_a_command_line_in_the_way_of_transformers(tmp_path: Path) -> None:
+    flags = f"--output_dir {tmp_path} --use_cpu true --kl_target 3 --kl_estimator k3 --whiten_advantages false"
+    flags += " --reward_weights 1 0.5 --stop_token_ids 3 4 --early_stopping_patience 2 --eval_rollouts 5"
+    (args,) = HfArgumentParser(PPOConfig).parse_args_into_dataclasses(flags.split())
+    assert (args.kl_target, args.kl_estimator, args.whiten_advantages) == (3.0, "k3", False)
+    assert (args.reward_weights, args.stop_token_ids) == ([1.0, 0.5], [3, 4])
+    assert (args.early_stopping_patience, args.eval_rollouts, args.learning_rate) == (2, 5, 1e-5)
 
 
 def test_derived_settings_are_not_arguments(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_held_out_prompts_are_evaluated_and_never_trained_on(tmp_path: Path) -> 
 def test_trackers_and_completions_outlive_the_checkpoints(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    history = train(tmp_path, report_to="tensorboard", log_completions=True)
+    history = train(tmp_path, report_to=["tensorboard"], log_completions=True)
     (folder,) = (tmp_path / "new" / "runs").iterdir()
     events = EventAccumulator(str(folder))
     events.Reload()
@@ -179,7 +179,7 @@ def test_weights_that_are_trained_are_float32(
         ({"gradient_accumulation_steps": 3}, "mini_batch_size 4 cannot be worked off in 3 equal parts"),
         ({"early_stopping_patience": 1}, "PPO: early_stopping_patience counts evaluations"),
         (
-            {"report_to": "tensorboard, wandb"},
+            {"report_to": ["tensorboard", "wandb"]},
             "there is no tracker wandb; install it with: pip install wandb",
         ),
         ({"value_model": "./nowhere"}, "no model at ./nowhere: the folder does not exist"),

@@ -1,0 +1,61 @@
+"""The page about training says what there is."""
+
+import dataclasses
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+from datasets import Dataset
+from ppo_tiny import config, prompts, share_of, tiny_model, tiny_tokenizer
+
+from shfcas.training.ppo import PPOTrainer
+from shfcas.training.ppo_options import PPOOptions
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "training.md").read_text(encoding="utf-8")
+
+
+def pages() -> ModuleType:
+    """The hook of mkdocs that fills the page in."""
+    spec = importlib.util.spec_from_file_location("pages", DOCS / "_make" / "pages.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_option_is_in_the_table() -> None:
+    filled = pages().on_page_markdown(PAGE)
+    for field in dataclasses.fields(PPOOptions):
+        (row,) = [line for line in filled.splitlines() if line.startswith(f"| `{field.name}` |")]
+        assert field.metadata["help"] in row
+    assert "| `max_kl` | `null` | `100.0` |" in filled
+    assert "| `cliprange` | `0.2` |  |" in filled
+
+
+def test_every_metric_is_explained(tmp_path: Path) -> None:
+    """Those of PPO, in the rows of a run that logs all of them; the others are the base class's."""
+    ppo = PPOTrainer(
+        tiny_model(),
+        config(tmp_path, eval_rollouts=1),
+        prompts(),
+        tiny_tokenizer(),
+        share_of("w7"),
+        eval_dataset=Dataset.from_dict({"prompt": ["w20"]}),
+        metric_funcs={"gold": share_of("w8")},
+    )
+    ppo.train()
+    logged = {name for row in ppo.state.log_history if "rollout" in row for name in row}
+    table = {name for line in PAGE.splitlines() if line.startswith("| `") for name in re.findall(r"`([^`]+)`", line)}
+    known = table | {
+        "rewards/share",
+        "objective/gold",
+        "rollout",
+        "step",
+        "epoch",
+        "loss",
+        "grad_norm",
+        "learning_rate",
+    }
+    assert not {name for name in logged - known if not name.startswith("eval_")}
+    assert {"objective/rlhf_reward", "val/ratio_var", "episode", "eval_gold"} <= logged
