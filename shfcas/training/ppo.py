@@ -87,7 +87,8 @@ class PPOTrainer(Trainer):
         reward_funcs: one or several, summed with `reward_weights`: callables `f(prompts, completions,
             completion_ids=..., **columns)` that return a number (or None where they do not apply) for each
             completion, sequence-classification models, or names: of models, which are loaded with their
-            tokenizers, or `module:function`. Completions are text for text prompts, and one assistant message in a list for messages.
+            tokenizers, or `module:function`. Completions are text for text prompts, and one assistant message
+            in a list for messages.
         eval_dataset: held-out prompts for `eval_rollouts`, with the columns of `train_dataset`.
         ref_model: reference to use instead.
         reward_processing_classes: tokenizers of the reward models, in the order of `reward_funcs`.
