@@ -7,6 +7,7 @@ is the base class.
 
 import copy
 import logging
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -85,8 +86,9 @@ class PPOTrainer(Trainer):
         processing_class: the policy's tokenizer.
         reward_funcs: one or several, summed with `reward_weights`: callables `f(prompts, completions,
             completion_ids=..., **columns)` that return a number (or None where they do not apply) for each
-            completion, sequence-classification models, or names of such models, which are loaded with their
-            tokenizers. Completions are text for text prompts, and one assistant message in a list for messages.
+            completion, sequence-classification models, or names: of models, which are loaded with their
+            tokenizers, or `module:function`. Completions are text for text prompts, and one assistant message
+            in a list for messages.
         eval_dataset: held-out prompts for `eval_rollouts`, with the columns of `train_dataset`.
         ref_model: reference to use instead.
         reward_processing_classes: tokenizers of the reward models, in the order of `reward_funcs`.
@@ -252,8 +254,8 @@ class PPOTrainer(Trainer):
         self._evaluated = self.rollout
         if self.early_stopping is not None:
             value = metrics[f"eval_{args.early_stopping_metric}"]
-            counts = value == value and (args.max_kl is None or metrics["eval_kl"] <= args.max_kl)
-            if self.early_stopping.update(value if counts else None, self.rollout):
+            eligible = not math.isnan(value) and (args.max_kl is None or metrics["eval_kl"] <= args.max_kl)
+            if self.early_stopping.update(value if eligible else None, self.rollout):
                 folder = best_folder(self.output_dir, self.rollout)
                 if args.should_save:
                     discard(folder)
@@ -265,10 +267,12 @@ class PPOTrainer(Trainer):
         return metrics
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
-        if self.args.eval_rollouts and self._evaluated != self.rollout:
+        # A callback may have stopped the training in the middle of a rollout's updates.
+        between = self.state.global_step % self.args.steps_per_rollout > 0
+        if self.args.eval_rollouts and self._evaluated != self.rollout and not between:
             self.log({"rollout": self.rollout} | self._evaluate_policy())
         best = None if self.early_stopping is None else self.early_stopping.rollout
-        if best is not None and best != self.rollout:
+        if best is not None and (between or best != self.rollout):
             logger.info("the best policy was that of before rollout %d: back to it", best)
             self._load_weights(best_folder(self.output_dir, best))
         return super()._finalize_training(*args, **kwargs)

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
 from ppo_tiny import config, lora, prompts, share_of, tiny_classifier, tiny_model, tiny_tokenizer
+from safetensors.torch import load_file
 from test_ppo_resume import Crash, CrashAt
+from transformers import TrainerCallback
 
 from shfcas.training.ppo import PPOTrainer, latest_checkpoint
 from shfcas.training.ppo_evaluate import EarlyStopping
@@ -130,6 +133,28 @@ def test_the_last_policy_is_evaluated_too(tmp_path: Path) -> None:
     resumed.train(resume_from_checkpoint=True)  # there is nothing left to do
     assert_equal(weights(resumed), last)
     assert rows(resumed) == rows(ppo)
+
+
+def test_stopped_by_a_callback_in_the_middle_of_a_rollout(tmp_path: Path) -> None:
+    """What the policy has become since the evaluation is not what was evaluated."""
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            control.should_training_stop = state.global_step == STEPS + 2
+
+    ppo = trainer(tmp_path, callbacks=[Stop()], save_rollouts=0)
+    ppo.train()
+    assert ppo.early_stopping.rollout == ppo.rollout == 1
+    plain = trainer(tmp_path / "plain", callbacks=[Stop()], early_stopping_patience=None)
+    plain.train()
+    best = load_file(tmp_path / "best-1" / "adapter_model.safetensors")
+    assert torch.equal(best[next(iter(best))], ppo.model.policy.state_dict()[adapter(next(iter(best)))])
+    assert not torch.equal(best[next(iter(best))], plain.model.policy.state_dict()[adapter(next(iter(best)))])
+
+
+def adapter(name: str) -> str:
+    """A saved weight's name in the model."""
+    return name.replace(".weight", ".default.weight")
 
 
 def test_evaluation_without_patience_changes_nothing(tmp_path: Path) -> None:
