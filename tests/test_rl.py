@@ -78,7 +78,8 @@ def test_best_of_n_trains_nothing_and_chooses_with_the_current_reward_model(
     values: dict[str, Any], tmp_path: Path
 ) -> None:
     rl = {**values["rl"], "algorithm": "best_of_n"}
-    report = run(build(RunConfig, {**values, "rl": rl, "output": str(tmp_path / "run")}))
+    reward = {"num_train_epochs": 10, "learning_rate": 1e-2}  # so that its taste changes
+    report = run(build(RunConfig, {**values, "rl": rl, "reward": reward, "output": str(tmp_path / "run")}))
     path, stages = report.parent, read_json(report.parent / "manifest.json")["stages"]
     assert not [name for name in stages if name.endswith("/policy")]
     inputs = stages["round-1/evaluation.parquet"]["inputs"]
@@ -93,6 +94,8 @@ def test_best_of_n_trains_nothing_and_chooses_with_the_current_reward_model(
         assert len(all_of_it["completions"]) == 3 * len(row["completions"]) == 12
         assert all_of_it["completions"][:4] == first["completions"]  # the answers before are among them
         assert row["completions"] == [all_of_it["completions"][i] for i in best_of_n(values_of_row, 3)]
+    first_choice = [best_of_n(r, 3) for r in score_rows(load_scorer(values["reward_model"]), sampled)]
+    assert first_choice != [best_of_n(r, 3) for r in rewards]
     metrics = read_json(path / "round-1/metrics.json")
     assert (metrics["best_of_n"], metrics["kl"]) == (3, pytest.approx(kl_bound(3)))
     assert "best_of_n" not in read_json(path / "round-0/metrics.json")

@@ -18,6 +18,7 @@ from shfcas.models import load_policy
 from shfcas.training.lora import LoraSettings
 from shfcas.training.online import GRPOSettings, OnlineSettings, RLOOSettings, train_online
 from shfcas.training.online_trainer import make_trainer
+from shfcas.training.rollouts import prompt_rows
 from tests import tiny
 
 BOTH = pytest.mark.parametrize("algorithm", [RLOOSettings, GRPOSettings], ids=["rloo", "grpo"])
@@ -198,6 +199,31 @@ def test_log_probabilities_and_kl_are_those_of_the_distribution_that_was_sampled
 
 
 @BOTH
+def test_answers_are_sampled_at_the_temperature(
+    algorithm: type, policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups: list[list[list[int]]] = []
+
+    def keep(completion_ids: list[list[int]], **columns: Any) -> list[float]:
+        groups.extend(completion_ids[i : i + 4] for i in range(0, 16, 4))
+        return [float(i) for i in range(16)]
+
+    run(policy, tmp_path, short(algorithm, num_rollouts=1, temperature=1e-3), keep)
+    assert all(answer == group[0] for group in groups for answer in group)  # next to none of it is left to chance
+    run(policy, tmp_path / "hot", short(algorithm, num_rollouts=1, temperature=1.0), keep)
+    assert all(answer != group[0] for group in groups[4:] for answer in group[1:])
+
+
+@BOTH
+def test_activations_can_be_computed_again(algorithm: type, policy: str, tmp_path: Path) -> None:
+    plain, again = (
+        run(policy, tmp_path / str(on), short(algorithm, gradient_checkpointing=on))[0] for on in (False, True)
+    )
+    for row, expected in zip(again, plain, strict=True):
+        assert row == pytest.approx(expected, abs=1e-3)
+
+
+@BOTH
 def test_an_answer_without_any_stop_token_is_penalised(algorithm: type, tmp_path: Path) -> None:
     """Five stop ids, most of them in the generation configuration alone."""
     model = ppo_tiny.tiny_model()
@@ -259,6 +285,18 @@ def test_the_reward_gets_text_and_columns_in_the_shape_of_the_prompts(
         text = answer[0]["content"] if chat else answer
         tokenizer = load_policy(policy)[1]
         assert text == tokenizer.decode(call["completion_ids"][0], skip_special_tokens=True)
+
+
+@BOTH
+def test_rollouts_take_the_prompts_that_ppo_takes(algorithm: type, policy: str, tmp_path: Path) -> None:
+    seen: list[list[int]] = []
+
+    def look(number: list[int], **columns: Any) -> list[float]:
+        seen.append(number)
+        return [0.0] * len(number)
+
+    run(policy, tmp_path, short(algorithm), look, seed=3)
+    assert seen == [[i for i in prompt_rows(k, 4, 8, seed=3) for _ in range(4)] for k in range(3)]
 
 
 @BOTH
