@@ -13,6 +13,7 @@ A folder or hub id may hold a PEFT adapter: the model below it is found through 
 are merged. Models run no code of their own, unless `SHFCAS_TRUST_REMOTE_CODE=1` allows it.
 """
 
+import functools
 import inspect
 import logging
 import sys
@@ -241,7 +242,7 @@ def _from_pretrained(auto_class: Any, name: str, folder: str, **options: Any) ->
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
     if trusts_remote_code():
-        logger.warning("SHFCAS_TRUST_REMOTE_CODE is set: %s may run code of its own", name)
+        _warn_of_code(name)
     cls = getattr(transformers, auto_class) if isinstance(auto_class, str) else auto_class
     if isinstance(auto_class, str) or cls.__name__.startswith("Auto"):
         options["trust_remote_code"] = trusts_remote_code()
@@ -257,6 +258,11 @@ def _from_pretrained(auto_class: Any, name: str, folder: str, **options: Any) ->
         if "mismatched" not in str(error):
             raise
         raise UserError(f"no usable model {name}: its weights have other shapes than its config.json says") from error
+
+
+@functools.cache
+def _warn_of_code(name: str) -> None:
+    logger.warning("SHFCAS_TRUST_REMOTE_CODE is set: %s may run code of its own", name)
 
 
 @contextmanager
