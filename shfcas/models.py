@@ -201,7 +201,8 @@ def _pools_blindly(config: Any) -> bool:
     """Whether a decoder's classifier looks for padding, but its configuration does not say what padding is."""
     import transformers
 
-    parent = transformers.AutoModelForSequenceClassification._model_mapping[type(config)]
+    auto: Any = transformers.AutoModelForSequenceClassification
+    parent = auto._model_mapping[type(config)]
     looks_for_padding = "last_non_pad_token" in inspect.unwrap(parent.forward).__code__.co_varnames
     pad = config.get_text_config().pad_token_id
     return looks_for_padding and (pad is None or not 0 <= pad < config.get_text_config().vocab_size)
