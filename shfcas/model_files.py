@@ -21,7 +21,10 @@ logger = logging.getLogger(__name__)
 # owner/model/folder/inside@revision; the first models of the hub have no owner.
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+(/[\w.-]+)?)(?P<inside>(/[\w.-]+)*)(@(?P<revision>[\w./-]+))?")
 WEIGHTS = (".safetensors", ".bin")
-SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.spm"]
+# Of a repository on the hub; some hold the same weights under other names too.
+SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.bpe", "*.tiktoken"]
+SAFE_FILES = ["model*.safetensors", "adapter_model*.safetensors"]
+TORCH_FILES = ["pytorch_model*.bin", "adapter_model*.bin"]
 
 
 def cache_dir() -> Path:
@@ -100,9 +103,9 @@ def _from_hub(repo: str, inside: str, revision: str | None, with_code: bool) -> 
     try:
         if inside.endswith(".gguf"):
             return Path(snapshot_download(repo, revision=revision, allow_patterns=[inside])) / inside
-        folder = download(*SMALL_FILES, "*.safetensors", *(["*.py"] if with_code else []))
+        folder = download(*SMALL_FILES, *SAFE_FILES, *(["*.py"] if with_code else []))
         if not list(folder.glob("*.safetensors")):
-            folder = download(*SMALL_FILES, "*.bin")
+            folder = download(*SMALL_FILES, *TORCH_FILES)
     except LocalEntryNotFoundError as error:
         raise UserError(
             f"no model {name}: no such folder here, nothing of that name in the hub's cache, and the hub cannot be "

@@ -13,6 +13,7 @@ A folder or hub id may hold a PEFT adapter: the model below it is found through 
 are merged. Models run no code of their own, unless `SHFCAS_TRUST_REMOTE_CODE=1` allows it.
 """
 
+import functools
 import inspect
 import logging
 import sys
@@ -201,7 +202,8 @@ def _pools_blindly(config: Any) -> bool:
     """Whether a decoder's classifier looks for padding, but its configuration does not say what padding is."""
     import transformers
 
-    parent = transformers.AutoModelForSequenceClassification._model_mapping[type(config)]
+    auto: Any = transformers.AutoModelForSequenceClassification
+    parent = auto._model_mapping[type(config)]
     looks_for_padding = "last_non_pad_token" in inspect.unwrap(parent.forward).__code__.co_varnames
     pad = config.get_text_config().pad_token_id
     return looks_for_padding and (pad is None or not 0 <= pad < config.get_text_config().vocab_size)
@@ -242,7 +244,7 @@ def _from_pretrained(auto_class: Any, name: str, folder: str, **options: Any) ->
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
     if trusts_remote_code():
-        logger.warning("SHFCAS_TRUST_REMOTE_CODE is set: %s may run code of its own", name)
+        _warn_of_code(name)
     cls = getattr(transformers, auto_class) if isinstance(auto_class, str) else auto_class
     if isinstance(auto_class, str) or cls.__name__.startswith("Auto"):
         options["trust_remote_code"] = trusts_remote_code()
@@ -258,6 +260,11 @@ def _from_pretrained(auto_class: Any, name: str, folder: str, **options: Any) ->
         if "mismatched" not in str(error):
             raise
         raise UserError(f"no usable model {name}: its weights have other shapes than its config.json says") from error
+
+
+@functools.cache
+def _warn_of_code(name: str) -> None:
+    logger.warning("SHFCAS_TRUST_REMOTE_CODE is set: %s may run code of its own", name)
 
 
 @contextmanager

@@ -181,9 +181,12 @@ def test_a_reward_model_scores_alone_as_in_company_and_learns(name: str, tmp_pat
         assert load_scorer(folder)(prompts, answers) == pytest.approx(alone, rel=1e-5, abs=2e-5)
 
     pairs = [Preference(p, chosen="a good day", rejected="a bad night") for p in prompts]
-    quick = RewardSettings(num_train_epochs=3, learning_rate=5e-3, batch_size=4, lora=LoraSettings(r=0))
-    result = train_reward_model(folder, pairs, quick, tmp_path / "out", tmp_path / "work", 0)
-    assert result["loss"][-1] < result["loss"][0] and result["train_accuracy"] == 1
-    trained = load_scorer(str(tmp_path / "out"))
-    good, bad = trained(prompts[:1] * 2, ["a good day", "a bad night"])
-    assert good > bad
+    quick = RewardSettings(num_train_epochs=3, learning_rate=5e-3, batch_size=4, lora=LoraSettings(dropout=0.0))
+    for rank in (0, 4):
+        quick.lora.r, out = rank, tmp_path / f"out{rank}"
+        result = train_reward_model(folder, pairs, quick, out, tmp_path / f"work{rank}", 0)
+        assert result["loss"][-1] < result["loss"][0] and result["train_accuracy"] > 0.9
+        trained = load_scorer(str(out))
+        good, bad = trained(prompts[:1] * 2, ["a good day", "a bad night"])
+        assert good > bad
+        assert trained(prompts, answers) != pytest.approx(alone, abs=1e-3)

@@ -1,11 +1,15 @@
 """Finding and loading models: folders, packages, one conversion of a kind, and errors that say what is missing."""
 
+import logging
 import shutil
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification, BertConfig, RobertaConfig
+from transformers.utils import logging as transformers_logging
 
 from shfcas import models
 from shfcas.errors import UserError
@@ -68,7 +72,9 @@ def test_truncated_weights_are_one_clear_error(policy: str, tmp_path: Path) -> N
             models.load_policy(str(tmp_path))
 
 
-def test_weights_of_another_shape_are_one_clear_error(policy: str, tmp_path: Path) -> None:
+def test_weights_of_another_shape_are_one_clear_error(
+    policy: str, tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from transformers import AutoModelForCausalLM
 
     model, tokenizer = models.load_policy(policy)
@@ -76,8 +82,34 @@ def test_weights_of_another_shape_are_one_clear_error(policy: str, tmp_path: Pat
     models.save_model(tmp_path, model, tokenizer)
     with pytest.raises(RuntimeError):
         AutoModelForCausalLM.from_pretrained(tmp_path)
-    with pytest.raises(UserError, match="no usable model"):
+    capfd.readouterr()
+    # transformers writes to what stderr was when it was imported
+    monkeypatch.setattr(transformers_logging._get_library_root_logger(), "handlers", [logging.StreamHandler()])
+    with pytest.raises(UserError, match=r"no usable model .*its weights have other shapes than its config.json says"):
         models.load_policy(str(tmp_path))
+    assert capfd.readouterr().err == ""  # and no report before it
+
+
+def test_weights_that_are_not_there_are_not_made_up(policy: str, tmp_path: Path) -> None:
+    shutil.copytree(policy, tmp_path, dirs_exist_ok=True)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"lack weights of this architecture, such as model\.layers\.1\.mlp\.up_proj"):
+        models.load_policy(str(tmp_path))
+
+
+def test_the_context_of_a_model_that_counts_from_behind_its_padding() -> None:
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    for config, length in (
+        (RobertaConfig(max_position_embeddings=34, vocab_size=9, pad_token_id=1, **sizes), 32),
+        (BertConfig(max_position_embeddings=34, vocab_size=9, **sizes), 34),
+    ):
+        model = AutoModelForSequenceClassification.from_config(config).eval()
+        assert models.context_length(model) == length
+        model(torch.full((1, length), 5))
+        with pytest.raises((IndexError, RuntimeError)):
+            model(torch.full((1, length + 1), 5))
 
 
 def test_the_end_token_pads_where_there_is_no_pad_token(tmp_path: Path) -> None:

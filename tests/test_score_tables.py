@@ -23,6 +23,7 @@ from shfcas.score_tables import iter_score, score_lines, score_table
 from tests.test_conflicts import random_rows, table
 from tests.tiny import letter_reward
 
+LETTERS = "tests.tiny:letter_reward"
 MADE = ["pacs", "kendall_distance", "kendall_tau_b", "mean_abs_pacs", "degenerate"]
 
 
@@ -76,9 +77,9 @@ def test_parts_are_the_whole(candidates: Path, tmp_path: Path, policy_score: str
 
 
 def test_rewards_of_a_scorer(candidates: Path, tmp_path: Path) -> None:
-    score_table([str(candidates)], tmp_path / "made.parquet", scorer=letter_reward, reward_model="letters")
+    score_table([str(candidates)], tmp_path / "made.parquet", scorer=letter_reward, reward_model=LETTERS)
     made = read_candidates(tmp_path / "made.parquet")
-    assert made.metadata["reward_model"] == "letters"
+    assert made.metadata["reward_model"] == LETTERS
     assert made.column("rewards")[1] == letter_reward([], made.column("completions")[1])
 
 

@@ -201,8 +201,11 @@ def test_what_cannot_be_learned_is_an_error_that_names_the_row(tmp_path: Path) -
 @pytest.mark.parametrize("chat", [True, False])
 def test_a_demonstration_that_is_too_long_is_an_error(chat: bool, policy: str, tmp_path: Path) -> None:
     rows = [*demonstrations(chat), {**demonstrations(chat)[0], "completion": "a good day " * 20}]
-    with pytest.raises(UserError, match=r"demonstration 16 has \d+ tokens, more than sft.max_length 60"):
+    with pytest.raises(UserError, match=r"demonstration 16 has \d+ tokens, more than the 60 that sft"):
         train_sft(policy, rows, SFTSettings(max_length=60), tmp_path / "out", tmp_path / "work", 0)
+    rows[-1]["completion"] = "a good day " * 60
+    with pytest.raises(UserError, match=r"demonstration 16 has \d+ tokens, more than the 128 that .* context allow"):
+        train_sft(policy, rows, SFTSettings(), tmp_path / "out", tmp_path / "work", 0)
     assert not (tmp_path / "out").exists()
 
 

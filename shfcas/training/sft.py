@@ -9,7 +9,7 @@ from shfcas.chat import check_prompt, encode_demonstration, end_token_ids, plain
 from shfcas.config import option
 from shfcas.errors import UserError
 from shfcas.files import read_jsonl
-from shfcas.models import load_policy, save_model
+from shfcas.models import context_length, load_policy, save_model
 from shfcas.training.common import merged, supervised_options, train
 from shfcas.training.lora import LoraSettings
 
@@ -57,8 +57,8 @@ def encode_demonstrations(
         length = len(prompt) + len(answer)
         if length > max_length:
             raise UserError(
-                f"demonstration {index} has {length} tokens, more than sft.max_length {max_length}: "
-                f"{plain_text(row['prompt'])[:60]!r}; raise it or shorten the demonstration"
+                f"demonstration {index} has {length} tokens, more than the {max_length} that sft.max_length and the "
+                f"model's context allow: {plain_text(row['prompt'])[:60]!r}; shorten it, or raise sft.max_length"
             )
         rows.append({"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer})
     return rows
@@ -93,7 +93,8 @@ def train_sft(
 
     model, tokenizer = load_policy(policy, chat_template, settings.lora.base_dtype)
     end_ids = end_token_ids(model, tokenizer)
-    data = Dataset.from_list(encode_demonstrations(demonstrations, tokenizer, end_ids, settings.max_length))
+    max_length = min(settings.max_length, context_length(model))
+    data = Dataset.from_list(encode_demonstrations(demonstrations, tokenizer, end_ids, max_length))
     set_seed(seed)
     try:
         trainer = SFTTrainer(
@@ -102,7 +103,7 @@ def train_sft(
                 num_train_epochs=settings.num_train_epochs,
                 learning_rate=settings.learning_rate,
                 per_device_train_batch_size=settings.batch_size,
-                max_length=settings.max_length,
+                max_length=max_length,
                 packing=False,
                 warmup_steps=0.05,
                 **supervised_options(work_dir, seed, settings.checkpoint_steps),

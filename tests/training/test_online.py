@@ -338,11 +338,13 @@ def test_nothing_is_reported_and_nothing_is_halved_on_a_cpu(
 
 
 @BOTH
-def test_all_weights_are_trained_in_full_precision(algorithm: type, policy: str, tmp_path: Path) -> None:
-    model, tokenizer = load_policy(policy)
-    settings = short(algorithm, lora=LoraSettings(r=0))
-    online = make_trainer(model.bfloat16(), tokenizer, prompts(), liked, settings, tmp_path, 0, {})
-    assert {parameter.dtype for parameter in online.model.parameters()} == {torch.float32}
+@pytest.mark.parametrize(("rank", "dtype"), [(0, torch.float32), (4, torch.bfloat16)])
+def test_all_weights_are_trained_in_full_precision_whatever_the_device_prefers(
+    algorithm: type, rank: int, dtype: torch.dtype, policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shfcas.models._dtype", lambda: torch.bfloat16)
+    run(policy, tmp_path, short(algorithm, lora=LoraSettings(r=rank), num_rollouts=1))
+    assert {weight.dtype for weight in load_file(tmp_path / "out" / "model.safetensors").values()} == {dtype}
 
 
 @BOTH

@@ -199,7 +199,7 @@ def test_the_reward_rises(loss: str, policy: str, candidates: list, tmp_path: Pa
 def test_the_reference_of_all_weights_is_the_policy_in_memory(
     policy: str, candidates: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def renamed(name: str) -> tuple:
+    def renamed(name: str, *options: object) -> tuple:
         model, tokenizer = load_policy(name)
         model.config._name_or_path = "nobody/nothing"
         return model, tokenizer
