@@ -131,18 +131,21 @@ def read_json(path: str | Path) -> Any:
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     """Reads JSON lines; the error names file and line."""
-    rows = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+    return list(parse_jsonl(read_text(path).split("\n"), str(path)))
+
+
+def parse_jsonl(lines: Iterable[str], where: str) -> Iterator[dict[str, Any]]:
+    """The objects of JSON lines, one after another; an error names the line."""
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise UserError(f"{path}: line {number} is not valid JSON ({error.msg})") from error
+            raise UserError(f"{where}: line {number} is not valid JSON ({error.msg})") from error
         if not isinstance(row, dict):
-            raise UserError(f"{path}: line {number} is not a JSON object")
-        rows.append(row)
-    return rows
+            raise UserError(f"{where}: line {number} is not a JSON object")
+        yield row
 
 
 def read_parquet(path: str | Path) -> Any:

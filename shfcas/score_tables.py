@@ -17,7 +17,7 @@ from shfcas.config import differences
 from shfcas.conflict_summary import ConflictSummary
 from shfcas.conflicts import SCORE_COLUMNS, add_conflicts_to_batch
 from shfcas.errors import UserError
-from shfcas.files import atomic_file, disk_errors, locked_folder, read_json, write_json
+from shfcas.files import atomic_file, disk_errors, locked_folder, parse_jsonl, read_json, write_json
 from shfcas.models import provenance
 from shfcas.scoring import RewardScorer, add_rewards
 from shfcas.shards import BATCH_ROWS, SHARD_ROWS, Shard, ahead, find_shards, read_batches
@@ -131,15 +131,7 @@ def score_lines(
         summary += ConflictSummary.of(batch, first)
         first, rows = first + len(rows), []
 
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"stdin: line {number} is not valid JSON ({error.msg})") from error
-        if not isinstance(row, dict):
-            raise UserError(f"stdin: line {number} is not a JSON object")
+    for row in parse_jsonl(lines, "stdin"):
         rows.append(row)
         if len(rows) == BATCH_ROWS:
             flush()
