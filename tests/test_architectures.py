@@ -103,15 +103,17 @@ def settings(name: str, folder: Path) -> dict[str, Any]:
         "sampling": {"num_completions": 4, "temperature": 1.0, "max_new_tokens": 8, "batch_size": 10},
         "selection": {"strategy": "random", "budget": 6},
         "reward": {"num_train_epochs": 1, "batch_size": 4},
-        "ppo": {
-            "num_rollouts": 2,
-            "rollout_batch_size": 6,
-            "mini_batch_size": 3,
-            "num_ppo_epochs": 1,
-            "learning_rate": 1e-3,
-            "max_completion_length": 8,
-            "save_rollouts": 1,
-            "lora": {"r": 4},
+        "rl": {
+            "ppo": {
+                "num_rollouts": 2,
+                "rollout_batch_size": 6,
+                "mini_batch_size": 3,
+                "num_ppo_epochs": 1,
+                "learning_rate": 1e-3,
+                "max_completion_length": 8,
+                "save_rollouts": 1,
+                "lora": {"r": 4},
+            },
         },
         "evaluation": {"sampling": {"num_completions": 2, "temperature": 1.0, "max_new_tokens": 8}},
     }
@@ -147,8 +149,8 @@ def test_the_whole_loop_runs_and_goes_on_where_it_was_stopped(
 
     metrics = (whole / "round-1" / "metrics.json").read_text()
     assert (broken / "round-1" / "metrics.json").read_text() == metrics
-    history = (whole / "round-1" / "policy" / "ppo_history.json").read_text()
-    assert (broken / "round-1" / "policy" / "ppo_history.json").read_text() == history
+    history = (whole / "round-1" / "policy" / "history.json").read_text()
+    assert (broken / "round-1" / "policy" / "history.json").read_text() == history
 
     found = json.loads(metrics)
     found.pop("detection")  # of six prompts there may be none that it is defined for
