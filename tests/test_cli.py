@@ -331,7 +331,7 @@ def test_metrics_of_a_reward_model_are_readable(
 ) -> None:
     output = str(tmp_path / "model")
     arguments = ["train-reward", "--model", models["reward_model"], "--preferences", files["original"]]
-    assert main([*arguments, "--held_out", "0.4", "--ensemble_size", "2", "--output", output]) == 0
+    assert main([*arguments, "--held_out", "0.4", "--eval_steps", "1", "--ensemble_size", "2", "--output", output]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == ["pairs: 6 (original 6)", "models: 2"]
     assert lines[2].startswith("loss: ") and lines[-1] == f"output: {output}"
