@@ -161,7 +161,7 @@ class CentredReward(ReferencedReward):
     __name__ = "centred_reward"
 
     def compare(self, reward: float, references: list[float]) -> float:
-        """r - mean over m of r_m."""
+        """R - mean over m of r_m."""
         return reward - sum(references) / len(references)
 
 
