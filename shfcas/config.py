@@ -104,8 +104,8 @@ def build(cls: type[Config], values: dict[str, Any], where: str = "") -> Config:
             arguments[key] = build(nested, _over(base, value), f"{name}.")
         elif nested is not None and value is not None:
             raise UsageError(f"{name}: expected a section with keys of its own, got {value!r}")
-        elif choices and value in choices:  # as it stands: a choice may be called none
-            arguments[key] = value
+        elif (choices and value in choices) or (isinstance(value, str) and value == fields[key].default):
+            arguments[key] = value  # as it stands: a choice, or a default, may be called none
         else:
             arguments[key] = _convert(value, hints[key], name) if nested is None else None
         if choices and arguments[key] not in choices:

@@ -146,6 +146,20 @@ def test_a_choice_may_be_called_none() -> None:
         build(Settings, {"feedback": None})
 
 
+def test_a_default_may_be_called_none() -> None:
+    @dataclasses.dataclass
+    class Settings:
+        report_to: str = option("none", "a tracker")
+        steps: int = option(1, "how many")
+
+    @dataclasses.dataclass
+    class Owner:
+        inner: Settings = option(Settings, "settings")
+
+    assert build(Settings, {"report_to": "none"}).report_to == "none"
+    assert build(Owner, {"inner": {"steps": 2}}).inner == Settings(steps=2)
+
+
 def test_required_fields_are_named() -> None:
     with pytest.raises(UsageError, match="missing: other"):
         build(Needy, {"path": "x"})

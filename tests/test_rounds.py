@@ -1,6 +1,7 @@
 """Rounds: what each hands to the next, and what is refused before any work is done."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -198,37 +199,35 @@ def test_a_cost_model_is_refined_as_one(values: dict[str, Any], tmp_path: Path) 
     assert is_cost_model(str(state.reward_model))
 
 
-def test_the_policy_follows_rewards_that_are_centred_prompt_by_prompt(
-    values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("shaping", ["centre", "none", "par"])
+def test_the_policy_follows_rewards_that_are_shaped_prompt_by_prompt(
+    shaping: str, values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[dict] = []
 
-    def train(
-        policy: str,
-        prompts: list,
-        reward: Any,
-        settings: Any,
-        output: Path,
-        *rest: object,
-        metrics: dict,
-        **others: object,
-    ) -> list:
-        calls.append({"policy": policy, "prompts": prompts, "reward": reward, "metrics": metrics})
+    def train(policy: str, prompts: list, reward: Any, settings: Any, output: Path, *rest: object, **more: Any) -> list:
+        calls.append({"policy": policy, "prompts": prompts, "reward": reward, **more})
         output.mkdir()
         return []
 
     monkeypatch.setattr("shfcas.rounds.train_rl", train)
-    loop = Loop(RunDirectory(tmp_path / "run", {}, 0), build(RunConfig, values))
+    config = build(RunConfig, {**values, "rl": {**values["rl"], "reward_shaping": shaping}})
+    loop = Loop(RunDirectory(tmp_path / "run", {}, 0), config)
     state = loop.prepare()
     conflicts = loop.conflicts(state, "round-1")
     loop.improve(state, conflicts, "round-1")
     (call,) = calls
     assert (call["policy"], call["prompts"], list(call["metrics"])) == (values["policy"], loop.prompts, ["gold"])
-    for row in read_candidates(conflicts).rows():
-        count = len(row["completions"])
-        centred = call["reward"]([row["prompt"]] * count, row["completions"], prompt_id=[row["prompt_id"]] * count)
-        mean = sum(row["rewards"]) / count
-        assert centred == pytest.approx([r - mean for r in row["rewards"]], abs=1e-5)
+    assert call["candidates"] == read_candidates(conflicts).rows()
+    for row in call["candidates"]:
+        rewards, count = row["rewards"], len(row["completions"])
+        expected = {
+            "none": rewards,
+            "centre": [r - sum(rewards) / count for r in rewards],
+            "par": [sum(1 / (1 + math.exp(other - r)) for other in rewards) / count for r in rewards],
+        }[shaping]
+        shaped = call["reward"]([row["prompt"]] * count, row["completions"], prompt_id=[row["prompt_id"]] * count)
+        assert shaped == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_queue_asks_about_answers_of_the_table(values: dict[str, Any], tmp_path: Path) -> None:

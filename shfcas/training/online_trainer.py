@@ -110,6 +110,14 @@ class Rollouts:
         peft_config: the adapter, or None.
     """
 
+    # What the trainers bring along.
+    accelerator: Any
+    args: Any
+    model: Any
+    processing_class: Any
+    state: Any
+    _metrics: dict[str, Any]
+
     def __init__(
         self,
         model: LanguageModel,
@@ -182,13 +190,12 @@ class Rollouts:
                 "objective/rlhf_reward": row["objective/scores"] - coefficient * kl,
             }
         self._row = {"rollout": self._rollout, **row}
-        if (
-            kl is not None and self.settings.max_kl is not None and not kl <= self.settings.max_kl
-        ):  # NaN exceeds it, too
+        limit = self.settings.max_kl
+        if kl is not None and limit is not None and not kl <= limit:  # NaN exceeds it, too
             logger.warning(
                 "the policy's KL to the reference, %.4g, exceeds max_kl=%g: training stops before another update",
                 kl,
-                self.settings.max_kl,
+                limit,
             )
             self.log(self._row | {"kl_guard": 1.0})
             raise KLGuard
@@ -212,9 +219,9 @@ class Rollouts:
             logs = self._row | logs | means
         super().log(logs, start_time)  # type: ignore[misc]
 
-    def _mean_kl(self, difference: Tensor) -> float:
-        """The mean over all processes' answers of their summed log-ratios (B,)."""
-        return self.accelerator.gather(difference).mean().item()
+    def _sequence_sums(self, output: dict[str, Any]) -> tuple[Tensor, float | None]:
+        """Log-probabilities of a rollout's answers (B,), and the mean KL of all processes' answers."""
+        raise NotImplementedError
 
 
 class RLOO(Rollouts, RLOOTrainer):
@@ -224,7 +231,6 @@ class RLOO(Rollouts, RLOOTrainer):
         return self._answers(prompt_ids)
 
     def _sequence_sums(self, output: dict[str, Any]) -> tuple[Tensor, float | None]:
-        """Log-probabilities of the answers (B,), and their mean KL."""
         if not self.beta:
             return output["old_logps"], None
         measured = self._metrics["train"]  # TRL keeps the mean a token
@@ -239,7 +245,6 @@ class GRPO(Rollouts, GRPOTrainer):
         return self._answers(prompt_ids), None
 
     def _sequence_sums(self, output: dict[str, Any]) -> tuple[Tensor, float | None]:
-        """Log-probabilities of the answers (B,), and their mean KL."""
         if "old_per_token_logps" not in output:  # TRL leaves them out where the update begins with the same weights
             with torch.no_grad():
                 output["old_per_token_logps"] = self._get_per_token_logps_and_entropies(
@@ -253,7 +258,8 @@ class GRPO(Rollouts, GRPOTrainer):
         sums = (logprobs * mask).sum(dim=1)
         if not self.beta:
             return sums, None
-        return sums, self._mean_kl(((logprobs - output["ref_per_token_logps"]) * mask).sum(dim=1))
+        kl = ((logprobs - output["ref_per_token_logps"]) * mask).sum(dim=1)
+        return sums, self.accelerator.gather(kl).mean().item()
 
 
 def make_trainer(

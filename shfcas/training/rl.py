@@ -8,7 +8,7 @@ from typing import Any
 from shfcas.best_of_n import BestOfNSettings
 from shfcas.config import option
 from shfcas.errors import UserError
-from shfcas.scoring import RewardCallable
+from shfcas.scoring import RewardScorer
 from shfcas.training.online import GRPOSettings, RLOOSettings, train_online
 from shfcas.training.policy import PPOSettings, train_policy
 from shfcas.training.rso import RSOSettings, train_rso
@@ -64,12 +64,12 @@ class RLSettings:
 def train_rl(
     policy: str,
     prompts: Sequence[dict[str, Any]],
-    reward: RewardCallable,
+    reward: RewardScorer,
     settings: RLSettings,
     output: Path,
     work_dir: Path,
     seed: int,
-    metrics: Mapping[str, RewardCallable] | None = None,
+    metrics: Mapping[str, RewardScorer] | None = None,
     candidates: Sequence[dict[str, Any]] = (),
     chat_template: str | None = None,
 ) -> list[dict[str, Any]]:

@@ -79,7 +79,8 @@ def rejection_sample(rewards: Sequence[float], num_samples: int, beta: float, rn
     if beta <= 0:
         raise ValueError(f"beta must be positive, got {beta}")
     values = np.asarray(rewards, dtype=float)
-    left, accepted = rng.permutation(len(values)), []
+    accepted: list[int] = []
+    left = rng.permutation(len(values))
     while len(accepted) < num_samples:
         taken = rng.random(len(left)) < np.exp((values[left] - values[left].max()) / beta)
         accepted += left[taken].tolist()
