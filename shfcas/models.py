@@ -68,17 +68,7 @@ def load_tokenizer(name: str) -> Any:
 
     No mask and no sum depends on which token pads.
     """
-    folder = resolve(name)
-    base = adapter_base(folder)
-    if base is not None and not (Path(folder) / "tokenizer_config.json").exists():
-        return load_tokenizer(base)
-    tokenizer = _from_pretrained("AutoTokenizer", name, folder)
-    if tokenizer.pad_token_id is None:
-        pad = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
-        if pad is None:
-            raise UserError(f"the tokenizer of {name} has neither a pad nor an end token; set one and save it again")
-        tokenizer.pad_token = pad
-    return tokenizer
+    return _padded(_tokenizer(name), name)
 
 
 def load_policy(name: str, chat_template: str | None = None, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
@@ -89,16 +79,16 @@ def load_policy(name: str, chat_template: str | None = None, dtype: torch.dtype 
         chat_template: for a tokenizer without a template: `plain`, or the path of a Jinja file.
         dtype: of the weights; None is the device's for inference.
     """
-    tokenizer = load_tokenizer(name)
-    if chat_template and not tokenizer.chat_template:
-        set_chat_template(tokenizer, chat_template)
+    tokenizer = _tokenizer(name)
     model = _load_model("AutoModelForCausalLM", name, dtype=dtype or _dtype())
     if tokenizer.eos_token_id is None:  # the model may know what its tokenizer does not
         ends = model.generation_config.eos_token_id
         end = ends[0] if isinstance(ends, list) else ends
         if end is not None:
             tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
-    return model.to(device()).eval(), tokenizer
+    if chat_template and not tokenizer.chat_template:
+        set_chat_template(tokenizer, chat_template)
+    return model.to(device()).eval(), _padded(tokenizer, name)
 
 
 def load_reward_model(name: str) -> tuple[Any, Any]:
@@ -162,6 +152,24 @@ def context_length(model: Any) -> int:
 
 
 # -- loading ------------------------------------------------------------------------------------------------
+
+
+def _tokenizer(name: str) -> Any:
+    """The tokenizer of a model as it was saved; for an adapter without one, that of the model below it."""
+    folder = resolve(name)
+    base = adapter_base(folder)
+    if base is not None and not (Path(folder) / "tokenizer_config.json").exists():
+        return _tokenizer(base)
+    return _from_pretrained("AutoTokenizer", name, folder)
+
+
+def _padded(tokenizer: Any, name: str) -> Any:
+    if tokenizer.pad_token_id is None:
+        pad = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
+        if pad is None:
+            raise UserError(f"the tokenizer of {name} has neither a pad nor an end token; set one and save it again")
+        tokenizer.pad_token = pad
+    return tokenizer
 
 
 def _load_model(auto_class: str, name: str, **options: Any) -> Any:

@@ -132,6 +132,7 @@ POLICIES: dict[str, tuple[Callable[[], Any], dict[str, Any], bool, str | None]] 
     "gpt2": (one_special, {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}, False, None),
     "opt": (opt, {**SIZES, "ffn_dim": 48, "word_embed_proj_dim": 16}, False, None),
     "phi": (one_special, {**SIZES, "intermediate_size": 48}, False, None),
+    "bloom": (one_special, {"hidden_size": 32, "n_layer": 2, "n_head": 4}, False, None),  # takes no positions
     "mistral": (mistral, {**GROUPED, "sliding_window": 8}, True, None),
 }
 ENCODERS = {

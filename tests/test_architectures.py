@@ -36,6 +36,7 @@ REWARD_OF = {
     "opt": "gpt_neox",
     "phi": "qwen3",
     "mistral": "opt",
+    "bloom": "gpt2",
 }
 GOLD_OF = {"llama": "mistral", "gpt2": "qwen3"}
 WORDS = ["the", "soup", "was", "good", "and", "bread", "fine", "a", "bad", "film", "late", "hotel"]

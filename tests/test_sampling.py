@@ -224,10 +224,11 @@ def test_padding_side_and_pad_token_change_nothing(policy: tuple[Any, Any]) -> N
 def test_a_tokenizer_without_an_end_takes_the_models(tmp_path: Path) -> None:
     name = tiny.save_policy(tmp_path)
     tokenizer = tiny.policy_tokenizer()
-    tokenizer.eos_token = None
+    tokenizer.eos_token = tokenizer.pad_token = tokenizer.chat_template = None
     tokenizer.save_pretrained(tmp_path)
-    model, loaded = load_policy(name)
-    assert loaded.eos_token == "<|end|>"
+    (tmp_path / "chat_template.jinja").unlink()
+    model, loaded = load_policy(name, "plain")
+    assert loaded.eos_token == loaded.pad_token == "<|end|>"
     model.generation_config.eos_token_id = loaded.eos_token = loaded.chat_template = None
     rows = list(
         LocalSampler(model, loaded, SamplingConfig(num_completions=2, max_new_tokens=5))(tiny.prompts(2, False))
