@@ -40,7 +40,7 @@ class PPOSettings(PPOOptions):
         None, "a model of its own for the values, all of whose weights are trained (none: a head on the policy)"
     )
     held_out: float = option(0.0, "share of the prompts that is not trained on but evaluated on (see eval_rollouts)")
-    report_to: str = option("none", "trackers, with commas between them: tensorboard, trackio, wandb")
+    report_to: str | None = option(None, "trackers, with commas between them: tensorboard, trackio, wandb")
     lora: LoraSettings = option(LoraSettings, "adapters")
 
 
@@ -133,13 +133,15 @@ def train_policy(
     return [dict(sorted(row.items())) for row in trainer.state.log_history if "rollout" in row]
 
 
-def installed_trackers(names: str) -> list[str]:
+def installed_trackers(names: str | None) -> list[str]:
     """The trackers of a list with commas; one that is not installed is an error before any work is done."""
+    if names is None:
+        return []
     from transformers.integrations.integration_utils import get_available_reporting_integrations
 
     trackers = [name.strip() for name in names.split(",")]
     for name in trackers:
-        if name not in ("none", *get_available_reporting_integrations()):
+        if name not in get_available_reporting_integrations():
             raise UserError(f"report_to: there is no tracker {name}; install it with: pip install {name}")
     return trackers
 
