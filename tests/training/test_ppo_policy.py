@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from shfcas import models
-from shfcas.config import build
+from shfcas.config import build, to_dict
 from shfcas.errors import UserError
 from shfcas.files import read_json
 from shfcas.training.lora import LoraSettings
@@ -73,6 +73,7 @@ def test_settings_and_config_say_the_same() -> None:
 
 
 def test_settings_come_from_yaml() -> None:
+    assert build(PPOSettings, to_dict(PPOSettings())) == PPOSettings()
     values = {"stop_token_ids": [1, 2], "early_stopping_patience": "3", "kl_estimator": "k3", "lora": {"r": 0}}
     assert build(PPOSettings, values) == PPOSettings(
         stop_token_ids=[1, 2], early_stopping_patience=3, kl_estimator="k3", lora=LoraSettings(r=0)
