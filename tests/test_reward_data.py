@@ -29,11 +29,12 @@ def test_no_prompt_is_on_both_sides_and_each_stratum_gives_its_share() -> None:
     assert counts == [8, 4, 2]
 
 
-def test_what_is_held_out_in_one_round_is_held_out_in_the_next() -> None:
+@pytest.mark.parametrize("seed", range(6))
+def test_what_is_held_out_in_one_round_is_held_out_in_the_next(seed: int) -> None:
     # The second round asks again about prompts of the first, and overrules some of its pairs.
     again = [Preference(p.prompt, p.rejected, p.chosen, source="human", round=2) for p in FIRST[:30]]
-    before = held_out_prompts([*ORIGINAL, *FIRST], 0.25, seed=3)
-    after = held_out_prompts([*ORIGINAL, *FIRST, *SECOND, *again], 0.25, seed=3)
+    before = held_out_prompts([*ORIGINAL, *FIRST], 0.25, seed)
+    after = held_out_prompts([*ORIGINAL, *FIRST, *SECOND, *again], 0.25, seed)
     asked_before = {p.prompt for p in [*ORIGINAL, *FIRST]}
     assert {p.prompt for p in split([*ORIGINAL, *FIRST], before)[1]} == {
         p.prompt for p in split([*ORIGINAL, *FIRST, *SECOND, *again], after)[1] if p.prompt in asked_before
