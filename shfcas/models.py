@@ -88,7 +88,7 @@ def load_policy(name: str, chat_template: str | None = None, dtype: torch.dtype 
             tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
     if chat_template and not tokenizer.chat_template:
         set_chat_template(tokenizer, chat_template)
-    return model.to(device()).eval(), _padded(tokenizer, name)
+    return model.to(device()).eval(), _padded(tokenizer, name, model)
 
 
 def load_reward_model(name: str) -> tuple[Any, Any]:
@@ -98,16 +98,17 @@ def load_reward_model(name: str) -> tuple[Any, Any]:
     it does when it sees that text alone, so the tokenizer pads with what the model's configuration says; where
     that says nothing, the score is read at the last token, whatever pads.
     """
-    tokenizer = load_tokenizer(name)
+    tokenizer = _tokenizer(name)
     trained = has_trained_head(name)
     config = model_config(name)
     outputs = len(config["id2label"]) if "id2label" in config else config.get("num_labels", 2)
     if trained and outputs != 1 and not is_safe_rlhf(config) and adapter_base(resolve(name)) is None:
         raise UserError(f"{name} has {outputs} outputs; a reward model has one")
     model = _load_model("AutoModelForSequenceClassification", name, num_labels=1, dtype=torch.float32)
+    _padded(tokenizer, name, model)
     text_config = model.config.get_text_config()
     pad = text_config.pad_token_id
-    if trained and not reads_last_token(model.config) and pad is not None and 0 <= pad < len(tokenizer):
+    if trained and not reads_last_token(model.config) and pad is not None and 0 <= pad < text_config.vocab_size:
         if pad in tokenizer.added_tokens_decoder:  # an ordinary token must not become a special one
             tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
     else:
@@ -163,12 +164,15 @@ def _tokenizer(name: str) -> Any:
     return _from_pretrained("AutoTokenizer", name, folder)
 
 
-def _padded(tokenizer: Any, name: str) -> Any:
-    if tokenizer.pad_token_id is None:
-        pad = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
-        if pad is None:
-            raise UserError(f"the tokenizer of {name} has neither a pad nor an end token; set one and save it again")
-        tokenizer.pad_token = pad
+def _padded(tokenizer: Any, name: str, model: Any = None) -> Any:
+    """The tokenizer with a pad token, for which the model, if given, has an embedding (added ones may have none)."""
+    known = len(tokenizer) if model is None else model.get_input_embeddings().weight.shape[0]
+    tokens = (tokenizer.pad_token, tokenizer.eos_token, tokenizer.unk_token, tokenizer.bos_token)
+    usable = [t for t in tokens if t is not None and tokenizer.convert_tokens_to_ids(t) < known]
+    if not usable:
+        raise UserError(f"the tokenizer of {name} has neither a pad nor an end token; set one and save it again")
+    if tokenizer.pad_token != usable[0]:
+        tokenizer.pad_token = usable[0]
     return tokenizer
 
 
@@ -259,7 +263,7 @@ def _from_pretrained(auto_class: Any, name: str, folder: str, **options: Any) ->
     try:
         with _quiet_transformers():
             return cls.from_pretrained(folder, **options)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, AssertionError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         if "trust_remote_code" in str(error):
             reason = "it brings code of its own; if you trust its author, set SHFCAS_TRUST_REMOTE_CODE=1"

@@ -1,5 +1,6 @@
 """Finding and loading models: folders, packages, one conversion of a kind, and errors that say what is missing."""
 
+import json
 import logging
 import shutil
 from importlib import metadata
@@ -13,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from shfcas import models
 from shfcas.errors import UserError
+from shfcas.scoring import load_scorer
 from tests import tiny
 
 
@@ -122,6 +124,29 @@ def test_the_end_token_pads_where_there_is_no_pad_token(tmp_path: Path) -> None:
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="neither a pad nor an end token"):
         models.load_tokenizer(str(tmp_path))
+
+
+def test_a_pad_token_without_an_embedding_is_not_used(policy: str, tmp_path: Path) -> None:
+    rows = [{"prompt": row["prompt"], "completions": ["good", "a bad day"]} for row in tiny.prompts(3)]
+    torch.manual_seed(0)
+    models.save_model(tmp_path / "reward", *models.load_reward_model(policy))
+    for name, load in ((policy, models.load_policy), (str(tmp_path / "reward"), models.load_reward_model)):
+        folder = tmp_path / load.__name__
+        shutil.copytree(name, folder)
+        tokenizer = tiny.policy_tokenizer()
+        tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+        tokenizer.save_pretrained(folder)
+        config = json.loads((folder / "config.json").read_text())
+        assert tokenizer.pad_token_id == config["vocab_size"]  # one more than there are embeddings
+        (folder / "config.json").write_text(json.dumps({**config, "pad_token_id": None}))
+        _, loaded = load(str(folder))
+        assert loaded.pad_token == "<|end|>"
+    (tmp_path / "load_policy" / "config.json").write_text(json.dumps({**config, "pad_token_id": 320}))
+    with pytest.raises(UserError, match=r"no usable model .*Padding_idx must be within num_embeddings"):
+        models.load_policy(str(tmp_path / "load_policy"))
+    scores = [load_scorer(str(folder))([row["prompt"]] * 2, row["completions"]) for row in rows]
+    alone = [[load_scorer(str(folder))([row["prompt"]], [a])[0] for a in row["completions"]] for row in rows]
+    assert [x for row in scores for x in row] == pytest.approx([x for row in alone for x in row], abs=1e-5)
 
 
 def test_a_fresh_head_follows_the_seed(policy: str) -> None:
