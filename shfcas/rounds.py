@@ -144,6 +144,8 @@ class Loop:
         for name, training in trained.items():
             if config.cost_model and training and training.objective != "cost":
                 raise UsageError(f"cost_model: a cost model is trained with {name}.objective cost, not as a reward")
+        if trained["reward"] and config.proxy and config.proxy.held_out < config.reward.held_out:
+            logger.warning("reward.held_out is larger than proxy.held_out: some of it is what the proxy was trained on")
         given = Path(config.demonstrations) if config.demonstrations else None
         if config.bootstrap and not given:
             settings, prompts = config.bootstrap, read_prompts(config.bootstrap.prompts)

@@ -163,6 +163,17 @@ def test_what_is_held_out_is_never_trained_on_in_any_round(
     assert not trained & held_out
 
 
+def test_holding_out_what_the_proxy_was_trained_on_is_said(
+    values: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shfcas.rounds.train_reward_model", lambda *arguments: arguments[3].mkdir() or {})
+    for share, said in ((0.2, False), (0.1, True)):
+        caplog.clear()
+        sections = {"proxy": {"held_out": share}, "reward": {"held_out": 0.2}, "preflight": None}
+        Loop(RunDirectory(tmp_path / str(share), {}, 0), build(RunConfig, {**values, **sections})).prepare()
+        assert ("some of it is what the proxy was trained on" in caplog.text) == said
+
+
 def test_an_ensemble_is_refined_from_round_to_round_and_leaves_its_variances(
     values: dict[str, Any], tmp_path: Path
 ) -> None:
