@@ -127,6 +127,17 @@ def end_token_ids(model: Any, tokenizer: Any) -> set[int]:
     return {i for i in ids if i is not None}
 
 
+def answer_text(tokenizer: Any, tokens: Sequence[int], finished: bool) -> str:
+    """Sampled tokens as tables, rewards and people see them, without white space around the text.
+
+    Args:
+        tokenizer: the policy's.
+        tokens: of one answer, up to the token that ended it.
+        finished: whether there is such a token; it is no part of the text, special or not.
+    """
+    return tokenizer.decode(tokens[:-1] if finished else tokens, skip_special_tokens=True).strip()
+
+
 def encode_demonstration(
     tokenizer: Any, prompt: Prompt, completion: str, end_ids: set[int]
 ) -> tuple[list[int], list[int]]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from shfcas.candidates import CandidateTable, concatenate, read_candidates, write_candidates
-from shfcas.chat import encode_prompt, end_token_ids, plain_text
+from shfcas.chat import answer_text, encode_prompt, end_token_ids, plain_text
 from shfcas.config import fingerprint, option, to_dict
 from shfcas.errors import UserError
 from shfcas.models import context_length, load_policy, provenance
@@ -195,9 +195,9 @@ class LocalSampler:
             # The first end token closes the answer. What follows is padding, whichever id padding has.
             end = next((k for k, token in enumerate(tokens) if token in self.end_ids), None)
             length = len(tokens) if end is None else end + 1
-            text = self.tokenizer.decode(tokens[:length] if end is None else tokens[:end], skip_special_tokens=True)
+            text = answer_text(self.tokenizer, tokens[:length], end is not None)
             sums = {column: values[row, :length].double().sum().item() for column, values in logprobs.items()}
-            results.append({"completions": text.strip(), "num_tokens": length, "finished": end is not None, **sums})
+            results.append({"completions": text, "num_tokens": length, "finished": end is not None, **sums})
         return results
 
 

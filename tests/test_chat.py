@@ -9,6 +9,7 @@ import pytest
 from transformers import AutoTokenizer, ByT5Tokenizer
 
 from shfcas.chat import (
+    answer_text,
     as_messages,
     check_prompt,
     completion_message,
@@ -202,3 +203,12 @@ def test_an_answer_that_does_not_fit_is_refused_rather_than_cut(policy: Any) -> 
         UserError, match=f"has {length} tokens, more than the reward model's limit of {length - 1}: 'be b"
     ):
         encode_answer(policy, CHAT, "good", length - 1)
+
+
+def test_the_text_of_an_answer_has_neither_its_end_nor_white_space_around() -> None:
+    tokenizer = policy_tokenizer()
+    ids = tokenizer(" a good film.\n")["input_ids"]
+    assert answer_text(tokenizer, ids, False) == "a good film."
+    assert answer_text(tokenizer, [*ids, tokenizer.eos_token_id], True) == "a good film."
+    stop = tokenizer(".")["input_ids"]  # not a special token
+    assert answer_text(tokenizer, [*tokenizer(" a film")["input_ids"], *stop], True) == "a film"

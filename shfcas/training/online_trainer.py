@@ -71,10 +71,11 @@ class RolloutReward:
         """
         rows = [self.rows[i] for i in row]
         prompts = [r["prompt"] for r in rows]
+        finished = torch.tensor([ids[-1] in self.eos_ids for ids in completion_ids])
         arguments = {
             **{name: [r.get(name) for r in rows] for name in self.columns},
             "prompts": prompts,
-            "completions": decode(self.tokenizer, prompts, completion_ids),
+            "completions": decode(self.tokenizer, prompts, completion_ids, finished.tolist()),
             "completion_ids": completion_ids,
         }
         scores = evaluate_callable("reward", self.reward, len(rows), arguments)
@@ -82,7 +83,6 @@ class RolloutReward:
             raise ValueError(f"the reward function returned None for completion {int(scores.isnan().nonzero()[0])}")
         if self.settings.reward_clip is not None:
             scores = scores.clamp(-self.settings.reward_clip, self.settings.reward_clip)
-        finished = torch.tensor([ids[-1] in self.eos_ids for ids in completion_ids])
         if self.settings.missing_eos_penalty is not None:
             scores = scores - self.settings.missing_eos_penalty * ~finished
         self.measured = {

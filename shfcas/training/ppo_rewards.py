@@ -143,7 +143,7 @@ class RolloutScorer:
         """Scores the answers to these rows of the dataset; its other columns go to the callables."""
         columns = dataset[rows]
         prompts, completion_ids = columns["prompt"], rollout.completion_lists()
-        completions = decode(self.tokenizer, prompts, completion_ids)
+        completions = decode(self.tokenizer, prompts, completion_ids, rollout.finished.tolist())
         reserved = ("prompt", "completion", "completion_ids")
         arguments = {
             **{name: values for name, values in columns.items() if name not in reserved},

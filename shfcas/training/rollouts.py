@@ -13,7 +13,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from shfcas.chat import encode_prompt, end_token_ids
+from shfcas.chat import answer_text, completion_message, encode_prompt, end_token_ids
 from shfcas.errors import UserError
 from shfcas.seeds import derive_seed
 from shfcas.training.ppo_math import RewardMoments, completion_mask
@@ -262,10 +262,14 @@ def minibatch_rows(size: int, batch_size: int, num_epochs: int, seed: int, rollo
             yield order[start : start + batch_size]
 
 
-def decode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Any], completion_ids: list[list[int]]) -> list[Any]:
+def decode(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Any],
+    completion_ids: Sequence[list[int]],
+    finished: Sequence[bool],
+) -> list[Any]:
     """Completions in the shape of their prompts: text for text, one assistant message for messages."""
-    texts = tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
     return [
-        text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
-        for prompt, text in zip(prompts, texts, strict=True)
+        completion_message(prompt, answer_text(tokenizer, ids, ended))
+        for prompt, ids, ended in zip(prompts, completion_ids, finished, strict=True)
     ]

@@ -284,7 +284,7 @@ def test_the_reward_gets_text_and_columns_in_the_shape_of_the_prompts(
         assert answer[0]["role"] == "assistant" if chat else isinstance(answer, str)
         text = answer[0]["content"] if chat else answer
         tokenizer = load_policy(policy)[1]
-        assert text == tokenizer.decode(call["completion_ids"][0], skip_special_tokens=True)
+        assert text == tokenizer.decode(call["completion_ids"][0], skip_special_tokens=True).strip()
 
 
 @BOTH

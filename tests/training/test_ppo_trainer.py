@@ -250,7 +250,9 @@ def test_conversations_reach_the_callables_as_messages(tmp_path: Path) -> None:
         assert ids == [2, 4 + number, 3]  # <u> word <a>
         (message,) = seen["completions"][i]
         assert message["role"] == "assistant"
-        assert message["content"] == tiny_tokenizer().decode(seen["completion_ids"][i], skip_special_tokens=True)
+        assert (
+            message["content"] == tiny_tokenizer().decode(seen["completion_ids"][i], skip_special_tokens=True).strip()
+        )
 
 
 def test_reward_model_has_its_own_tokenizer(tmp_path: Path) -> None:
