@@ -21,8 +21,8 @@ TITLES = {
     "training": "Sampling, scoring and training",
 }
 HEADINGS = {
-    "data": "Answers, log-probabilities and rewards of a round",
-    "policy step": "Answers, rewards and one pass of updates of a LoRA adapter",
+    "data": "Answers, log-probabilities and rewards of a round, beside one answer at a time",
+    "policy step": "Answers, rewards and one pass of updates of a LoRA adapter, beside TRL's RLOO",
     "parts of a policy step": "Where the time of a policy step goes",
     "one row": "One long row; MB is the memory beyond the arguments at its peak",
     "one call": "A call on one row of eight, from Python",

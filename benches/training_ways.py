@@ -62,13 +62,13 @@ def in_memory(model: torch.nn.Module) -> Any:
 # The data stage: sample, log-probabilities, rewards.
 
 
-def shfcas_data(size: Size) -> Prepared:
-    """Batches of 64, log-probabilities from the pass that generates."""
+def shfcas_data(size: Size, batch_size: int) -> Prepared:
+    """In batches, log-probabilities from the pass that generates."""
     from shfcas.sampling import LocalSampler, SamplingConfig
 
     model, tokenizer = policy()
-    rows, scorer = prompt_rows(size), reward_scorer(64)
-    config = SamplingConfig(num_completions=size.answers, max_new_tokens=size.tokens, batch_size=64)
+    rows, scorer = prompt_rows(size), reward_scorer(batch_size)
+    config = SamplingConfig(num_completions=size.answers, max_new_tokens=size.tokens, batch_size=batch_size)
     sampler = LocalSampler(model, tokenizer, config)
     sampler.end_ids = {len(tokenizer) - 1}  # as good as never drawn
 
@@ -189,7 +189,8 @@ def silence(trainer: Any) -> None:
 
 
 WAYS: dict[str, Callable[[Size], Prepared]] = {
-    "shfcas": shfcas_data,
+    "shfcas": lambda size: shfcas_data(size, 64),
+    "shfcas, 8 at once": lambda size: shfcas_data(size, 8),
     "one at a time": lambda size: second_pass_data(size, 1),
     "second pass": lambda size: second_pass_data(size, 64),
     "shfcas PPO": ppo_step,

@@ -361,3 +361,23 @@ def test_sister_commands_train_alike(
     load_policy("./policy")
     assert not list(tmp_path.glob(".*"))
     assert main([algorithm, *arguments]) == 1 and "policy exists already" in capsys.readouterr().err
+
+
+def test_an_evaluation_at_the_end_of_ppo_is_printed_beside_its_last_rollout(
+    models: dict[str, str],
+    files: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    arguments = ["--policy", models["policy"], "--reward_model", GOLD, "--prompts", files["prompts"], "--json",
+                 "--num_rollouts", "2", "--rollout_batch_size", "4", "--mini_batch_size", "4", "--num_ppo_epochs", "1",
+                 "--max_completion_length", "6", "--lora.r", "2", "--held_out", "0.4", "--eval_rollouts", "1",
+                 "--output", str(tmp_path / "new")]  # fmt: skip
+    assert main(["ppo", *arguments]) == 0
+    result = json.loads(capsys.readouterr().out)
+    history = json.loads((tmp_path / "new" / "history.json").read_text())
+    assert result["rollouts"] == 2 and len(history) == 3
+    assert result["objective/scores"] == history[1]["objective/scores"]
+    assert result["eval_scores"] == history[2]["eval_scores"]

@@ -79,6 +79,7 @@ def train(config: Any, settings: RLSettings, candidates: list[dict[str, Any]], p
             config.chat_template,
         )
         write_json(partial / "history.json", history)
-    rollouts = [row for row in history if "rollout" in row]
+    rollouts = [row for row in history if "objective/scores" in row]  # an evaluation at the end is a row of its own
     last = {name: value for name, value in rollouts[-1].items() if name.startswith(("objective/", "rso/"))}
+    last |= {name: value for name, value in history[-1].items() if name.startswith("eval_")}
     return {"rollouts": len(rollouts), **last, "output": config.output}
