@@ -19,14 +19,13 @@ from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
-    AutoModelForCausalLM,
     PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
 )
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from shfcas.models import resolve
+from shfcas.models import load_policy
 from shfcas.training import ppo_math
 from shfcas.training.ppo_checkpoint import (
     VALUE_HEAD_NAME,
@@ -78,8 +77,8 @@ class PPOTrainer(Trainer):
     regular end, the policy is set back to the best one evaluated. A policy beyond `max_kl` is never the best.
 
     Args:
-        model: a causal language model, a PEFT model (then `ref_model` is required), or a name to load in
-            float32. Its dropout is switched off in place.
+        model: a causal language model, a PEFT model (then `ref_model` is required), or a name (see
+            `shfcas.models`) to load in float32. Its dropout is switched off in place.
         args: the settings.
         train_dataset: column `prompt`, text or lists of messages. Other columns are passed to the reward
             callables.
@@ -137,7 +136,7 @@ class PPOTrainer(Trainer):
         if metric not in measured:
             raise ValueError(f"early_stopping_metric {metric!r} is not one of {', '.join(measured)}")
         if isinstance(model, (str, os.PathLike)):
-            model = AutoModelForCausalLM.from_pretrained(resolve(str(model)), dtype=torch.float32)
+            model, _ = load_policy(str(model), dtype=torch.float32)
         if value_model is not None:
             value_model = make_value_model(value_model, model, processing_class, model.device)
         limits = (args.max_prompt_length, args.max_completion_length, context_length(model, value_model))

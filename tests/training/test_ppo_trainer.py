@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
+from peft import get_peft_model
 from ppo_tiny import EOS, config, lora, prompts, share_of, tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM, BertConfig, BertForSequenceClassification
 
@@ -291,3 +292,20 @@ def test_none_means_not_applicable(tmp_path: Path) -> None:
     metrics = ppo.collect_rollout(0).metrics
     assert metrics["objective/scores"] == 1.0
     assert metrics["rewards/odd"] == metrics["objective/odd"] == 1.0
+
+
+def test_a_policy_by_the_name_of_an_adapter_is_merged(tmp_path: Path) -> None:
+    """The reference is the policy as it is named, adapter included."""
+    tiny_model().save_pretrained(tmp_path / "base")
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), lora())
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.2)
+    adapted.save_pretrained(tmp_path / "adapter")
+    tiny_tokenizer().save_pretrained(tmp_path / "base")
+    ppo = trainer(tmp_path / "out", model=str(tmp_path / "adapter"), peft_config=lora())
+    ids = torch.arange(4, 12)[None]
+    with ppo.model.policy.disable_adapter():
+        torch.testing.assert_close(ppo.model.policy(ids).logits, adapted.eval()(ids).logits, rtol=1e-4, atol=1e-4)
+    assert ppo.collect_rollout(0).metrics["objective/kl"] == pytest.approx(0, abs=1e-5)
