@@ -5,7 +5,7 @@
 Makes its own table: prompts of 8 answers with rewards and log-probabilities, one Parquet file. pyarrow alone reads it
 and writes it with columns of random numbers in place of the scores, as the same parts with the same compression, in as
 many threads. Each runs in a process of its own; MB is the peak of its resident memory, all of Python included. The
-default is 10^5 to 10^7 answers; 10^8 takes 5 GB of disk.
+default is 10^5 to 10^7 answers; 10^8 takes about 4 GB of disk.
 """
 
 from __future__ import annotations

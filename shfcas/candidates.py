@@ -71,15 +71,7 @@ class CandidateTable:
     @classmethod
     def from_rows(cls, rows: Sequence[dict[str, Any]], metadata: dict[str, Any] | None = None) -> "CandidateTable":
         """Builds and checks a table from one dictionary a prompt."""
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        columns = {}
-        for name in names:
-            values = [row.get(name) for row in rows]
-            try:
-                columns[name] = pa.array(values, type=COLUMNS.get(name))
-            except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-                raise UserError(f"column {name}: {error}") from error
-        return cls(pa.table(columns), metadata or {}).checked("candidate table")
+        return cls(pa.table(arrow_columns(rows)), metadata or {}).checked("candidate table")
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -182,6 +174,17 @@ class CandidateTable:
                 if name == "reward_variances" and not all(value >= 0 for value in row[name]):
                     raise UserError(f"{here}, column {name}: a variance is negative or not a number")
         return CandidateTable(table, self.metadata)
+
+
+def arrow_columns(rows: Sequence[dict[str, Any]]) -> dict[str, pa.Array]:
+    """All columns that any row has, known ones in their types; null where a row has no such value."""
+    columns = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        try:
+            columns[name] = pa.array([row.get(name) for row in rows], type=COLUMNS.get(name))
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise UserError(f"column {name}: {error}") from error
+    return columns
 
 
 def write_candidates(path: str | Path, candidates: CandidateTable) -> None:

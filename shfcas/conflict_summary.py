@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-KENDALL_BINS, PACS_BINS, MAX_PACS = 100, 120, 6.0  # abs(PACS) above 6 takes rows of at least ten answers
+KENDALL_BINS, PACS_BINS, MAX_PACS = 100, 120, 6.0  # abs(PACS) above 6 takes rows of more than ten answers
 TOP = 10
 
 

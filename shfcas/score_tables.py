@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
-from shfcas.candidates import COLUMNS, CandidateTable
+from shfcas.candidates import CandidateTable, arrow_columns
 from shfcas.config import differences
 from shfcas.conflict_summary import ConflictSummary
 from shfcas.conflicts import SCORE_COLUMNS, add_conflicts_to_batch
@@ -22,7 +22,7 @@ from shfcas.models import provenance
 from shfcas.scoring import RewardScorer, add_rewards
 from shfcas.shards import BATCH_ROWS, SHARD_ROWS, Shard, ahead, find_shards, read_batches
 
-MOST_WORKERS = 16  # parts written at once; each takes some tens of megabytes
+MOST_WORKERS = 16  # parts that are written at once
 SUMMARY_KEY = b"shfcas_summary"
 
 
@@ -57,6 +57,7 @@ def score_table(
     columns: Sequence[str] | None = None,
     shard_rows: int = SHARD_ROWS,
     reward_model: str | None = None,
+    cost_model: bool = False,
 ) -> ConflictSummary:
     """Adds conflict columns to tables of any size.
 
@@ -69,6 +70,7 @@ def score_table(
         columns: see `iter_score`.
         shard_rows: rows of each part, about.
         reward_model: the scorer's name, recorded in the parts.
+        cost_model: whether the scorer turns that model's sign.
 
     Returns:
         What the conflicts look like.
@@ -78,7 +80,7 @@ def score_table(
     """
     output = Path(output)
     shards, schema = find_shards(inputs, shard_rows)
-    recipe = _Recipe(schema, policy_score, scorer, columns, reward_model)
+    recipe = _Recipe(schema, policy_score, scorer, columns, reward_model, cost_model)
     total = sum(shard.rows for shard in shards)
     with tqdm(total=total, desc="scoring", unit=" prompts", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
         if output.suffix == ".parquet":
@@ -102,7 +104,7 @@ def score_table(
                 try:
                     for job in jobs:
                         summary += job.result()
-                except BaseException:
+                except BaseException:  # an interruption too: no further part is begun
                     workers.shutdown(cancel_futures=True)
                     raise
         return summary
@@ -117,16 +119,11 @@ def score_lines(
 
     def flush() -> None:
         nonlocal summary, rows, first
-        types = pa.schema([(name, COLUMNS.get(name)) for name in rows[0] if name in COLUMNS])
         try:
-            known = pa.RecordBatch.from_pylist(rows, schema=types)
-            others = pa.RecordBatch.from_pylist([{k: v for k, v in r.items() if k not in COLUMNS} for r in rows])
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise UserError(f"lines {first + 1} to {first + len(rows)}: {error}") from error
-        arrays = dict(zip(known.schema.names, known.columns, strict=True))
-        arrays |= dict(zip(others.schema.names, others.columns, strict=True))
-        recipe = _Recipe(pa.schema({n: a.type for n, a in arrays.items()}), policy_score, scorer, None)
-        batch = recipe.scored(pa.RecordBatch.from_pydict(arrays), "stdin", first)
+            batch = pa.RecordBatch.from_pydict(arrow_columns(rows))
+        except UserError as error:
+            raise UserError(f"stdin: rows {first} to {first + len(rows) - 1}, {error}") from error
+        batch = _Recipe(batch.schema, policy_score, scorer, None).scored(batch, "stdin", first)
         output.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in batch.to_pylist())
         summary += ConflictSummary.of(batch, first)
         first, rows = first + len(rows), []
@@ -150,8 +147,14 @@ class _Recipe:
         scorer: RewardScorer | None,
         columns: Sequence[str] | None,
         reward_model: str | None = None,
+        cost_model: bool = False,
     ) -> None:
-        self.policy_score, self.scorer, self.columns, self.reward_model = policy_score, scorer, columns, reward_model
+        self.policy_score, self.scorer, self.columns = policy_score, scorer, columns
+        self.about: dict[str, Any] = {"policy_score": policy_score}
+        if reward_model:
+            self.about |= {"reward_model": reward_model, **provenance(reward_model=reward_model)}
+        if cost_model:
+            self.about["cost_model"] = True
         self.metadata = schema.metadata or {}
         needed = {
             *SCORE_COLUMNS.get(policy_score, ()),
@@ -196,20 +199,15 @@ class _Recipe:
         return summary
 
     def _metadata(self) -> dict[bytes, bytes]:
-        about = json.loads(self.metadata.get(b"shfcas", b"{}")) | {"policy_score": self.policy_score}
-        if self.reward_model:
-            about |= {"reward_model": self.reward_model, **provenance(reward_model=self.reward_model)}
+        about = json.loads(self.metadata.get(b"shfcas", b"{}")) | self.about
         return {**self.metadata, b"shfcas": json.dumps(about).encode()}
 
     def describe(self, shards: Sequence[Shard], shard_rows: int) -> dict[str, Any]:
-        """What a folder of parts is made of."""
-        files: dict[str, int] = {}
-        for shard in shards:
-            files[shard.name] = files.get(shard.name, 0) + shard.rows
+        """What a folder of parts is made of: the versions of files and models too, or two would be mixed in it."""
+        files = {shard.name: shard.filesystem.get_file_info(shard.path) for shard in shards}
         return {
-            "rows_of_files": files,
-            "policy_score": self.policy_score,
-            "reward_model": self.reward_model,
+            "files": {name: f"{info.size} bytes of {info.mtime}" for name, info in files.items()},
+            **self.about,
             "columns": list(self.columns) if self.columns is not None else None,
             "shard_rows": shard_rows,
         }

@@ -84,7 +84,7 @@ class ModelScorer:
         self.model.eval()
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
-            inputs = right_padded([encoded[i] for i in batch], self.pad_id, self.model.device)
+            inputs = padded([encoded[i] for i in batch], self.pad_id, self.model.device)
             logits = self.model(**inputs).logits
             for i, reward in zip(batch, logits.float().squeeze(-1).tolist(), strict=True):
                 rewards[i] = reward
@@ -97,13 +97,16 @@ def reward_max_length(model: Any, tokenizer: Any) -> int:
     return min(context_length(model), tokenizer.model_max_length)
 
 
-def right_padded(rows: Sequence[list[int]], pad: int, device: Any) -> dict[str, torch.Tensor]:
+def padded(rows: Sequence[list[int]], pad: int, device: Any, side: str = "right") -> dict[str, torch.Tensor]:
     """Token ids and attention mask as (B, T) tensors; the mask comes from the lengths, never from the ids."""
     width = max(map(len, rows))
-    return {
-        "input_ids": torch.tensor([r + [pad] * (width - len(r)) for r in rows], device=device),
-        "attention_mask": torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in rows], device=device),
-    }
+    ids, mask = [], []
+    for row in rows:
+        left = width - len(row) if side == "left" else 0
+        right = width - len(row) - left
+        ids.append([pad] * left + row + [pad] * right)
+        mask.append([0] * left + [1] * len(row) + [0] * right)
+    return {"input_ids": torch.tensor(ids, device=device), "attention_mask": torch.tensor(mask, device=device)}
 
 
 def load_scorer(name: str, cost_model: bool = False) -> RewardScorer:

@@ -136,9 +136,7 @@ def test_a_report_says_what_was_learned(names: dict[str, str], tmp_path: Path) -
         names["reward_model"], TRAIN, settings, tmp_path / "out", tmp_path / "work", 0, held_out
     )
     before, after = result["before"], result["held_out"]
-    assert (
-        after["accuracy"]["mean"] > 0.9 and after["loss"] < before["loss"]
-    )  # by chance, an untrained head may do well
+    assert before["accuracy"]["mean"] < 0.8 < after["accuracy"]["mean"] and before["loss"] > after["loss"]
     assert {k: v["count"] for k, v in after["by_source"].items()} == {"gold": 12, "original": 8}
     assert {k: v["count"] for k, v in after["by_round"].items()} == {"0": 8, "1": 12}
     scorer = load_scorer(str(tmp_path / "out"))

@@ -128,6 +128,11 @@ def test_a_folder_of_other_tables_or_settings_is_refused(candidates: Path, tmp_p
     score_table([str(candidates)], parts, shard_rows=20)
     with pytest.raises(UserError, match="policy_score: 'logprob' -> 'mean_logprob'"):
         score_table([str(candidates)], parts, "mean_logprob", shard_rows=20)
+    with pytest.raises(UserError, match="cost_model: None -> True"):
+        score_table([str(candidates)], parts, shard_rows=20, cost_model=True)
+    pq.write_table(pq.read_table(candidates), candidates, row_group_size=5)  # as many rows, but perhaps others
+    with pytest.raises(UserError, match=r"files\..*candidates\.parquet: .* -> "):
+        score_table([str(candidates)], parts, shard_rows=20)
     with pytest.raises(UserError, match="holds other Parquet files"):
         score_table([str(candidates)], tmp_path)
     with pytest.raises(UserError, match="is one of the inputs"):
@@ -174,13 +179,20 @@ def test_json_lines(candidates: Path) -> None:
     assert summary.prompts == 60 and summary.nan == 1
 
 
+def test_a_column_that_begins_later_is_carried_too() -> None:
+    lines = ['{"rewards": [1, 2], "logprobs": [2, 1]}', '{"rewards": [1, 2], "logprobs": [1, 2], "topic": "food"}']
+    output = io.StringIO()
+    score_lines(lines, output)
+    assert [json.loads(line)["topic"] for line in output.getvalue().splitlines()] == [None, "food"]
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
         (["{", "{}"], "stdin: line 1 is not valid JSON"),
         (["[]"], "stdin: line 1 is not a JSON object"),
         (['{"rewards": [1]}'], "no column logprobs"),
-        (['{"rewards": ["x"], "logprobs": [1]}'], "lines 1 to 1"),
+        (['{"rewards": ["x"], "logprobs": [1]}'], "stdin: rows 0 to 0, column rewards"),
         (['{"rewards": [1, 2], "logprobs": [1]}'], "stdin: row 0: 2 values in column rewards, 1 in logprobs"),
     ],
 )

@@ -8,8 +8,8 @@ from shfcas.candidates import read_candidates, read_prompts
 from shfcas.config import option
 from shfcas.errors import UsageError
 from shfcas.files import write_json
-from shfcas.scoring import load_scorer, shaped_reward
-from shfcas.training.rl import SHAPINGS, RLSettings, train_rl
+from shfcas.scoring import SHAPINGS, load_scorer, shaped_reward
+from shfcas.training.rl import RLSettings, train_rl
 from shfcas.training.stage import trained_folder
 
 Settings = TypeVar("Settings")
@@ -27,7 +27,7 @@ class PolicyCommand:
     reward_shaping: str = option(
         "centre",
         "rewards as they are, less the mean of a prompt's candidates, or the share of them they beat",
-        SHAPINGS,
+        ("none", *SHAPINGS),
     )
     output: str = option("policy", "the folder of the new policy")
     seed: int = option(0, "seed")

@@ -53,6 +53,7 @@ def run(config: Config) -> Any:
         config.columns,
         config.shard_rows,
         config.reward_model,
+        config.cost_model,
     )
     _plot(config, summary)
     if config.summary:

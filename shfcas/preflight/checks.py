@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from shfcas.chat import Prompt, as_messages, encode_answer, plain_text
+from shfcas.chat import Prompt, as_messages, encode_answer, plain_text, render
 from shfcas.pairs import accuracy
 from shfcas.preferences import Preference
 from shfcas.preflight.finding import FAIL, PASS, WARN, Finding
-from shfcas.scoring import ModelScorer
+from shfcas.scoring import ModelScorer, padded
 from shfcas.training.reward_data import ending
 
 ENOUGH = 100  # pairs, of which a model that is no better than chance is refused; a half-width of 0.1
@@ -82,9 +82,7 @@ def check_template(scorer: ModelScorer, pairs: Sequence[Preference]) -> Finding:
         )
     few = pairs[:BATCH]
     for p in few:
-        text = tokenizer.apply_chat_template(
-            [*as_messages(p.prompt), {"role": "assistant", "content": p.chosen}], tokenize=False
-        )
+        text = render(tokenizer, [*as_messages(p.prompt), {"role": "assistant", "content": p.chosen}])
         lost = sorted({m["role"] for m in as_messages(p.prompt) if m["content"].strip() not in text})
         if lost:
             message = f"the chat template drops or changes what is said by: {', '.join(lost)}"
@@ -242,9 +240,5 @@ def special_ids(tokenizer: Any) -> set[int]:
 @torch.inference_mode()
 def left_padded(scorer: ModelScorer, encoded: Sequence[list[int]]) -> list[float]:
     """Scores of one batch with its padding on the left."""
-    width = max(map(len, encoded))
-    ids = [[scorer.pad_id] * (width - len(row)) + row for row in encoded]
-    mask = [[0] * (width - len(row)) + [1] * len(row) for row in encoded]
-    device = scorer.model.device
-    inputs = {"input_ids": torch.tensor(ids, device=device), "attention_mask": torch.tensor(mask, device=device)}
+    inputs = padded(encoded, scorer.pad_id, scorer.model.device, "left")
     return scorer.model(**inputs).logits.float().squeeze(-1).tolist()

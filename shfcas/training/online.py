@@ -38,7 +38,7 @@ class OnlineSettings:
     cliprange: float = option(0.2, "clip range of the probability ratio (TRL's epsilon; Schulman et al. 2017)")
     reward_clip: float | None = option(None, "clip rewards to [-x, x] (none: do not)")
     missing_eos_penalty: float | None = option(None, "taken from the reward of an answer that did not end (none: 0)")
-    gradient_checkpointing: bool = option(False, "compute activations again in the backward pass (less memory)")
+    activation_checkpointing: bool = option(False, "compute activations twice instead of keeping them, to save memory")
     save_rollouts: int = option(10, "keep a resumable checkpoint every so many rollouts (0: none)")
     lora: LoraSettings = option(LoraSettings, "adapters")
 
@@ -93,7 +93,7 @@ class OnlineSettings:
             "beta": self.kl_coef,
             "disable_dropout": True,
             "shuffle_dataset": False,  # the rows are in their order already
-            "gradient_checkpointing": self.gradient_checkpointing,
+            "gradient_checkpointing": self.activation_checkpointing,
             "logging_steps": self.steps_per_rollout,
             "save_strategy": "steps" if self.save_rollouts else "no",
             "save_steps": self.steps_per_rollout * max(1, self.save_rollouts),

@@ -25,7 +25,7 @@ from transformers import (
 )
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from shfcas.models import load_policy
+from shfcas.models import context_length, load_policy
 from shfcas.training import ppo_math
 from shfcas.training.ppo_checkpoint import (
     VALUE_HEAD_NAME,
@@ -53,7 +53,6 @@ from shfcas.training.value import (
     LanguageModel,
     PolicyWithValue,
     causal_lm,
-    context_length,
     is_peft_model,
     warn_of_half_precision,
 )
@@ -139,7 +138,8 @@ class PPOTrainer(Trainer):
             model, _ = load_policy(str(model), dtype=torch.float32)
         if value_model is not None:
             value_model = make_value_model(value_model, model, processing_class, model.device)
-        limits = (args.max_prompt_length, args.max_completion_length, context_length(model, value_model))
+        context = min(context_length(m) for m in (model, value_model) if m is not None)
+        limits = (args.max_prompt_length, args.max_completion_length, context)
         prompts = encode_prompts(train_dataset, processing_class, *limits)
         self.eval_prompts = (
             None if eval_dataset is None else encode_prompts(eval_dataset, processing_class, *limits, "eval_dataset")

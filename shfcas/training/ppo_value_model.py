@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
-from shfcas.models import has_trained_head, load_tokenizer, resolve
+from shfcas.models import has_trained_head, load_policy, load_reward_model
 from shfcas.training.value import LanguageModel, causal_lm, hidden_states, is_peft_model
 
 
@@ -31,10 +31,10 @@ def make_value_model(
     """
     if isinstance(value_model, (str, os.PathLike)):
         name = str(value_model)
-        if load_tokenizer(name).get_vocab() != tokenizer.get_vocab():
+        loaded = load_reward_model(name) if has_trained_head(name) else load_policy(name, dtype=torch.float32)
+        value_model, its_tokenizer = loaded
+        if its_tokenizer.get_vocab() != tokenizer.get_vocab():
             raise ValueError(f"value_model {name} has another vocabulary than the policy; both must read the same ids")
-        auto_class = AutoModelForSequenceClassification if has_trained_head(name) else AutoModelForCausalLM
-        value_model = auto_class.from_pretrained(resolve(name), dtype=torch.float32)
     if is_peft_model(value_model):
         raise ValueError("value_model is a PeftModel: merge its adapter first (merge_and_unload)")
     if value_model is causal_lm(policy):

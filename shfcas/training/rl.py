@@ -8,12 +8,11 @@ from typing import Any
 from shfcas.best_of_n import BestOfNSettings
 from shfcas.config import option
 from shfcas.errors import UserError
-from shfcas.scoring import RewardScorer
+from shfcas.scoring import SHAPINGS, RewardScorer
 from shfcas.training.online import GRPOSettings, RLOOSettings, train_online
 from shfcas.training.policy import PPOSettings, train_policy
 from shfcas.training.rso import RSOSettings, train_rso
 
-SHAPINGS = ("none", "centre", "par")
 ALGORITHMS = ("ppo", "rloo", "grpo", "rso", "best_of_n")
 
 
@@ -25,7 +24,7 @@ class RLSettings:
     reward_shaping: str = option(
         "centre",
         "rewards as they are, less the mean of a prompt's candidates, or the share of them they beat",
-        SHAPINGS,
+        ("none", *SHAPINGS),
     )
     ppo: PPOSettings = option(PPOSettings, "PPO")
     rloo: RLOOSettings = option(RLOOSettings, "RLOO, through TRL")

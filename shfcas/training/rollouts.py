@@ -49,7 +49,7 @@ def encode_prompts(
     tokenizer: Any,
     max_prompt_length: int,
     max_completion_length: int,
-    context_length: int | None,
+    context_length: int,
     name: str = "train_dataset",
 ) -> Prompts:
     """Tokenises the `prompt` column, text or messages (rendered with the chat template).
@@ -81,7 +81,7 @@ def encode_prompts(
                 f"{name} row {row}: the prompt has {len(ids)} tokens, more than "
                 f"max_prompt_length={max_prompt_length}; shorten it, drop it, or raise max_prompt_length"
             )
-        if context_length is not None and len(ids) + max_completion_length > context_length:
+        if len(ids) + max_completion_length > context_length:
             raise ValueError(
                 f"{name} row {row}: a prompt of {len(ids)} tokens and max_completion_length="
                 f"{max_completion_length} do not fit into the model's context of {context_length} tokens"

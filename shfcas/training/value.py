@@ -45,13 +45,6 @@ def is_peft_model(model: Any) -> bool:
     return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
 
 
-def context_length(*models: Any) -> int | None:
-    """The number of tokens that all of these models can see; None where none of them says."""
-    configs = [model.config.get_text_config() for model in models if model is not None]
-    limits = [getattr(config, "max_position_embeddings", None) for config in configs]
-    return min((limit for limit in limits if limit is not None), default=None)
-
-
 def warn_of_half_precision(*models: Any) -> None:
     """Says so where weights are trained in a dtype of half precision."""
     for model in models:

@@ -217,7 +217,7 @@ def test_answers_are_sampled_at_the_temperature(
 @BOTH
 def test_activations_can_be_computed_again(algorithm: type, policy: str, tmp_path: Path) -> None:
     plain, again = (
-        run(policy, tmp_path / str(on), short(algorithm, gradient_checkpointing=on))[0] for on in (False, True)
+        run(policy, tmp_path / str(on), short(algorithm, activation_checkpointing=on))[0] for on in (False, True)
     )
     for row, expected in zip(again, plain, strict=True):
         assert row == pytest.approx(expected, abs=1e-3)
