@@ -48,9 +48,13 @@ EXTRAS = {
             "tqdm",
             "matplotlib",
             "jinja2",
+            "scipy",
+            "sklearn",
         ),
         "rlhf",
     ),
+    **dict.fromkeys(("fastapi", "uvicorn", "markdown_it", "krippendorff"), "web"),
+    "openai": "judge",
     "vaderSentiment": "demo",
     "gguf": "demo",
 }
