@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from shfcas.candidates import CandidateTable
-from shfcas.errors import UserError
+from shfcas.feedback.schema import rows_asked_about
 from shfcas.preferences import Preference
 from shfcas.scoring import RewardScorer, score_rows
 from shfcas.selection import Comparison
@@ -22,17 +22,7 @@ class GoldFeedback:
 
     def __call__(self, comparisons: Sequence[Comparison], candidates: CandidateTable, round: int) -> list[Preference]:
         """Scores just the prompts that were asked about."""
-        rows = {row["prompt_id"]: row for row in candidates.rows()}
-        for c in comparisons:
-            if c.prompt_id not in rows:
-                raise UserError(f"the queue asks about prompt {c.prompt_id!r}, which the candidate table does not have")
-            answers = len(rows[c.prompt_id]["completions"])
-            if not (0 <= c.first < answers and 0 <= c.second < answers):
-                raise UserError(
-                    f"the queue compares answers {c.first} and {c.second} of prompt {c.prompt_id!r}, "
-                    f"which has {answers} answers in the candidate table"
-                )
-        asked = {c.prompt_id: rows[c.prompt_id] for c in comparisons}
+        asked = rows_asked_about(comparisons, candidates)
         scored = score_rows(self.scorer, list(asked.values()))
         gold = dict(zip(asked, scored, strict=True))
         preferences = []

@@ -1,0 +1,40 @@
+"""How people are asked: whom, how often, and what their answers come to."""
+
+from dataclasses import dataclass
+
+from shfcas.config import option
+from shfcas.errors import UsageError
+
+
+@dataclass
+class HumanSettings:
+    """Feedback from people, through the page or through files."""
+
+    overlap: int = option(1, "how many people answer each comparison")
+    repeat_share: float = option(0.05, "share of a person's answered comparisons that are asked again, once")
+    lease_minutes: float = option(30.0, "a comparison that was handed out and not answered goes to others after this")
+    aggregation: str = option(
+        "majority",
+        "several answers become one by majority, or weighted by how well each agrees",
+        ("majority", "weighted"),
+    )
+    slightly: float = option(0.5, "margin of an answer that is slightly better")
+    clearly: float = option(1.0, "margin of an answer that is clearly better")
+    guidelines: str | None = option(None, "a Markdown file that the page shows beside the comparisons")
+    host: str = option("127.0.0.1", "the address that the page listens at")
+    port: int = option(8900, "the port of the page (0: any free one)")
+    finish_with_what_we_have: bool = option(False, "go on with the answers there are, without waiting for the rest")
+
+    def __post_init__(self) -> None:
+        if self.overlap < 1:
+            raise UsageError(f"overlap: expected at least 1 person, got {self.overlap}")
+        if not 0 <= self.repeat_share < 1:
+            raise UsageError(f"repeat_share: expected a share from 0 to below 1, got {self.repeat_share}")
+        if self.lease_minutes <= 0:
+            raise UsageError(f"lease_minutes: expected more than 0, got {self.lease_minutes}")
+        if not 0 <= self.slightly <= self.clearly:
+            raise UsageError(
+                f"slightly, clearly: expected 0 <= slightly <= clearly, got {self.slightly}, {self.clearly}"
+            )
+        if not 0 <= self.port < 65536:
+            raise UsageError(f"port: expected 0 to 65535, got {self.port}")
