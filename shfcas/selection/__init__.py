@@ -9,11 +9,12 @@ from shfcas.selection.budget import Selection, columns_to_read, select, select_w
 from shfcas.selection.committee import bald, disagreement, double_thompson, infomax
 from shfcas.selection.conflict import kendall, mean_pacs, pacs, random_pairs, shf_cas
 from shfcas.selection.pairing import PAIRINGS, all_pairs, opposed_pairs, scored_pairs
-from shfcas.selection.protocol import Bounds, Comparison, Priority, Row, Strategy, is_usable
+from shfcas.selection.protocol import Bounds, Comparison, Priority, Row, Strategy
 from shfcas.selection.rewards import least_margin, reward_margin, reward_variance, rso
 from shfcas.selection.settings import SelectionConfig
 from shfcas.selection.strategies import STRATEGIES
 from shfcas.selection.thresholds import threshold
+from shfcas.selection.usable import is_usable
 
 __all__ = [
     "PAIRINGS",

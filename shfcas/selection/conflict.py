@@ -15,7 +15,8 @@ def shf_cas(row: Row, bounds: Bounds, seed: int, pairing: str = "extreme") -> It
     """
     if not disagrees(row, bounds):
         return
-    answers = [i for i, p in enumerate(row["pacs"]) if abs(p) >= bounds["pacs_threshold"]]
+    least = bounds["pacs_threshold"]
+    answers = [i for i, p in enumerate(row["pacs"]) if abs(p) >= least]
     for turn, comparison in enumerate(PAIRINGS[pairing](row, answers, seed)):
         yield (turn, -row["kendall_distance"], -row["mean_abs_pacs"], row["prompt_id"]), comparison
 
@@ -30,8 +31,8 @@ def pacs(row: Row, bounds: Bounds, seed: int, pairing: str = "extreme") -> Itera
 
     The pairs with the greatest sum of both abs(PACS) come first, whichever prompts they belong to.
     """
-    values = row["pacs"]
-    answers = [i for i, p in enumerate(values) if abs(p) >= bounds["pacs_threshold"]]
+    values, least = row["pacs"], bounds["pacs_threshold"]
+    answers = [i for i, p in enumerate(values) if abs(p) >= least]
     for number, c in enumerate(PAIRINGS[pairing](row, answers, seed)):
         yield (-abs(values[c.first]) - abs(values[c.second]), row["prompt_id"], number), c
 

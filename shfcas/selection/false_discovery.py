@@ -7,6 +7,7 @@ only a high distance is a conflict. Ties count as neither order, so they make a 
 stricter. The step-up procedure of Benjamini and Hochberg (1995) then says how small a p-value has to be.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Iterable
 from functools import cache
@@ -15,7 +16,10 @@ from typing import Any
 import torch
 
 from shfcas._pvalues import distance_pvalue
+from shfcas.errors import UserError
 from shfcas.selection.protocol import Bounds, Row
+
+logger = logging.getLogger(__name__)
 
 AUTO = "auto"
 LARGEST = "kendall_pvalue"  # among the bounds: the largest p-value of a prompt that is asked about
@@ -92,3 +96,28 @@ def kendall_report(rows: Iterable[Row], level: float) -> dict[str, Any]:
         "smallest_pvalue": min(pvalues, default=1.0),
         "distances": dict(sorted(distances.items())),
     }
+
+
+def kendall_bound(rows: Iterable[Row], level: float) -> tuple[Bounds, dict[str, Any]]:
+    """The bound that `auto` stands for, and the report about it, which is logged too.
+
+    Raises:
+        UserError: no prompt disagrees more than chance.
+    """
+    found = kendall_report(rows, level)
+    if not found["chosen"]:
+        raise UserError(
+            f"kendall_threshold auto: none of {found['prompts']} prompts disagrees more than chance at a "
+            f"false-discovery rate of {level:g} (smallest p-value {found['smallest_pvalue']:.2g}); raise "
+            "false_discovery_rate, sample more answers a prompt, or give a number or a quantile"
+        )
+    logger.info(
+        "kendall_threshold auto: %d of %d prompts disagree more than chance; expected false-discovery rate %.3g, at "
+        "most %g; least Kendall distance by number of answers: %s",
+        found["chosen"],
+        found["prompts"],
+        found["expected_false_discovery_rate"],
+        level,
+        ", ".join(f"{answers}: {distance:.3f}" for answers, distance in found["distances"].items()),
+    )
+    return {LARGEST: found["largest_pvalue"]}, found

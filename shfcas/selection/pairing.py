@@ -12,7 +12,7 @@ from shfcas.selection.protocol import Comparison, Priority, Row
 
 def opposed_pairs(row: Row, answers: list[int], seed: int = 0) -> Iterator[Comparison]:
     """Pairs the answers of one prompt, most opposed PACS first, each answer once."""
-    order = sorted(answers, key=lambda i: row["pacs"][i])
+    order = sorted(answers, key=row["pacs"].__getitem__)
     while len(order) > 1:
         low, high = order.pop(0), order.pop()
         yield Comparison(row["prompt_id"], high, low)
@@ -24,7 +24,7 @@ def adjacent_pairs(row: Row, answers: list[int], seed: int = 0) -> Iterator[Comp
     Of an odd number of answers the one of least abs(PACS) meets nobody.
     """
     pacs = row["pacs"]
-    order = sorted(answers, key=lambda i: pacs[i], reverse=True)
+    order = sorted(answers, key=pacs.__getitem__, reverse=True)
     if len(order) % 2:
         order.remove(min(order, key=lambda i: abs(pacs[i])))
     pairs = zip(order[::2], order[1::2], strict=True)
@@ -41,9 +41,9 @@ def shuffled_pairs(row: Row, answers: list[int], seed: int = 0) -> Iterator[Comp
 
 def crossed_pairs(row: Row, answers: list[int], seed: int = 0) -> Iterator[Comparison]:
     """Every pair of these answers, most opposed PACS first."""
-    order = sorted(answers, key=lambda i: row["pacs"][i], reverse=True)
-    pairs = combinations(order, 2)
-    for high, low in sorted(pairs, key=lambda pair: row["pacs"][pair[1]] - row["pacs"][pair[0]]):
+    pacs = row["pacs"]
+    pairs = combinations(sorted(answers, key=pacs.__getitem__, reverse=True), 2)
+    for high, low in sorted(pairs, key=lambda pair: pacs[pair[1]] - pacs[pair[0]]):
         yield Comparison(row["prompt_id"], high, low)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from shfcas.errors import UserError
 from shfcas.quantiles import Chunks, quantile
+from shfcas.selection.protocol import Bounds, Row
 
 CHUNK = 1 << 16
 
@@ -28,11 +29,11 @@ def threshold(text: str | float, values: np.ndarray | Chunks) -> float:
     return math.inf if math.isnan(found) else found
 
 
-def in_chunks(values: Callable[[], Iterable[float]]) -> Chunks:
-    """The values, gone through anew each time, in arrays."""
+def in_chunks(rows: Iterable[Row], values: Callable[[Row, Bounds], Iterable[float]], bounds: Bounds) -> Chunks:
+    """The values of all rows, gone through anew each time, in arrays."""
 
     def chunks() -> Iterator[np.ndarray]:
-        every = iter(values())
+        every = (value for row in rows for value in values(row, bounds))
         while len(chunk := np.fromiter(islice(every, CHUNK), float)):
             yield chunk
 
