@@ -1,6 +1,7 @@
 """Each strategy on tables small enough to follow by hand, and what all of them have in common."""
 
 import copy
+import json
 import math
 from collections import Counter
 from itertools import combinations, pairwise
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from shfcas.cli import main
 from shfcas.errors import UserError
 from shfcas.selection import STRATEGIES, Row, SelectionConfig, columns_to_read, select
 from shfcas.shards import TableRows
@@ -354,3 +356,33 @@ def test_every_pair_is_scored() -> None:
     for name in ("reward_margin", "least_margin", "reward_variance", "disagreement", "bald", "infomax"):
         for r in table(20)[1:]:
             assert wanted(name, r).keys() == set(combinations(range(len(r["pacs"])), 2))
+
+
+def test_the_command_takes_every_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{**r, "prompt": f"about {i % 2}"} for i, r in enumerate(table(60))]
+    reversed_orders = [row(f"r{i}", [2.0, 1.0, 0.5, -0.5, -1.0, -2.0], 1.0) for i in range(9)]
+    pq.write_table(pa.Table.from_pylist([*rows, *reversed_orders]), "conflicts.parquet")
+    flags = "--strategy kendall --kendall_threshold auto --false_discovery_rate 0.2 --pairing adjacent --budget 12"
+    assert main(["select", *flags.split()]) == 0
+    said = capsys.readouterr().out
+    assert "comparisons: 12\n" in said and "\nfalse_discovery_rate: 0.2\nexpected_false_discovery_rate: 0.1" in said
+    assert main(["select", *flags.split(), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["report"]["kendall"]["distances"]["6"] <= 1
+    queue = [json.loads(line) for line in Path("queue.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(queue) == said["comparisons"] == 12 and {f"r{i}" for i in range(9)} & {q["prompt_id"] for q in queue}
+    spread = "--strategy rso --rso_samples 2 --rso_beta 2 --diversity_pool 2 --budget 5"
+    pq.write_table(pa.Table.from_pylist(rows), "conflicts.parquet")
+    queues = []
+    for diversity in ("none", "k_centre"):
+        assert main(["select", *spread.split(), "--diversity", diversity]) == 0
+        assert "prompts: 5\n" in capsys.readouterr().out
+        queues.append(Path("queue.jsonl").read_text(encoding="utf-8"))
+    assert queues[0] != queues[1]
+    assert main(["select", "--pairing", "al"]) == 2
+    assert "pairing: unknown choice 'al', one of extreme, adjacent, random, all; did you mean 'all'?" in (
+        capsys.readouterr().err
+    )

@@ -32,11 +32,14 @@ def run(config: Config) -> dict[str, Any]:
     rows.columns = columns_to_read(config, rows.schema.names)
     selection = select_with_report(rows, config)
     write_jsonl(config.output, [vars(c) for c in selection.comparisons])
-    prompts = len({c.prompt_id for c in selection.comparisons})
+    report = selection.report
+    beyond_chance = report.get("kendall", {})
+    names = ("chosen", "false_discovery_rate", "expected_false_discovery_rate")
     return {
         "comparisons": len(selection.comparisons),
-        "prompts": prompts,
-        "bounds": selection.report["bounds"],
-        **({"kendall": selection.report["kendall"]} if "kendall" in selection.report else {}),
+        "prompts": len({c.prompt_id for c in selection.comparisons}),
+        **report["bounds"],
+        **{name: beyond_chance[name] for name in names if beyond_chance},
+        "report": report,
         "output": config.output,
     }
