@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 COMMANDS = {
     "demo": "the whole loop on a small language model, in minutes",
     "run": "all rounds of SHF-CAS from one configuration file, resumable",
+    "compare": "strategies at the same numbers of comparisons, over seeds, with tests",
     "preflight": "what may be wrong with a reward model, found before it scores",
     "sample": "answers from a policy, with log-probabilities",
     "score": "rewards and conflict scores (PACS, Kendall-tau) for answers",
