@@ -6,8 +6,8 @@ import numpy as np
 
 from experiments.annotators import turned_round
 from experiments.numbers import Numbers
-from shfcas.compare import AnswerSet, Bench, Cell, HeadFit, RefineHead, account, ask, head_bench, judge, measure
-from shfcas.compare.cells import NONE, Label
+from shfcas.compare import AnswerSet, Bench, Cell, HeadFit, Label, RefineHead, ask, head_bench, judge, measure
+from shfcas.compare.cells import NONE, account
 from shfcas.evaluation import auroc, detection, z_scores
 from shfcas.seeds import derive_seed
 from shfcas.selection import SelectionConfig

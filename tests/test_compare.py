@@ -80,9 +80,17 @@ def test_a_comparison_leaves_results_tables_and_a_page(done: Path) -> None:
         "means.csv", "means.md", "tests.csv", "tests.md", "seconds.csv",
     }  # fmt: skip
     page = (done / "report.html").read_text()
-    for part in ("Set-up", "Label-budget curves", "Paired tests", "Means", "Detection", "Threats", "SHA-256"):
+    for part in (
+        "Set-up",
+        "Label-budget curves",
+        "Paired tests",
+        "Means",
+        "Does conflict find errors?",
+        "Threats",
+        "SHA-256",
+    ):
         assert part in page
-    assert page.count("<svg") == 1 and "2 seeds cannot give" in page
+    assert page.count("<svg") == 2 and "2 seeds cannot give" in page
     assert not re.search(r"<script|<link|<img|<iframe|src=|@import", page)
     assert all(address.startswith("#") for address in re.findall(r'href="([^"]*)"', page))
 

@@ -23,6 +23,7 @@ COMMANDS = {
     "preflight": "what may be wrong with a reward model, found before it scores",
     "sample": "answers from a policy, with log-probabilities",
     "score": "rewards and conflict scores (PACS, Kendall-tau) for answers",
+    "diagnose": "whether conflict finds errors on your data, from a small judged sample",
     "select": "the comparisons that are worth a label",
     "feedback": "judge the selected comparisons with a gold reward",
     "sft": "fine-tune a policy on good answers",
