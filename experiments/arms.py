@@ -6,7 +6,7 @@ import numpy as np
 
 from experiments.annotators import turned_round
 from experiments.numbers import Numbers
-from shfcas.compare import AnswerSet, Bench, Cell, HeadFit, Label, RefineHead, ask, head_bench, judge, measure
+from shfcas.compare import AnswerSet, Bench, Cell, HeadFit, Label, RefineHead, ask, judge, measure
 from shfcas.compare.cells import NONE, account
 from shfcas.evaluation import auroc, detection, z_scores
 from shfcas.seeds import derive_seed
@@ -136,8 +136,15 @@ def rescored(bench: Bench, pool: AnswerSet, labels: list[Label]) -> Bench:
     return Bench(again, bench.held_out, bench.refine, bench.group_by, bench.blind, 1.0, bench.label_noise, bench.seed)
 
 
-def experiment(numbers: Numbers, setting: Setting, seed: int) -> Experiment:
-    """The bench of one seed, which decides on the split, the blind groups, the proxy's pairs and what it draws."""
+def experiment(numbers: Numbers, setting: Setting, seed: int, committee: bool = True) -> Experiment:
+    """The bench of one seed, which decides on the split, the blind groups, the proxy's pairs and what it draws.
+
+    Args:
+        numbers: the task.
+        setting: what the bench is made with.
+        seed: its number.
+        committee: whether heads are fitted to resampled pairs too, which some strategies ask.
+    """
     numbers = some_answers(numbers, setting.answers, setting.temperature)
     rng = np.random.default_rng(derive_seed("split", setting.task, seed))
     names = np.unique(numbers.groups)
@@ -164,13 +171,18 @@ def experiment(numbers: Numbers, setting: Setting, seed: int) -> Experiment:
 
     scale = numbers.features
     nothing = np.zeros((0, scale.shape[1]))
-    proxy = HeadFit(scale, pairs, l2=L2)(nothing)
-    members = []
-    for _ in range(MEMBERS):
-        again = pairs[rng.integers(0, len(pairs), len(pairs))]
-        members.append(HeadFit(scale, again, l2=L2)(nothing)(numbers.features))
-    rewards, committee = proxy(numbers.features), np.stack(members, axis=1)
+    fit = HeadFit(scale, pairs, l2=L2)
+    rewards = fit(nothing)(numbers.features)
+    columns: dict[str, np.ndarray] = {}
+    if committee:
+        members = []
+        for _ in range(MEMBERS):
+            again = pairs[rng.integers(0, len(pairs), len(pairs))]
+            members.append(HeadFit(scale, again, l2=L2)(nothing)(numbers.features))
+        columns["member_rewards"] = np.stack(members, axis=1)
+        columns["reward_variances"] = columns["member_rewards"].var(axis=1)
     policy, score = policy_columns(numbers, setting.policy, seed)
+    columns |= policy
     parts = []
     for chosen in (np.sort(pool), np.sort(held_out)):
         rows, at = [], []
@@ -184,26 +196,16 @@ def experiment(numbers: Numbers, setting: Setting, seed: int) -> Experiment:
                     "group": str(numbers.groups[i]),
                     "completions": [str(t) for t in numbers.texts[here]],
                     "rewards": rewards[here].tolist(),
-                    "member_rewards": committee[here].tolist(),
-                    "reward_variances": committee[here].var(axis=1).tolist(),
-                    **{name: values[here].tolist() for name, values in policy.items()},
+                    **{name: values[here].tolist() for name, values in columns.items()},
                 }
             )
         flat = np.concatenate(at)
         gold = [numbers.gold[a] for a in at]
         parts.append((AnswerSet.from_rows(rows, gold, numbers.features[flat].astype(np.float64), score), flat))
     (asked_about, _), (measured, places) = parts
-    bench = head_bench(
-        asked_about,
-        measured,
-        pairs,
-        l2=L2,
-        new_pair_weight=NEW_PAIR_WEIGHT,
-        group_by="group",
-        blind=blind,
-        pool_share=1.0,
-        seed=derive_seed("bench", setting.task, seed),
-    )
+    assert asked_about.features is not None and measured.features is not None
+    refine = RefineHead(asked_about.features, measured.features, fit, NEW_PAIR_WEIGHT)
+    bench = Bench(asked_about, measured, refine, "group", blind, pool_share=1.0)
     return Experiment(bench, facts(bench), seed, numbers.words[places])
 
 
@@ -235,8 +237,7 @@ def facts(bench: Bench) -> dict[str, float]:
     }
     distance = np.array(pool.table.column("kendall_distance"))
     found |= {
-        "proxy_accuracy_blind": float(np.nanmean(accuracy[blind])),
-        "proxy_accuracy_elsewhere": float(np.nanmean(accuracy[~blind])),
+        **{f"proxy_accuracy_{name}": mean(accuracy[at]) for name, at in (("blind", blind), ("elsewhere", ~blind))},
         "kendall_finds_blind": auroc(distance, blind),
         "share_of_ties": 1 - len(pool.pairs) / sum((b - a) * (b - a - 1) / 2 for a, b in bounds),
         "pool_prompts": float(len(pool)),
@@ -244,3 +245,9 @@ def facts(bench: Bench) -> dict[str, float]:
     }
     gold = [pool.gold[a:b] for a, b in bounds]
     return found | {f"found_{name}": value for name, value in detection(pool.table, gold).items()}
+
+
+def mean(values: np.ndarray) -> float:
+    """The mean of those that are numbers, NaN if there are none."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")

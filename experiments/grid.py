@@ -29,6 +29,7 @@ SEEDS = 20
 BUDGETS = (25, 50, 100)
 CONFLICT = ("random", "shf_cas", "kendall", "pacs", "mean_pacs")
 FEW = ("random", "shf_cas", "pacs")
+COMMITTEE = {"reward_variance", "bald"}  # what needs one
 DEFAULTS = {
     "sentiment": Setting("sentiment", "inverted"),
     "safety": Setting("safety", "missing"),
@@ -100,7 +101,7 @@ PLANS = {
 
 def run_setting(numbers: Numbers, setting: Setting, plan: Plan, seed: int) -> dict[str, Any]:
     """All cells of one setting and seed."""
-    made = experiment(numbers, setting, seed)
+    made = experiment(numbers, setting, seed, bool(COMMITTEE & {*plan.strategies}))
     cells = [(NONE, 0), *((name, budget) for budget in plan.budgets for name in plan.strategies)]
     found = [{"strategy": name, "budget": b, **made.run(name, b, setting.rounds)} for name, b in cells]
     return {"facts": made.facts, "cells": found}
