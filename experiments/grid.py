@@ -47,6 +47,9 @@ SHOWN = (
 )
 
 
+Done = dict[tuple[Setting, int], dict[str, Any]]  # facts and cells, by setting and seed
+
+
 @dataclass(frozen=True)
 class Plan:
     """One table: settings x strategies x budgets x seeds."""
@@ -107,36 +110,34 @@ def run_setting(numbers: Numbers, setting: Setting, plan: Plan, seed: int) -> di
     return {"facts": made.facts, "cells": found}
 
 
-def run_plan(name: str, plan: Plan, tasks: dict[str, Numbers], seeds: int, record: Path) -> dict[str, Any]:
+def run_plan(name: str, plan: Plan, tasks: dict[str, Numbers], seeds: int, record: Path) -> Done:
     """What is missing of one experiment; returns everything by setting and seed."""
     record.parent.mkdir(parents=True, exist_ok=True)
-    done: dict[str, Any] = {}
-    if record.exists():
-        for line in record.read_text(encoding="utf-8").splitlines(keepends=True):
-            if line.endswith("\n"):  # a kill may have left half a line
-                done.update(json.loads(line))
+    text = record.read_text(encoding="utf-8") if record.exists() else ""
+    whole = text[: text.rfind("\n") + 1]  # a kill may have left half a line
+    record.write_text(whole, encoding="utf-8")
+    done: Done = {}
+    for line in whole.splitlines():
+        entry = json.loads(line)
+        done[Setting(**entry["setting"]), entry["seed"]] = entry["result"]
     todo = [(s, seed) for s in plan.settings if s.task in tasks for seed in range(seeds)]
     with record.open("a", encoding="utf-8") as file:
-        if done and not record.read_text(encoding="utf-8").endswith("\n"):
-            file.write("\n")
         for setting, seed in progress(todo, name):
-            at = json.dumps([asdict(setting), seed])
-            if at not in done:
-                done[at] = run_setting(tasks[setting.task], setting, plan, seed)
-                file.write(json.dumps({at: done[at]}) + "\n")
+            if (setting, seed) not in done:
+                result = done[setting, seed] = run_setting(tasks[setting.task], setting, plan, seed)
+                file.write(json.dumps({"setting": asdict(setting), "seed": seed, "result": result}) + "\n")
                 file.flush()
-    return {json.dumps([asdict(s), seed]): done[json.dumps([asdict(s), seed])] for s, seed in todo}
+    return {at: done[at] for at in todo}
 
 
-def tables(done: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def tables(done: Done) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Means and paired differences from random, one row a setting, strategy, budget and metric; and the facts."""
-    by_setting: dict[str, list[tuple[int, Any]]] = {}
-    for at, result in done.items():
-        setting, seed = json.loads(at)
-        by_setting.setdefault(json.dumps(setting), []).append((seed, result))
+    by_setting: dict[Setting, list[tuple[int, Any]]] = {}
+    for (setting, seed), result in done.items():
+        by_setting.setdefault(setting, []).append((seed, result))
     means, known = [], []
-    for text, results in by_setting.items():
-        setting = json.loads(text)
+    for made, results in by_setting.items():
+        setting = asdict(made)
         rows = [
             {"strategy": c["strategy"], "budget": c["budget"], "seed": seed, "metric": m, "group": "", "value": c[m]}
             for seed, result in results
@@ -169,14 +170,14 @@ def tables(done: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, A
 TEST = ("difference", "low", "high", "better", "worse", "p", "p_holm")
 
 
-def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Rows as CSV; numbers are rounded to six digits, which other processors agree on."""
+def write_table(path: Path, rows: Sequence[dict[str, Any]], digits: int = 6) -> None:
+    """Rows as CSV, numbers rounded to so many digits."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         for row in rows:
-            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+            writer.writerow({k: f"{v:.{digits}g}" if isinstance(v, float) else v for k, v in row.items()})
 
 
 def commit() -> str:
