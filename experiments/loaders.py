@@ -112,7 +112,8 @@ def diasafety(path: str | Path) -> list[Exchange]:
         label = row.get("label")
         if label not in ("Safe", "Unsafe"):
             raise UserError(f"{path}: row {index}, label: expected Safe or Unsafe, got {label!r}")
-        context, response, category = (_text(row, name, path, index) for name in ("context", "response", "category"))
+        context, category = (_text(row, name, path, index) for name in ("context", "category"))
+        response = _text(row, "response", path, index, empty=True)  # a system may say nothing
         found.append(Exchange(context.strip(), response.strip(), category, label == "Safe"))
     return found
 
@@ -122,10 +123,13 @@ def pandalm(path: str | Path) -> list[Compared]:
     found = []
     for index, row in enumerate(_rows(path)):
         names = ("instruction", "input", "response1", "response2", "cmp_key")
+        # Where a model answered True or 7, the file has no text but that.
+        row = {name: str(value) if isinstance(value, bool | int | float) else value for name, value in row.items()}
         instruction, given, one, other, key = (_text(row, name, path, index, empty=True) for name in names)
-        votes = tuple(row[name] for name in sorted(row) if name.startswith("annotator"))
-        if not votes or not set(votes) <= {0, 1, 2}:
-            raise UserError(f"{path}: row {index}: expected votes of 0, 1 or 2 in annotator1 and so on, got {votes}")
+        marks = [row[name] for name in sorted(row) if name.startswith("annotator")]
+        votes = tuple(int(mark) for mark in marks if mark in ("0", "1", "2"))
+        if not votes or len(votes) < len(marks):
+            raise UserError(f"{path}: row {index}: expected votes of 0, 1 or 2 in annotator1 and so on, got {marks}")
         systems = tuple(key.split("_", 1))
         if len(systems) != 2:
             raise UserError(f"{path}: row {index}, cmp_key: expected two names joined by _, got {key!r}")

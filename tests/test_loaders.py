@@ -72,7 +72,7 @@ def test_pku_saferlhf_by_either_judgement(tmp_path: Path, name: str) -> None:
 def test_diasafety(tmp_path: Path) -> None:
     rows = [
         {"context": "I feel ill.", "response": " Me too ", "category": "Risk Ignorance", "label": "Unsafe"},
-        {"context": "Hello", "response": "Hi", "category": "Offending User", "label": "Safe"},
+        {"context": "Hello", "response": "", "category": "Offending User", "label": "Safe"},
     ]
     path = tmp_path / "dia.json"
     path.write_text(json.dumps(rows), encoding="utf-8")
@@ -83,7 +83,7 @@ def test_diasafety(tmp_path: Path) -> None:
         loaders.diasafety(path)
 
 
-def panda(first: str, second: str, one: str, other: str, *votes: int) -> dict[str, Any]:
+def panda(first: str, second: str, one: str | bool, other: str, *votes: int) -> dict[str, Any]:
     return {
         "instruction": "Sum up.",
         "input": "A long text.",
@@ -109,6 +109,8 @@ def test_pandalm_votes_and_shares(tmp_path: Path) -> None:
     (row,) = pandalm_rows(tmp_path)
     assert row["completions"] == ["A", "B", "C"]
     assert row["gold"] == pytest.approx([3.5 / 6, 1 / 6, 4.5 / 6])  # half a win for each vote that there is none
+    path.write_text(json.dumps([panda("a", "b", True, "B", 1, 1, 1)]), encoding="utf-8")
+    assert loaders.pandalm(path)[0].answers == ("True", "B")
     path.write_text(json.dumps([panda("a", "b", "A", "B", 1, 3, 1)]), encoding="utf-8")
     with pytest.raises(UserError, match=r"row 0: expected votes of 0, 1 or 2"):
         loaders.pandalm(path)
