@@ -14,7 +14,7 @@ from shfcas.selection import SelectionConfig
 
 INFORMED = "informed:"  # a simulated policy score, and its correlation with gold within a prompt
 MEMBERS = 5
-L2, NEW_PAIR_WEIGHT = 10.0, 3.0
+L2, NEW_PAIR_WEIGHT = 30.0, 3.0
 BLIND_GROUPS = {"sentiment": 3, "safety": 2}  # of 8 topics, of 5 categories; in `helpfulness` the blind group is given
 SHORTER = "shorter is better"
 PAIRS = 640

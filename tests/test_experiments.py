@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from experiments import figure, quick
 from experiments.annotators import BIASES, SafetyAnnotator, turned_round
 from experiments.arms import Setting, experiment, in_rounds, key, policy_columns, some_answers
 from experiments.features import Crossed
@@ -196,3 +197,28 @@ def test_answers_that_end_early_leave_the_batch(policy, monkeypatch: pytest.Monk
 def test_ppo_experiment_is_a_comparison_that_fits_together() -> None:
     config = build(CompareConfig, read_yaml(RESULTS.parent / "ppo.yaml"))
     assert config.check().ppo == config.strategies and config.ppo_seeds == 3
+
+
+def test_committed_quick_table_is_made_again_to_the_digit(tmp_path: Path) -> None:
+    quick.make(tmp_path / "quick.csv")
+    assert (tmp_path / "quick.csv").read_text(encoding="utf-8") == quick.TABLE.read_text(encoding="utf-8")
+    assert quick.DATA.stat().st_size < 1_000_000
+
+
+def test_quick_data_are_a_part_of_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quick, "DATA", tmp_path / "quick.npz")
+    monkeypatch.setattr(quick, "PROMPTS", 10)
+    monkeypatch.setattr(quick, "PAIRS", 50)
+    whole = made(prompts=30, answers=16)
+    whole.save(tmp_path / "numbers.npz")
+    quick.build(tmp_path / "numbers.npz")
+    small = Numbers.load(quick.DATA)
+    assert np.diff(small.offsets).tolist() == [8] * 10 and len(small.pairs) == len(small.pair_groups) == 50
+    for place, prompt in enumerate(small.prompts):
+        at = small.texts[small.offsets[place] : small.offsets[place + 1]]
+        start = 16 * whole.prompts.tolist().index(prompt)
+        assert at.tolist() == [start + k for k in (0, 1, 2, 3, 8, 9, 10, 11)]
+
+
+def test_figure_is_drawn_from_the_committed_tables() -> None:
+    assert figure.draw().lstrip().startswith("<?xml") and figure.FIGURE.exists()
