@@ -1,16 +1,17 @@
 """From a task's numbers to a bench of `shfcas.compare`: another split, proxy and blind spot for every seed."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
 from experiments.annotators import turned_round
 from experiments.numbers import Numbers
-from shfcas.compare import AnswerSet, Bench, Cell, HeadFit, Label, RefineHead, ask, judge, measure
+from shfcas.compare import AnswerSet, Bench, Cell, HeadFit, Label, RefineHead, judge, measure
 from shfcas.compare.cells import NONE, account
 from shfcas.evaluation import auroc, detection, z_scores
 from shfcas.seeds import derive_seed
-from shfcas.selection import SelectionConfig
+from shfcas.selection import SelectionConfig, select
 
 INFORMED = "informed:"  # a simulated policy score, and its correlation with gold within a prompt
 MEMBERS = 5
@@ -103,15 +104,13 @@ class Experiment:
 
 def in_rounds(bench: Bench, cell: Cell, rounds: int) -> tuple[list, list[Label]]:
     """What is asked and answered when the reward model is refined after each part of the budget."""
-    queue, labels, asked = [], [], set()
-    pool, drawn = bench.pool, bench.drawn(cell.seed)
+    queue, labels, asked, pool = [], [], set(), bench.pool
     for number in range(rounds):
         budget = cell.budget * (number + 1) // rounds - cell.budget * number // rounds
-        selection = SelectionConfig(strategy=cell.strategy, **THRESHOLDS)
+        now = pool if number == 0 else rescored(bench, pool, labels)
         # Some pairs were asked about before, so more are selected than are asked.
-        wanted = Cell(cell.strategy, budget + len(asked), cell.seed)
-        now = bench if number == 0 else rescored(bench, pool, labels)
-        fresh = [c for c in ask(now, drawn, wanted, selection) if key(c) not in asked][:budget]
+        found = select(now.rows, settings(cell.strategy, budget + len(asked)), derive_seed("draw", cell.seed))
+        fresh = [c for c in found if key(c) not in asked][:budget]
         asked |= {key(c) for c in fresh}
         queue += fresh
         labels = judge(bench, queue, cell.seed)
@@ -123,8 +122,14 @@ def key(comparison: object) -> tuple:
     return comparison.prompt_id, frozenset((comparison.first, comparison.second))
 
 
-def rescored(bench: Bench, pool: AnswerSet, labels: list[Label]) -> Bench:
-    """The bench with the refined rewards and their conflicts in the pool; a committee stays as it was."""
+@cache  # it looks at thresholds, which takes longer than a selection
+def settings(strategy: str, budget: int) -> SelectionConfig:
+    """A strategy with the thresholds of all experiments."""
+    return SelectionConfig(strategy=strategy, budget=budget, **THRESHOLDS)
+
+
+def rescored(bench: Bench, pool: AnswerSet, labels: list[Label]) -> AnswerSet:
+    """The pool with the refined rewards and their conflicts; a committee stays as it was."""
     assert isinstance(bench.refine, RefineHead)
     rewards = bench.refine.head(labels)(pool.features)
     bounds = list(zip(pool.offsets, pool.offsets[1:], strict=False))
@@ -132,8 +137,7 @@ def rescored(bench: Bench, pool: AnswerSet, labels: list[Label]) -> Bench:
         {**row, "rewards": rewards[start:end].tolist()} for row, (start, end) in zip(pool.rows, bounds, strict=True)
     ]
     gold = [pool.gold[start:end] for start, end in bounds]
-    again = AnswerSet.from_rows(rows, gold, pool.features, pool.table.metadata["policy_score"])
-    return Bench(again, bench.held_out, bench.refine, bench.group_by, bench.blind, 1.0, bench.label_noise, bench.seed)
+    return AnswerSet.from_rows(rows, gold, pool.features, pool.table.metadata["policy_score"])
 
 
 def experiment(numbers: Numbers, setting: Setting, seed: int, committee: bool = True) -> Experiment:
