@@ -205,8 +205,10 @@ def main() -> None:
     tasks = {task: Numbers.load(path) for task, path in paths.items()}
     hashes = {task: content_hash(path)[:12] for task, path in paths.items()}
     for name in options.plans:
-        of_pools = "-".join(hashes.values())
-        done = run_plan(name, PLANS[name], tasks, options.seeds, options.cells / of_pools / f"{name}.jsonl")
+        done: Done = {}
+        for task, numbers in tasks.items():
+            record = options.cells / f"{task}-{hashes[task]}" / f"{name}.jsonl"
+            done |= run_plan(name, PLANS[name], {task: numbers}, options.seeds, record)
         means, known = tables(done)
         write_table(options.output / f"{name}.csv", means)
         write_table(options.output / f"{name}_facts.csv", known)
