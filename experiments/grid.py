@@ -1,6 +1,6 @@
 """The experiments: `python -m experiments.grid`, into tables in experiments/results/.
 
-Each experiment is a list of settings, strategies and budgets; each setting is run for 20 seeds. What is done is kept in
+Each experiment is a list of settings, strategies and budgets; each setting is run for 40 seeds. What is done is kept in
 `runs/experiments/cells/`, and the same command goes on after a kill.
 """
 
@@ -25,7 +25,7 @@ from shfcas.progress import progress
 logger = logging.getLogger(__name__)
 
 RESULTS = Path(__file__).parent / "results"
-SEEDS = 20
+SEEDS = 40
 BUDGETS = (25, 50, 100)
 CONFLICT = ("random", "shf_cas", "kendall", "pacs", "mean_pacs")
 FEW = ("random", "shf_cas", "pacs")

@@ -6,18 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from experiments import figure, quick
+from experiments import figure, page, quick
 from experiments.annotators import BIASES, SafetyAnnotator, turned_round
 from experiments.arms import Setting, experiment, in_rounds, key, policy_columns, some_answers
 from experiments.features import Crossed
 from experiments.generate import logprobs_of, sample
-from experiments.grid import RESULTS, Plan, run_plan, tables, write_table
+from experiments.grid import PLANS, RESULTS, Plan, run_plan, tables, write_table
 from experiments.loaders import Exchange
 from experiments.numbers import Numbers
 from shfcas.compare import Cell
 from shfcas.compare.settings import CompareConfig
 from shfcas.config import build, read_yaml
 from shfcas.evaluation import z_scores
+from shfcas.files import read_json
 from shfcas.models import load_policy
 from tests import tiny
 from tests.made_numbers import made
@@ -222,3 +223,11 @@ def test_quick_data_are_a_part_of_a_task(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_figure_is_drawn_from_the_committed_tables() -> None:
     assert figure.draw().lstrip().startswith("<?xml") and figure.FIGURE.exists()
+
+
+def test_tables_of_the_page_are_those_of_the_results() -> None:
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert page.page(text) == text
+    assert {name for _, name, _ in page.MARK.findall(text)} == {*page.tables(), "about"}
+    entries = read_json(page.ABOUT)
+    assert set(entries) == set(PLANS) and not any("changes" in entry["commit"] for entry in entries.values())
