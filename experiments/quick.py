@@ -18,7 +18,7 @@ from shfcas.progress import progress
 DATA = Path(__file__).parent / "data" / "quick.npz"
 TABLE = RESULTS / "quick.csv"
 SEEDS = 6
-PROMPTS, ANSWERS, PAIRS = 96, 8, 480
+PROMPTS, ANSWERS, PAIRS = 72, 8, 480
 SHOWN = ("pair_accuracy", "pair_accuracy|(blind spot)", "best_of_n_gold", "errors_found", "labels")
 PLAN = Plan(
     tuple(replace(DEFAULTS["sentiment"], policy=policy) for policy in ("logprob_ratio", f"{INFORMED}0.4")),
