@@ -124,8 +124,9 @@ def key(comparison: object) -> tuple:
 
 @cache  # it looks at thresholds, which takes longer than a selection
 def settings(strategy: str, budget: int) -> SelectionConfig:
-    """A strategy with the thresholds of all experiments."""
-    return SelectionConfig(strategy=strategy, budget=budget, **THRESHOLDS)
+    """A strategy with the thresholds of all experiments; `shf_cas/random` is one with another pairing."""
+    strategy, _, pairing = strategy.partition("/")
+    return SelectionConfig(strategy=strategy, budget=budget, pairing=pairing or "extreme", **THRESHOLDS)
 
 
 def rescored(bench: Bench, pool: AnswerSet, labels: list[Label]) -> AnswerSet:

@@ -1,6 +1,7 @@
 """The experiments: `python -m experiments.grid`, into tables in experiments/results/.
 
-Each experiment is a list of settings, strategies and budgets; each setting is run for 40 seeds. What is done is kept in
+Each experiment is a list of settings, strategies and budgets; each setting is run for 20 seeds, or
+for 40 in the main tables. What is done is kept in
 `runs/experiments/cells/`, and the same command goes on after a kill.
 """
 
@@ -25,7 +26,7 @@ from shfcas.progress import progress
 logger = logging.getLogger(__name__)
 
 RESULTS = Path(__file__).parent / "results"
-SEEDS = 40
+SEEDS, MANY_SEEDS = 20, 40
 BUDGETS = (25, 50, 100)
 CONFLICT = ("random", "shf_cas", "kendall", "pacs", "mean_pacs")
 FEW = ("random", "shf_cas", "pacs")
@@ -57,6 +58,7 @@ class Plan:
     settings: tuple[Setting, ...]
     strategies: Sequence[str] = FEW
     budgets: Sequence[int] = (50,)
+    seeds: int = SEEDS
 
 
 def each(tasks: Sequence[str] = tuple(DEFAULTS), **changes: Sequence[Any]) -> Iterator[Setting]:
@@ -69,10 +71,14 @@ SAMPLED = ("sentiment", "safety")
 INFORMEDNESS = tuple(f"{INFORMED}{value}" for value in (0.0, 0.2, 0.4, 0.6, 0.8))
 KINDS = (("none", 1.0), ("inverted", 1.0), ("missing", 1.0), ("noise", 0.3), ("length", 0.5))
 PLANS = {
-    "main": Plan(tuple(DEFAULTS.values()), STRATEGIES, BUDGETS),
-    "main_informed": Plan(tuple(each(policy=[f"{INFORMED}0.4"])), STRATEGIES, BUDGETS),
+    "main": Plan(tuple(DEFAULTS.values()), STRATEGIES, BUDGETS, MANY_SEEDS),
+    "main_informed": Plan(tuple(each(policy=[f"{INFORMED}0.4"])), STRATEGIES, BUDGETS, MANY_SEEDS),
     "informedness": Plan(tuple(each(policy=INFORMEDNESS)), CONFLICT),
     "policy_score": Plan(tuple(each(policy=["logprob", "mean_logprob", "logprob_ratio"])), CONFLICT),
+    "pairing": Plan(
+        tuple(each(SAMPLED, policy=[f"{INFORMED}0.0", "logprob_ratio", f"{INFORMED}0.4"])),
+        ("random", "shf_cas", "shf_cas/random", "shf_cas/adjacent"),
+    ),
     "answers": Plan(tuple(each(SAMPLED, answers=[4, 8, 16]))),
     "temperature": Plan(tuple(each(SAMPLED, temperature=["low", "mixed", "high"]))),
     "bias": Plan(
@@ -80,20 +86,20 @@ PLANS = {
             replace(DEFAULTS[task], bias=bias, strength=strength, policy=policy)
             for task in SAMPLED
             for bias, strength in KINDS
-            for policy in ("logprob_ratio", f"{INFORMED}0.4")
+            for policy in ("logprob_ratio",)
         )
     ),
     "strength": Plan(
         tuple(
             replace(DEFAULTS["sentiment"], strength=strength, policy=policy)
-            for strength in (0.25, 0.5, 0.75, 1.0)
+            for strength in (0.25, 0.5, 1.0)
             for policy in ("logprob_ratio", f"{INFORMED}0.4")
         )
     ),
     "rounds": Plan(
         tuple(
             replace(DEFAULTS[task], rounds=rounds, policy=policy)
-            for task in DEFAULTS
+            for task in SAMPLED
             for rounds in (1, 3)
             for policy in ("logprob_ratio", f"{INFORMED}0.4")
         ),
@@ -197,7 +203,7 @@ def main() -> None:
     parser.add_argument("--cells", type=Path, default=Path("runs/experiments/cells"))
     parser.add_argument("--plans", nargs="+", default=list(PLANS), choices=list(PLANS))
     parser.add_argument("--tasks", nargs="+", default=list(DEFAULTS), choices=list(DEFAULTS))
-    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--seeds", type=int, help="fewer or more than the plan has")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -206,19 +212,20 @@ def main() -> None:
     hashes = {task: content_hash(path)[:12] for task, path in paths.items()}
     for name in options.plans:
         done: Done = {}
+        seeds = options.seeds or PLANS[name].seeds
         for task, numbers in tasks.items():
             record = options.cells / f"{task}-{hashes[task]}" / f"{name}.jsonl"
-            done |= run_plan(name, PLANS[name], {task: numbers}, options.seeds, record)
+            done |= run_plan(name, PLANS[name], {task: numbers}, seeds, record)
         means, known = tables(done)
         write_table(options.output / f"{name}.csv", means)
         write_table(options.output / f"{name}_facts.csv", known)
         about = options.output / "about.json"
         entries = read_json(about) if about.exists() else {}
         entries[name] = {
-            "command": f"python -m experiments.grid --plans {name} --seeds {options.seeds}",
+            "command": f"python -m experiments.grid --plans {name}",
             "commit": commit(),
             "pools": hashes,
-            "seeds": options.seeds,
+            "seeds": seeds,
         }
         write_json(about, dict(sorted(entries.items())))
         logger.info("%s: %d rows", name, len(means))

@@ -106,6 +106,7 @@ def tables() -> dict[str, list[Row]]:
     changes = {
         "informedness": ("policy",),
         "policy_score": ("policy",),
+        "pairing": ("policy",),
         "answers": ("answers",),
         "temperature": ("temperature",),
         "bias": ("bias", "policy"),
