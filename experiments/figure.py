@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib import pyplot as plt
 
 from experiments.arms import INFORMED
-from experiments.grid import DEFAULTS, RESULTS
+from experiments.grid import BUDGETS, DEFAULTS, RESULTS
 from shfcas.files import write_text
 from shfcas.report.plots import COLOURS, OTHER, SELECTED  # and the style of the report
 
@@ -53,7 +53,7 @@ def curve(axes: Any, rows: Iterable[dict[str, str]], task: str) -> None:
         bars = [[p[1] - p[2] for p in points], [p[3] - p[1] for p in points]]
         axes.errorbar(x, [p[1] for p in points], bars, color=colour, marker=marker, markersize=4, label=label)
     axes.set_xscale("log")
-    axes.set_xticks([25, 50, 100], ["25", "50", "100"])
+    axes.set_xticks(BUDGETS[task], [str(budget) for budget in BUDGETS[task]])
     axes.minorticks_off()
     axes.set_xlabel("comparisons asked")
     axes.set_title(task)
@@ -109,9 +109,9 @@ def draw() -> str:
         grid[1, 0].set_ylabel("accuracy: SHF-CAS less random")
         low, high = zip(*(axes.get_ylim() for axes in grid[1]), strict=True)
         for axes in grid[1]:
-            axes.set_ylim(min(low), max(high))
-        grid[0, 0].legend(frameon=False, fontsize=8)
-        grid[1, 0].legend(frameon=False, fontsize=8)
+            axes.set_ylim(min(low) - 0.015, max(high))
+        for axes in grid[:, 0]:
+            axes.legend(frameon=False, fontsize=8, loc="lower right", ncols=2 if axes is grid[1, 0] else 1)
         buffer = io.StringIO()
         figure.tight_layout()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

@@ -10,8 +10,8 @@ import json
 import logging
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,10 @@ logger = logging.getLogger(__name__)
 
 RESULTS = Path(__file__).parent / "results"
 SEEDS = 40
-BUDGETS = (25, 50, 100)
+# Few enough that every strategy finds as many: prompts above the median have no more pairs of opposed answers.
+BUDGETS = {"sentiment": (20, 40, 80), "safety": (20, 40, 80), "helpfulness": (6, 12, 24)}
+MIDDLE = {"sentiment": (40,), "safety": (40,), "helpfulness": (24,)}
+ROUNDS = {"sentiment": (60,), "safety": (60,)}
 CONFLICT = ("random", "shf_cas", "kendall", "pacs", "mean_pacs")
 FEW = ("random", "shf_cas", "pacs")
 COMMITTEE = {"reward_variance", "bald"}  # what needs one
@@ -56,7 +59,7 @@ class Plan:
 
     settings: tuple[Setting, ...]
     strategies: Sequence[str] = FEW
-    budgets: Sequence[int] = (50,)
+    budgets: Mapping[str, Sequence[int]] = field(default_factory=lambda: MIDDLE)
 
 
 def each(tasks: Sequence[str] = tuple(DEFAULTS), **changes: Sequence[Any]) -> Iterator[Setting]:
@@ -101,15 +104,20 @@ PLANS = {
             for rounds in (1, 3)
             for policy in ("logprob_ratio", f"{INFORMED}0.4")
         ),
-        budgets=(60,),
+        budgets=ROUNDS,
     ),
 }
+
+
+def cells_of(plan: Plan, task: str) -> list[tuple[str, int]]:
+    """Strategies and budgets, that without labels first."""
+    return [(NONE, 0), *((name, budget) for budget in plan.budgets[task] for name in plan.strategies)]
 
 
 def run_setting(numbers: Numbers, setting: Setting, plan: Plan, seed: int) -> dict[str, Any]:
     """All cells of one setting and seed."""
     made = experiment(numbers, setting, seed, bool(COMMITTEE & {*plan.strategies}))
-    cells = [(NONE, 0), *((name, budget) for budget in plan.budgets for name in plan.strategies)]
+    cells = cells_of(plan, setting.task)
     found = [{"strategy": name, "budget": b, **made.run(name, b, setting.rounds)} for name, b in cells]
     return {"facts": made.facts, "cells": found}
 
@@ -123,7 +131,10 @@ def run_plan(name: str, plan: Plan, tasks: dict[str, Numbers], seeds: int, recor
     done: Done = {}
     for line in whole.splitlines():
         entry = json.loads(line)
-        done[Setting(**entry["setting"]), entry["seed"]] = entry["result"]
+        setting = Setting(**entry["setting"])
+        cells = [(cell["strategy"], cell["budget"]) for cell in entry["result"]["cells"]]
+        if cells == cells_of(plan, setting.task):  # otherwise the plan was another one
+            done[setting, entry["seed"]] = entry["result"]
     todo = [(s, seed) for s in plan.settings if s.task in tasks for seed in range(seeds)]
     with record.open("a", encoding="utf-8") as file:
         for setting, seed in progress(todo, name):

@@ -106,13 +106,15 @@ def test_rounds_ask_each_pair_once_and_the_same_number(monkeypatch: pytest.Monke
 
 def test_a_killed_grid_goes_on_to_the_same_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("experiments.arms.BLIND_GROUPS", {"made": 2})
-    plan = Plan((Setting("made", "inverted"), Setting("made", "none")), ("random", "shf_cas"), (10,))
+    plan = Plan((Setting("made", "inverted"), Setting("made", "none")), ("random", "shf_cas"), {"made": (10,)})
     tasks, record = {"made": made(prompts=24)}, tmp_path / "cells.jsonl"
     whole = run_plan("made", plan, tasks, 3, record)
     lines = record.read_text(encoding="utf-8").splitlines(keepends=True)
     assert len(lines) == 6
     record.write_text("".join(lines[:3]) + lines[3][:50], encoding="utf-8")
     assert str(run_plan("made", plan, tasks, 3, record)) == str(whole)  # so that NaN equals NaN
+    fewer = Plan(plan.settings[:1], ("random",), {"made": (5,)})  # cells of another plan do not count
+    assert [c["budget"] for r in run_plan("made", fewer, tasks, 1, record).values() for c in r["cells"]] == [0, 5]
     means, facts = tables({at: result for at, result in whole.items() if at[0].bias == "inverted"})
     row = next(r for r in means if (r["strategy"], r["budget"], r["metric"]) == ("shf_cas", 10, "pair_accuracy"))
     assert row["seeds"] == 3 and row["low"] <= row["mean"] <= row["high"]
