@@ -200,7 +200,7 @@ def commit() -> str:
     git = ["git", "-C", str(Path(__file__).parent)]
     head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     changed = subprocess.run(
-        [*git, "status", "--porcelain", "--untracked-files=no", ".", "../shfcas"], capture_output=True, text=True
+        [*git, "status", "--porcelain", "--untracked-files=no", "*.py", "../shfcas"], capture_output=True, text=True
     ).stdout
     return head + (" with changes" if changed.strip() else "")
 
