@@ -10,10 +10,10 @@ from typing import Any
 from shfcas.candidates import CandidateTable
 from shfcas.errors import UserError
 from shfcas.feedback.judge_cache import ReplyCache, request_key
-from shfcas.feedback.judge_client import JudgeClient, RequestFailed, RequestRefused
+from shfcas.feedback.judge_client import JudgeClient, RequestRefused
 from shfcas.feedback.judge_prompt import Malformed, judge_messages
 from shfcas.feedback.judge_report import PREFERRED, outcome, report, summary
-from shfcas.feedback.judge_requests import Request, ask_all
+from shfcas.feedback.judge_requests import FAILURES, Request, ask_all
 from shfcas.feedback.judge_settings import JudgeSettings
 from shfcas.feedback.schema import rows_asked_about
 from shfcas.files import read_text
@@ -105,7 +105,7 @@ class JudgeFeedback:
                 bar.update()
                 if error is None:
                     continue
-                if not isinstance(error, RequestFailed | RequestRefused | Malformed):
+                if not isinstance(error, FAILURES):
                     raise error
                 errors[request.key] = error
                 without.update(comparisons[request.key])

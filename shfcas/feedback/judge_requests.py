@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from shfcas.chat import Message
 from shfcas.feedback.judge_cache import Reply, ReplyCache
-from shfcas.feedback.judge_client import Completion, JudgeClient, Stopped
+from shfcas.feedback.judge_client import Completion, JudgeClient, RequestFailed, RequestRefused, Stopped
 from shfcas.feedback.judge_prompt import Malformed, asked_again, read_verdict
 
 EXCERPT = 300  # characters of a malformed reply that are kept
+FAILURES = (RequestFailed, RequestRefused, Malformed)  # of one request; anything else ends all
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,10 @@ def ask_all(
                 _ask(request, client, cache, stop)
             except Stopped:
                 return
-            except Exception as error:  # the caller decides what it means
+            except FAILURES as error:
+                through.put((request, error))
+            except Exception as error:
+                stop.set()
                 through.put((request, error))
             else:
                 through.put((request, None))
