@@ -2,10 +2,10 @@
 
 import dataclasses
 import multiprocessing
+import os
 import signal
 import sqlite3
 import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -295,31 +295,31 @@ def test_commits_wait_for_the_disk(store: Store) -> None:
         assert synchronous() == 2
 
 
-WRITER = """
-import sys
-from queues import judged
-from shfcas.feedback.store import Store
-store = Store(sys.argv[1])
-item = store.items("round-1")[0]
-for k in range(100_000):
-    batch = [judged(item, "ada", "tie", id=f"{k}-{part}", comment="x" * 3000) for part in range(3)]
-    assert store.record_all(batch) == 3
-    print(k, flush=True)
-"""
+# a fork and not a fresh interpreter, which would load torch; every store is closed before, as SQLite wants it
+PROCESSES = multiprocessing.get_context("fork")
 
 
-@pytest.mark.parametrize("wait", [1, 40, 150])
-def test_what_a_killed_process_acknowledged_is_kept_and_the_rest_is_whole_or_absent(
-    store: Store, tmp_path: Path, wait: int
-) -> None:
-    path = str(Path(__file__).parent)
-    code = f"import sys; sys.path.insert(0, {path!r})\n{WRITER}"
-    with subprocess.Popen([sys.executable, "-c", code, str(store.path)], stdout=subprocess.PIPE, text=True) as writer:
-        assert writer.stdout is not None
-        acknowledged = [int(writer.stdout.readline()) for _ in range(wait)]
-        writer.send_signal(signal.SIGKILL)
-        acknowledged += [int(line) for line in writer.stdout]
-    assert writer.returncode == -signal.SIGKILL
+def write_until_killed(path: Path, out: int) -> None:
+    with Store(path) as store:
+        for k in range(100_000):
+            batch = [judged(ITEMS[0], "ada", "tie", id=f"{k}-{part}", comment="x" * 3000) for part in range(3)]
+            assert store.record_all(batch) == 3
+            os.write(out, f"{k}\n".encode())
+
+
+@pytest.mark.parametrize("wait", [1, 2, 30, 31, 100])
+def test_what_a_killed_process_acknowledged_is_kept_and_the_rest_is_whole_or_absent(store: Store, wait: int) -> None:
+    store.close()
+    reading, writing = os.pipe()
+    writer = PROCESSES.Process(target=write_until_killed, args=(store.path, writing))
+    writer.start()
+    os.close(writing)
+    with os.fdopen(reading) as lines:
+        acknowledged = [int(lines.readline()) for _ in range(wait)]
+        writer.kill()
+        acknowledged += [int(line) for line in lines]
+    writer.join()
+    assert writer.exitcode == -signal.SIGKILL
     assert acknowledged == list(range(len(acknowledged)))
     with Store(store.path) as again:
         ids = [j.id for j in again.judgements()]
@@ -338,21 +338,27 @@ def test_threads_that_send_the_same_judgements_write_each_once(store: Store) -> 
     assert sorted(j.id for j in store.judgements()) == sorted(j.id for j in sent)
 
 
-def send(path: Path, sent: list[Judgement], start: Any) -> int:
+def send(path: Path, sent: list[Judgement], start: Any, written: Any) -> None:
     with Store(path) as store:
         start.wait()
-        return sum(store.record(judgement) for judgement in sent)
+        written.put(sum(store.record(judgement) for judgement in sent))
 
 
 def test_processes_that_send_the_same_judgements_write_each_once(store: Store) -> None:
     sent = [judged(ITEMS[k % 5], "ada", "first", id=f"same {k}") for k in range(60)]
-    context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager, context.Pool(2) as pool:
-        start = manager.Barrier(2)
-        running = [pool.apply_async(send, (store.path, order, start)) for order in (sent, sent[::-1])]
-        written = [process.get(timeout=100) for process in running]
-    assert sum(written) == 60
-    assert sorted(j.id for j in store.judgements()) == sorted(j.id for j in sent)
+    store.close()
+    start, written = PROCESSES.Barrier(3), PROCESSES.Queue()
+    senders = [
+        PROCESSES.Process(target=send, args=(store.path, order, start, written))
+        for order in (sent, sent[::-1], sent[30:] + sent[:30])
+    ]
+    for sender in senders:
+        sender.start()
+    assert sum(written.get(timeout=100) for _ in senders) == 60
+    for sender in senders:
+        sender.join()
+    with Store(store.path) as again:
+        assert sorted(j.id for j in again.judgements()) == sorted(j.id for j in sent)
 
 
 def test_processes_that_open_a_new_file_at_once_make_one(tmp_path: Path) -> None:
@@ -469,7 +475,7 @@ def test_an_empty_file_is_filled(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="there is no folder .*typo; name a run directory that exists"):
+    with pytest.raises(StoreError, match=r"there is no folder .*typo; name a run directory that exists"):
         Store(tmp_path / "typo" / "feedback.sqlite")
     with pytest.raises(StoreError, match="cannot be opened; choose a folder"):
         Store(tmp_path)

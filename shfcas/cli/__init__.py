@@ -24,6 +24,7 @@ COMMANDS = {
     "score": "rewards and conflict scores (PACS, Kendall-tau) for answers",
     "select": "the comparisons that are worth a label",
     "feedback": "judge the selected comparisons with a gold reward",
+    "annotate": "the page where people answer the selected comparisons",
     "sft": "fine-tune a policy on good answers",
     "train-reward": "train or refine a reward model on preferences",
     "ppo": "fine-tune a policy against a reward with PPO",

@@ -23,6 +23,10 @@ class HumanSettings:
     guidelines: str | None = option(None, "a Markdown file that the page shows beside the comparisons")
     host: str = option("127.0.0.1", "the address that the page listens at")
     port: int = option(8900, "the port of the page (0: any free one)")
+    address: str | None = option(
+        None, "the address by which people reach the page, where a proxy stands before it: https://labels.example.org"
+    )
+    allow_public: bool = option(False, "let the page listen at an address that other machines reach, without TLS")
     finish_with_what_we_have: bool = option(False, "go on with the answers there are, without waiting for the rest")
 
     def __post_init__(self) -> None:
@@ -38,3 +42,5 @@ class HumanSettings:
             )
         if not 0 <= self.port < 65536:
             raise UsageError(f"port: expected 0 to 65535, got {self.port}")
+        if self.address is not None and not self.address.startswith(("http://", "https://")):
+            raise UsageError(f"address: expected http:// or https:// and a name, got {self.address!r}")
