@@ -15,10 +15,10 @@ import pytest
 
 from shfcas.candidates import CandidateTable
 from shfcas.errors import UserError
-from shfcas.feedback.human import STORE, HumanFeedback
+from shfcas.feedback.human import HumanFeedback
 from shfcas.feedback.schema import Judgement
 from shfcas.feedback.settings import HumanSettings
-from shfcas.feedback.store import Store
+from shfcas.feedback.store import STORE, Store
 from shfcas.preferences import Preference
 from shfcas.selection import Comparison
 

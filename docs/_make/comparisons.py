@@ -5,7 +5,10 @@ import random
 from shfcas.feedback.schema import Item, item_id
 
 BASIL = [
-    {"role": "system", "content": "You help the customers of a garden centre. Be brief, and ask when something is unclear."},
+    {
+        "role": "system",
+        "content": "You help the customers of a garden centre. Be brief, and ask when something is unclear.",
+    },
     {"role": "user", "content": "The basil on my kitchen windowsill keeps wilting, though I water it every day."},
     {"role": "assistant", "content": "Does the pot have holes, and does water stand in the saucer?"},
     {"role": "user", "content": "There are holes. The saucer is usually full. What should I do?"},

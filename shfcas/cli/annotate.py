@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shfcas.config import build, option, read_yaml
+from shfcas.config import option
 from shfcas.errors import UsageError
-from shfcas.feedback.settings import HumanSettings
+from shfcas.feedback.settings import HumanSettings, settings_of_run
 from shfcas.feedback.web.annotators import add_annotators
 from shfcas.feedback.web.server import running, serve, sign_in_links
 from shfcas.files import existing
 
 INPUTS, INPUTS_HELP = "run", "the run directory"
-SECTION = "human"  # of the run's config.yaml
 
 
 @dataclass
@@ -55,11 +54,9 @@ def run(config: Config) -> dict[str, Any] | None:
 
 def settings_of(folder: Path, config: Config) -> HumanSettings:
     """The settings of the run's own configuration, with what the command line says over them."""
-    file = folder / "config.yaml"
-    values: dict[str, Any] = dict((read_yaml(file).get(SECTION) or {}) if file.exists() else {})
     names = ("host", "port", "address", "guidelines", "overlap", "repeat_share")
-    values |= {name: getattr(config, name) for name in names if getattr(config, name) is not None}
-    return build(HumanSettings, values | ({"allow_public": True} if config.allow_public else {}))
+    given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+    return settings_of_run(folder, **given, **({"allow_public": True} if config.allow_public else {}))
 
 
 def text(result: dict[str, Any]) -> str:

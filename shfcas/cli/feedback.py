@@ -1,13 +1,19 @@
-"""Judge the selected comparisons with a gold reward or a language model: preferences in TRL's format."""
+"""Judge the selected comparisons with a gold reward or a language model: preferences in TRL's format.
+
+`feedback export RUN --out FILE` writes a run's queue and answers for another tool, `feedback import RUN FILE ...` reads
+the answers back.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shfcas.candidates import read_candidates
+from shfcas.cli._exchange import exchange
 from shfcas.config import option
 from shfcas.errors import UsageError
 from shfcas.feedback import read_queue
+from shfcas.feedback.exchange import ExchangeOptions
 from shfcas.feedback.gold import GoldFeedback
 from shfcas.feedback.judge import JudgeFeedback
 from shfcas.feedback.judge_settings import JudgeSettings
@@ -15,11 +21,15 @@ from shfcas.files import remove, write_json
 from shfcas.preferences import write_preferences
 from shfcas.scoring import load_scorer
 
+INPUTS, INPUTS_HELP = "action", "export RUN, or import RUN FILE ...; without it, the comparisons are judged"
+
 
 @dataclass
-class Config:
+class Config(ExchangeOptions):
     """`shfcas feedback`."""
 
+    action: list[str] = option(list, "export RUN, or import RUN FILE ...")
+    out: str | None = option(None, "the file to export to")
     input: str = option("conflicts.parquet", "the candidate table that the queue was made from")
     queue: str = option("queue.jsonl", "the queue of comparisons")
     source: str = option("gold", "who answers", ("gold", "judge"))
@@ -31,7 +41,9 @@ class Config:
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Judges and writes the preferences."""
+    """Judges and writes the preferences, or exchanges a run's answers with another tool."""
+    if config.action:
+        return exchange(config, config.out, *config.action)
     return (_judge if config.source == "judge" else _gold)(config)
 
 

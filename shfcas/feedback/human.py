@@ -12,7 +12,7 @@ from shfcas.errors import MissingExtra
 from shfcas.feedback.aggregation import effective, preferences, verdicts
 from shfcas.feedback.schema import Item, make_items
 from shfcas.feedback.settings import HumanSettings
-from shfcas.feedback.store import Store
+from shfcas.feedback.store import STORE, Store
 from shfcas.files import read_text
 from shfcas.preferences import Preference
 from shfcas.progress import progress
@@ -20,7 +20,6 @@ from shfcas.selection import Comparison
 
 logger = logging.getLogger(__name__)
 
-STORE = "feedback.sqlite"
 PACKAGES = ("fastapi", "uvicorn", "markdown_it")
 
 

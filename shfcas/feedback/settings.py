@@ -1,8 +1,10 @@
 """How people are asked: whom, how often, and what their answers come to."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from shfcas.config import option
+from shfcas.config import build, option, read_yaml
 from shfcas.errors import UsageError
 
 
@@ -49,3 +51,10 @@ class HumanSettings:
             raise UsageError(f"port: expected 0 to 65535, got {self.port}")
         if self.address is not None and not self.address.startswith(("http://", "https://")):
             raise UsageError(f"address: expected http:// or https:// and a name, got {self.address!r}")
+
+
+def settings_of_run(folder: str | Path, **over: Any) -> HumanSettings:
+    """The settings in the run's own configuration, or the defaults where it has none, and `over` over them."""
+    file = Path(folder) / "config.yaml"
+    values = (read_yaml(file).get("human") or {}) if file.exists() else {}
+    return build(HumanSettings, {**values, **over}, "human.")

@@ -16,7 +16,9 @@ from shfcas.feedback.database import BUSY_SECONDS, StoreError, connect, rollback
 from shfcas.feedback.schema import Item, Judgement
 from shfcas.seeds import derive_seed
 
-__all__ = ["Store", "StoreError"]
+__all__ = ["STORE", "Store", "StoreError"]
+
+STORE = "feedback.sqlite"  # in the run directory
 
 _COLUMNS = "id, item, annotator, choice, left, strength, comment, seconds, repeat, undoes, page_version, time"
 _SELECT = f"SELECT {', '.join('i.id' if c == 'item' else f'j.{c}' for c in _COLUMNS.split(', '))} "

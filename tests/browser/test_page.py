@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import Person, Run, make_items
+from conftest import Run, make_items
 
 from shfcas.feedback.aggregation import effective
 from shfcas.feedback.schema import Judgement
@@ -264,7 +264,9 @@ def test_what_the_server_does_not_take_is_kept_and_said(served, person):
     run = served(make_items(4))
     ada = person()
     entry = {"kind": "judgement", "body": {"id": "a0000000-0000-4000-8000-000000000000", "item": "unknown"}}
-    ada.page.add_init_script(f"localStorage.setItem('shfcas/outbox/ada/0000000000000001', {json.dumps(json.dumps(entry))})")
+    ada.page.add_init_script(
+        f"localStorage.setItem('shfcas/outbox/ada/0000000000000001', {json.dumps(json.dumps(entry))})"
+    )
     ada.begins(run.link("ada"))
     ada.answers("1")
     ada.status("1 not accepted")
@@ -386,7 +388,10 @@ def test_the_words_that_differ_are_those_outside_a_longest_common_subsequence(se
         assert by == "words"
         if not any(ord(letter) > 0x3000 for letter in a):
             assert len(left) == longest(a, b), (a, b)
-    long = [["a b\n" * 3000 + "c d e\n" + "f\n" * 3000, "a b\n" * 3000 + "c X e\n" * 3 + "g f\n" * 3000], ["x " * 9000, "y " * 9000]]
+    long = [
+        ["a b\n" * 3000 + "c d e\n" + "f\n" * 3000, "a b\n" * 3000 + "c X e\n" * 3 + "g f\n" * 3000],
+        ["x " * 9000, "y " * 9000],
+    ]
     assert [by for _, _, by in ada.page.evaluate(script, long)] == ["ends", "lines"]
 
 

@@ -118,7 +118,12 @@ def test_the_focus_goes_round_and_is_seen(served, person):
         assert outline == "solid3", name
     order = ["differences", "fixed", "prompt", "left", "right", "leftclearly", "left", "tie", "right", "comment-button"]
     assert [name for name in reached if name in order][:5] == order[:5]
-    assert reached.index("leftclearly") < reached.index("tie") < reached.index("rightclearly") < reached.index("comment-button")
+    assert (
+        reached.index("leftclearly")
+        < reached.index("tie")
+        < reached.index("rightclearly")
+        < reached.index("comment-button")
+    )
     assert ada.page.evaluate("getComputedStyle(document.querySelector('.choice')).transitionDuration") == "0s"
 
     ada.at("[data-choice=tie]").focus()

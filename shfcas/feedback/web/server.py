@@ -14,11 +14,10 @@ from typing import IO, Any
 
 from shfcas.errors import UserError
 from shfcas.feedback.settings import HumanSettings
-from shfcas.feedback.store import Store
+from shfcas.feedback.store import STORE, Store
 from shfcas.feedback.web.annotators import add_annotators
 from shfcas.files import existing
 
-STORE = "feedback.sqlite"
 LOCK = ".annotate.lock"
 START_SECONDS = 30.0
 
