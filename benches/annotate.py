@@ -181,9 +181,7 @@ def tables(loads: list[Load], folder: Path) -> Iterator[list[Case]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer comparisons")
-    parser.add_argument(
-        "--folder", help="where the answers are written and deleted again (default: a temporary folder)"
-    )
+    parser.add_argument("--folder", help="where the answers are written, and deleted again (default: temporary)")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         cases = tables(QUICK_LOADS if given.quick else FULL_LOADS, Path(folder))
