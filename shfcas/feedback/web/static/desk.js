@@ -57,10 +57,14 @@ export class Desk extends EventTarget {
   /** Counts of this person, with what the server has not got yet. */
   get mine() {
     if (!this.progress) return null;
-    let waiting = 0;
-    for (const { kind } of this.#outbox.entries) waiting += kind === "undo" ? -1 : 1;
-    const done = this.progress.mine + waiting;
-    return { done, left: Math.max(this.progress.mine_left - waiting, this.tasks.length) };
+    let { mine: done, mine_left: left } = this.progress;
+    for (const { kind, about } of this.#outbox.entries) {
+      const sign = kind === "undo" ? -1 : 1;
+      if (about === "repeat") continue; // it was counted when it was asked first
+      left -= sign;
+      if (about !== "skip" && about !== "flag") done += sign;
+    }
+    return { done: Math.max(done, 0), left: Math.max(left, this.tasks.length) };
   }
 
   /** Answers an hour, from the time that the last ones were looked at; null until there are three. */
@@ -75,7 +79,8 @@ export class Desk extends EventTarget {
     if (!task) return;
     const seconds = this.#seconds();
     const id = uuid();
-    this.#remember({ id, item: task.id, choice, strength, comment, seconds, why: null, task });
+    const about = task.repeat ? "repeat" : choice;
+    this.#remember({ id, item: task.id, choice, strength, comment, seconds, about, why: null, task });
     this.#recent = [...this.#recent, seconds].slice(-RECENT);
     this.#outbox.add("judgement", {
       id,
@@ -86,7 +91,7 @@ export class Desk extends EventTarget {
       comment,
       seconds: Math.round(seconds * 10) / 10,
       page_version: pageVersion,
-    });
+    }, about);
     this.exhausted = false;
     this.#turn();
     this.fill();
@@ -98,7 +103,7 @@ export class Desk extends EventTarget {
     if (!last) return null;
     this.#remember();
     this.#recent.pop();
-    this.#outbox.add("undo", { id: uuid(), undoes: last.id });
+    this.#outbox.add("undo", { id: uuid(), undoes: last.id }, last.about);
     if (last.task) this.#putBack(last.task, last.seconds);
     else this.dispatchEvent(new Event("change"));
     return last;

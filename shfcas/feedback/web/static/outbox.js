@@ -46,10 +46,11 @@ export class Outbox extends EventTarget {
     return names(this.#refused).length;
   }
 
-  add(kind, body) {
+  /** `about` is a note for the page itself, and not sent. */
+  add(kind, body, about) {
     const last = names(this.#prefix).at(-1);
     const order = Math.max(Date.now(), last ? Number(last.slice(this.#prefix.length)) + 1 : 0);
-    put(this.#prefix + String(order).padStart(16, "0"), { kind, body });
+    put(this.#prefix + String(order).padStart(16, "0"), { kind, body, about });
     this.deliver();
   }
 

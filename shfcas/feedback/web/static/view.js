@@ -22,6 +22,7 @@ export function words(choice, strength) {
 }
 
 export function showTask(task, number, marked) {
+  $("work").dataset.item = task.id;
   $("heading").textContent = `Comparison ${number}`;
   showPrompt(task.prompt);
   showAnswers(task, marked);
