@@ -402,6 +402,14 @@ def test_the_command_names_a_page_that_is_served_already(
     assert page.links["ada"] in capsys.readouterr().out
 
 
+def test_without_the_extra_the_command_says_what_to_install(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert main(["annotate", str(folder)]) == 1
+    assert capsys.readouterr().err.endswith("uvicorn is not installed; install it with: pip install 'shfcas[web]'\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
