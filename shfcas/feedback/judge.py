@@ -148,7 +148,7 @@ def _outcome(pair: Orders, cache: ReplyCache, errors: dict[str, Exception]) -> s
 
 def _too_many(without: int, total: int, errors: dict[str, Exception], last: Exception) -> str:
     kinds = Counter("malformed replies" if isinstance(e, Malformed) else "failed requests" for e in errors.values())
-    counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    counts = ", ".join(f"{kind}: {count}" for kind, count in sorted(kinds.items()))
     return (
         f"the judge gave no verdict on {without} of {total} comparisons ({counts}; the last: {last}), more than "
         "judge.max_failed_share allows; verdicts so far are kept: see to the endpoint and run the same command again"

@@ -113,9 +113,6 @@ class JudgeClient:
         self._guard = threading.Lock()
         self._not_before = 0.0
 
-    def close(self) -> None:
-        self._client.close()
-
     def body(self, messages: list[Message]) -> dict[str, Any]:
         """All that a request says to the endpoint."""
         s = self.settings
@@ -186,7 +183,8 @@ class JudgeClient:
         return Completion(self._hidden(text) if isinstance(text, str) else "", finish_reason, *known)
 
     def _status(self, error: Any) -> _Trouble:
-        status, said = error.status_code, self._words(error.message)
+        status, body = error.status_code, error.body
+        said = self._words(body["message"] if isinstance(body, dict) and body.get("message") else error.message)
         if status == 401 or status == 403:
             # What is said here often quotes the key.
             return _Trouble(EndpointError(f"{self.host} refuses the key ({status}); check {KEY}"), again=False)
