@@ -45,7 +45,7 @@ class JudgeSettings:
     price_per_million_input: float | None = option(None, "price of a million tokens sent", volatile=True)
     price_per_million_output: float | None = option(None, "price of a million tokens received", volatile=True)
     cache: str | None = option(
-        None, "a file that keeps every verdict for later runs (none: kept until the step is done)", volatile=True
+        None, "a file that keeps every verdict for later runs (none: one in the run directory)", volatile=True
     )
 
     def __post_init__(self) -> None:
