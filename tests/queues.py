@@ -1,11 +1,9 @@
 """Queues of small comparisons and judgements about them, for the tests of feedback from people."""
 
-import itertools
+import uuid
 from typing import Any
 
 from shfcas.feedback.schema import Item, Judgement, item_id
-
-_numbers = itertools.count()
 
 
 def make_queue(count: int, queue: str = "round-1") -> list[Item]:
@@ -30,4 +28,4 @@ def make_queue(count: int, queue: str = "round-1") -> list[Item]:
 def judged(item: Item | str, annotator: str, choice: str, **fields: Any) -> Judgement:
     """A judgement with an id of its own, unless one is given."""
     id = item if isinstance(item, str) else item.id
-    return Judgement(**{"id": f"j{next(_numbers)}", "item": id, "annotator": annotator, "choice": choice} | fields)
+    return Judgement(**{"id": str(uuid.uuid4()), "item": id, "annotator": annotator, "choice": choice} | fields)

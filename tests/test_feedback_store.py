@@ -330,6 +330,25 @@ def test_what_a_killed_process_acknowledged_is_kept_and_the_rest_is_whole_or_abs
         assert again.record(judged(ITEMS[1], "ada", "tie"))
 
 
+def test_a_log_that_was_cut_off_anywhere_opens_with_whole_batches(store: Store, tmp_path: Path) -> None:
+    for k in range(6):
+        store.record_all([judged(ITEMS[0], "ada", "tie", id=f"{k}-{part}", comment="x" * 3000) for part in range(3)])
+    database = store.path.read_bytes()
+    log = store.path.with_name("feedback.sqlite-wal").read_bytes()
+    found = []
+    for length in [*range(0, len(log), 9973), len(log)]:
+        cut = tmp_path / f"cut-{length}"
+        cut.mkdir()
+        (cut / "feedback.sqlite").write_bytes(database)
+        (cut / "feedback.sqlite-wal").write_bytes(log[:length])
+        with Store(cut / "feedback.sqlite") as again:
+            ids = [j.id for j in again.judgements()]
+        assert ids == [f"{k}-{part}" for k in range(len(ids) // 3) for part in range(3)]
+        found.append(len(ids) // 3)
+    assert found == sorted(found)
+    assert set(found) == set(range(7))
+
+
 def test_threads_that_send_the_same_judgements_write_each_once(store: Store) -> None:
     sent = [judged(ITEMS[k % 5], f"person {k % 3}", "first", id=f"same {k}") for k in range(40)]
     with ThreadPoolExecutor(8) as threads:
@@ -489,3 +508,13 @@ def test_a_damaged_file_is_said(store: Store) -> None:
     with pytest.raises(StoreError, match="damaged; keep a copy of it"), Store(store.path) as broken:
         broken.judgements()
         broken.items("round-1")
+
+
+def test_nothing_is_acknowledged_once_the_file_was_taken_away(store: Store, tmp_path: Path) -> None:
+    moved = store.path.rename(tmp_path / "elsewhere.sqlite")
+    for _ in range(2):
+        with pytest.raises(StoreError, match="was moved or deleted while it was open; put it back and start again"):
+            store.record(judged(ITEMS[0], "ada", "tie"))
+        store.path.touch()  # another file in its place is not the file either
+    moved.rename(store.path)
+    assert store.record(judged(ITEMS[0], "ada", "tie"))

@@ -33,7 +33,8 @@ def make_app(folder: Path, desk: Desk, settings: HumanSettings) -> Guard:
         desk: where comparisons come from and answers go.
         settings: host, address and guidelines.
     """
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    silent: Any = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, telemetry=silent)
     people, failures = Annotators(folder), FailedSignIns()
     # Cookies are shared by all ports of a machine, on which there may be pages of several runs.
     cookie = "shfcas_" + hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]

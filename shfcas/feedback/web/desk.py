@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from shfcas.feedback.agreement import report
 from shfcas.feedback.assignment import Assignment, Task
 from shfcas.feedback.schema import SIDES, STRENGTHS, Item, Judgement
 from shfcas.feedback.settings import HumanSettings
@@ -123,8 +124,6 @@ class Desk:
         return {"report": self._report(queue) if queue else None, "progress": self._progress(name), "queue": queue}
 
     def _report(self, queue: str) -> dict[str, Any]:
-        from shfcas.feedback.agreement import report
-
         with self._lock:  # one at a time: it reads the whole log
             known, made, numbers = self._numbers
             if known != queue or time.monotonic() > made + NUMBERS_SECONDS:
