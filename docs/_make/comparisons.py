@@ -14,8 +14,8 @@ BASIL = [
     {"role": "user", "content": "There are holes. The saucer is usually full. What should I do?"},
 ]
 BASIL_ANSWERS = (
-    """Your basil is getting too much water, not too little. Roots that stand in water cannot breathe; they rot, and the \
-plant wilts just as if it were thirsty.
+    """Your basil is getting too much water, not too little. Roots that stand in water cannot breathe; they rot, and \
+the plant wilts just as if it were thirsty.
 
 What to do now:
 
@@ -26,8 +26,8 @@ What to do now:
 From then on, water from below: put the pot into a bowl of water for ten minutes, then let it drain. Twice a week is \
 usually enough, a little more often on hot days.
 
-Supermarket pots hold a dozen seedlings that crowd each other. If it still looks weak in two weeks, split it into three \
-or four pots.""",
+Supermarket pots hold a dozen seedlings that crowd each other. If it still looks weak in two weeks, split it into \
+three or four pots.""",
     """Your basil is getting too little water. A full saucer means that the water runs straight through, so the roots \
 stay dry, and the plant wilts because it is thirsty.
 
@@ -46,23 +46,24 @@ sunnier window.""",
 OTHERS = [
     (
         "Explain to a ten-year-old why the sky is blue.",
-        "Sunlight looks white, but it is a mix of all colours. When it passes through the air, the tiny bits that air is "
-        "made of push blue light around much more than red light. So blue comes to your eyes from every direction, and "
-        "the whole sky glows blue. In the evening the light has a longer way to go, most of the blue is pushed aside, and "
-        "what is left is orange and red.",
+        "Sunlight looks white, but it is a mix of all colours. When it passes through the air, the tiny bits that air "
+        "is made of push blue light around much more than red light. So blue comes to your eyes from every direction, "
+        "and the whole sky glows blue. In the evening the light has a longer way to go, most of the blue is pushed "
+        "aside, and what is left is orange and red.",
         "The sky is blue because it reflects the sea. Most of the Earth is covered by water, and the water is blue.",
     ),
     (
         "Write a Python function that returns the median of a list of numbers.",
-        "def median(numbers):\n    ordered = sorted(numbers)\n    middle = len(ordered) // 2\n    if len(ordered) % 2:\n"
-        "        return ordered[middle]\n    return (ordered[middle - 1] + ordered[middle]) / 2\n\n"
+        "def median(numbers):\n    ordered = sorted(numbers)\n    middle = len(ordered) // 2\n"
+        "    if len(ordered) % 2:\n        return ordered[middle]\n"
+        "    return (ordered[middle - 1] + ordered[middle]) / 2\n\n"
         "It raises IndexError for an empty list.",
         "def median(numbers):\n    numbers.sort()\n    return numbers[len(numbers) // 2]\n\nThis works for every list.",
     ),
     (
         "Make this friendlier: 'You sent the report late again. Send the next one on time.'",
-        "Thank you for the report. It came after the deadline again, which left us little time to read it. Could you send "
-        "the next one by Thursday? If that is hard, tell me, and we will find another day.",
+        "Thank you for the report. It came after the deadline again, which left us little time to read it. Could you "
+        "send the next one by Thursday? If that is hard, tell me, and we will find another day.",
         "Hey!!! No worries at all about the report, take all the time you need, deadlines are only numbers anyway!",
     ),
     (

@@ -61,7 +61,7 @@ def take(
     )
     page = context.new_page()
     page.goto(link)
-    page.locator("#work").wait_for()
+    page.locator("#work[data-item]").wait_for()
     for key in keys:
         page.keyboard.press(key)
     if path:

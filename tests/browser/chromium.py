@@ -3,6 +3,7 @@
 import shutil
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+MACOS = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -20,7 +21,7 @@ def executable() -> str:
     Raises:
         RuntimeError: nowhere.
     """
-    for name in NAMES:
+    for name in (*NAMES, MACOS):
         if path := shutil.which(name):
             return path
     raise RuntimeError(f"none of {', '.join(NAMES)} is installed; `make browser` installs chromium")

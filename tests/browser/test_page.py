@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -12,10 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import Run, make_items
+from people import Run, make_items
 
 from shfcas.feedback.aggregation import effective
 from shfcas.feedback.schema import Judgement
+from shfcas.feedback.settings import HumanSettings
+from shfcas.feedback.web.server import serve
 
 
 def side(judgement: Judgement) -> str:
@@ -33,7 +36,7 @@ def test_a_session_by_keyboard_alone(served, person, tmp_path):
     ada.at("#sign-in").wait_for()
     ada.page.keyboard.type(run.tokens["ada"])
     ada.press("Enter")
-    ada.at("#work").wait_for()
+    ada.works()
     assert "token" not in ada.page.url
 
     keys = {
@@ -62,7 +65,8 @@ def test_a_session_by_keyboard_alone(served, person, tmp_path):
     assert ada.at("#left mark").count() == 0
     ada.press("?")
     assert "Undo the last answer" in ada.at("#keys").inner_text()
-    ada.press("1", "Escape")  # a key behind a dialog does nothing
+    ada.press("1")  # a key behind a dialog does nothing
+    ada.closes("#keys")
 
     ada.press("f")
     ada.page.keyboard.type("12 tubs")  # keys are letters in a field
@@ -108,7 +112,8 @@ def test_two_people_never_get_the_same_item(served, person):
     left = set(people)
     while left:
         for name in sorted(left):
-            if people[name].at("#work").is_hidden():
+            people[name].at("#work:visible, #done:visible").wait_for()
+            if people[name].at("#done").is_visible():
                 left.discard(name)
             else:
                 people[name].answers("1" if name == "ada" else "2")
@@ -138,7 +143,7 @@ def test_an_undone_item_comes_back(served, person):
     ada.status("Saved")
 
     ada.page.reload()
-    ada.at("#work").wait_for()
+    ada.works()
     third = ada.item()
     ada.press("u")  # of an answer from before
     ada.another(third)
@@ -170,7 +175,7 @@ def test_offline_and_back(served, person):
     assert len(run.log()) == 1
 
     ada.context.set_offline(False)
-    ada.at("#work").wait_for()
+    ada.works()
     ada.status("Saved")
     answered += [ada.answers("1") for _ in range(6)]
     ada.is_done()
@@ -228,7 +233,7 @@ def test_a_killed_server_loses_nothing_and_asks_nobody_to_sign_in_again(person, 
         server.wait()
         answered += [ada.answers("2") for _ in range(2)]
         ada.status("Offline: 2 answers kept here")
-    with annotate(run.folder, port):
+    with serve(run.folder, HumanSettings(port=port, repeat_share=0.0)):
         ada.status("Saved")
         answered += [ada.answers("1") for _ in range(7)]
         ada.is_done()
@@ -250,7 +255,7 @@ def test_a_new_token_signs_out_and_keeps_the_answer(served, person):
     ada.at("#sign-in-error", has_text="did not work").wait_for()
     ada.at("#token").fill(f"{run.address}#token=0123456789abcdef")  # the whole link does as well
     ada.press("Enter")
-    ada.at("#work").wait_for()
+    ada.works()
     ada.status("Saved")
     assert [j.item for j in run.log()] == [run.items[0].id]
 
@@ -284,7 +289,7 @@ def test_one_tab_at_a_time(served, person):
     ada.at("#elsewhere").wait_for()
     ada.press("1")
     ada.at("#take-over").click()
-    ada.at("#work").wait_for()
+    ada.works()
     assert ada.item() == item
     ada.answers("1")
     ada.status("Saved")
@@ -298,15 +303,15 @@ HOSTILE = {
     "<img src=x onerror=alert(1)><svg onload=alert(2)><iframe srcdoc='<script>alert(3)</script>'>": None,
     "<style>body { display: none }</style><form action=//evil.example><base href=//evil.example>": None,
     "price \u202e001$\u202c, \u2066isolated\u2069": "price <U+202E>001$<U+202C>, <U+2066>isolated<U+2069>",
-    "\x1b[31mred\x1b[0m\x07 nul \x00\x00\x00, half \ud83d, blank \u3164": "<U+001B>[31mred<U+001B>[0m<U+0007> nul <U+0000 ×3>, "
-    "half <U+D83D>, blank <U+3164>",
+    "\x1b[31mred\x1b[0m\x07 nul \x00\x00\x00, half \ud83d, blank \u3164": "<U+001B>[31mred<U+001B>[0m<U+0007> nul "
+    "<U+0000 ×3>, half <U+D83D>, blank <U+3164>",
     "two\r\nlines, \tand\r return": "two\nlines, \tand<U+000D> return",
     "".join(chr(0xE0000 + ord(letter)) for letter in "hi"): "<U+E0068><U+E0069>",
     "family \U0001f468\u200d\U0001f469\u200d\U0001f467, \u0645\u0631\u062d\u0628\u0627, می\u200cخواهم": None,
     "\u202e\u202d" * 30_000: "<U+202E><U+202D>" * 30_000,
     "line of a long answer\n" * 50_000: None,  # 1.1 MB
     "x" * 1_000_000: None,
-    "one word after another " * 45_000: None,
+    "one word after another " * 9_000: None,
     "": None,
 }
 
@@ -329,9 +334,8 @@ def test_hostile_text_is_shown_whole_and_does_nothing(served, person):
         hostile, other = ("#left", "#right") if ada.text("#right") == "a harmless answer" else ("#right", "#left")
         assert ada.text(hostile) == (text if expected is None else expected)
         assert ada.text(other) == "a harmless answer"
-        ada.press("d")
+        ada.press("d")  # on and off in turn
         assert ada.text(hostile) == (text if expected is None else expected)
-        ada.press("d")
         assert ada.text("#prompt .role >> nth=0") == "<b>root</b>"
         assert "<U+202E>gnp.exe" in ada.text("#prompt")
         assert ada.at("#work :is(script, img, svg, iframe, style, form, base, a, b)").count() == 0
@@ -358,7 +362,8 @@ def test_the_words_that_differ_are_those_outside_a_longest_common_subsequence(se
     ada.begins(run.link("ada"))
     cases = [
         ("", ""), ("a", ""), ("a b c", "a b c"), ("a b c d", "a x c d"), ("one two. three", "two three, four"),
-        ("a b a b a b c", "b a b c a"), ("x y  z\n\nw", "y x w z"), ("深い海", "深い空"), ("don't stop", "don't you stop"),
+        ("a b a b a b c", "b a b c a"), ("x y  z\n\nw", "y x w z"), ("深い海", "深い空"),
+        ("don't stop", "don't you stop"),
     ]  # fmt: skip
     script = """async (cases) => {
         const { differences } = await import('/static/diff.js');
@@ -374,8 +379,6 @@ def test_the_words_that_differ_are_those_outside_a_longest_common_subsequence(se
     }"""
 
     def longest(a: str, b: str) -> int:
-        import re
-
         x, y = (re.findall(r"[぀-ヿ一-鿿]|\w+|[^\s]", text) for text in (a, b))
         table = [[0] * (len(y) + 1) for _ in range(len(x) + 1)]
         for i, one in enumerate(x):
@@ -401,14 +404,14 @@ def test_keys_can_be_turned_off(served, person):
     ada.begins(run.link("ada"))
     ada.press("?")
     ada.at("#keys-on").uncheck()
-    ada.press("Escape")
+    ada.closes("#keys")
     ada.press("1", "2", "t")
     ada.at("button", has_text="A better").click()
     ada.another(run.items[0].id)
     ada.status("Saved")
     assert [side(j) for j in run.log()] == ["left"]
     ada.page.reload()
-    ada.at("#work").wait_for()
+    ada.works()
     assert not ada.at("#keys-on").is_checked()
 
 
@@ -449,7 +452,7 @@ def test_narrow_screens(served, person, width):
     ada.at("#close-guidelines").tap()
     ada.at("#why-button").tap()
     fits("#why")
-    ada.press("Escape")
+    ada.closes("#why")
     ada.status("Saved")
     ada.page.goto(run.address + "dashboard")
     ada.at(".chart svg").first.wait_for()

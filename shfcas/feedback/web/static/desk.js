@@ -161,6 +161,7 @@ export class Desk extends EventTarget {
   #sent({ kind, body, answer, error }) {
     this.#delivered++;
     if (answer?.progress) this.progress = answer.progress;
+    if (this.unreachable) this.fill(); // not any more
     if (kind === "judgement") {
       const entry = this.#history.find((each) => each.id === body.id);
       if (entry && answer) entry.why = answer.why ?? {};

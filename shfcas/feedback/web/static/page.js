@@ -264,4 +264,6 @@ $("keys-on").addEventListener("change", () => keys.turn($("keys-on").checked));
 keys.list($("key-list"));
 keys.listen((does) => ($("nav").hidden ? null : ACTIONS[does]?.()), scroll);
 toggleFixed(take("shfcas/fixed-width") ?? false);
+// A link that is opened in a tab where the page is already does not load it again.
+addEventListener("hashchange", () => location.hash && start());
 start();

@@ -9,7 +9,7 @@ const UNSEEN = new RegExp(
   "u",
 );
 const RUN = new RegExp(`(${UNSEEN.source})\\1*`, "gu");
-const MARKS = 2000; // further ones are written as plain text: a million elements would stop the browser
+const MARKS = 500; // further ones are written as plain text: a million elements would stop the browser
 const BLOCK = 20_000;
 const LONG = 100_000;
 
