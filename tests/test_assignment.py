@@ -298,6 +298,29 @@ def test_only_answers_that_count_are_repeated(assign: Callable, store: Store) ->
     assert id_of(assignment.next("ada")) == E  # a repeat that was skipped is not asked a third time
 
 
+def test_a_repeat_whose_first_answer_was_undone_is_no_answer(assign: Callable, store: Store) -> None:
+    assignment = assign(repeat_share=ALWAYS)
+    first = answer(assignment, "ada")
+    store.record(judged(A, "ada", "tie", repeat=True))
+    store.record(judged(A, "ada", "undo", undoes=first.id))
+    assert assignment.progress("ada").answers == assignment.progress("ada").mine == 0
+    again = assignment.next("ada")
+    assert (id_of(again), again.repeat) == (A, False)
+
+
+def test_the_ten_answers_are_counted_from_the_answer_that_stands(assign: Callable, store: Store) -> None:
+    store.add_queue(make_queue(40, "round-2"), seed=0)
+    assignment = Assignment(store, "round-2", HumanSettings(repeat_share=ALWAYS))
+    first = answer(assignment, "ada")
+    for _ in range(8):
+        answer(assignment, "ada")
+    store.record(judged(first.item, "ada", "undo", undoes=first.id))
+    answer(assignment, "ada", assignment.task("ada", first.item))
+    asked = [answer(assignment, "ada") for _ in range(4)]
+    assert [j.repeat for j in asked] == [False, False, True, True]
+    assert first.item not in {j.item for j in asked}
+
+
 # progress
 
 
