@@ -39,7 +39,7 @@ def main() -> None:
             store.add_queue(items, seed=4)
             store.record_all(answers(items))
         add_annotators(folder, list(PEOPLE))
-        settings = HumanSettings(overlap=2, port=0, guidelines=str(folder / "guidelines.md"))
+        settings = HumanSettings(overlap=2, repeat_share=0, port=0, guidelines=str(folder / "guidelines.md"))
         browser = playwright.chromium.launch(executable_path=executable(), args=ARGUMENTS)
         with serve(folder, settings) as page:
             link = page.links["dora"]
@@ -47,8 +47,8 @@ def main() -> None:
             take(browser, link, "dark", WIDE, "dark", keys="d")
             take(browser, link, "phone", PHONE)
             take(browser, link, "guidelines", WIDE, keys="g")
-            take(browser, link, "why", WIDE, keys="1w")
             take(browser, link, "dashboard", WIDE, path="dashboard")
+            take(browser, link, "why", WIDE, keys="1w")  # the last, for it answers
         browser.close()
 
 

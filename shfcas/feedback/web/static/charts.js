@@ -57,7 +57,8 @@ export function line(points, width, label) {
 /** Round times of the clock between two times, at most `count`. */
 export function moments(start, end, count) {
   const minute = 60_000;
-  const steps = [1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440, 2880, 10_080, 40_320].map((each) => each * minute);
+  const minutes = [1 / 60, 1 / 12, 1 / 4, 1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440, 2880, 10_080, 40_320];
+  const steps = minutes.map((each) => each * minute);
   const step = steps.find((each) => (end - start) / each <= count) ?? Math.ceil((end - start) / count);
   const zone = new Date(start).getTimezoneOffset() * minute;
   const found = [];
@@ -68,8 +69,9 @@ export function moments(start, end, count) {
 /** A moment, as exact as the whole span asks for. */
 export function moment(time, span) {
   const day = 24 * 3600 * 1000;
-  const options = span < day ? { hour: "2-digit", minute: "2-digit", hour12: false } : { day: "numeric", month: "short" };
-  return new Date(time).toLocaleString("en-GB", options);
+  if (span >= day) return new Date(time).toLocaleDateString("en-GB", { day: "numeric", month: "short" });
+  const second = span < 600_000 ? { second: "2-digit" } : {};
+  return new Date(time).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit", ...second });
 }
 
 /**
