@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -23,6 +24,7 @@ from shfcas.candidates import CandidateTable, write_candidates
 from shfcas.cli import main
 from shfcas.errors import MissingExtra, UserError
 from shfcas.feedback.judge import JudgeFeedback
+from shfcas.feedback.judge_cache import Reply, ReplyCache
 from shfcas.feedback.judge_client import retry_after
 from shfcas.feedback.judge_prompt import Malformed, judge_messages, read_verdict
 from shfcas.feedback.judge_settings import JudgeSettings
@@ -328,9 +330,21 @@ def test_what_may_pass_is_tried_again(failure: Response, serve: Serve, tmp_path:
 
 
 def test_the_time_that_the_endpoint_names_is_kept_instead_of_our_own(serve: Serve, tmp_path: Path) -> None:
-    server = serve(first_time(error(429, Retry_After="0.05")))
-    judge = JudgeFeedback(settings(server, retry_wait=10_000.0), tmp_path / "cache.jsonl")
-    assert judged(judge(QUEUE, TABLE, round=1)) == LONGER  # or the test would not end
+    closed_until, early = [0.0], []
+
+    def script(request: Request) -> str | Response:
+        now = time.monotonic()
+        if not closed_until[0]:
+            closed_until[0] = now + 0.3
+        elif now >= closed_until[0]:
+            return longer(request)
+        else:
+            early.append(now)
+        return error(429, Retry_After="0.3")
+
+    judge = JudgeFeedback(settings(serve(script), retry_wait=10_000.0, concurrency=1), tmp_path / "cache.jsonl")
+    assert judged(judge(QUEUE, TABLE, round=1)) == LONGER  # or, with a wait of our own, the test would not end
+    assert not early and judge.report["retries"] == 1
 
 
 def test_retry_after_is_a_number_or_a_date() -> None:
@@ -406,6 +420,7 @@ def test_so_many_requests_at_a_time_and_no_more(limit: int, serve: Serve, tmp_pa
 
     def script(request: Request) -> str:
         together.wait(30)  # goes on when `limit` requests are here
+        time.sleep(0.05)  # one too many would be here by then
         return longer(request)
 
     server = serve(script)
@@ -519,6 +534,19 @@ def test_nothing_is_asked_twice(serve: Serve, tmp_path: Path) -> None:
         other = settings(server, **{"cache": kept.cache, **change})
         JudgeFeedback(other, tmp_path / "unused.jsonl")(QUEUE[:3], TABLE, round=1)
         assert len(server.requests) == before + 6
+
+
+def test_a_line_that_was_cut_off_is_dropped(tmp_path: Path) -> None:
+    first, second = Reply("k", "A", "\ud800", 1, 2), Reply("l", None, "cut", None, None)
+    with ReplyCache(tmp_path / "cache.jsonl") as cache:
+        cache.add(first)
+    with (tmp_path / "cache.jsonl").open("a") as file:
+        file.write('{"key": "torn li')
+    with ReplyCache(tmp_path / "cache.jsonl") as cache:
+        assert cache.replies == [first] and cache.get("k") == first
+        cache.add(second)
+    with ReplyCache(tmp_path / "cache.jsonl") as cache:
+        assert cache.replies == [first, second] and cache.get("l") is None
 
 
 @pytest.mark.parametrize(
@@ -636,8 +664,6 @@ def test_killed_and_started_again_the_command_asks_only_what_is_missing(serve: S
         process.kill()
         process.wait()
         go_on.set()
-    with Path(".preferences.jsonl.work/judge.jsonl").open("a") as file:
-        file.write('{"key": "torn li')  # as if it had been killed while it wrote
     before = [json.dumps(request) for request in server.requests]
     assert main(command) == 0
     after = [json.dumps(request) for request in server.requests[6:]]
