@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import shlex
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
@@ -302,6 +303,8 @@ def test_the_labelling_configuration_names_what_the_tasks_have(store: Store, tmp
         root = ET.parse(tmp_path / "tasks.xml").getroot()
         values = {e.get("value", "")[1:] for e in root.iter() if e.get("value", "").startswith("$")}
         assert values == set(tasks[0]["data"])
+        names = [e.get("name") for e in root.iter() if e.get("name")]
+        assert len(names) == len(set(names))
         controls = {e.get("name"): e.tag for e in root.iter() if e.get("toName")}
         assert controls == {"better": "Pairwise", "strength": "Choices", "other": "Choices", "comment": "TextArea"}
         aliases = {e.get("alias") for e in root.iter("Choice")}
@@ -319,7 +322,8 @@ def test_the_labelling_configuration_names_what_the_tasks_have(store: Store, tmp
 def test_argilla_records_have_one_kind_of_prompt(store: Store, tmp_path: Path) -> None:
     records = exported(store, tmp_path / "r.json", "argilla")
     assert all(isinstance(r["fields"]["prompt"], list) for r in records)
-    assert set(records[0]) == {"id", "fields", "metadata", "suggestions", "responses", "vectors", "_server_id"}
+    keys = {"id", "fields", "metadata", "suggestions", "responses", "vectors", "status", "_server_id"}
+    assert set(records[0]) == keys
     with new_store(tmp_path / "texts.sqlite", [], [item(0), item(1, "why?")]) as texts:
         records = exported(texts, tmp_path / "r.json", "argilla")
         assert [r["fields"]["prompt"] for r in records] == ["how?", "why?"]
@@ -331,7 +335,7 @@ def test_argilla_records_have_one_kind_of_prompt(store: Store, tmp_path: Path) -
 def label_studio_export(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What Label Studio makes of the first two tasks after people have answered."""
     common = {"ground_truth": False, "prediction": {}, "parent_prediction": None, "import_id": None, "project": 4}
-    left = {"value": {"selected": "left"}, "from_name": "better", "to_name": "left,right", "type": "pairwise"}
+    left = {"value": {"selected": "left"}, "from_name": "better", "to_name": "better", "type": "pairwise"}
     clearly = {"value": {"choices": ["clearly"]}, "from_name": "strength", "to_name": "prompt", "type": "choices"}
     comment = {
         "value": {"text": ["short", "and clear"]},
@@ -786,6 +790,29 @@ def test_mistakes_are_one_line(
     got, printed, error = command(*arguments)
     assert (got, printed) == (code, "") and message in error and error.count("\n") == 1
     assert not (tmp_path / "empty" / "feedback.sqlite").exists()
+
+
+def test_the_commands_of_the_page_do_what_it_says(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Any
+) -> None:
+    """One after another; what comes back from another tool is what went there."""
+    page = (Path(__file__).parents[1] / "docs" / "exchange.md").read_text(encoding="utf-8")
+    lines = [shlex.split(line) for line in page.splitlines() if line.startswith("shfcas ")]
+    assert {words[words.index("--format") + 1] for words in lines} == set(FORMATS)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "run").rename("runs/mine")
+    (tmp_path / "runs" / "copy").mkdir()
+    exported = ""
+    for words in lines:
+        if words[2] == "export":
+            exported = words[words.index("--out") + 1]
+        for name in words[4:] if words[2] == "import" else ():
+            if name.endswith((".json", ".jsonl")) and not Path(name).exists():
+                Path(name).write_bytes(Path(exported).read_bytes())
+        code, _, error = command(*words[2:])
+        assert (words[:2], code, error) == (["shfcas", "feedback"], 0, ""), words
+        assert Path(exported).exists()
 
 
 def test_a_run_without_a_queue_says_so(tmp_path: Path) -> None:

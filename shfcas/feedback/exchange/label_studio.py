@@ -47,7 +47,7 @@ def write(path: Path, export: Export) -> list[Path]:
     tasks = (_task(item, export, logs.get(item.id, []), answers.get(item.id, [])) for item in export.items)
     write_array(path, tasks)
     config = path.with_suffix(".xml")
-    write_text(config, CONFIG.replace("</View>\n", SCORES + "</View>\n") if export.with_scores else CONFIG)
+    write_text(config, CONFIG.removesuffix("</View>\n") + SCORES + "</View>\n" if export.with_scores else CONFIG)
     return [path, config]
 
 
@@ -68,7 +68,7 @@ def _annotation(made: Judgement, left: str) -> dict[str, Any]:
     side = on_side(made.choice, left)
     result = []
     if side in ("left", "right"):
-        result.append(_result(made, "better", "left,right", "pairwise", {"selected": side}))
+        result.append(_result(made, "better", "better", "pairwise", {"selected": side}))
     else:
         result.append(_result(made, "other", "prompt", "choices", {"choices": [side]}))
     if made.strength is not None:
