@@ -774,6 +774,7 @@ def test_the_command_uses_the_settings_of_the_run(store: Store, tmp_path: Path, 
         (["import", "empty", "x", "--format", "trl"], 1, "empty has no feedback.sqlite"),
         (["export", "run", "--out", "x", "--run_queue", "round-9"], 1, "no queue round-9; it has round-1"),
         ([], 2, "missing: gold"),
+        (["--gold", "x", "--out", "y"], 2, "out is for export RUN; output names the preferences"),
     ],
 )
 def test_mistakes_are_one_line(

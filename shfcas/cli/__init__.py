@@ -23,7 +23,7 @@ COMMANDS = {
     "sample": "answers from a policy, with log-probabilities",
     "score": "rewards and conflict scores (PACS, Kendall-tau) for answers",
     "select": "the comparisons that are worth a label",
-    "feedback": "judge the selected comparisons with a gold reward; export and import answers",
+    "feedback": "judge the selected comparisons with a gold reward",
     "sft": "fine-tune a policy on good answers",
     "train-reward": "train or refine a reward model on preferences",
     "ppo": "fine-tune a policy against a reward with PPO",
