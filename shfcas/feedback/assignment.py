@@ -21,7 +21,7 @@ SELECT s.item FROM standing AS s
 WHERE s.queue = :queue AND s.flagged = 0 AND s.people = :people
     AND NOT EXISTS (
         SELECT 1 FROM marks AS m
-        WHERE m.annotator = :annotator AND m.item = s.item AND m.votes + m.repeats + m.skips + m.flags > 0
+        WHERE m.annotator = :annotator AND m.item = s.item AND m.votes + m.skips + m.flags > 0
     )
     AND (
         SELECT count(*) FROM leases AS l WHERE l.item = s.item AND l.annotator <> :annotator AND l.repeat = 0
@@ -169,7 +169,7 @@ class Assignment:
         if annotator is not None:
             mine, seen_and_open = self.store.rows(
                 "SELECT count(*) FILTER (WHERE m.votes > 0), count(*) FILTER (WHERE s.flagged = 0 AND s.people < ? "
-                "AND m.votes + m.repeats + m.skips + m.flags > 0) "
+                "AND m.votes + m.skips + m.flags > 0) "
                 "FROM marks AS m JOIN standing AS s ON s.item = m.item "
                 "WHERE m.annotator = ? AND m.item BETWEEN ? AND ?",
                 (overlap, annotator, self._first, self._last),

@@ -75,7 +75,7 @@ CREATE TRIGGER judged AFTER INSERT ON judgements BEGIN
         SELECT
             count(*) FILTER (WHERE NOT repeat AND choice IN ('first', 'second', 'tie', 'both_bad')),
             count(*) FILTER (WHERE repeat),
-            count(*) FILTER (WHERE choice = 'skip'),
+            count(*) FILTER (WHERE NOT repeat AND choice = 'skip'),
             count(*) FILTER (WHERE choice = 'flag'),
             max(number)
         FROM judgements AS j

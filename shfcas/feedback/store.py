@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -39,6 +40,7 @@ class Store:
         self.path = Path(path)
         self._lock = threading.RLock()
         self._db = connect(self.path, busy_seconds)
+        self._file = self._inode()
 
     def __enter__(self) -> "Store":
         return self
@@ -51,6 +53,13 @@ class Store:
         with self._lock:
             self._db.close()
 
+    def _inode(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self.path)
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
+
     @contextmanager
     def transaction(self, durable: bool = True) -> Iterator[sqlite3.Connection]:
         """Everything inside is written together or not at all, and no other thread or process writes meanwhile.
@@ -60,6 +69,8 @@ class Store:
                 that is enough for leases, and saves the wait.
         """
         with self._lock, store_errors(self.path):
+            if self._inode() != self._file:  # what is written to a deleted file would be lost without an error
+                raise StoreError(f"{self.path} was moved or deleted while it was open; put it back and start again")
             if not durable:
                 self._db.execute("PRAGMA synchronous = NORMAL")
             try:
