@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from shfcas.chat import as_messages
-from shfcas.feedback.exchange.answers import Answer, check_among, check_name, check_text, judgement, seconds, time
+from shfcas.feedback.exchange.answers import Answer, check_among, check_name, check_text, judgement, says, seconds, time
 from shfcas.feedback.exchange.matching import Book, Export, on_side
 from shfcas.feedback.exchange.reading import Problem, shown
 from shfcas.feedback.exchange.writing import write_array
@@ -139,9 +139,8 @@ def _answer(annotation: Any, item: Item, left: str, log: dict[str, Judgement]) -
     else:
         choice, strength = _choice(values, left)
         comment = _comment(values.get("comment"))
-    for made in (log[id] for id in ids if id in log):
-        if (made.choice, made.strength, made.comment) == (choice, strength, comment):
-            return None
+    if any(says(log[id]) == (choice, strength, comment.split()) for id in ids if id in log):
+        return None
     return Judgement(
         id="",
         item=item.id,
