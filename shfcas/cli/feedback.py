@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from shfcas.candidates import read_candidates
-from shfcas.cli._exchange import exchange
+from shfcas.cli._exchange import INPUTS, INPUTS_HELP, ExchangeConfig, exchange
 from shfcas.config import option
 from shfcas.errors import UsageError
 from shfcas.feedback import read_queue
-from shfcas.feedback.exchange import ExchangeOptions
 from shfcas.feedback.gold import GoldFeedback
 from shfcas.feedback.judge import JudgeFeedback
 from shfcas.feedback.judge_settings import JudgeSettings
@@ -21,15 +20,13 @@ from shfcas.files import remove, write_json
 from shfcas.preferences import write_preferences
 from shfcas.scoring import load_scorer
 
-INPUTS, INPUTS_HELP = "action", "export RUN, or import RUN FILE ...; without it, the comparisons are judged"
+__all__ = ["INPUTS", "INPUTS_HELP", "Config", "run"]
 
 
 @dataclass
-class Config(ExchangeOptions):
+class Config(ExchangeConfig):
     """`shfcas feedback`."""
 
-    action: list[str] = option(list, "export RUN, or import RUN FILE ...")
-    out: str | None = option(None, "the file to export to")
     input: str = option("conflicts.parquet", "the candidate table that the queue was made from")
     queue: str = option("queue.jsonl", "the queue of comparisons")
     source: str = option("gold", "who answers", ("gold", "judge"))
@@ -43,7 +40,9 @@ class Config(ExchangeOptions):
 def run(config: Config) -> dict[str, Any]:
     """Judges and writes the preferences, or exchanges a run's answers with another tool."""
     if config.action:
-        return exchange(config, config.out, *config.action)
+        return exchange(config)
+    if config.out is not None:
+        raise UsageError("out is for export RUN; output names the preferences to write")
     return (_judge if config.source == "judge" else _gold)(config)
 
 

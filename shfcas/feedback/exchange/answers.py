@@ -205,7 +205,7 @@ class Reconciled:
         made = replace(answer.judgement, id=content_id(answer.judgement))
         standing = self._standing.get(_whose(made))
         if standing is not None:
-            if made.choice == "skip" or _says(standing) == _says(made):
+            if made.choice == "skip" or says(standing) == says(made):
                 return
             here = self._from.get(standing.id)
             if here is not None:
@@ -242,5 +242,6 @@ def _whose(judgement: Judgement) -> tuple[str, str, bool]:
     return judgement.annotator, judgement.item, judgement.choice == "skip"
 
 
-def _says(judgement: Judgement) -> tuple[str, str | None, str]:
-    return judgement.choice, judgement.strength, judgement.comment
+def says(judgement: Judgement) -> tuple[str, str | None, list[str]]:
+    """What an answer says; tools may change the white space of a comment."""
+    return judgement.choice, judgement.strength, judgement.comment.split()

@@ -59,6 +59,7 @@ def _record(
         "suggestions": {},
         "responses": responses,
         "vectors": {},
+        "status": "pending",
         "_server_id": None,
     }
 

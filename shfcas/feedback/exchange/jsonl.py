@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from shfcas.chat import check_prompt
+from shfcas.chat import as_messages, check_prompt
 from shfcas.errors import UserError
 from shfcas.feedback.exchange.answers import Answer, check_text, judgement
 from shfcas.feedback.exchange.matching import ELSEWHERE, Book, Export
@@ -79,12 +79,15 @@ def _item(row: dict[str, Any], book: Book, queue: str) -> None:
         number = values[name]
         if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < 1 << 63:
             raise Problem(f"{name} is {shown(number)}", "expected a whole number, 0 or more")
-    if not isinstance(values["why"], dict):
-        raise Problem(f"why is {shown(values['why'])}", "expected an object")
+    why = values["why"]
+    if not isinstance(why, dict) or not all(_is_reason(reason) for reason in why.values()):
+        raise Problem(f"why is {shown(why)}", "expected numbers, or one number for each answer")
     try:
         check_prompt(values["prompt"], "the item")
     except UserError as error:
         raise Problem(str(error), AGAIN) from None
+    if not all(isinstance(part, str) for message in as_messages(values["prompt"]) for part in message.values()):
+        raise Problem("a message of the prompt has more than text in it", AGAIN)
     item = Item(**values)
     if item.queue != queue:
         raise Problem(f"an item of the queue {shown(item.queue)} after the line of {shown(queue)}", AGAIN)
@@ -99,6 +102,11 @@ def _item(row: dict[str, Any], book: Book, queue: str) -> None:
         book.add(item)
     else:
         raise Problem(f"item {item.id} is not in the queue {queue} of this run", ELSEWHERE)
+
+
+def _is_reason(value: Any) -> bool:
+    parts = value if isinstance(value, list) and len(value) == 2 else [value]
+    return all(part is None or isinstance(part, bool | int | float) for part in parts)
 
 
 def _complete(book: Book, queue: str, expected: tuple[str, int]) -> None:

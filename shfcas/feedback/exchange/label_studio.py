@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from shfcas.chat import as_messages
-from shfcas.feedback.exchange.answers import Answer, check_among, check_name, check_text, judgement, seconds, time
+from shfcas.feedback.exchange.answers import Answer, check_among, check_name, check_text, judgement, says, seconds, time
 from shfcas.feedback.exchange.matching import Book, Export, on_side
 from shfcas.feedback.exchange.reading import Problem, shown
 from shfcas.feedback.exchange.writing import write_array
@@ -47,7 +47,7 @@ def write(path: Path, export: Export) -> list[Path]:
     tasks = (_task(item, export, logs.get(item.id, []), answers.get(item.id, [])) for item in export.items)
     write_array(path, tasks)
     config = path.with_suffix(".xml")
-    write_text(config, CONFIG.replace("</View>\n", SCORES + "</View>\n") if export.with_scores else CONFIG)
+    write_text(config, CONFIG.removesuffix("</View>\n") + SCORES + "</View>\n" if export.with_scores else CONFIG)
     return [path, config]
 
 
@@ -68,7 +68,7 @@ def _annotation(made: Judgement, left: str) -> dict[str, Any]:
     side = on_side(made.choice, left)
     result = []
     if side in ("left", "right"):
-        result.append(_result(made, "better", "left,right", "pairwise", {"selected": side}))
+        result.append(_result(made, "better", "better", "pairwise", {"selected": side}))
     else:
         result.append(_result(made, "other", "prompt", "choices", {"choices": [side]}))
     if made.strength is not None:
@@ -139,9 +139,8 @@ def _answer(annotation: Any, item: Item, left: str, log: dict[str, Judgement]) -
     else:
         choice, strength = _choice(values, left)
         comment = _comment(values.get("comment"))
-    for made in (log[id] for id in ids if id in log):
-        if (made.choice, made.strength, made.comment) == (choice, strength, comment):
-            return None
+    if any(says(log[id]) == (choice, strength, comment.split()) for id in ids if id in log):
+        return None
     return Judgement(
         id="",
         item=item.id,

@@ -191,7 +191,9 @@ class Book:
 def _is_prompt(prompt: Any) -> bool:
     if isinstance(prompt, str):
         return True
-    return isinstance(prompt, list) and all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in prompt)
+    return isinstance(prompt, list) and all(
+        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in prompt
+    )
 
 
 def texts_key(prompt: Prompt, one: str, other: str) -> tuple[str, frozenset[str]]:

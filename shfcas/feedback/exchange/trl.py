@@ -27,8 +27,8 @@ def read(rows: Iterable[tuple[str, dict[str, Any]]], book: Book) -> Iterator[Ans
         with book.problems.at(where):
             try:
                 preference = Preference.from_row(row, "the row")
-            except (UserError, OverflowError) as error:
-                raise Problem(" ".join(str(error).split()), "see docs/exchange.md for the columns") from None
+            except (UserError, OverflowError, RecursionError) as error:
+                raise Problem(" ".join(str(error).split())[:300], "see TRL's columns in docs/exchange.md") from None
             item, choice = _place(preference, book)
             name = preference.annotator or preference.source
             for annotator in name.split("+") if preference.source == "human" else [name]:
