@@ -1,6 +1,7 @@
 """The page where people answer, in a real browser: what is pressed there stands in the store."""
 
 import contextlib
+import hashlib
 import json
 import re
 import signal
@@ -203,6 +204,40 @@ def test_a_closed_tab_sends_its_answers_on_the_next_visit(served, person):
     assert [(j.item, side(j)) for j in run.log()] == list(zip(answered, ["left", "both_bad"], strict=True))
 
 
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def test_answers_of_another_run_at_the_same_address_wait_for_theirs(person, tmp_path):
+    one, other = (Run(tmp_path / name, make_items(8)) for name in ("one", "other"))
+    port = free_port()
+    one.address = other.address = f"http://127.0.0.1:{port}/"
+    settings = HumanSettings(port=port, repeat_share=0.0)
+    ada = person()
+    with serve(one.folder, settings):
+        ada.begins(one.link("ada"))
+        ada.page.wait_for_load_state("networkidle")
+        ada.context.set_offline(True)
+        ada.answers("2")
+        ada.page.goto("about:blank")
+    ada.context.set_offline(False)
+    with serve(other.folder, settings):
+        ada.begins(other.link("ada"))
+        ada.answers("1")
+        ada.status("Saved")
+        assert ada.text("#status") == "Saved"
+        ada.page.goto("about:blank")
+    assert [side(j) for j in other.log()] == ["left"]
+    assert one.log() == []
+    with serve(one.folder, settings):
+        ada.begins(one.address)
+        ada.status("Saved")
+        assert ada.text("#counts") == "1 answered, 7 left"
+    assert [side(j) for j in one.log()] == ["right"]
+
+
 @contextlib.contextmanager
 def annotate(folder: Path, port: int) -> Iterator[subprocess.Popen[str]]:
     """`shfcas annotate`, until it is killed or the context ends."""
@@ -218,9 +253,7 @@ def annotate(folder: Path, port: int) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_a_killed_server_loses_nothing_and_asks_nobody_to_sign_in_again(person, tmp_path):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     run = Run(tmp_path / "run", make_items(12))
     run.address = f"http://127.0.0.1:{port}/"
     ada = person()
@@ -268,10 +301,10 @@ def test_a_new_token_signs_out_and_keeps_the_answer(served, person):
 def test_what_the_server_does_not_take_is_kept_and_said(served, person):
     run = served(make_items(4))
     ada = person()
+    cookie = "shfcas_" + hashlib.sha256(str(run.folder.resolve()).encode()).hexdigest()[:12]
     entry = {"kind": "judgement", "body": {"id": "a0000000-0000-4000-8000-000000000000", "item": "unknown"}}
-    ada.page.add_init_script(
-        f"localStorage.setItem('shfcas/outbox/ada/0000000000000001', {json.dumps(json.dumps(entry))})"
-    )
+    name = json.dumps(f"shfcas/outbox/{cookie}/ada/0000000000000001")
+    ada.page.add_init_script(f"localStorage.setItem({name}, {json.dumps(json.dumps(entry))})")
     ada.begins(run.link("ada"))
     ada.answers("1")
     ada.status("1 not accepted")

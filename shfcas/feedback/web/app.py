@@ -63,6 +63,7 @@ def make_app(folder: Path, desk: Desk, settings: HumanSettings) -> Guard:
         context = {
             "csrf": people.csrf(name) if name else "",
             "page_version": version,
+            "run": cookie,  # what a browser keeps is kept for a run, too
             "signed_in": name,
             "queue": desk.queue(),
         }

@@ -18,6 +18,7 @@ let csrf = meta("csrf");
 
 export const pageVersion = meta("page-version");
 export const signedInAs = meta("annotator");
+export const run = meta("run"); // what this browser keeps belongs to it: another one may be served here tomorrow
 
 export const get = (path) => ask(path, {});
 

@@ -4,7 +4,7 @@ import { get, pageVersion, Refused, uuid } from "./api.js";
 import { put, take } from "./storage.js";
 
 const HELD = 5; // comparisons at a time, so that a lost connection does not stop the work
-const REMEMBERED = 20; // answers that can be undone after the page was loaded again
+const REMEMBERED = 20; // answers that can be undone, also after the page was loaded again
 const POLL = 15_000; // milliseconds
 const RECENT = 30; // answers that the pace is taken from
 const PAUSE = 300; // seconds: whoever looks longer is having a coffee
@@ -12,7 +12,7 @@ const PAUSE = 300; // seconds: whoever looks longer is having a coffee
 /** Events: `task` (another comparison is before them), `change` (anything else), `signed-out`. */
 export class Desk extends EventTarget {
   #outbox;
-  #annotator;
+  #owner;
   #history;
   #fetching = false;
   #again = false; // somebody asked for more while the last question was under way
@@ -22,10 +22,11 @@ export class Desk extends EventTarget {
   #recent = [];
   #stopped = false;
   #delivered = 0;
+  #awaited = new Set(); // items of undone answers whose comparison this page has not got
 
-  constructor(annotator, outbox) {
+  constructor(owner, outbox) {
     super();
-    this.#annotator = annotator;
+    this.#owner = owner;
     this.#outbox = outbox;
     this.#history = take(this.#name) ?? [];
     this.tasks = [];
@@ -41,7 +42,7 @@ export class Desk extends EventTarget {
   }
 
   get #name() {
-    return `shfcas/history/${this.#annotator}`;
+    return `shfcas/history/${this.#owner}`;
   }
 
   /** The comparison to answer, or null. */
@@ -105,7 +106,10 @@ export class Desk extends EventTarget {
     this.#recent.pop();
     this.#outbox.add("undo", { id: uuid(), undoes: last.id }, last.about);
     if (last.task) this.#putBack(last.task, last.seconds);
-    else this.dispatchEvent(new Event("change"));
+    else {
+      this.#awaited.add(last.item); // given before the page was loaded: it comes with the reply
+      this.dispatchEvent(new Event("change"));
+    }
     return last;
   }
 
@@ -123,6 +127,7 @@ export class Desk extends EventTarget {
         if (this.#stopped) return;
         this.#failures = 0;
         this.unreachable = false;
+        if (this.#outbox.state === "waiting") this.#outbox.deliver();
         // Counts from before or amid a delivery would be those of another moment.
         if (!this.progress || (before === this.#delivered && !this.#outbox.size)) this.progress = answer.progress;
         this.exhausted = !answer.task;
@@ -167,7 +172,9 @@ export class Desk extends EventTarget {
       if (entry && answer) entry.why = answer.why ?? {};
       if (error) this.#history = this.#history.filter((each) => each.id !== body.id);
       this.#remember();
-    } else if (answer?.task && !this.#has(answer.task.id) && !this.#history.some((each) => each.item === answer.task.id)) {
+    } else if (answer?.task && this.#awaited.delete(answer.task.id)) {
+      // Fetching ahead may have brought it meanwhile.
+      this.tasks = this.tasks.filter((task) => task.id !== answer.task.id);
       this.#putBack(answer.task, 0);
     }
     this.dispatchEvent(new Event("change"));
@@ -204,7 +211,7 @@ export class Desk extends EventTarget {
 
   #remember(entry) {
     if (entry) this.#history.push(entry);
-    this.#history = this.#history.slice(-200);
-    put(this.#name, this.#history.slice(-REMEMBERED).map((each) => ({ ...each, task: undefined })));
+    this.#history = this.#history.slice(-REMEMBERED); // with their texts, which may be long
+    put(this.#name, this.#history.map((each) => ({ ...each, task: undefined })));
   }
 }

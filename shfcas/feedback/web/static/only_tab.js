@@ -1,9 +1,9 @@
 // One tab at a time works for a person: two would be given the same comparison.
 
 /** Calls `free` when this tab may work, `taken` when another one does; a click on `takeOver` makes it this one. */
-export function onlyTab(name, { free, taken, takeOver }) {
+export function onlyTab(owner, { free, taken, takeOver }) {
   const me = crypto.getRandomValues(new Uint32Array(2)).join("-");
-  const channel = new BroadcastChannel(`shfcas/${name}`);
+  const channel = new BroadcastChannel(`shfcas/${owner}`);
   let working = false;
   let waiting = true;
   const say = (word) => channel.postMessage({ word, from: me });

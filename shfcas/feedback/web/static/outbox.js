@@ -19,14 +19,14 @@ export class Outbox extends EventTarget {
   #failures = 0;
 
   /**
-   * @param {string} annotator each has an outbox of their own
+   * @param {string} owner a run and a person: each has an outbox of its own
    * @param {(kind: string, body: object) => Promise<object>} send
    */
-  constructor(annotator, send) {
+  constructor(owner, send) {
     super();
     this.#send = send;
-    this.#prefix = `shfcas/outbox/${annotator}/`;
-    this.#refused = `shfcas/refused/${annotator}/`;
+    this.#prefix = `shfcas/outbox/${owner}/`;
+    this.#refused = `shfcas/refused/${owner}/`;
     this.state = this.size ? "saving" : "saved";
     this.problem = "";
     addEventListener("online", () => this.deliver());
@@ -68,12 +68,6 @@ export class Outbox extends EventTarget {
     } finally {
       this.#busy = false;
     }
-  }
-
-  /** Sends nothing any more. */
-  stop() {
-    clearTimeout(this.#timer);
-    this.#busy = true;
   }
 
   async #deliverOne(name) {

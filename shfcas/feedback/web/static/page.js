@@ -1,6 +1,6 @@
 // The page where people answer: signs in, puts desk, outbox, keys and view together.
 
-import { guidelines, post, signedInAs } from "./api.js";
+import { guidelines, post, run, signedInAs } from "./api.js";
 import { Desk } from "./desk.js";
 import * as keys from "./keys.js";
 import { onlyTab } from "./only_tab.js";
@@ -57,15 +57,16 @@ async function signIn(token) {
 
 function work(name) {
   $("who").textContent = ` ${name}`;
-  outbox = new Outbox(name, (kind, body) => post(kind === "undo" ? "/api/undo" : "/api/judgements", body));
-  desk = new Desk(name, outbox);
+  const owner = `${run}/${name}`;
+  outbox = new Outbox(owner, (kind, body) => post(kind === "undo" ? "/api/undo" : "/api/judgements", body));
+  desk = new Desk(owner, outbox);
   outbox.addEventListener("change", () => (outbox.state === "signed-out" ? signedOut() : refresh()));
   desk.addEventListener("signed-out", signedOut);
   desk.addEventListener("task", showNext);
   desk.addEventListener("change", refresh);
   for (const event of ["online", "offline"]) addEventListener(event, refresh);
   screen("waiting");
-  onlyTab(name, {
+  onlyTab(owner, {
     free: () => {
       screen(desk.task ? "work" : "waiting");
       outbox.deliver();
