@@ -454,6 +454,7 @@ def test_the_log_has_no_tokens_and_nothing_that_a_terminal_obeys(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="shfcas")  # a command may have set another
     tokens = make_run(tmp_path, make_items(3, first_text="\x1b[2Janswer"))
     with serve(tmp_path, SETTINGS) as page:
         client = Client(page.address)

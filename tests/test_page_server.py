@@ -344,6 +344,8 @@ class Command:
             text=True,
             cwd=ROOT,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
+            # Shells let what they start in the background ignore Ctrl-C, and these tests may have been.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         assert self.process.stdout
         self.first = self.process.stdout.readline()
