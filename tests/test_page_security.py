@@ -454,10 +454,9 @@ def test_the_log_has_no_tokens_and_nothing_that_a_terminal_obeys(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    # Commands that ran before in this process have set a level, and left a handler whose stream is closed by now.
+    # A command that ran in this process before has set a level, and left a handler whose stream is closed.
     caplog.set_level(logging.DEBUG, logger="shfcas")
-    left = [handler for handler in logging.root.handlers if type(handler) is not logging.StreamHandler]
-    monkeypatch.setattr(logging.root, "handlers", left)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [caplog.handler])
     tokens = make_run(tmp_path, make_items(3, first_text="\x1b[2Janswer"))
     with serve(tmp_path, SETTINGS) as page:
         client = Client(page.address)

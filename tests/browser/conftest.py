@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import chromium
 import pytest
-from people import Person, Run
 from playwright.sync_api import Browser, sync_playwright
 
+from browser import chromium
+from browser.people import Person, Run
 from shfcas.feedback.schema import Item
 from shfcas.feedback.settings import HumanSettings
 from shfcas.feedback.web.server import serve

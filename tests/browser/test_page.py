@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from people import Run, make_items
 
+from browser.people import Run, make_items
 from shfcas.feedback.aggregation import effective
 from shfcas.feedback.schema import Judgement
 from shfcas.feedback.settings import HumanSettings

@@ -4,7 +4,8 @@ import itertools
 import re
 
 import pytest
-from people import Person, make_items
+
+from browser.people import Person, make_items
 
 NAMED = {"button", "link", "textbox", "checkbox", "region", "progressbar", "dialog", "img", "navigation"}
 
