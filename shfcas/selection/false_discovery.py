@@ -72,11 +72,11 @@ def kendall_report(rows: Iterable[Row], level: float) -> dict[str, Any]:
         level: the false-discovery rate.
 
     Returns:
-        `false_discovery_rate`: the level, which bounds the expected share of prompts among the chosen whose orders are
-        unrelated. `expected_false_discovery_rate`: that share if no prompt's orders were related otherwise, which is
-        what the p-values allow for; at most the level. `prompts` and `chosen`: how many were tested and chosen.
-        `largest_pvalue` of the chosen (-1: none), and `distances`: for each number of answers the least Kendall
-        distance that was chosen. `smallest_pvalue`: of all.
+        `false_discovery_rate`: the level, which bounds the expected share, among the chosen prompts, of those whose
+        orders are unrelated, if prompts are independent. `expected_false_discovery_rate`: how many prompts would pass
+        if the orders of all were unrelated, over how many did; at most the level. `prompts` and `chosen`: how many
+        were tested and chosen. `largest_pvalue` of the chosen (-1: none), `smallest_pvalue` of all, and `distances`:
+        for each number of answers the least Kendall distance that was chosen.
     """
     seen = Counter((len(row["pacs"]), row["kendall_distance"]) for row in rows)
     pvalues: Counter[float] = Counter()
