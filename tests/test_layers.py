@@ -41,6 +41,7 @@ LAYERS = [  # the lowest first; a room imports rooms of its own layer and of low
         "feedback",
         "training",
         "evaluation",
+        "exports",
     },
     {"rounds", "demo", "report", "stages"},
     {"cli"},

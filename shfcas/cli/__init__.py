@@ -30,6 +30,7 @@ COMMANDS = {
     "rloo": "the same with RLOO: the other answers to a prompt as the baseline",
     "grpo": "the same with GRPO: advantages within a group of answers",
     "rso": "fine-tune a policy on pairs of its own answers, without sampling",
+    "export": "prompts, policy and reward model for verl or OpenRLHF",
     "evaluate": "gold reward, win rate, KL and conflict of a policy",
     "report": "one HTML page about a finished run",
     "env": "versions and build facts, for bug reports",
