@@ -41,7 +41,9 @@ def page(results: Results) -> str:
     parts += [_machine(first), "## Targets\n", _targets(results), _plots()]
     for bench, title in TITLES.items():
         if bench in results:
-            parts += [f"## {title}\n", *_tables(results[bench]["cases"])]
+            machine = results[bench]["machine"]
+            other = [] if machine["processor"] == first["processor"] else [_machine(machine)]
+            parts += [f"## {title}\n", *other, *_tables(results[bench]["cases"])]
     return "\n".join(parts)
 
 
