@@ -16,7 +16,7 @@ LAYERS = [  # the lowest first; a room imports rooms of its own layer and of low
     {"_library"},
     {"_arguments", "_autograd", "_fake_kernels", "_pvalues"},
     {"ops", "reference"},
-    {"config", "files", "errors", "progress", "seeds", "quantiles"},
+    {"config", "files", "errors", "processes", "progress", "seeded_choice", "seeds", "quantiles"},
     {
         "candidates",
         "preferences",
@@ -41,6 +41,7 @@ LAYERS = [  # the lowest first; a room imports rooms of its own layer and of low
         "feedback",
         "training",
         "evaluation",
+        "exports",
     },
     {"rounds", "demo", "report", "stages"},
     {"cli"},
