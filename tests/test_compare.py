@@ -151,17 +151,15 @@ def test_a_grid_may_grow_and_what_it_stands_on_may_not_change(
 def test_the_full_model_is_refined_with_the_same_labels(values: dict[str, Any], tmp_path: Path) -> None:
     reward = {"learning_rate": 1e-2, "num_train_epochs": 1}
     settings = {"refine": "full", "reward": reward, "seeds": 1, "budgets": [4], "jobs": 1}
-    folders = [tmp_path / name for name in ("full", "again", "head")]
-    for folder in folders[:2]:
-        compare(build(CompareConfig, {**values, **settings, "output": str(folder)}))
-    assert results(folders[0]) == results(folders[1])
-    assert not list((folders[0] / ".cells").iterdir())  # no model is kept
-    compare(build(CompareConfig, {**values, "seeds": 1, "budgets": [4], "output": str(folders[2])}))
+    values = {**values, "strategies": ["random"]}
+    full, head = tmp_path / "full", tmp_path / "head"
+    compare(build(CompareConfig, {**values, **settings, "output": str(full)}))
+    assert not list((full / ".cells").iterdir())  # no model is kept
+    compare(build(CompareConfig, {**values, "seeds": 1, "budgets": [4], "output": str(head)}))
     asked = ("comparisons", "labels", "errors_found", "blind_share")
-    full, head = ([r for r in results(f) if r["metric"] in asked] for f in (folders[0], folders[2]))
-    assert full == head
-    before = [r["value"] for r in results(folders[0]) if r["metric"] == "mean_abs_pacs"]
-    assert len(set(before)) == 3  # none, random, shf_cas: each has learned something else
+    assert [r for r in results(full) if r["metric"] in asked] == [r for r in results(head) if r["metric"] in asked]
+    found = [r["value"] for r in results(full) if r["metric"] == "mean_abs_pacs"]
+    assert len(set(found)) == 2  # none and random: each has learned something else
 
 
 def test_policies_follow_the_refined_rewards(values: dict[str, Any], tmp_path: Path) -> None:
