@@ -11,6 +11,7 @@ import hashlib
 import json
 import types
 import typing
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,9 +21,14 @@ from shfcas.files import read_text
 Config = TypeVar("Config")
 
 
-def option(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
-    """A dataclass field with a help text; a callable default is called for each new instance."""
+def option(default: Any, help: str, choices: tuple[str, ...] = (), volatile: bool = False) -> Any:
+    """A dataclass field with a help text; a callable default is called for each new instance.
+
+    A volatile field does not change what a run comes to, so it may differ when the run is continued.
+    """
     metadata: dict[str, Any] = {"help": help} | ({"choices": choices} if choices else {})
+    if volatile:
+        metadata["volatile"] = True
     if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -148,14 +154,16 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def differences(old: dict[str, Any], new: dict[str, Any], where: str = "") -> list[str]:
-    """The fields in which two configurations differ, as `key: old -> new`."""
+def differences(
+    old: dict[str, Any], new: dict[str, Any], where: str = "", skip: Collection[str] = frozenset()
+) -> list[str]:
+    """The fields in which two configurations differ, but for the dotted names in `skip`, as `key: old -> new`."""
     found = []
     for key in sorted({*old, *new}):
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            found += differences(a, b, f"{where}{key}.")
-        elif a != b:
+            found += differences(a, b, f"{where}{key}.", skip)
+        elif a != b and f"{where}{key}" not in skip:
             found.append(f"{where}{key}: {a!r} -> {b!r}")
     return found
 
@@ -223,10 +231,16 @@ def from_flags(cls: type[Config], arguments: argparse.Namespace, yaml_path: str 
     return build(cls, values)
 
 
-def _dotted(cls: type, prefix: str = "") -> set[str]:
+def volatile_names(cls: type) -> set[str]:
+    """The dotted names of the fields that may differ when a run is continued."""
+    return {name for name, field in _dotted(cls).items() if field.metadata.get("volatile")}
+
+
+def _dotted(cls: type, prefix: str = "") -> dict[str, Any]:
+    """All fields that hold a value, by their dotted names."""
     hints = typing.get_type_hints(cls)
-    names: set[str] = set()
+    names: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
         nested = _nested(hints[field.name])
-        names |= _dotted(nested, f"{prefix}{field.name}.") if nested else {f"{prefix}{field.name}"}
+        names |= _dotted(nested, f"{prefix}{field.name}.") if nested else {f"{prefix}{field.name}": field}
     return names

@@ -13,19 +13,23 @@ from shfcas.bootstrap import BootstrapSettings, demonstrations
 from shfcas.callables import is_callable_name
 from shfcas.candidates import CandidateTable, read_candidates, read_prompts, write_candidates
 from shfcas.chat import plain_text
-from shfcas.config import fingerprint, option, to_dict
+from shfcas.config import fingerprint, option, to_dict, volatile_names
 from shfcas.conflicts import POLICY_SCORES, add_conflicts
 from shfcas.errors import UsageError, UserError
 from shfcas.evaluation import EvaluationSettings, detection, grouped, ranking_accuracy, summarize
-from shfcas.feedback import read_queue
+from shfcas.feedback import FeedbackSource, read_queue
 from shfcas.feedback.gold import GoldFeedback
+from shfcas.feedback.human import HumanFeedback
+from shfcas.feedback.judge import JudgeFeedback
+from shfcas.feedback.judge_settings import JudgeSettings
+from shfcas.feedback.settings import HumanSettings
 from shfcas.files import write_json, write_jsonl
 from shfcas.models import provenance
 from shfcas.preferences import Preference, merge, read_preferences, write_preferences
 from shfcas.preflight import PreflightSettings, preflight, refuse_failures
 from shfcas.sampling import SamplingConfig, sample_policy
-from shfcas.scoring import add_rewards, load_scorer, score_rows, shaped_reward
-from shfcas.selection import SelectionConfig, select
+from shfcas.scoring import add_rewards, ensemble_members, load_scorer, score_rows, shaped_reward
+from shfcas.selection import STRATEGIES, SelectionConfig, select
 from shfcas.stages import RunDirectory, StageContext
 from shfcas.training.reward import RefineSettings, RewardSettings, train_reward_model
 from shfcas.training.reward_data import held_out_prompts, split, weighted
@@ -33,6 +37,8 @@ from shfcas.training.rl import RLSettings, train_rl
 from shfcas.training.sft import SFTSettings, read_demonstrations, train_sft
 
 logger = logging.getLogger(__name__)
+
+SOURCES = ("gold", "human", "judge", "none")
 
 
 @dataclass
@@ -59,7 +65,12 @@ class RunConfig:
     max_prompts: int | None = option(None, "use only the first so many prompts")
     sampling: SamplingConfig = option(SamplingConfig, "candidate answers")
     selection: SelectionConfig = option(SelectionConfig, "whom to ask about what")
-    feedback: str = option("gold", "who answers", ("gold", "none"))
+    feedback: str = option("gold", "who answers: the gold reward, people, a language model", SOURCES)
+    human: HumanSettings = option(HumanSettings, "feedback human: how people are asked")
+    judge: JudgeSettings = option(JudgeSettings, "feedback judge: the language model that answers")
+    finish_with_what_we_have: bool = option(
+        False, "feedback human: go on with the answers there are, without waiting for the rest", volatile=True
+    )
     reward: RefineSettings = option(RefineSettings, "refinement of the reward model")
     preflight: PreflightSettings | None = option(
         PreflightSettings, "look for what is wrong with the reward model before anything is scored (none: do not)"
@@ -80,8 +91,31 @@ class RunConfig:
             raise UsageError("proxy needs preferences: a file in TRL's format, or module:function")
         if self.rounds < 1:
             raise UsageError(f"rounds: expected at least 1, got {self.rounds}")
+        if self.feedback == "judge":
+            self.judge.check()
+        if self.feedback == "human":
+            HumanFeedback.check(self.human)
         self.rl.check(self.sampling.num_completions)
+        self._check_ensemble()
         return self
+
+    def _check_ensemble(self) -> None:
+        """Some strategies read what the members of an ensemble say; that is seen before anything is sampled."""
+        needed = {"reward_variances", "member_rewards"} & {*STRATEGIES[self.selection.strategy].needs}
+        if not needed or self.feedback == "none":
+            return
+        trained = {"proxy": self.proxy, "reward": self.reward if self.rounds > 1 else None}
+        for name, training in trained.items():
+            if training and (training.ensemble_size < 2 or training.average_weights):
+                raise UsageError(
+                    f"selection.strategy {self.selection.strategy} asks an ensemble of reward models: "
+                    f"set {name}.ensemble_size to 2 or more, without average_weights"
+                )
+        if not self.proxy and not ensemble_members(self.reward_model):
+            raise UsageError(
+                f"selection.strategy {self.selection.strategy} asks an ensemble of reward models, and "
+                f"{self.reward_model} is none: shfcas train-reward --ensemble_size 5 trains one"
+            )
 
 
 @dataclass(frozen=True)
@@ -129,8 +163,9 @@ class Loop:
                 f"prompts and eval_prompts share {len(shared)} prompts, first {first!r}: evaluation must be held out"
             )
         self.gold = load_scorer(config.gold)
+        # Made now, so that a missing key is said now; all rounds share its verdicts.
+        self.judge = JudgeFeedback(config.judge, run.path / "judge.jsonl") if config.feedback == "judge" else None
         self.reference = config.reference or config.policy
-        self.gold_feedback = GoldFeedback(self.gold, config.gold)
 
     # -- before the first round -------------------------------------------------------------------------
 
@@ -226,7 +261,10 @@ class Loop:
 
         def judge(context: StageContext) -> None:
             comparisons = read_queue(queue)
-            write_preferences(context.output, self.gold_feedback(comparisons, read_candidates(conflicts), number))
+            source = self._feedback(name, context.seed)
+            write_preferences(context.output, source(comparisons, read_candidates(conflicts), number))
+            if self.judge:
+                write_json(self.run.path / name / "judge.json", self.judge.report)
 
         queue = self.run.stage(f"{name}/queue.jsonl", make_queue, {"conflicts": conflicts})
         return self.run.stage(f"{name}/preferences.jsonl", judge, {"queue": queue, "conflicts": conflicts})
@@ -371,6 +409,13 @@ class Loop:
         table = sample_policy(policy, prompts, sampling, seed, context.work_dir, references, self.config.chat_template)
         write_candidates(context.output, table)
 
+    def _feedback(self, name: str, seed: int) -> FeedbackSource:
+        """Who answers the queue that lies at `name` in the run directory."""
+        config = self.config
+        if config.feedback == "human":
+            return HumanFeedback(self.run.path, name, config.human, seed, config.finish_with_what_we_have)
+        return self.judge or GoldFeedback(self.gold, config.gold)
+
     def _score_reference(self) -> dict[str, str | Path]:
         """The extra column of log-probabilities that the policy score needs, and the model it comes from."""
         if self.config.policy_score != "logprob_ratio":
@@ -446,7 +491,7 @@ def run(config: RunConfig) -> Path:
     """Runs all rounds, or what is left of them, and returns the path of the report."""
     from shfcas.report import write_report
 
-    directory = RunDirectory(config.output, to_dict(config.check()), config.seed)
+    directory = RunDirectory(config.output, to_dict(config.check()), config.seed, volatile_names(RunConfig))
     loop = Loop(directory, config)
     start = loop.start(loop.prepare())
     state = start.state

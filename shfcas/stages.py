@@ -8,7 +8,7 @@ hashes of what went in and came out, the seed, the versions and the time.
 import logging
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -46,9 +46,12 @@ class RunDirectory:
         path: the folder; it is made if it is not there.
         config: the whole configuration. A folder that was made with another one is refused.
         seed: the run's seed.
+        volatile: dotted names of configuration fields that may differ when the run is continued.
     """
 
-    def __init__(self, path: str | Path, config: dict[str, Any], seed: int) -> None:
+    def __init__(
+        self, path: str | Path, config: dict[str, Any], seed: int, volatile: Collection[str] = frozenset()
+    ) -> None:
         self.path, self.config, self.seed = Path(path), config, seed
         with disk_errors(str(self.path)):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -59,16 +62,18 @@ class RunDirectory:
         if self._manifest_path.exists():
             self.manifest = read_json(self._manifest_path)
         if self.manifest["stages"]:
-            changed = differences(self.manifest["config"], config)
+            changed = differences(self.manifest["config"], config, skip=volatile)
             if changed:
                 raise UserError(
                     f"{self.path} was made with another configuration; name a new folder with --output, or undo: "
                     + "; ".join(changed)
                 )
         else:
+            self.manifest.update(seed=seed, versions=versions())
+        if self.manifest.get("config") != config:
             import yaml
 
-            self.manifest.update(config=config, config_hash=fingerprint(config), seed=seed, versions=versions())
+            self.manifest.update(config=config, config_hash=fingerprint(config))
             write_text(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
             self._save()
 

@@ -241,6 +241,7 @@ def test_a_model_whose_score_is_not_linear_is_refused(tmp_path: Path) -> None:
         ({"seeds": 0}, "seeds: expected at least 1, got 0"),
         ({"pool_share": 0}, "pool_share: expected a share above 0"),
         ({"label_noise": 0.7}, "label_noise: expected a share of 0 to 0.5"),
+        ({"selection": {"seed": 1}}, "selection.seed: leave it out"),
         ({"l2": 0}, "l2: expected a number above 0"),
         ({"reward_model": "tests.tiny:letter_reward"}, "a function cannot be refined"),
         ({"rounds": 2}, "a comparison has one round"),

@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from shfcas.config import add_flags, build, differences, fingerprint, from_flags, option, read_yaml, to_dict
+from shfcas.config import (
+    add_flags,
+    build,
+    differences,
+    fingerprint,
+    from_flags,
+    option,
+    read_yaml,
+    to_dict,
+    volatile_names,
+)
 from shfcas.errors import UsageError, UserError
 
 
@@ -27,6 +37,18 @@ class Outer:
     targets: list[str] | str = option("all", "names of layers, or all")
     inner: Inner = option(Inner, "inner")
     spare: Inner | None = option(None, "a section that may be missing")
+
+
+@dataclasses.dataclass
+class Served:
+    port: int = option(80, "where it listens", volatile=True)
+    inner: Inner = option(Inner, "inner")
+
+
+@dataclasses.dataclass
+class Server:
+    seed: int = option(0, "seed")
+    page: Served = option(Served, "page")
 
 
 @dataclasses.dataclass
@@ -212,6 +234,13 @@ def test_differences_are_named_by_their_path() -> None:
     assert differences(old, new) == ["count: 1 -> 2", "inner.learning_rate: 0.001 -> 0.5"]
     assert differences(old, old) == []
     assert differences({"a": 1}, {"b": 1}) == ["a: 1 -> None", "b: None -> 1"]
+
+
+def test_what_may_change_is_known_by_its_path() -> None:
+    assert volatile_names(Server) == {"page.port"}
+    old, new = to_dict(Server()), to_dict(Server(seed=1, page=Served(port=81)))
+    assert differences(old, new) == ["page.port: 80 -> 81", "seed: 0 -> 1"]
+    assert differences(old, new, skip=volatile_names(Server)) == ["seed: 0 -> 1"]
 
 
 def test_fingerprint_depends_on_values_alone() -> None:

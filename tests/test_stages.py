@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from shfcas.config import read_yaml
 from shfcas.errors import UserError
 from shfcas.stages import RunDirectory, StageContext
 
@@ -95,6 +96,16 @@ def test_a_changed_configuration_is_refused_with_the_list_of_differences(reopen:
         reopen({"rounds": 3, "ppo": {"learning_rate": 1e-4}})
     assert str(caught.value).endswith("ppo.learning_rate: 1e-05 -> 0.0001; rounds: 2 -> 3")
     assert (run.path / "manifest.json").read_text() == before
+
+
+def test_a_volatile_field_may_change_and_the_file_says_what_it_is_now(tmp_path: Path) -> None:
+    for port in (80, 81):
+        run = RunDirectory(tmp_path / "run", {"seed": 1, "page": {"port": port}}, 1, volatile={"page.port"})
+        run.stage("a.txt", Maker())
+        run._lock.close()
+        assert read_yaml(tmp_path / "run" / "config.yaml") == {"seed": 1, "page": {"port": port}}
+    with pytest.raises(UserError, match=r"undo: seed: 1 -> 2$"):
+        RunDirectory(tmp_path / "run", {"seed": 2, "page": {"port": 82}}, 2, volatile={"page.port"})
 
 
 def test_a_folder_in_which_nothing_was_started_takes_another_configuration(reopen: Callable) -> None:

@@ -25,7 +25,8 @@ COMMANDS = {
     "score": "rewards and conflict scores (PACS, Kendall-tau) for answers",
     "diagnose": "whether conflict finds errors on your data, from a small judged sample",
     "select": "the comparisons that are worth a label",
-    "feedback": "judge the selected comparisons with a gold reward",
+    "annotate": "the page where people answer the selected comparisons",
+    "feedback": "judge them with a gold reward or a language model; export and import answers",
     "sft": "fine-tune a policy on good answers",
     "train-reward": "train or refine a reward model on preferences",
     "ppo": "fine-tune a policy against a reward with PPO",
@@ -137,7 +138,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
-    parsed, unknown = parser.parse_known_args(arguments)
+    parsed, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown:
         flag = unknown[0].partition("=")[0]
         near = difflib.get_close_matches(flag, parser._option_string_actions, n=1)

@@ -66,6 +66,8 @@ class CompareConfig(RunConfig):
             raise UsageError(f"pool_share: expected a share above 0, at most 1, got {self.pool_share}")
         if not 0 <= self.label_noise <= 0.5:
             raise UsageError(f"label_noise: expected a share of 0 to 0.5, got {self.label_noise}")
+        if self.selection.seed is not None:
+            raise UsageError("selection.seed: leave it out, since each seed draws for itself")
         if self.l2 <= 0:
             raise UsageError(f"l2: expected a number above 0, got {self.l2}")
         if is_callable_name(self.reward_model):

@@ -1,8 +1,10 @@
 """How people are asked: whom, how often, and what their answers come to."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from shfcas.config import option
+from shfcas.config import build, option, read_yaml
 from shfcas.errors import UsageError
 
 
@@ -12,7 +14,9 @@ class HumanSettings:
 
     overlap: int = option(1, "how many people answer each comparison")
     repeat_share: float = option(0.05, "share of a person's answered comparisons that are asked again, once")
-    lease_minutes: float = option(30.0, "a comparison that was handed out and not answered goes to others after this")
+    lease_minutes: float = option(
+        30.0, "a comparison that was handed out and not answered goes to others after this", volatile=True
+    )
     aggregation: str = option(
         "majority",
         "several answers become one by majority, or weighted by how well each agrees",
@@ -20,10 +24,17 @@ class HumanSettings:
     )
     slightly: float = option(0.5, "margin of an answer that is slightly better")
     clearly: float = option(1.0, "margin of an answer that is clearly better")
-    guidelines: str | None = option(None, "a Markdown file that the page shows beside the comparisons")
-    host: str = option("127.0.0.1", "the address that the page listens at")
-    port: int = option(8900, "the port of the page (0: any free one)")
-    finish_with_what_we_have: bool = option(False, "go on with the answers there are, without waiting for the rest")
+    guidelines: str | None = option(None, "a Markdown file that the page shows beside the comparisons", volatile=True)
+    host: str = option("127.0.0.1", "the address that the page listens at", volatile=True)
+    port: int = option(8900, "the port of the page (0: any free one)", volatile=True)
+    address: str | None = option(
+        None,
+        "the address by which people reach the page, where a proxy stands before it: https://labels.example.org",
+        volatile=True,
+    )
+    allow_public: bool = option(
+        False, "let the page listen at an address that other machines reach, without TLS", volatile=True
+    )
 
     def __post_init__(self) -> None:
         if self.overlap < 1:
@@ -38,3 +49,12 @@ class HumanSettings:
             )
         if not 0 <= self.port < 65536:
             raise UsageError(f"port: expected 0 to 65535, got {self.port}")
+        if self.address is not None and not self.address.startswith(("http://", "https://")):
+            raise UsageError(f"address: expected http:// or https:// and a name, got {self.address!r}")
+
+
+def settings_of_run(folder: str | Path, **over: Any) -> HumanSettings:
+    """The settings in the run's own configuration, or the defaults where it has none, and `over` over them."""
+    file = Path(folder) / "config.yaml"
+    values = (read_yaml(file).get("human") or {}) if file.exists() else {}
+    return build(HumanSettings, {**values, **over}, "human.")
