@@ -42,8 +42,9 @@ LAYERS = [  # the lowest first; a room imports rooms of its own layer and of low
         "training",
         "evaluation",
         "exports",
+        "diagnose",
     },
-    {"rounds", "demo", "report", "stages"},
+    {"rounds", "demo", "report", "stages", "compare"},
     {"cli"},
 ]
 LAYER = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

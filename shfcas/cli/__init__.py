@@ -19,9 +19,11 @@ from typing import Any, NoReturn
 COMMANDS = {
     "demo": "the whole loop on a small language model, in minutes",
     "run": "all rounds of SHF-CAS from one configuration file, resumable",
+    "compare": "strategies at the same numbers of comparisons, over seeds, with tests",
     "preflight": "what may be wrong with a reward model, found before it scores",
     "sample": "answers from a policy, with log-probabilities",
     "score": "rewards and conflict scores (PACS, Kendall-tau) for answers",
+    "diagnose": "whether conflict finds errors on your data, from a small judged sample",
     "select": "the comparisons that are worth a label",
     "annotate": "the page where people answer the selected comparisons",
     "feedback": "judge them with a gold reward or a language model; export and import answers",
