@@ -23,7 +23,7 @@ from shfcas.feedback.human import HumanFeedback
 from shfcas.feedback.judge import JudgeFeedback
 from shfcas.feedback.judge_settings import JudgeSettings
 from shfcas.feedback.settings import HumanSettings
-from shfcas.files import write_json, write_jsonl
+from shfcas.files import read_json, write_json, write_jsonl
 from shfcas.models import provenance
 from shfcas.preferences import Preference, merge, read_preferences, write_preferences
 from shfcas.preflight import PreflightSettings, preflight, refuse_failures
@@ -358,7 +358,7 @@ class Loop:
         before = start.answers or answers
         self.run.stage(
             f"{name}/metrics.json",
-            lambda c: write_json(c.output, self._metrics(answers, before, state)),
+            lambda c: write_json(c.output, self._metrics(answers, before, state) | self._judge_report(name)),
             {"answers": answers, "before": before, "reward_model": state.reward_model},
         )
         return answers
@@ -463,6 +463,11 @@ class Loop:
         )
         refuse_failures(findings)
         write_json(context.output, [vars(finding) for finding in findings])
+
+    def _judge_report(self, name: str) -> dict[str, Any]:
+        """What the language model of this round was asked, and what it cost."""
+        file = self.run.path / name / "judge.json"
+        return {"judge": read_json(file)} if file.exists() else {}
 
     def _metrics(self, answers: Path, before: Path, state: State) -> dict[str, Any]:
         """Metrics of a policy's held-out answers, and of the current reward model on pairs of the first ones."""

@@ -63,7 +63,7 @@ def answer_by(folder: Path, choose: Any, settings: dict[str, Any]) -> list[Prefe
     add_annotators(folder, ["ada", "ben"])
     thread = threading.Thread(target=run, args=(build(RunConfig, {**settings, "output": str(folder)}),), daemon=True)
     thread.start()
-    end = time.monotonic() + 100
+    end = time.monotonic() + 300
     while not (address := running(folder)):
         assert thread.is_alive() and time.monotonic() < end
         time.sleep(0.05)
@@ -71,7 +71,7 @@ def answer_by(folder: Path, choose: Any, settings: dict[str, Any]) -> list[Prefe
         person = Client(address)
         person.sign_in(token)
         assert answer_all(person, choose) == 5, name
-    thread.join(timeout=100)
+    thread.join(timeout=300)
     assert not thread.is_alive()
     return read_preferences(folder / "round-1" / "preferences.jsonl")
 
@@ -100,8 +100,8 @@ def test_a_language_model_answers_a_run(
         monkeypatch.delenv(name, raising=False)
     settings = {**values, "feedback": "judge", "output": str(tmp_path / "run")}
     with pytest.raises(UserError, match="OPENAI_API_KEY"):
-        run(build(RunConfig, {**settings, "judge": {"model": "judge"}}))
-    assert not list((tmp_path / "run").glob("round-*"))  # said before anything was sampled
+        run(build(RunConfig, {**settings, "judge": {"model": "judge"}, "output": str(tmp_path / "refused")}))
+    assert not list((tmp_path / "refused").glob("round-*"))  # said before anything was sampled
     with judge_server.JudgeServer(judge_server.longer) as server:
         run(build(RunConfig, {**settings, "judge": {"model": "judge", "base_url": server.url}}))
         asked = len(server.requests)
@@ -110,3 +110,4 @@ def test_a_language_model_answers_a_run(
     assert {(p.source, p.annotator) for p in labels} == {("judge", "judge")}
     report = read_json(tmp_path / "run" / "round-1" / "judge.json")
     assert (report["comparisons"], report["preferences"], report["asked"]) == (5, len(labels), asked)
+    assert read_json(tmp_path / "run" / "round-1" / "metrics.json")["judge"] == report

@@ -1,6 +1,7 @@
 """A real browser before a real page: the server, the store and people who answer."""
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from browser.people import Person, Run
 from shfcas.feedback.schema import Item
 from shfcas.feedback.settings import HumanSettings
 from shfcas.feedback.web.server import serve
+
+SCREENSHOTS = Path(__file__).parent.parent.parent / "build" / "screenshots"
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +31,8 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def person(browser: Browser) -> Iterator[Callable[..., Person]]:
-    """Makes people; at the end, nothing may have gone wrong in their browsers."""
+def person(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Callable[..., Person]]:
+    """Makes people; at the end, nothing may have gone wrong in their browsers. What they saw last is in build/."""
     people: list[Person] = []
 
     def make(**options: Any) -> Person:
@@ -38,7 +41,9 @@ def person(browser: Browser) -> Iterator[Callable[..., Person]]:
         return people[-1]
 
     yield make
-    for each in people:
+    for number, each in enumerate(people):
+        name = re.sub(r"\W+", "-", f"{request.node.name}-{number}").removeprefix("test_")
+        each.page.screenshot(path=SCREENSHOTS / f"{name}.png")
         each.context.close()
     assert [problem for each in people for problem in each.problems] == []
 
