@@ -13,6 +13,7 @@ from shfcas.cli import main
 from shfcas.compare import Cell
 from shfcas.compare.frozen import FrozenModel
 from shfcas.compare.heads import Head
+from shfcas.compare.page import threats
 from shfcas.compare.run import RunWork, compare
 from shfcas.compare.settings import CompareConfig
 from shfcas.config import build
@@ -145,7 +146,7 @@ def test_a_grid_may_grow_and_what_it_stands_on_may_not_change(
     assert capsys.readouterr().out == f"report: {output}/report.html\n"
     assert (Path(output) / "report.html").read_text() == page
     assert main(["compare", str(config), "--l2", "3"]) == 1
-    assert "l2: 1.0 -> 3.0" in capsys.readouterr().err
+    assert "l2: 10.0 -> 3.0" in capsys.readouterr().err
 
 
 def test_the_full_model_is_refined_with_the_same_labels(values: dict[str, Any], tmp_path: Path) -> None:
@@ -205,6 +206,31 @@ def test_an_ensemble_and_a_cost_model_are_taken_apart_and_put_together(tmp_path:
     costs.save(tmp_path / "again", costs.head)
     again = load_scorer(str(tmp_path / "again"))(prompts=["how was it?"] * 3, completions=texts)
     assert again == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_backbone_adds_features_and_no_reward(tmp_path: Path) -> None:
+    names = [tiny.save_reward_model(tmp_path / name, seed=seed) for seed, name in enumerate(("proxy", "backbone"))]
+    texts, prompts = ["a good day", "the train was late", "bad"], ["how was it?"] * 3
+    model = FrozenModel(names[0], backbone=names[1])
+    features = model.features(prompts, texts)
+    rewards = np.array(load_scorer(names[0])(prompts=prompts, completions=texts))
+    assert features.shape == (3, 64) and np.ptp(features @ model.head.weight - rewards) < 1e-5
+    other = Head(np.random.default_rng(0).normal(size=64))
+    model.save(tmp_path / "saved", other)
+    saved = np.array(load_scorer(str(tmp_path / "saved"))(prompts=prompts, completions=texts))
+    assert np.ptp(saved - features @ other.weight) < 1e-4 and np.ptp(saved) > 1e-2
+    trained = {"policy": "p", "reward_model": "r", "gold": "g:g", "prompts": "q", "eval_prompts": "e"}
+    assert build(CompareConfig, trained).backbone() is None  # the proxy is that model itself
+    trained |= {"preferences": "x", "proxy": {}}
+    assert build(CompareConfig, trained).backbone() == "r"
+    assert build(CompareConfig, {**trained, "features": "proxy"}).backbone() is None
+
+
+def test_the_page_says_first_where_labels_teach_nothing(done: Path) -> None:
+    config = read_json(done / "comparison.json")["config"]
+    test = {"metric": "pair_accuracy", "group": "", "strategy": "none", "budget": 6, "difference": 0.1}
+    assert threats(config, [], [{**test, "low": -0.1, "high": 0.3}])[0].startswith("Random labels do not help here")
+    assert threats(config, [], [{**test, "low": -0.3, "high": -0.1}])[0].startswith("Seeds share the models")
 
 
 def test_a_decoder_is_read_at_its_last_token_and_long_pairs_are_left_out(tmp_path: Path) -> None:
