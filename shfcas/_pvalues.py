@@ -80,6 +80,18 @@ def kendall_test(
     return tau, pvalue.masked_fill(invalid | constant, math.nan)
 
 
+def distance_pvalue(discordant: Tensor, n: Tensor) -> Tensor:
+    """P(at least so many discordant pairs) of unrelated orders of n elements without ties.
+
+    Exact up to 33 elements and at the ends; beyond, the normal approximation, as `kendall_test` has them.
+    """
+    pairs = n * (n - 1) // 2
+    exact = _at_most(pairs - discordant, n, pairs)  # the distribution is symmetric
+    none = torch.zeros_like(discordant)
+    asymptotic = _asymptotic(n.double(), (pairs - 2 * discordant).double(), none, none, none, none, "less")
+    return torch.where(exact.isnan(), asymptotic, exact)
+
+
 def _check_choice(argument: str, value: str, choices: tuple[str, str, str]) -> None:
     if value not in choices:
         first, second, third = choices

@@ -12,6 +12,7 @@
 | `base_logprobs` | list<double> | optional: under the policy before the first round, for the KL |
 | `rewards` | list<double> | proxy reward, higher is better |
 | `reward_variances` | list<double> | optional: an ensemble's variance about each reward, at least 0 |
+| `member_rewards` | list<list<double>> | optional: for each answer the rewards of an ensemble's members |
 | `pacs` | list<double> | conflict of each answer |
 | `kendall_distance`, `kendall_tau_b`, `mean_abs_pacs` | double | conflict of the prompt |
 | `degenerate` | bool | all rewards or all policy scores alike |
@@ -44,6 +45,7 @@ LIST_COLUMNS = {
     "base_logprobs": pa.list_(pa.float64()),
     "rewards": pa.list_(pa.float64()),
     "reward_variances": pa.list_(pa.float64()),
+    "member_rewards": pa.list_(pa.list_(pa.float64())),
     "pacs": pa.list_(pa.float64()),
 }
 SCALAR_COLUMNS = {
@@ -173,6 +175,8 @@ class CandidateTable:
                     raise UserError(f"{here}, column {name}: a value is null")
                 if name == "reward_variances" and not all(value >= 0 for value in row[name]):
                     raise UserError(f"{here}, column {name}: a variance is negative or not a number")
+                if name == "member_rewards" and len({len(value) for value in row[name]}) > 1:
+                    raise UserError(f"{here}, column {name}: the answers have different numbers of rewards")
         return CandidateTable(table, self.metadata)
 
 

@@ -24,8 +24,8 @@ from shfcas.models import provenance
 from shfcas.preferences import Preference, merge, read_preferences, write_preferences
 from shfcas.preflight import PreflightSettings, preflight, refuse_failures
 from shfcas.sampling import SamplingConfig, sample_policy
-from shfcas.scoring import add_rewards, load_scorer, score_rows, shaped_reward
-from shfcas.selection import SelectionConfig, select
+from shfcas.scoring import add_rewards, ensemble_members, load_scorer, score_rows, shaped_reward
+from shfcas.selection import STRATEGIES, SelectionConfig, select
 from shfcas.stages import RunDirectory, StageContext
 from shfcas.training.reward import RefineSettings, RewardSettings, train_reward_model
 from shfcas.training.reward_data import held_out_prompts, split, weighted
@@ -81,7 +81,26 @@ class RunConfig:
         if self.rounds < 1:
             raise UsageError(f"rounds: expected at least 1, got {self.rounds}")
         self.rl.check(self.sampling.num_completions)
+        self._check_ensemble()
         return self
+
+    def _check_ensemble(self) -> None:
+        """Some strategies read what the members of an ensemble say; that is seen before anything is sampled."""
+        needed = {"reward_variances", "member_rewards"} & {*STRATEGIES[self.selection.strategy].needs}
+        if not needed or self.feedback == "none":
+            return
+        trained = {"proxy": self.proxy, "reward": self.reward if self.rounds > 1 else None}
+        for name, training in trained.items():
+            if training and (training.ensemble_size < 2 or training.average_weights):
+                raise UsageError(
+                    f"selection.strategy {self.selection.strategy} asks an ensemble of reward models: "
+                    f"set {name}.ensemble_size to 2 or more, without average_weights"
+                )
+        if not self.proxy and not ensemble_members(self.reward_model):
+            raise UsageError(
+                f"selection.strategy {self.selection.strategy} asks an ensemble of reward models, and "
+                f"{self.reward_model} is none: shfcas train-reward --ensemble_size 5 trains one"
+            )
 
 
 @dataclass(frozen=True)

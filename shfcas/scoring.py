@@ -290,18 +290,22 @@ def score_rows(scorer: RewardScorer, rows: Sequence[dict[str, Any]], block: int 
 
 
 def add_rewards(candidates: CandidateTable, scorer: RewardScorer) -> CandidateTable:
-    """Adds `rewards` to a candidate table, and those of an ensemble's members as `reward_variances`.
+    """Adds `rewards` to a candidate table, and what an ensemble's members say as `reward_variances`, `member_rewards`.
 
-    The variance is the unbiased one over the members, so that few members do not look as if they agreed.
+    The variance is the unbiased one over the members, so that few members do not look as if they agreed. Those
+    columns of an earlier scorer are dropped.
     """
     rows = candidates.rows()
     if not isinstance(scorer, EnsembleScorer):
-        return candidates.with_columns(rewards=score_rows(scorer, rows))
+        stale = [name for name in ("reward_variances", "member_rewards") if name in candidates]
+        plain = CandidateTable(candidates.table.drop_columns(stale), candidates.metadata)
+        return plain.with_columns(rewards=score_rows(scorer, rows))
     each = [score_rows(member, rows) for member in scorer.members]
     answers = [list(zip(*row, strict=True)) for row in zip(*each, strict=True)]
     return candidates.with_columns(
         rewards=[[fmean(rewards) for rewards in row] for row in answers],
         reward_variances=[[variance(rewards) for rewards in row] for row in answers],
+        member_rewards=[[list(rewards) for rewards in row] for row in answers],
     )
 
 

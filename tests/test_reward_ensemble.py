@@ -64,11 +64,14 @@ def test_a_table_gets_the_variance_of_every_reward(ensemble: tuple[str, dict[str
     for i, answer in enumerate(row["completions"]):
         rewards = [load_scorer(m)([row["prompt"]], [answer])[0] for m in ensemble_members(ensemble[0])]
         assert row["rewards"][i] == pytest.approx(fmean(rewards), abs=1e-5)
+        assert row["member_rewards"][i] == pytest.approx(rewards, abs=1e-5)
         assert row["reward_variances"][i] == pytest.approx(variance(rewards), abs=1e-5) and variance(rewards) > 0
     write_candidates(tmp_path / "t.parquet", scored)
-    assert read_candidates(tmp_path / "t.parquet").column("reward_variances") == scored.column("reward_variances")
-    single = add_rewards(table(), load_scorer(ensemble_members(ensemble[0])[0]))
-    assert "reward_variances" not in single
+    for name in ("reward_variances", "member_rewards"):
+        assert read_candidates(tmp_path / "t.parquet").column(name) == scored.column(name)
+    for before in (table(), scored):  # what an ensemble said is not kept beside another scorer's rewards
+        single = add_rewards(before, load_scorer(ensemble_members(ensemble[0])[0]))
+        assert "reward_variances" not in single and "member_rewards" not in single
 
 
 @pytest.mark.parametrize("value", [-0.5, float("nan")])
@@ -78,6 +81,14 @@ def test_a_variance_that_is_none_is_refused(value: float) -> None:
     for row in (rows[0], rows[1], rows[3]):
         row["reward_variances"] = [0.1] * len(row["completions"])
     with pytest.raises(UserError, match="row 2, column reward_variances: a variance is negative or not a number"):
+        CandidateTable.from_rows(rows)
+
+
+def test_answers_with_different_numbers_of_members_are_refused() -> None:
+    rows = [{**row, "member_rewards": [[0.1, 0.2]] * len(row["completions"])} for row in table().rows()]
+    CandidateTable.from_rows(rows)
+    rows[1]["member_rewards"] = [[0.1, 0.2], [0.1], [0.3, 0.4]]
+    with pytest.raises(UserError, match="row 1, column member_rewards: the answers have different numbers of rewards"):
         CandidateTable.from_rows(rows)
 
 

@@ -181,7 +181,7 @@ def test_thresholds_that_nothing_passes_say_so() -> None:
 
 
 def test_settings_that_do_not_exist_are_named() -> None:
-    with pytest.raises(UserError, match="unknown strategy 'best', one of shf_cas, mean_pacs, random"):
+    with pytest.raises(UserError, match="unknown strategy 'best', one of shf_cas, kendall, pacs, mean_pacs, random, "):
         select(TABLE, config("best"))
     for budget in (0, -1):
         with pytest.raises(UserError, match=f"budget: expected at least 1 comparison, got {budget}"):

@@ -7,14 +7,12 @@ neither on the order of their rows nor on how these are spread over files.
 from dataclasses import dataclass
 from typing import Any
 
-from shfcas.candidates import CandidateTable
 from shfcas.config import option
 from shfcas.files import write_jsonl
-from shfcas.selection import SelectionConfig, select
+from shfcas.selection import SelectionConfig, columns_to_read, select_with_report
 from shfcas.shards import TableRows
 
 INPUTS, INPUTS_HELP = "input", "candidate tables with conflict columns [conflicts.parquet]"
-NEEDED = ("prompt_id", "pacs", "kendall_distance", "mean_abs_pacs", "degenerate")
 
 
 @dataclass
@@ -31,9 +29,17 @@ class Config(SelectionConfig, _Files):
 def run(config: Config) -> dict[str, Any]:
     """Writes the queue."""
     rows = TableRows(config.input)
-    CandidateTable(rows.schema.empty_table()).require(*NEEDED)
-    rows.columns = [name for name in (*NEEDED, "completions") if name in rows.schema.names]
-    comparisons = select(rows, config)
-    write_jsonl(config.output, [vars(c) for c in comparisons])
-    prompts = len({c.prompt_id for c in comparisons})
-    return {"comparisons": len(comparisons), "prompts": prompts, "output": config.output}
+    rows.columns = columns_to_read(config, rows.schema.names)
+    selection = select_with_report(rows, config)
+    write_jsonl(config.output, [vars(c) for c in selection.comparisons])
+    report = selection.report
+    beyond_chance = report.get("kendall", {})
+    names = ("chosen", "false_discovery_rate", "expected_false_discovery_rate")
+    return {
+        "comparisons": len(selection.comparisons),
+        "prompts": len({c.prompt_id for c in selection.comparisons}),
+        **report["bounds"],
+        **{name: beyond_chance[name] for name in names if beyond_chance},
+        "report": report,
+        "output": config.output,
+    }

@@ -19,6 +19,7 @@ from shfcas.errors import UserError
 from shfcas.models import context_length, load_policy, save_model
 from shfcas.scoring import RewardScorer, score_rows
 from shfcas.seeds import derive_seed
+from shfcas.selection.rejection import rejection_sample
 from shfcas.training.common import merged, supervised_options, train
 from shfcas.training.lora import LoraSettings
 
@@ -52,40 +53,6 @@ class RSOSettings:
         for name in ("rejection_beta", "dpo_beta", "num_train_epochs", "batch_size"):
             if getattr(self, name) <= 0:
                 raise UserError(f"{name} must be positive, got {getattr(self, name)}")
-
-
-def rejection_sample(rewards: Sequence[float], num_samples: int, beta: float, rng: np.random.Generator) -> list[int]:
-    """Chooses candidates so that those of pi_ref become, nearly, draws from pi_ref exp(r / beta).
-
-    The candidates are visited in a random order, again and again until there are enough. Each is accepted, once,
-    with probability exp((r - r_max) / beta), r_max being the best reward among those still there at the beginning
-    of a pass (algorithm 1 of Liu et al. 2023). A small beta takes the best ones, a large one any; the more
-    candidates there are for each accepted one, the closer to the target.
-
-    Args:
-        rewards: one a candidate.
-        num_samples: how many to accept.
-        beta: the temperature, in the unit of the rewards.
-        rng: decides.
-
-    Returns:
-        Positions of the accepted candidates, in the order in which they were accepted.
-
-    Raises:
-        ValueError: there are fewer candidates than are to be accepted, or beta is not positive.
-    """
-    if num_samples > len(rewards):
-        raise ValueError(f"{num_samples} candidates cannot be accepted of {len(rewards)}")
-    if beta <= 0:
-        raise ValueError(f"beta must be positive, got {beta}")
-    values = np.asarray(rewards, dtype=float)
-    accepted: list[int] = []
-    left = rng.permutation(len(values))
-    while len(accepted) < num_samples:
-        taken = rng.random(len(left)) < np.exp((values[left] - values[left].max()) / beta)
-        accepted += left[taken].tolist()
-        left = left[~taken]
-    return accepted[:num_samples]
 
 
 def first_round(accepted: Sequence[int], rewards: Sequence[float]) -> list[tuple[int, int]]:

@@ -1,0 +1,50 @@
+"""Which answers a human is asked about: acquisition strategies, the label budget, the pairing of answers.
+
+A strategy is a pure function of one row, which gives each comparison of its answers a priority; the budget takes the
+first ones over all rows. So a table of any size is gone through in constant memory, and the order of its rows, or how
+they are spread over files, does not matter.
+"""
+
+from shfcas.selection.budget import Selection, columns_to_read, select, select_with_report
+from shfcas.selection.committee import bald, disagreement, double_thompson, infomax
+from shfcas.selection.conflict import kendall, mean_pacs, pacs, random_pairs, shf_cas
+from shfcas.selection.pairing import PAIRINGS, all_pairs, opposed_pairs, scored_pairs
+from shfcas.selection.protocol import Bounds, Comparison, Priority, Row, Strategy
+from shfcas.selection.rewards import least_margin, reward_margin, reward_variance, rso
+from shfcas.selection.settings import SelectionConfig
+from shfcas.selection.strategies import STRATEGIES
+from shfcas.selection.thresholds import threshold
+from shfcas.selection.usable import is_usable
+
+__all__ = [
+    "PAIRINGS",
+    "STRATEGIES",
+    "Bounds",
+    "Comparison",
+    "Priority",
+    "Row",
+    "Selection",
+    "SelectionConfig",
+    "Strategy",
+    "all_pairs",
+    "bald",
+    "columns_to_read",
+    "disagreement",
+    "double_thompson",
+    "infomax",
+    "is_usable",
+    "kendall",
+    "least_margin",
+    "mean_pacs",
+    "opposed_pairs",
+    "pacs",
+    "random_pairs",
+    "reward_margin",
+    "reward_variance",
+    "rso",
+    "scored_pairs",
+    "select",
+    "select_with_report",
+    "shf_cas",
+    "threshold",
+]

@@ -1,0 +1,88 @@
+"""Which of a prompt's answers meet: four ways to pair them, and every pair by a score."""
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import combinations
+
+import numpy as np
+
+from shfcas.seeds import derive_seed
+from shfcas.selection.protocol import Comparison, Priority, Row
+
+
+def opposed_pairs(row: Row, answers: list[int], seed: int = 0) -> Iterator[Comparison]:
+    """Pairs the answers of one prompt, most opposed PACS first, each answer once."""
+    order = sorted(answers, key=row["pacs"].__getitem__)
+    while len(order) > 1:
+        low, high = order.pop(0), order.pop()
+        yield Comparison(row["prompt_id"], high, low)
+
+
+def adjacent_pairs(row: Row, answers: list[int], seed: int = 0) -> Iterator[Comparison]:
+    """Pairs neighbours in the order of PACS, each answer once, the pairs of greatest abs(PACS) first.
+
+    Of an odd number of answers the one of least abs(PACS) meets nobody.
+    """
+    pacs = row["pacs"]
+    order = sorted(answers, key=pacs.__getitem__, reverse=True)
+    if len(order) % 2:
+        order.remove(min(order, key=lambda i: abs(pacs[i])))
+    pairs = zip(order[::2], order[1::2], strict=True)
+    for high, low in sorted(pairs, key=lambda pair: -abs(pacs[pair[0]]) - abs(pacs[pair[1]])):
+        yield Comparison(row["prompt_id"], high, low)
+
+
+def shuffled_pairs(row: Row, answers: list[int], seed: int = 0) -> Iterator[Comparison]:
+    """Pairs the answers of one prompt at random, each answer once; the same pairs for the same seed and prompt."""
+    order = sorted(answers, key=lambda i: derive_seed("random pairing", seed, row["prompt_id"], i, bits=64))
+    for one, other in zip(order[::2], order[1::2], strict=False):
+        yield Comparison(row["prompt_id"], *sorted((one, other), key=lambda i: -row["pacs"][i]))
+
+
+def crossed_pairs(row: Row, answers: list[int], seed: int = 0) -> Iterator[Comparison]:
+    """Every pair of these answers, most opposed PACS first."""
+    pacs = row["pacs"]
+    pairs = combinations(sorted(answers, key=pacs.__getitem__, reverse=True), 2)
+    for high, low in sorted(pairs, key=lambda pair: pacs[pair[1]] - pacs[pair[0]]):
+        yield Comparison(row["prompt_id"], high, low)
+
+
+PAIRINGS: dict[str, Callable[[Row, list[int], int], Iterator[Comparison]]] = {
+    "extreme": opposed_pairs,
+    "adjacent": adjacent_pairs,
+    "random": shuffled_pairs,
+    "all": crossed_pairs,
+}
+
+
+def all_pairs(row: Row) -> Iterator[Comparison]:
+    """Every pair of answers of one prompt."""
+    for first, second in combinations(range(len(row["pacs"])), 2):
+        yield Comparison(row["prompt_id"], first, second)
+
+
+@cache
+def pair_positions(answers: int) -> tuple[np.ndarray, np.ndarray]:
+    """First and second positions of all pairs of so many answers, in the order of `all_pairs`."""
+    return np.triu_indices(answers, 1)
+
+
+def scored_pairs(row: Row, scores: np.ndarray, seed: int) -> Iterator[tuple[Priority, Comparison]]:
+    """Every pair of answers of one prompt, the highest score first.
+
+    Where scores are equal, prompts take turns in a random order.
+
+    Args:
+        row: the prompt.
+        scores: (C(N, 2),), one a pair, in the order of `all_pairs`.
+        seed: decides among equal scores.
+    """
+    prompt, chance = row["prompt_id"], derive_seed("ties", seed, row["prompt_id"], bits=64)
+    firsts, seconds = pair_positions(len(row["pacs"]))
+    order = np.argsort(-scores, kind="stable")
+    before, turn = None, 0
+    ranked = zip(scores[order].tolist(), firsts[order].tolist(), seconds[order].tolist(), strict=True)
+    for score, first, second in ranked:
+        turn = turn + 1 if score == before else 0
+        before = score
+        yield (-score, turn, chance, prompt), Comparison(prompt, first, second)

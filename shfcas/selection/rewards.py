@@ -1,0 +1,61 @@
+"""Strategies that look at the rewards alone: margins, an ensemble's variance, rejection sampling."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from shfcas.seeds import derive_seed
+from shfcas.selection.pairing import pair_positions, scored_pairs
+from shfcas.selection.protocol import Bounds, Comparison, Priority, Row
+from shfcas.selection.rejection import rejection_sample
+
+
+def _margins(row: Row) -> np.ndarray:
+    """Absolute reward differences of all pairs, (C(N, 2),)."""
+    rewards = np.array(row["rewards"], float)
+    firsts, seconds = pair_positions(len(rewards))
+    return np.abs(rewards[firsts] - rewards[seconds])
+
+
+def reward_margin(row: Row, bounds: Bounds, seed: int) -> Iterator[tuple[Priority, Comparison]]:
+    """Pairs whose rewards lie farthest apart: a label corrects the reward model most where it is surest and wrong.
+
+    Muldrew et al. 2024 (arXiv 2402.08114) rank pairs so, with DPO's implicit reward.
+    """
+    return scored_pairs(row, _margins(row), seed)
+
+
+def least_margin(row: Row, bounds: Bounds, seed: int) -> Iterator[tuple[Priority, Comparison]]:
+    """Pairs whose rewards lie closest together, where the reward model is least decided.
+
+    Uncertainty sampling (Lewis and Gale 1994, arXiv cmp-lg/9407020): the Bradley-Terry probability nearest to 0.5.
+    """
+    return scored_pairs(row, -_margins(row), seed)
+
+
+def reward_variance(row: Row, bounds: Bounds, seed: int) -> Iterator[tuple[Priority, Comparison]]:
+    """Pairs with the greatest sum of both variances over an ensemble (Gleave and Irving 2022, arXiv 2203.07472).
+
+    The sum is the variance of the reward difference where the members' errors about both answers are independent.
+    What the members disagree about for the whole prompt is part of it; `infomax` and `bald` are free of that.
+    """
+    variances = np.array(row["reward_variances"], float)
+    firsts, seconds = pair_positions(len(variances))
+    return scored_pairs(row, variances[firsts] + variances[seconds], seed)
+
+
+def rso(
+    row: Row, bounds: Bounds, seed: int, rso_samples: int = 4, rso_beta: float = 0.5
+) -> Iterator[tuple[Priority, Comparison]]:
+    """Pairs of answers that survive rejection sampling by their rewards (Liu et al. 2023, arXiv 2309.06657).
+
+    Of each prompt `rso_samples` answers are accepted as if they came from pi exp(reward / beta), and neighbours in
+    the order of acceptance, which is random, meet: the paper's first-round ranking, with people in the place of
+    its ranking model. Prompts take turns in a random order.
+    """
+    prompt = row["prompt_id"]
+    rng = np.random.default_rng(derive_seed("rso pairs", seed, prompt, bits=63))
+    accepted = rejection_sample(row["rewards"], min(rso_samples, len(row["rewards"])), rso_beta, rng)
+    chance = derive_seed("rso prompts", seed, prompt, bits=64)
+    for turn, (first, second) in enumerate(zip(accepted[::2], accepted[1::2], strict=False)):
+        yield (turn, chance, prompt), Comparison(prompt, first, second)

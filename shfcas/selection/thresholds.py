@@ -1,0 +1,40 @@
+"""Thresholds as numbers, or as quantiles of the values in a table of any size."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+
+import numpy as np
+
+from shfcas.errors import UserError
+from shfcas.quantiles import Chunks, quantile
+from shfcas.selection.protocol import Bounds, Row
+
+CHUNK = 1 << 16
+
+
+def threshold(text: str | float, values: np.ndarray | Chunks) -> float:
+    """A threshold given as a number, or as a quantile (`q0.9`) of the values: an array, or chunks of them."""
+    text = str(text).strip()
+    try:
+        number = float(text.removeprefix("q"))
+    except ValueError:
+        raise UserError(f"threshold {text!r}: expected a number such as 0.5, or a quantile such as q0.5") from None
+    if not text.startswith("q") and not math.isnan(number):
+        return number
+    if not 0 <= number <= 1:
+        raise UserError(f"threshold {text!r}: expected a number, or a quantile between q0 and q1")
+    chunks: Chunks = values if callable(values) else lambda: [values]
+    found = quantile(chunks, number)
+    return math.inf if math.isnan(found) else found
+
+
+def in_chunks(rows: Iterable[Row], values: Callable[[Row, Bounds], Iterable[float]], bounds: Bounds) -> Chunks:
+    """The values of all rows, gone through anew each time, in arrays."""
+
+    def chunks() -> Iterator[np.ndarray]:
+        every = (value for row in rows for value in values(row, bounds))
+        while len(chunk := np.fromiter(islice(every, CHUNK), float)):
+            yield chunk
+
+    return chunks

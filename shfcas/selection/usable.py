@@ -1,0 +1,92 @@
+"""The rows that a strategy sees: those with its columns, whose conflict means something."""
+
+import math
+from collections.abc import Iterable, Iterator
+from itertools import chain
+
+from shfcas.errors import UserError
+from shfcas.selection.protocol import Row, Strategy
+
+ENSEMBLE = (
+    "score with an ensemble of reward models: shfcas train-reward --ensemble_size 5 trains one, "
+    "and shfcas score --reward_model adds the column"
+)
+MAKERS = {
+    "pacs": "shfcas score adds it",
+    "degenerate": "shfcas score adds it",
+    "kendall_distance": "shfcas score adds it",
+    "mean_abs_pacs": "shfcas score adds it",
+    "rewards": "shfcas score --reward_model MODEL adds it",
+    "reward_variances": ENSEMBLE,
+    "member_rewards": ENSEMBLE,
+}
+ALWAYS = ("prompt_id", "pacs", "degenerate")
+NUMBERS = ("rewards", "reward_variances", "member_rewards")  # for each answer; PACS says nothing of a NaN in them
+
+
+def is_usable(row: Row) -> bool:
+    """Whether a prompt's conflict means something: not degenerate, no NaN, at least two answers."""
+    return not row["degenerate"] and len(row["pacs"]) > 1 and all(map(math.isfinite, row["pacs"]))
+
+
+def check_columns(strategy: str, names: Iterable[str], present: Iterable[str]) -> None:
+    """Says which column a table, or a row of it, lacks, and how to get it."""
+    present = set(present)
+    for name in names:
+        if name not in present:
+            maker = MAKERS.get(name) or f"it has {', '.join(sorted(present))}"
+            raise UserError(f"strategy {strategy}: the table has no column {name}; {maker}")
+
+
+class UsableRows:
+    """The rows of a table that a strategy can choose from, gone through anew each time.
+
+    Args:
+        rows: all rows.
+        name: the strategy's name, for errors.
+        strategy: says which columns there have to be.
+
+    Attributes:
+        seen: rows in the last complete pass.
+        skipped: of these, those that were not usable.
+        checked: whether a pass has found every column in every row, so that the next ones need not look.
+    """
+
+    def __init__(self, rows: Iterable[Row], name: str, strategy: Strategy) -> None:
+        self.rows, self.name = rows, name
+        self.needed = (*ALWAYS, *strategy.needs)
+        self.numbers = tuple(column for column in strategy.needs if column in NUMBERS)
+        self.seen = self.skipped = 0
+        self.checked = False
+
+    def __iter__(self) -> Iterator[Row]:
+        """The usable rows.
+
+        Raises:
+            UserError: a row lacks a column, or a column has another length than the answers.
+        """
+        needed, numbers = () if self.checked else self.needed, self.numbers
+        seen = skipped = 0
+        for row in self.rows:
+            seen += 1
+            if needed and None in map(row.get, needed):
+                check_columns(self.name, needed, (key for key, value in row.items() if value is not None))
+            if is_usable(row) and (not numbers or _is_complete(row, numbers)):
+                yield row
+            else:
+                skipped += 1
+        self.seen, self.skipped, self.checked = seen, skipped, True
+
+
+def _is_complete(row: Row, columns: Iterable[str]) -> bool:
+    """Whether all numbers of these columns are numbers."""
+    for name in columns:
+        values = row[name]
+        if len(values) != len(row["pacs"]):
+            raise UserError(
+                f"prompt {row['prompt_id']!r}: {len(values)} values in column {name} for {len(row['pacs'])} answers"
+            )
+        flat = chain.from_iterable(values) if isinstance(values[0], list) else values
+        if not all(map(math.isfinite, flat)):
+            return False
+    return True
