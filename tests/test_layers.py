@@ -34,6 +34,7 @@ LAYERS = [  # the lowest first; a room imports rooms of its own layer and of low
         "bootstrap",
         "sampling",
         "scoring",
+        "score_answers",
         "score_tables",
         "select_tables",
         "preflight",

@@ -131,7 +131,8 @@ class _Worker:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         torch.set_num_threads(threads)
         write_as(os.urandom(6).hex())
-        self.make_worker, self.folder, self.worker = make_worker, folder, None
+        self.make_worker, self.folder = make_worker, folder
+        self.worker: Worker | None = None
 
     def begin(self) -> str | None:
         """Goes where the command was started, for its relative paths; returns what is wrong with this node."""
