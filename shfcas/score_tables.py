@@ -2,6 +2,7 @@
 
 import json
 import sys
+from base64 import b64decode
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from shfcas.engines.local import LocalEngine
 from shfcas.errors import UserError
 from shfcas.files import atomic_file, disk_errors, locked_folder, parse_jsonl, read_json, remove, write_json
 from shfcas.models import provenance
-from shfcas.scoring import RewardScorer, add_rewards, load_scorer
+from shfcas.scoring import RewardScorer, add_rewards, check_scorer, load_scorer
 from shfcas.shards import BATCH_ROWS, SHARD_ROWS, Shard, ahead, find_shards, read_batches
 
 SUMMARY_KEY = b"shfcas_summary"
@@ -83,6 +84,8 @@ def score_table(
     output = Path(output)
     shards, schema = find_shards(inputs, shard_rows)
     load = partial(load_scorer, reward_model, cost_model) if engine and reward_model else None
+    if load and reward_model:
+        check_scorer(reward_model)  # now, and not by a worker
     recipe = _Recipe(schema, policy_score, scorer, columns, reward_model, cost_model, load)
     total = sum(shard.rows for shard in shards)
     single = output.suffix == ".parquet"
@@ -221,8 +224,10 @@ class _Recipe:
             for shard, part in zip(shards, parts, strict=True):
                 position = shard.first_row
                 with pq.ParquetFile(part) as file:
+                    # As it was written: the reader names the items of lists otherwise.
+                    schema = pa.ipc.read_schema(pa.py_buffer(b64decode(file.metadata.metadata[b"ARROW:schema"])))
                     for group in range(file.num_row_groups):
-                        table = file.read_row_group(group)
+                        table = file.read_row_group(group).cast(schema)
                         yield position, CandidateTable(table).batch()
                         position += table.num_rows
 

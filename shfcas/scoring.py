@@ -122,14 +122,25 @@ def load_scorer(name: str, cost_model: bool = False) -> RewardScorer:
     """
     if members := ensemble_members(name):
         return EnsembleScorer([load_scorer(member, cost_model) for member in members])
+    check_scorer(name)
     if is_callable_name(name):
         scorer = load_callable(name)
         return negated(scorer) if cost_model else scorer
-    model, tokenizer = load_reward_model(name)
-    if not has_trained_head(name):
-        raise UserError(f"{name} has no trained reward head; train one with: shfcas train-reward")
-    scorer = ModelScorer(model, tokenizer)
+    scorer = ModelScorer(*load_reward_model(name))
     return negated(scorer) if cost_model or is_cost_model(name) else scorer
+
+
+def check_scorer(name: str) -> None:
+    """Looks whether there is a scorer of that name, without loading a model.
+
+    Raises:
+        UserError: see `load_scorer`.
+    """
+    for member in ensemble_members(name) or [name]:
+        if is_callable_name(member):
+            load_callable(member)
+        elif not has_trained_head(member):
+            raise UserError(f"{member} has no trained reward head; train one with: shfcas train-reward")
 
 
 def negated(scorer: RewardScorer) -> RewardScorer:

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import pickle
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ class RayEngine:
     def __init__(self, settings: RaySettings) -> None:
         self.settings = settings
         self.connected = False
+        self.queues: list[TaskQueue] = []
 
     def __enter__(self) -> "RayEngine":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -57,6 +60,8 @@ class RayEngine:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        for queue in self.queues:  # of results that nobody has gone through to the end
+            queue.close()
         if self.connected:
             import ray
 
@@ -78,6 +83,7 @@ class RayEngine:
         if not tasks:
             return
         import ray
+        from ray import cloudpickle
 
         gpus = self._gpus(model)
         workers = min(len(tasks), self.settings.workers or self._room(gpus))
@@ -85,7 +91,7 @@ class RayEngine:
         actor = ray.remote(_Worker).options(
             num_cpus=self.settings.cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0, scheduling_strategy="SPREAD"
         )
-        made = ray.put(make_worker)  # once, for all of them
+        made = ray.put(cloudpickle.dumps(make_worker))  # once, for all of them
         environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
         threads = max(1, int(self.settings.cpus))
 
@@ -93,12 +99,14 @@ class RayEngine:
             return actor.remote(made, str(Path.cwd()), environment, threads)
 
         queue = TaskQueue(start, tasks, workers, self.settings.retries, self.settings.start_timeout)
+        self.queues.append(queue)
         try:
             for result, count in queue.results():
                 tick(count)
                 yield result
         finally:
             queue.close()
+            self.queues.remove(queue)
 
     def _gpus(self, model: bool) -> float:
         import ray
@@ -120,9 +128,7 @@ class RayEngine:
 class _Worker:
     """An actor: makes its worker when the first task comes, and does one task at a time."""
 
-    def __init__(
-        self, make_worker: Callable[[], Worker], folder: str, environment: dict[str, str], threads: int
-    ) -> None:
+    def __init__(self, make_worker: bytes, folder: str, environment: dict[str, str], threads: int) -> None:
         import torch
 
         from shfcas.files import write_as
@@ -138,6 +144,7 @@ class _Worker:
         """Goes where the command was started, for its relative paths; returns what is wrong with this node."""
         try:
             os.chdir(self.folder)
+            sys.path.append(self.folder)
         except OSError as error:
             return f"node {os.uname().nodename} cannot work in {self.folder} ({error.strerror})"
         return None
@@ -152,7 +159,7 @@ class _Worker:
 
         try:
             if self.worker is None:
-                self.worker = self.make_worker()
+                self.worker = pickle.loads(self.make_worker)()
             return None, self.worker(task, tick), done
         except ModuleNotFoundError as error:
             return f"node {os.uname().nodename} has no module {error.name}; install the same as here", None, done
