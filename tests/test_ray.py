@@ -14,6 +14,7 @@ import pytest
 from shfcas.cli import main
 from shfcas.engines import RaySettings, open_engine
 from shfcas.errors import UserError
+from shfcas.files import write_json
 from tests import tiny
 from tests.ray_workers import Broken, Refusing, Writer, always_die, die_once, nothing, wait_for_go
 
@@ -59,6 +60,10 @@ def check_files(folder: Path, count: int) -> None:
     assert all(p.read_text() == f"all of {p.name[5:]}" for p in folder.glob("task-*"))
 
 
+def is_alive(process: int) -> bool:
+    return Path(f"/proc/{process}/exe").exists()  # a zombie has none
+
+
 def attempts(folder: Path, task: int) -> int:
     return len([*folder.glob(f"attempt-{task}-*")])
 
@@ -73,14 +78,15 @@ def test_a_worker_that_is_killed_loses_nothing(engine: Any, tmp_path: Path) -> N
 
 
 def test_a_node_that_is_killed_loses_nothing(cluster: Any, engine: Any, tmp_path: Path) -> None:
-    import ray
-
     node = cluster.add_node(num_cpus=1, object_store_memory=STORE)
 
     def kill() -> None:
         while sum(attempts(tmp_path, task) for task in range(2, 10)) < 3:  # until all three nodes are at work
             time.sleep(0.05)
+        at_work = {int(p.name.rpartition("-")[2]) for p in tmp_path.glob("attempt-*")}
         cluster.remove_node(node, allow_graceful=False)
+        while all(map(is_alive, at_work)):  # a worker may outlive its node for a moment
+            time.sleep(0.05)
         (tmp_path / "go").touch()
 
     killer = threading.Thread(target=kill)
@@ -91,7 +97,6 @@ def test_a_node_that_is_killed_loses_nothing(cluster: Any, engine: Any, tmp_path
     assert len(made) == 10
     begun = [attempts(tmp_path, task) for task in range(10)]
     assert sorted(begun) == [1] * 9 + [2]  # the one that was lost with its node was done again
-    assert sum(node["Alive"] for node in ray.nodes()) == 3
 
 
 def test_a_task_that_kills_its_workers_is_given_up(engine: Any, tmp_path: Path) -> None:
@@ -129,38 +134,82 @@ def test_a_cluster_that_is_not_there_is_said() -> None:
         pass
 
 
-def test_the_commands_make_the_same_files_on_a_cluster(
-    cluster: Any, files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    ray = ["--engine", "ray", "--ray.address", cluster.address]
-    letters = ["--gold", "tests.tiny:letter_reward", "--reward_model", files["reward_model"]]
-    short = {"num_completions": 3, "max_new_tokens": 6, "shard_size": 4}
+def shfcas(*arguments: str) -> None:
+    assert main(list(arguments)) == 0
 
-    def shfcas(*arguments: str) -> None:
-        assert main(list(arguments)) == 0, capsys.readouterr().err
 
-    for name, engine in (("local", []), ("ray", ray)):
-        folder = tmp_path / name
-        folder.mkdir()
-        sampling = [text for key, value in short.items() for text in (f"--sampling.{key}", str(value))]
-        candidates, parts, queue = (str(folder / part) for part in ("c.parquet", "parts", "queue.jsonl"))
-        asked = ["--policy", files["policy"], "--prompts", files["prompts"]]
-        shfcas("sample", *asked, "--output", candidates, *sampling, *engine)
-        # In several row groups, so that there is something to share.
-        write_in_groups(candidates, folder / "groups.parquet")
-        score = ["score", str(folder / "groups.parquet"), *letters[2:], "--shard_rows", "5"]
-        shfcas(*score, "--output", parts, *engine)
-        shfcas(*score, "--output", str(folder / "one.parquet"), *engine)
-        shfcas("select", parts, "--output", queue, "--budget", "9", "--kendall_threshold", "q0.2", *engine)
-        evaluation = [text.replace("--", "--evaluation.") for text in sampling]
-        shfcas("evaluate", *asked, *letters, "--output", str(folder / "evaluation.parquet"), *evaluation, *engine)
-    local = {p.relative_to(tmp_path / "local"): p for p in (tmp_path / "local").rglob("*") if p.is_file()}
-    there = {p.relative_to(tmp_path / "ray"): p for p in (tmp_path / "ray").rglob("*") if p.is_file()}
-    assert local.keys() == there.keys() and len([p for p in local if p.suffix == ".parquet"]) == 8
-    for name, path in local.items():
+def check_same(one: Path, other: Path, parquet: int) -> None:
+    """Both folders hold the same files, to the byte, and so many tables among them."""
+    files = {p.relative_to(one): p for p in one.rglob("*") if p.is_file()}
+    others = {p.relative_to(other): p for p in other.rglob("*") if p.is_file()}
+    assert files.keys() == others.keys() and len([p for p in files if p.suffix == ".parquet"]) == parquet
+    for name, path in files.items():
         if name.name != "_score.json":  # names its inputs, and when they were changed
-            assert path.read_bytes() == there[name].read_bytes(), name
+            assert path.read_bytes() == others[name].read_bytes(), name
 
 
-def write_in_groups(source: str, path: Path) -> None:
-    pq.write_table(pq.read_table(source), path, row_group_size=5)
+@pytest.fixture
+def commands(files: dict[str, str], cluster: Any) -> dict[str, list[str]]:
+    """Flags that several commands share."""
+    return {
+        "ask": ["--policy", files["policy"], "--prompts", files["prompts"]],
+        "sampling": ["--sampling.num_completions", "3", "--sampling.max_new_tokens", "6", "--sampling.shard_size", "4"],
+        "local": [],
+        "ray": ["--engine", "ray", "--ray.address", cluster.address],
+    }
+
+
+def test_sample_score_and_select_make_the_same_files(
+    commands: dict[str, list[str]], files: dict[str, str], tmp_path: Path
+) -> None:
+    for engine in ("local", "ray"):
+        folder = tmp_path / engine
+        candidates, grouped, parts, queue = (
+            str(folder / name) for name in ("c.parquet", "g.parquet", "parts", "q.jsonl")
+        )
+        shfcas("sample", *commands["ask"], "--output", candidates, *commands["sampling"], *commands[engine])
+        pq.write_table(pq.read_table(candidates), grouped, row_group_size=5)  # so that there is something to share
+        scoring = [grouped, "--reward_model", files["reward_model"], "--shard_rows", "5", "--output", parts]
+        shfcas("score", *scoring, *commands[engine])
+        selecting = [parts, "--output", queue, "--budget", "9", "--kendall_threshold", "q0.2"]
+        shfcas("select", *selecting, *commands[engine])
+    check_same(tmp_path / "local", tmp_path / "ray", parquet=6)
+
+
+@pytest.mark.slow
+def test_evaluate_makes_the_same_files(commands: dict[str, list[str]], files: dict[str, str], tmp_path: Path) -> None:
+    sampling = [text.replace("--", "--evaluation.") for text in commands["sampling"]]
+    rewards = ["--gold", "tests.tiny:letter_reward", "--reward_model", files["reward_model"], "--best_of_n", "2"]
+    for engine in ("local", "ray"):
+        output = ["--output", str(tmp_path / engine / "evaluation.parquet")]
+        shfcas("evaluate", *commands["ask"], *rewards, *output, *sampling, *commands[engine])
+    check_same(tmp_path / "local", tmp_path / "ray", parquet=1)
+
+
+@pytest.mark.slow
+def test_a_run_makes_the_same_files_and_may_change_its_engine(
+    commands: dict[str, list[str]], files: dict[str, str], tmp_path: Path
+) -> None:
+    short = {"num_completions": 4, "temperature": 1.0, "max_new_tokens": 6, "shard_size": 4}
+    held_out = [{"prompt": f"how was the {thing}?"} for thing in ("match", "phone", "night", "day", "film")]
+    config = {
+        "policy": files["policy"],
+        "reward_model": files["reward_model"],
+        "gold": "tests.tiny:letter_reward",
+        "prompts": files["prompts"],
+        "eval_prompts": tiny.write_lines(tmp_path / "held_out.jsonl", held_out),
+        "sampling": short,
+        "selection": {"budget": 4, "kendall_threshold": "q0", "pacs_threshold": "q0.1"},
+        "reward": {"num_train_epochs": 1, "learning_rate": 1e-3},
+        "rl": {"algorithm": "best_of_n", "best_of_n": {"n": 2}},
+        "evaluation": {"sampling": short},
+    }
+    write_json(tmp_path / "run.yaml", config)  # which is YAML, too
+    for engine in ("local", "ray"):
+        shfcas("run", str(tmp_path / "run.yaml"), "--output", str(tmp_path / engine), *commands[engine])
+    names = [f"round-{k}/evaluation{kind}.parquet" for k in (0, 1) for kind in ("", "_candidates")]
+    names += [f"round-1/{name}" for name in ("candidates.parquet", "conflicts.parquet", "queue.jsonl")]
+    names += ["round-1/preferences.jsonl", "round-1/metrics.json"]
+    for name in names:
+        assert (tmp_path / "local" / name).read_bytes() == (tmp_path / "ray" / name).read_bytes(), name
+    shfcas("run", str(tmp_path / "run.yaml"), "--output", str(tmp_path / "local"), *commands["ray"])

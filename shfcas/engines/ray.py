@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -34,6 +35,8 @@ class RayEngine:
         self.settings = settings
         self.connected = False
         self.queues: list[TaskQueue] = []
+        self.spare: list[Any] = []  # actors without a model, for the next tasks that need none
+        self.number = 0
 
     def __enter__(self) -> "RayEngine":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -42,6 +45,7 @@ class RayEngine:
         if not ray.is_initialized():  # by a caller, whose connection is used and kept
             own = self.settings.address is None
             try:
+                _check_reachable(self.settings.address)
                 ray.init(
                     # "local" rather than None, which the environment could turn into another address
                     address="local" if own else self.settings.address,
@@ -50,7 +54,7 @@ class RayEngine:
                     log_to_driver=False,
                     logging_level=logging.WARNING,
                 )
-            except (ConnectionError, ValueError, RuntimeError) as error:
+            except (OSError, ValueError, RuntimeError) as error:
                 reason = " ".join(str(error).split())[:200]
                 raise UserError(
                     f"no Ray cluster at {self.settings.address or 'this machine'} ({reason}); start one with "
@@ -62,6 +66,7 @@ class RayEngine:
     def __exit__(self, *exception: object) -> None:
         for queue in self.queues:  # of results that nobody has gone through to the end
             queue.close()
+        self._end_spare()
         if self.connected:
             import ray
 
@@ -96,17 +101,32 @@ class RayEngine:
         threads = max(1, int(self.settings.cpus))
 
         def start() -> Any:
-            return actor.remote(made, str(Path.cwd()), environment, threads)
+            return actor.remote(str(Path.cwd()), environment, threads)
 
-        queue = TaskQueue(start, tasks, workers, self.settings.retries, self.settings.start_timeout)
+        if model:  # which needs the cores that these hold
+            self._end_spare()
+        idle = [] if model else [self.spare.pop() for _ in range(min(workers, len(self.spare)))]
+        self.number += 1
+        retries, timeout = self.settings.retries, self.settings.start_timeout
+        queue = TaskQueue(start, idle, (self.number, made), tasks, workers, retries, timeout)
         self.queues.append(queue)
+        finished = False
         try:
             for result, count in queue.results():
                 tick(count)
                 yield result
+            finished = True
         finally:
-            queue.close()
+            # A model is not kept: its GPU may be wanted for training.
+            self.spare += queue.close(keep_idle=finished and not model)
             self.queues.remove(queue)
+
+    def _end_spare(self) -> None:
+        import ray
+
+        for actor in self.spare:
+            ray.kill(actor)
+        self.spare = []
 
     def _gpus(self, model: bool) -> float:
         import ray
@@ -125,10 +145,17 @@ class RayEngine:
         return max(1, min(rooms, default=1))
 
 
+def _check_reachable(address: str | None) -> None:
+    """Ray itself would try for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
 class _Worker:
     """An actor: makes its worker when the first task comes, and does one task at a time."""
 
-    def __init__(self, make_worker: bytes, folder: str, environment: dict[str, str], threads: int) -> None:
+    def __init__(self, folder: str, environment: dict[str, str], threads: int) -> None:
         import torch
 
         from shfcas.files import write_as
@@ -137,7 +164,7 @@ class _Worker:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         torch.set_num_threads(threads)
         write_as(os.urandom(6).hex())
-        self.make_worker, self.folder = make_worker, folder
+        self.folder, self.number = folder, 0
         self.worker: Worker | None = None
 
     def begin(self) -> str | None:
@@ -149,7 +176,7 @@ class _Worker:
             return f"node {os.uname().nodename} cannot work in {self.folder} ({error.strerror})"
         return None
 
-    def work(self, task: Any) -> tuple[str | None, Any, int]:
+    def work(self, number: int, make_worker: bytes, task: Any) -> tuple[str | None, Any, int]:
         """What is wrong with the task, if anything; its result; how much of the bar is done."""
         done = 0
 
@@ -158,8 +185,8 @@ class _Worker:
             done += count
 
         try:
-            if self.worker is None:
-                self.worker = pickle.loads(self.make_worker)()
+            if self.worker is None or self.number != number:
+                self.worker, self.number = pickle.loads(make_worker)(), number
             return None, self.worker(task, tick), done
         except ModuleNotFoundError as error:
             return f"node {os.uname().nodename} has no module {error.name}; install the same as here", None, done

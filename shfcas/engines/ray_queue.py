@@ -22,6 +22,8 @@ class TaskQueue:
 
     Args:
         start: makes an actor with the methods of `shfcas.engines.ray._Worker`.
+        idle: actors that have started already.
+        make_worker: a number that tells it from others, and the reference of its pickle, for the actors.
         tasks: what is to be done.
         workers: how many actors there are to be.
         retries: how often a task whose actor died is given to another one.
@@ -29,15 +31,22 @@ class TaskQueue:
     """
 
     def __init__(
-        self, start: Callable[[], Any], tasks: Sequence[Any], workers: int, retries: int, timeout: float
+        self,
+        start: Callable[[], Any],
+        idle: Sequence[Any],
+        make_worker: tuple[int, Any],
+        tasks: Sequence[Any],
+        workers: int,
+        retries: int,
+        timeout: float,
     ) -> None:
-        self.start, self.tasks, self.workers = start, tasks, workers
+        self.start, self.make_worker, self.tasks, self.workers = start, make_worker, tasks, workers
         self.retries, self.timeout = retries, timeout
         self.waiting = list(range(len(tasks)))  # a heap: what was lost goes before what is new
         self.lost: Counter[int] = Counter()
         self.failed_starts = 0
-        self.actors: list[Any] = []  # all that were ever made
-        self.idle: list[Any] = []
+        self.idle = [*idle]
+        self.actors = [*idle]  # all that there ever were
         self.running: dict[Any, tuple[Any, int | None]] = {}  # by what is awaited: the actor, and its task
         self.last_alive = time.monotonic()
 
@@ -47,7 +56,7 @@ class TaskQueue:
         Raises:
             UserError: as a worker raised it; a task has outlived too many workers; no worker starts.
         """
-        for _ in range(self.workers):
+        for _ in range(self.workers - len(self.idle)):
             self._start()
         done: dict[int, tuple[Any, int]] = {}
         for following in range(len(self.tasks)):
@@ -57,13 +66,16 @@ class TaskQueue:
             self._hand_out(following)  # before the caller takes its time with the result
             yield done.pop(following)
 
-    def close(self) -> None:
-        """Ends all actors, also those that have not started."""
+    def close(self, keep_idle: bool = False) -> list[Any]:
+        """Ends all actors, also those that have not started, but for the idle ones if they are kept."""
         import ray
 
+        kept = self.idle if keep_idle else []
         for actor in self.actors:
-            ray.kill(actor)
+            if actor not in kept:
+                ray.kill(actor)
         self.actors, self.idle, self.running = [], [], {}
+        return kept
 
     def _start(self) -> None:
         actor = self.start()
@@ -73,7 +85,7 @@ class TaskQueue:
     def _hand_out(self, following: int) -> None:
         while self.idle and self.waiting and self.waiting[0] < following + AHEAD * self.workers:
             actor, task = self.idle.pop(), heapq.heappop(self.waiting)
-            self.running[actor.work.remote(self.tasks[task])] = actor, task
+            self.running[actor.work.remote(*self.make_worker, self.tasks[task])] = actor, task
 
     def _await(self) -> dict[int, tuple[Any, int]]:
         """Waits until something has happened; the results that came."""
