@@ -6,8 +6,9 @@ sampled for a prompt does not depend on the other prompts of its batch, on their
 
 import inspect
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,8 +17,10 @@ import torch
 from shfcas.candidates import CandidateTable, concatenate, read_candidates, write_candidates
 from shfcas.chat import answer_text, encode_prompt, end_token_ids, plain_text
 from shfcas.config import fingerprint, option, to_dict
+from shfcas.engines import Engine, Tick
+from shfcas.engines.local import LocalEngine
 from shfcas.errors import UserError
-from shfcas.models import context_length, load_policy, provenance
+from shfcas.models import context_length, load_policy, policy_template, provenance
 from shfcas.progress import progress
 from shfcas.seeded_choice import SeededChoice
 from shfcas.seeds import derive_seed
@@ -219,23 +222,48 @@ def sample_table(
     work_dir: Path,
 ) -> CandidateTable:
     """Samples all prompts, shard by shard; shards already in `work_dir` are not sampled again."""
+    return _sample_shards(lambda: sampler, prompts, config, metadata, work_dir, LocalEngine())
+
+
+def _sample_shards(
+    load: Callable[[], Sampler],
+    prompts: Sequence[dict[str, Any]],
+    config: SamplingConfig,
+    metadata: dict[str, Any],
+    work_dir: Path,
+    engine: Engine,
+) -> CandidateTable:
+    """As `sample_table`, by workers that load the sampler each."""
     recipe = fingerprint([to_dict(config), metadata, list(prompts)])
-    tables = []
+    starts = range(0, len(prompts), config.shard_size)
+    shards = {
+        work_dir / f"shard-{recipe}-{number:05d}.parquet": prompts[start : start + config.shard_size]
+        for number, start in enumerate(starts)
+    }
+    work_dir.mkdir(parents=True, exist_ok=True)
+    done = set(work_dir.iterdir())  # listed, since a network's file system may remember that a name was missing
     bar = progress(total=len(prompts), desc="sampling")
-    for start in range(0, len(prompts), config.shard_size):
-        shard = prompts[start : start + config.shard_size]
-        path = work_dir / f"shard-{recipe}-{start // config.shard_size:05d}.parquet"
-        if not path.exists():
-            rows = []
-            for row in sampler(shard):
-                rows.append(row)
-                bar.update()
-            write_candidates(path, CandidateTable.from_rows(rows, metadata))
-        else:
-            bar.update(len(shard))
-        tables.append(read_candidates(path))
+    bar.update(sum(len(rows) for path, rows in shards.items() if path in done))
+    tasks = [(path, rows) for path, rows in shards.items() if path not in done]
+    for _ in engine.map(partial(_ShardWriter, load, metadata), tasks, bar.update):
+        pass
     bar.close()
-    return concatenate(tables)
+    return concatenate(read_candidates(path) for path in shards)
+
+
+class _ShardWriter:
+    """Samples a shard of prompts into its file."""
+
+    def __init__(self, load: Callable[[], Sampler], metadata: dict[str, Any]) -> None:
+        self.sampler, self.metadata = load(), metadata
+
+    def __call__(self, task: tuple[Path, Sequence[dict[str, Any]]], tick: Tick) -> None:
+        path, prompts = task
+        rows = []
+        for row in self.sampler(prompts):
+            rows.append(row)
+            tick(1)
+        write_candidates(path, CandidateTable.from_rows(rows, self.metadata))
 
 
 def sample_policy(
@@ -246,21 +274,37 @@ def sample_policy(
     work_dir: Path,
     references: Mapping[str, str | Path] | None = None,
     chat_template: str | None = None,
+    engine: Engine | None = None,
 ) -> CandidateTable:
-    """Loads a policy (and reference models by column name) and samples all prompts; the table records how.
+    """Samples all prompts from a policy that is loaded by name; the table records how.
 
-    `chat_template` is for a policy without a template of its own, see `shfcas.models.load_policy`.
+    Args:
+        policy: see `shfcas.models`.
+        prompts: rows with `prompt_id` and `prompt`.
+        config: sampling parameters.
+        seed: the root of every answer's random stream.
+        work_dir: for the shards; on storage that all workers share.
+        references: names of reference models by column, see `LocalSampler`.
+        chat_template: for a policy without a template of its own, see `shfcas.models.load_policy`.
+        engine: where shards are sampled; None samples them here.
     """
-    model, tokenizer = load_policy(str(policy), chat_template)
-    others = {column: load_policy(str(name))[0] for column, name in (references or {}).items()}
+    names = {column: str(name) for column, name in (references or {}).items()}
     metadata = {
         "policy": str(policy),
-        **{column: str(name) for column, name in (references or {}).items()},
-        **provenance(policy=str(policy), **{column: str(name) for column, name in (references or {}).items()}),
+        **names,
+        **provenance(policy=str(policy), **names),
         "engine": "transformers",
-        "template": fingerprint(tokenizer.chat_template),
+        "template": fingerprint(policy_template(str(policy), chat_template)),
         "sampling": to_dict(config),
         "seed": seed,
     }
-    sampler = LocalSampler(model, tokenizer, config, seed, others)
-    return sample_table(sampler, prompts, config, metadata, work_dir)
+    load = partial(_load_sampler, str(policy), names, chat_template, config, seed)
+    return _sample_shards(load, prompts, config, metadata, work_dir, engine or LocalEngine())
+
+
+def _load_sampler(
+    policy: str, references: dict[str, str], chat_template: str | None, config: SamplingConfig, seed: int
+) -> LocalSampler:
+    model, tokenizer = load_policy(policy, chat_template)
+    others = {column: load_policy(name)[0] for column, name in references.items()}
+    return LocalSampler(model, tokenizer, config, seed, others)

@@ -62,6 +62,7 @@ EXTRAS = {
     ),
     **dict.fromkeys(("fastapi", "uvicorn", "markdown_it", "krippendorff"), "web"),
     "openai": "judge",
+    "ray": "ray",
     "vaderSentiment": "demo",
     "gguf": "demo",
 }
