@@ -14,10 +14,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from shfcas.candidates import CandidateTable, concatenate, read_candidates, write_candidates
+from shfcas.candidates import CandidateTable, concatenate, read_candidates, read_metadata, write_candidates
 from shfcas.chat import answer_text, encode_prompt, end_token_ids, plain_text
-from shfcas.config import fingerprint, option, to_dict
+from shfcas.config import fingerprint, lasting, option
 from shfcas.errors import UserError
+from shfcas.generators import label
+from shfcas.generators.settings import GENERATORS, ServerSettings, VLLMSettings
 from shfcas.models import context_length, load_policy, provenance
 from shfcas.progress import progress
 from shfcas.seeds import derive_seed
@@ -36,6 +38,14 @@ class SamplingConfig:
     max_new_tokens: int = option(128, "an answer ends here if it has not ended by itself")
     batch_size: int = option(64, "sequences generated at once")
     shard_size: int = option(64, "prompts per resumable shard")
+    generator: str = option(
+        "transformers", "who draws: transformers, vLLM in this process, or a completions server", GENERATORS
+    )
+    max_logprob_gap: float | None = option(
+        0.05, "refuse a generator whose log-probabilities lie further from the policy's, a token (none: never)"
+    )
+    server: ServerSettings = option(ServerSettings, "generator openai: the server")
+    vllm: VLLMSettings = option(VLLMSettings, "generator vllm")
 
     def __post_init__(self) -> None:
         for name in ("num_completions", "max_new_tokens", "batch_size", "shard_size"):
@@ -145,6 +155,9 @@ class LocalSampler:
                 yield done.pop(following)
                 following += 1
 
+    def close(self) -> None:
+        """Nothing is held but the models."""
+
     def _encode(self, row: dict[str, Any]) -> list[int]:
         try:
             ids = encode_prompt(self.tokenizer, row["prompt"])
@@ -241,7 +254,8 @@ def sample_table(
     work_dir: Path,
 ) -> CandidateTable:
     """Samples all prompts, shard by shard; shards already in `work_dir` are not sampled again."""
-    recipe = fingerprint([to_dict(config), metadata, list(prompts)])
+    _refuse_other_generators(work_dir, metadata)
+    recipe = fingerprint([lasting(config), metadata, list(prompts)])
     tables = []
     bar = progress(total=len(prompts), desc="sampling")
     for start in range(0, len(prompts), config.shard_size):
@@ -260,6 +274,18 @@ def sample_table(
     return concatenate(tables)
 
 
+def _refuse_other_generators(work_dir: Path, metadata: dict[str, Any]) -> None:
+    """One table has one generator, also when it is continued."""
+    ours = metadata.get("generator")
+    for path in sorted(work_dir.glob("shard-*.parquet")):
+        theirs = read_metadata(path).get("generator")
+        if label(theirs) != label(ours):
+            raise UserError(
+                f"{work_dir} holds answers drawn by {label(theirs)}, and now {label(ours)} would draw the others; "
+                f"a table has one generator: go on with {label(theirs)}, or delete that folder to start anew"
+            )
+
+
 def sample_policy(
     policy: str | Path,
     prompts: Sequence[dict[str, Any]],
@@ -271,18 +297,42 @@ def sample_policy(
 ) -> CandidateTable:
     """Loads a policy (and reference models by column name) and samples all prompts; the table records how.
 
-    `chat_template` is for a policy without a template of its own, see `shfcas.models.load_policy`.
+    `chat_template` is for a policy without a template of its own, see `shfcas.models.load_policy`. Whoever draws the
+    answers (`config.generator`), their log-probabilities are those of transformers.
     """
-    model, tokenizer = load_policy(str(policy), chat_template)
-    others = {column: load_policy(str(name))[0] for column, name in (references or {}).items()}
+    from shfcas.generators import rescored
+
+    names = {column: str(name) for column, name in (references or {}).items()}
+    generator, notes = rescored.identity(config, str(policy))
+    sampler = _load_sampler(str(policy), names, chat_template, config, seed)
     metadata = {
         "policy": str(policy),
-        **{column: str(name) for column, name in (references or {}).items()},
-        **provenance(policy=str(policy), **{column: str(name) for column, name in (references or {}).items()}),
-        "engine": "transformers",
-        "template": fingerprint(tokenizer.chat_template),
-        "sampling": to_dict(config),
+        **names,
+        **provenance(policy=str(policy), **names),
+        "engine": "transformers",  # whose the log-probabilities are
+        "generator": generator,
+        "template": fingerprint(sampler.tokenizer.chat_template),
+        "sampling": lasting(config),
         "seed": seed,
     }
-    sampler = LocalSampler(model, tokenizer, config, seed, others)
-    return sample_table(sampler, prompts, config, metadata, work_dir)
+    try:
+        table = sample_table(sampler, prompts, config, metadata, work_dir)
+    finally:
+        sampler.close()
+    if config.generator == "transformers":
+        return table
+    facts = {**notes, **rescored.summary(table)}
+    logger.info("%s", rescored.sentence(generator, facts, len(table.values("logprobs"))))
+    return table.with_metadata(generation=facts)
+
+
+def _load_sampler(
+    policy: str, references: dict[str, str], chat_template: str | None, config: SamplingConfig, seed: int
+) -> LocalSampler:
+    if config.generator != "transformers":
+        from shfcas.generators.rescored import load_sampler
+
+        return load_sampler(policy, references, chat_template, config, seed)
+    model, tokenizer = load_policy(policy, chat_template)
+    others = {column: load_policy(name)[0] for column, name in references.items()}
+    return LocalSampler(model, tokenizer, config, seed, others)

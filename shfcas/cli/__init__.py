@@ -56,6 +56,7 @@ EXTRAS = {
     ),
     **dict.fromkeys(("fastapi", "uvicorn", "markdown_it", "krippendorff"), "web"),
     "openai": "judge",
+    "vllm": "vllm",
     "vaderSentiment": "demo",
     "gguf": "demo",
 }
