@@ -300,10 +300,11 @@ def sample_policy(
     `chat_template` is for a policy without a template of its own, see `shfcas.models.load_policy`. Whoever draws the
     answers (`config.generator`), their log-probabilities are those of transformers.
     """
-    from shfcas.generators import rescored
+    from shfcas.generators.facts import sentence, summary
+    from shfcas.generators.rescored import identity
 
     names = {column: str(name) for column, name in (references or {}).items()}
-    generator, notes = rescored.identity(config, str(policy))
+    generator, notes = identity(config, str(policy))
     sampler = _load_sampler(str(policy), names, chat_template, config, seed)
     metadata = {
         "policy": str(policy),
@@ -321,9 +322,9 @@ def sample_policy(
         sampler.close()
     if config.generator == "transformers":
         return table
-    facts = {**notes, **rescored.summary(table)}
-    logger.info("%s", rescored.sentence(generator, facts, len(table.values("logprobs"))))
-    return table.with_metadata(generation=facts)
+    table = table.with_metadata(generation={**notes, **summary(table)})
+    logger.info("%s", sentence(table))
+    return table
 
 
 def _load_sampler(

@@ -13,10 +13,9 @@ from typing import Any
 
 import torch
 
-from shfcas.candidates import CandidateTable
 from shfcas.chat import answer_text, end_token_ids, render_prompt
 from shfcas.errors import UserError
-from shfcas.generators import Answer, Generator, Request, label
+from shfcas.generators import Answer, Generator, Request
 from shfcas.generators import vllm as vllm_generator
 from shfcas.generators.server import ServerGenerator
 from shfcas.models import context_length, load_policy
@@ -192,9 +191,10 @@ class RescoredSampler(LocalSampler):
         gap = fmean(abs(a.columns["engine_logprobs"] - a.columns["logprobs"]) / len(a.tokens) for a in known)
         if not gap <= self.config.max_logprob_gap:
             raise UserError(
-                f"the generator's log-probabilities lie {gap:.3g} a token from the policy's, more than "
-                f"sampling.max_logprob_gap={self.config.max_logprob_gap:g}: it has another model (in a run, the policy "
-                "of an earlier round), or takes them at another temperature (vLLM: --logprobs-mode raw_logprobs)"
+                f"the generator's log-probabilities lie {gap:.3g} a token from those of "
+                f"{self.model.config._name_or_path}, more than sampling.max_logprob_gap="
+                f"{self.config.max_logprob_gap:g}: it has another model (in a run, the policy of an earlier round), or "
+                "takes them at another temperature (vLLM: --logprobs-mode raw_logprobs)"
             )
 
 
@@ -226,31 +226,3 @@ def load_sampler(
         generator = server = ServerGenerator(config, policy, ends)
         server.check_tokenizer(tokenizer)
     return RescoredSampler(model, tokenizer, generator, config, seed, others)
-
-
-def summary(table: CandidateTable) -> dict[str, Any]:
-    """How far a generator and its rescoring lie apart, by a table's diagnostic columns.
-
-    Returns:
-        `tokens`: `drawn`, or `retokenised` where only text was known; `retokenised_otherwise`: answers whose text,
-        tokenised again, gives other tokens; `logprob_difference`: mean absolute difference of an answer's
-        log-probability. What is not known is left out.
-    """
-    facts: dict[str, Any] = {"tokens": "drawn" if "same_tokens" in table else "retokenised"}
-    if "same_tokens" in table:
-        facts["retokenised_otherwise"] = sum(not same for row in table.column("same_tokens") for same in row)
-    if "engine_logprobs" in table:
-        facts["logprob_difference"] = (table.values("engine_logprobs") - table.values("logprobs")).abs().mean().item()
-    return facts
-
-
-def sentence(generator: dict[str, Any], facts: dict[str, Any], answers: int) -> str:
-    """What `summary` found, in words."""
-    parts = [f"{label(generator)} drew {answers} answers, transformers scored them"]
-    if "logprob_difference" in facts:
-        parts.append(f"log-probabilities of an answer differ by {facts['logprob_difference']:.3g} on average")
-    if "retokenised_otherwise" in facts:
-        parts.append(f"{facts['retokenised_otherwise']} would be tokenised otherwise")
-    else:
-        parts.append("their tokens are those of the text")
-    return "; ".join(parts)
