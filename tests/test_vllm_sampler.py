@@ -10,16 +10,20 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from shfcas.candidates import read_candidates
+from shfcas import report
+from shfcas.candidates import read_candidates, write_candidates
 from shfcas.chat import encode_prompt
 from shfcas.cli import main
+from shfcas.conflicts import add_conflicts
 from shfcas.errors import MissingExtra, UserError
 from shfcas.generators import Answer
+from shfcas.generators.facts import sentence
 from shfcas.generators.rescored import RescoredSampler
 from shfcas.generators.server import ServerGenerator
 from shfcas.generators.settings import ServerSettings, VLLMSettings
-from shfcas.models import load_policy
+from shfcas.models import load_policy, save_model
 from shfcas.sampling import SamplingConfig, sample_policy
 from tests import tiny
 from tests.completions_server import CompletionsServer, Fault
@@ -317,6 +321,19 @@ def test_the_command_samples_at_a_server(
     table = read_candidates(output)
     assert str(pq.read_schema(output).field("engine_logprobs").type) == "list<element: double>"
     assert table.metadata["generation"]["model"] == "policy"
+    assert sentence(table).startswith("openai vllm 0.0.test drew 4 answers")
+
+
+def test_the_report_says_how_far_the_two_lie_apart(
+    server: CompletionsServer, names: dict[str, str], tmp_path: Path
+) -> None:
+    server.logprob_shift = 0.01
+    table = sample_policy(names["policy"], tiny.prompts(2), config(server, max_new_tokens=1), 0, tmp_path / "work")
+    scored = add_conflicts(table.with_columns(rewards=[[1.0, 0.0, 2.0], [0.5, 1.0, 0.0]]))
+    write_candidates(tmp_path / "round-1" / "conflicts.parquet", scored)
+    tiny.write_lines(tmp_path / "round-1" / "queue.jsonl", [{"prompt_id": "p0", "first": 0, "second": 1}])
+    generation = report._selection(tmp_path, "round-1/queue.jsonl")["generation"]
+    assert "drew 6 answers, transformers scored them; their log-probabilities differ by 0.01 an answer" in generation
 
 
 def test_vllm_that_is_not_installed_is_said(names: dict[str, str], tmp_path: Path) -> None:
@@ -327,13 +344,32 @@ def test_vllm_that_is_not_installed_is_said(names: dict[str, str], tmp_path: Pat
             sample_policy(names["policy"], tiny.prompts(1), SamplingConfig(generator="vllm"), 0, tmp_path)
 
 
-def test_vllms_own_types_fit(names: dict[str, str], tmp_path: Path) -> None:
+def test_vllms_own_types_fit(tmp_path: Path) -> None:
     pytest.importorskip("vllm")
-    settings = SamplingConfig(num_completions=3, temperature=1.0, max_new_tokens=6, generator="vllm")
-    first = sample_policy(names["policy"], tiny.prompts(2), settings, 1, tmp_path / "a")
-    assert first.metadata["generator"]["name"] == "vllm"
-    assert first.metadata["generation"]["logprob_difference"] < 0.1
-    assert {n for row in first.column("num_tokens") for n in row} <= set(range(1, 7))
+    tokenizer = tiny.policy_tokenizer()
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(  # as tiny as vLLM's kernels take it
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=128,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            initializer_range=0.1,
+        )
+    )
+    save_model(tmp_path / "policy", model, tokenizer)
+    settings = SamplingConfig(num_completions=8, temperature=1.5, max_new_tokens=90, generator="vllm")
+    table = sample_policy(str(tmp_path / "policy"), tiny.prompts(4), settings, 1, tmp_path / "work")
+    assert table.metadata["generator"]["name"] == "vllm"
+    assert table.metadata["generation"]["logprob_difference"] < 0.1
+    assert {finished for row in table.column("finished") for finished in row} == {True, False}
+    for row in table.rows():
+        assert all((n == 90) or done for n, done in zip(row["num_tokens"], row["finished"], strict=True))
 
 
 @pytest.mark.parametrize(
