@@ -12,7 +12,6 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from shfcas import report
 from shfcas.candidates import read_candidates, write_candidates
 from shfcas.chat import encode_prompt
 from shfcas.cli import main
@@ -327,6 +326,8 @@ def test_the_command_samples_at_a_server(
 def test_the_report_says_how_far_the_two_lie_apart(
     server: CompletionsServer, names: dict[str, str], tmp_path: Path
 ) -> None:
+    from shfcas import report  # plots need matplotlib, which vLLM's environment lacks
+
     server.logprob_shift = 0.01
     table = sample_policy(names["policy"], tiny.prompts(2), config(server, max_new_tokens=1), 0, tmp_path / "work")
     scored = add_conflicts(table.with_columns(rewards=[[1.0, 0.0, 2.0], [0.5, 1.0, 0.0]]))

@@ -31,6 +31,7 @@ class VLLMGenerator:
     """
 
     def __init__(self, config: "SamplingConfig", policy: str, model: Any, tokenizer: Any, end_ids: set[int]) -> None:
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         try:
             import vllm
         except ModuleNotFoundError:
