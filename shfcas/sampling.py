@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 
 from shfcas.candidates import CandidateTable, concatenate, read_candidates, read_metadata, write_candidates
@@ -22,6 +21,7 @@ from shfcas.generators import label
 from shfcas.generators.settings import GENERATORS, ServerSettings, VLLMSettings
 from shfcas.models import context_length, load_policy, provenance
 from shfcas.progress import progress
+from shfcas.seeded_choice import SeededChoice
 from shfcas.seeds import derive_seed
 
 logger = logging.getLogger(__name__)
@@ -62,44 +62,22 @@ class Sampler(Protocol):
         """Yields one candidate row a prompt, in the given order."""
 
 
-class _SeededChoice:
-    """Draws each row's next token from that row's own random stream and keeps its log-probability.
+def _seeded_choice(seeds: Sequence[int], config: SamplingConfig) -> SeededChoice:
+    from transformers import (
+        LogitsProcessorList,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
 
-    It stands last among the logits processors of a greedy `generate`: the drawn token is the only finite score.
-    """
-
-    def __init__(self, seeds: Sequence[int], config: SamplingConfig) -> None:
-        from transformers import (
-            LogitsProcessorList,
-            TemperatureLogitsWarper,
-            TopKLogitsWarper,
-            TopPLogitsWarper,
-        )
-
-        uniforms = [np.random.default_rng(seed).random(config.max_new_tokens) for seed in seeds]
-        self.uniforms = torch.from_numpy(np.stack(uniforms))
-        self.warpers = LogitsProcessorList()
-        if config.temperature != 1:
-            self.warpers.append(TemperatureLogitsWarper(config.temperature))
-        if config.top_k:
-            self.warpers.append(TopKLogitsWarper(config.top_k))
-        if config.top_p < 1:
-            self.warpers.append(TopPLogitsWarper(config.top_p))
-        self.logprobs: list[torch.Tensor] = []
-
-    def __call__(self, input_ids: Any, scores: Any) -> torch.Tensor:
-        scores = scores.float()
-        uniform = self.uniforms[:, len(self.logprobs)].to(scores.device)
-        # Inverse of the cumulative distribution: one uniform number a row, whatever the vocabulary.
-        cumulative = self.warpers(input_ids, scores).softmax(-1).cumsum(-1)
-        total = cumulative[:, -1:]
-        target = (uniform[:, None] * total.double()).to(total.dtype)
-        # Rounding may carry the target up to the total, where no token would be found.
-        target = torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))
-        choice = torch.searchsorted(cumulative, target, right=True)
-        chosen = scores.gather(-1, choice)
-        self.logprobs.append((chosen - scores.logsumexp(-1, keepdim=True)).squeeze(-1))
-        return torch.full_like(scores, -torch.inf).scatter_(-1, choice, 0.0)
+    warpers = LogitsProcessorList()
+    if config.temperature != 1:
+        warpers.append(TemperatureLogitsWarper(config.temperature))
+    if config.top_k:
+        warpers.append(TopKLogitsWarper(config.top_k))
+    if config.top_p < 1:
+        warpers.append(TopPLogitsWarper(config.top_p))
+    return SeededChoice(seeds, config.max_new_tokens, warpers)
 
 
 class LocalSampler:
@@ -181,7 +159,7 @@ class LocalSampler:
         pad = self.tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=self.model.device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.model.device)
-        choice = _SeededChoice(seeds, self.config)
+        choice = _seeded_choice(seeds, self.config)
         config = GenerationConfig(
             do_sample=False,
             max_new_tokens=self.config.max_new_tokens,

@@ -15,7 +15,7 @@ from shfcas.errors import UserError
 
 Item = TypeVar("Item")
 WILDCARDS = "*?["
-BATCH_ROWS, SHARD_ROWS = 1 << 16, 1 << 20
+BATCH_ROWS, SHARD_ROWS = 1 << 15, 1 << 19
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import tiny
 import yaml
 
 from shfcas.cli import COMMANDS, main
+from shfcas.compare.settings import CompareConfig
 from shfcas.config import build
 from shfcas.rounds import RunConfig
 
@@ -91,7 +92,8 @@ def test_python(page: Path, folder: Path) -> None:
 @pages_with("yaml")
 def test_yaml_is_a_run_configuration(page: Path) -> None:
     for block in blocks(page, "yaml"):
-        build(RunConfig, yaml.safe_load(block)).check()
+        values = yaml.safe_load(block)
+        build(CompareConfig if "strategies" in values else RunConfig, values).check()
 
 
 @pages_with("bash")

@@ -16,7 +16,7 @@ LAYERS = [  # the lowest first; a room imports rooms of its own layer and of low
     {"_library"},
     {"_arguments", "_autograd", "_fake_kernels", "_pvalues"},
     {"ops", "reference"},
-    {"config", "files", "errors", "progress", "seeds", "quantiles"},
+    {"config", "files", "errors", "processes", "progress", "seeded_choice", "seeds", "quantiles"},
     {
         "candidates",
         "preferences",
@@ -42,8 +42,10 @@ LAYERS = [  # the lowest first; a room imports rooms of its own layer and of low
         "feedback",
         "training",
         "evaluation",
+        "exports",
+        "diagnose",
     },
-    {"rounds", "demo", "report", "stages"},
+    {"rounds", "demo", "report", "stages", "compare"},
     {"cli"},
 ]
 LAYER = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

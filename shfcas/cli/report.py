@@ -1,9 +1,10 @@
-"""Write one self-contained HTML page with plots about a run directory."""
+"""Write one self-contained HTML page with plots about the directory of a run or of a comparison."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shfcas.compare.output import FACTS
 from shfcas.config import option
 from shfcas.report import write_report
 
@@ -17,4 +18,9 @@ class Config:
 
 def run(config: Config) -> dict[str, Any]:
     """Writes report.html into the run directory."""
-    return {"report": str(write_report(Path(config.run)))}
+    path = Path(config.run)
+    if (path / FACTS).exists():
+        from shfcas.compare.page import write_page
+
+        return {"report": str(write_page(path))}
+    return {"report": str(write_report(path))}

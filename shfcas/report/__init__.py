@@ -50,10 +50,19 @@ def write_report(run: Path) -> Path:
         ),
         reward_models=(reward_models := _reward_models(run, manifest)),
         calibration=plots.calibration({name: m["calibration"] for name, m in reward_models.items()}),
+        diagnosis=_diagnosis(run),
         groups=plots.accuracy_by_group({_label(name): m["groups"] for name, m in metrics.items() if "groups" in m}),
     )
     write_text(run / "report.html", page)
     return run / "report.html"
+
+
+def _diagnosis(run: Path) -> dict[str, Any] | None:
+    """Whether conflict finds errors, where gold rewards of the base policy's held-out answers are known."""
+    from shfcas.report.diagnosis import of_table
+
+    answers = run / "round-0" / "evaluation.parquet"
+    return of_table(read_candidates(answers)) if answers.exists() else None
 
 
 def _stages(manifest: dict[str, Any], suffix: str) -> list[str]:

@@ -32,9 +32,10 @@ plt.rcParams.update(
 )
 
 
-def _svg(figure: Any) -> str:
+def _svg(figure: Any, tight: bool = True) -> str:
     buffer = io.StringIO()
-    figure.tight_layout()
+    if tight:
+        figure.tight_layout()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     plt.close(figure)
     text = buffer.getvalue()

@@ -1,0 +1,62 @@
+"""Find out whether conflict finds the reward model's errors on your data, before you pay annotators.
+
+From a scored table, and a small sample that somebody has judged: preferences about pairs drawn at random
+(`shfcas select --strategy random`), or a gold reward on a sample of prompts. Says in one sentence whether conflict
+finds errors better than chance, and with --json everything behind it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from shfcas.candidates import CandidateTable
+from shfcas.config import option
+from shfcas.diagnose import NEEDED, DiagnoseSettings, diagnose, from_gold, from_preferences, lines
+from shfcas.errors import UsageError
+from shfcas.preferences import read_preferences
+from shfcas.scoring import load_scorer
+from shfcas.shards import TableRows
+
+INPUTS, INPUTS_HELP = "input", "candidate tables with conflict columns [conflicts.parquet]"
+
+
+@dataclass
+class _Sources:
+    input: list[str] = option(lambda: ["conflicts.parquet"], "candidate tables with conflict columns")
+    preferences: str | None = option(None, "judged pairs of answers of the table, in TRL's format")
+    gold: str | None = option(
+        None, "a gold reward that judges a sample of prompts: a model, or module:function (none: the column gold)"
+    )
+    plot: str | None = option(None, "a .png or .svg file for the share of errors by conflict")
+
+
+@dataclass
+class Config(DiagnoseSettings, _Sources):
+    """`shfcas diagnose`."""
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Judges the table's conflicts."""
+    if config.preferences and config.gold:
+        raise UsageError("give preferences or gold, not both")
+    if config.prompts < 1:
+        raise UsageError(f"prompts: expected at least 1, got {config.prompts}")
+    rows = TableRows(config.input)
+    CandidateTable(rows.schema.empty_table()).require(*NEEDED, *([config.group_by] if config.group_by else ()))
+    if config.preferences:
+        optional = [config.group_by] if config.group_by else []
+        rows.columns = [*NEEDED, *(name for name in optional if name not in NEEDED)]
+        pairs = from_preferences(rows, read_preferences(config.preferences), config.group_by)
+    else:
+        gold = load_scorer(config.gold) if config.gold else None
+        pairs = from_gold(rows, gold, config.prompts, config.seed, config.group_by)
+    result = diagnose(pairs, config)
+    if config.plot:
+        from shfcas.report.diagnosis import save_deciles
+
+        save_deciles(result, config.plot)
+    return result
+
+
+def text(result: dict[str, Any]) -> str:
+    """The verdict, then the numbers."""
+    return lines(result)

@@ -1,0 +1,35 @@
+"""Strategies compared at the same numbers of comparisons: `shfcas compare`, and the same for answers made elsewhere."""
+
+from shfcas.compare.answers import AnswerSet
+from shfcas.compare.cells import Bench, Cell, Label, RefineHead, ask, head_bench, judge, measure, run_cell
+from shfcas.compare.grid import Record, cells_of, run_grid, tidy
+from shfcas.compare.heads import Head, HeadFit
+from shfcas.compare.output import write_parquet, write_tables
+from shfcas.compare.statistics import Key, curves, holm, keys_of, paired_tests, signed_rank
+
+__all__ = [
+    "AnswerSet",
+    "Bench",
+    "Cell",
+    "Head",
+    "HeadFit",
+    "Key",
+    "Label",
+    "Record",
+    "RefineHead",
+    "ask",
+    "cells_of",
+    "curves",
+    "head_bench",
+    "holm",
+    "judge",
+    "keys_of",
+    "measure",
+    "paired_tests",
+    "run_cell",
+    "run_grid",
+    "signed_rank",
+    "tidy",
+    "write_parquet",
+    "write_tables",
+]

@@ -1,0 +1,120 @@
+"""Reward models taken apart: the features that the last layer reads, and that layer as a head."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from shfcas.chat import Prompt, encode_answer
+from shfcas.compare.heads import Head
+from shfcas.errors import UserError
+from shfcas.files import write_json
+from shfcas.models import has_trained_head, is_cost_model, load_reward_model, save_model
+from shfcas.preferences import Preference
+from shfcas.progress import progress
+from shfcas.scoring import ENSEMBLE_FILE, ensemble_members, padded, reward_max_length
+from shfcas.training.reward_data import encode_pairs
+
+BATCH = 64
+
+
+class FrozenModel:
+    """A reward model as features and a head: its last linear layer, and what that reads at the end of each text.
+
+    The reward of an ensemble is the mean of its members', so its features are theirs side by side, and its head is
+    theirs divided by their number. The head of a cost model is negated.
+
+    Args:
+        name: a model with a trained head, or the folder of an ensemble.
+        cost_model: lower is better.
+
+    Raises:
+        UserError: the model's score is not linear in what its last layer reads.
+    """
+
+    def __init__(self, name: str, cost_model: bool = False) -> None:
+        self.members = []
+        for member in ensemble_members(name) or [name]:
+            if not has_trained_head(member):
+                raise UserError(f"{member} has no trained reward head; train one with: shfcas train-reward")
+            model, tokenizer = load_reward_model(member)
+            self.members.append((member, model, tokenizer))
+        count = len(self.members)
+        self.signs = [-1 if cost_model or is_cost_model(name) else 1 for name, _, _ in self.members]
+        heads = [last_layer(name, model).weight.detach().double().flatten() for name, model, _ in self.members]
+        self.head = Head(torch.cat([s * w / count for s, w in zip(self.signs, heads, strict=True)]).cpu().numpy())
+
+    def features(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> np.ndarray:
+        """Features of answers, shape (T, D), float32."""
+        each = [
+            member_features(name, model, tokenizer, prompts, completions) for name, model, tokenizer in self.members
+        ]
+        return np.concatenate(each, axis=1)
+
+    def differences(self, preferences: Sequence[Preference]) -> tuple[np.ndarray, np.ndarray]:
+        """Features of the chosen answers less those of the rejected, shape (n, D), and the margins, shape (n,).
+
+        Pairs that are longer than what the model can see are left out, as in training.
+        """
+        used = list(preferences)
+        for _, model, tokenizer in self.members:
+            _, used = encode_pairs(used, tokenizer, reward_max_length(model, tokenizer))
+        prompts = [p.prompt for p in used]
+        found = self.features(prompts * 2, [*(p.chosen for p in used), *(p.rejected for p in used)])
+        return found[: len(used)] - found[len(used) :], np.array([p.margin or 0.0 for p in used])
+
+    def save(self, output: Path, head: Head) -> None:
+        """Saves the model, or the ensemble, with another head in place of its own."""
+        several = len(self.members) > 1
+        place = 0
+        for number, ((name, model, tokenizer), sign) in enumerate(zip(self.members, self.signs, strict=True)):
+            layer = last_layer(name, model)
+            weight = head.weight[place : place + layer.in_features] * sign * len(self.members)
+            place += layer.in_features
+            with torch.no_grad():
+                layer.weight.copy_(torch.from_numpy(weight).reshape(layer.weight.shape))
+            save_model(output / f"member-{number}" if several else output, model, tokenizer)
+        if several:
+            members = [f"member-{number}" for number in range(len(self.members))]
+            write_json(output / ENSEMBLE_FILE, {"members": members})
+
+
+def last_layer(name: str, model: Any) -> Any:
+    """The linear layer with one output that gives the score."""
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == 1]
+    if not layers:
+        raise UserError(f"{name} has no linear layer that gives its score; use refine: full")
+    return layers[-1]
+
+
+@torch.inference_mode()
+def member_features(
+    name: str, model: Any, tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[str]
+) -> np.ndarray:
+    """What the last layer of one model reads of each answer, in batches of similar length, shape (T, D)."""
+    limit = reward_max_length(model, tokenizer)
+    encoded = [encode_answer(tokenizer, p, c, limit) for p, c in zip(prompts, completions, strict=True)]
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
+    layer, read = last_layer(name, model), []
+    hook = layer.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0].float()))
+    features = np.empty((len(encoded), layer.in_features), np.float32)
+    try:
+        for start in progress(range(0, len(order), BATCH), "features"):
+            batch = order[start : start + BATCH]
+            inputs = padded([encoded[i] for i in batch], tokenizer.pad_token_id, model.device)
+            read.clear()
+            scores = model(**inputs).logits.float().flatten()
+            hidden = read[-1]
+            linear = torch.nn.functional.linear(hidden, layer.weight.float(), layer.bias).squeeze(-1)
+            if hidden.dim() == 3:  # the layer is applied to every token: find the one at which the score is read
+                away = (linear - scores.unsqueeze(1)).abs().masked_fill(inputs["attention_mask"] == 0, torch.inf)
+                place = torch.arange(len(batch), device=away.device), away.argmin(dim=1)
+                hidden, linear = hidden[place], linear[place]
+            if not torch.allclose(linear, scores, rtol=1e-3, atol=1e-3):
+                raise UserError(f"{name}: its score is not what its last layer gives; use refine: full")
+            features[batch] = hidden.cpu().numpy()
+    finally:
+        hook.remove()
+    return features

@@ -1,0 +1,174 @@
+"""All cells of a comparison: in any order, in several processes, and only those that are not yet done."""
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shfcas.compare.cells import NONE, Bench, Cell, run_cell
+from shfcas.compare.heads import threads_of_torch
+from shfcas.errors import UserError
+from shfcas.files import disk_errors
+from shfcas.progress import progress
+from shfcas.selection import SelectionConfig
+
+Work = Callable[[Cell], dict[str, Any]]
+
+
+def cells_of(strategies: Sequence[str], budgets: Sequence[int], seeds: int) -> list[Cell]:
+    """Every cell, seed by seed, each seed's first cell without labels."""
+    return [
+        cell
+        for seed in range(seeds)
+        for cell in (Cell(NONE, 0, seed), *(Cell(name, budget, seed) for budget in budgets for name in strategies))
+    ]
+
+
+@dataclass(frozen=True)
+class BenchWork:
+    """Cells on a bench in memory, the strategies by names of the caller's own."""
+
+    bench: Bench
+    arms: Mapping[str, SelectionConfig]
+
+    def __call__(self, cell: Cell) -> dict[str, Any]:
+        """Runs a cell."""
+        return run_cell(self.bench, cell, self.arms.get(cell.strategy, SelectionConfig()))
+
+
+def run_grid(
+    bench: Bench,
+    arms: Mapping[str, SelectionConfig],
+    budgets: Sequence[int],
+    seeds: int,
+    jobs: int = 1,
+    record: str | Path | None = None,
+) -> list[dict[str, Any]]:
+    """Runs arms x budgets x seeds, and the arm `none` for each seed, on a bench.
+
+    Args:
+        bench: see `head_bench`.
+        arms: settings by a name; each arm's budget is set from `budgets`.
+        budgets: numbers of comparisons.
+        seeds: how many.
+        jobs: processes.
+        record: a file of cells that are done; a call that was interrupted goes on from it.
+
+    Returns:
+        Tidy rows: `strategy`, `budget`, `seed`, `metric`, `group`, `value`.
+    """
+    cells = cells_of(list(arms), budgets, seeds)
+    return tidy(run_cells(cells, BenchWork(bench, arms), jobs, Record(record) if record else None))
+
+
+def tidy(done: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row a cell and metric, in an order that does not depend on when a cell was run."""
+    ordered = sorted(done, key=lambda cell: (cell["strategy"], cell["budget"], cell["seed"]))
+    return [
+        {"strategy": cell["strategy"], "budget": cell["budget"], "seed": cell["seed"], **metric}
+        for cell in ordered
+        for metric in cell["metrics"]
+    ]
+
+
+class Record:
+    """The cells that are done: JSON lines that only ever grow, each on the disk before the next cell counts.
+
+    Args:
+        path: the file.
+        inputs: what the cells are made from; a file that was begun with other inputs is refused.
+    """
+
+    def __init__(self, path: str | Path, inputs: dict[str, Any] | None = None) -> None:
+        self.path, head = Path(path), {"inputs": inputs or {}}
+        self.done: dict[Cell, dict[str, Any]] = {}
+        with disk_errors(str(self.path)):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._mend()
+            lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+            if not lines:
+                self._append(head)
+            elif json.loads(lines[0]) != json.loads(json.dumps(head)):
+                raise UserError(
+                    f"{self.path} holds cells that were made from other data or with other settings; delete it to run "
+                    "them again, or name a new folder with --output"
+                )
+        for line in lines[1:]:
+            cell = json.loads(line)
+            self.done[Cell(cell["strategy"], cell["budget"], cell["seed"])] = cell
+
+    def add(self, done: dict[str, Any]) -> None:
+        """Writes down one cell, durably."""
+        with disk_errors(str(self.path)):
+            self._append(done)
+        self.done[Cell(done["strategy"], done["budget"], done["seed"])] = done
+
+    def _append(self, value: dict[str, Any]) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(value) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _mend(self) -> None:
+        """Cuts off a line that a kill or a full disk has left unfinished."""
+        if self.path.exists():
+            content = self.path.read_bytes()
+            whole = content.rfind(b"\n") + 1
+            if whole < len(content):
+                os.truncate(self.path, whole)
+
+
+def run_cells(cells: Sequence[Cell], work: Work, jobs: int = 1, record: Record | None = None) -> list[dict[str, Any]]:
+    """Runs what is not yet recorded, in this process (one job) or in several, and returns all cells in their order.
+
+    Args:
+        cells: what is wanted.
+        work: runs one cell; with several jobs it travels to each process once, so it has to be picklable.
+        jobs: processes; torch's threads are divided among them.
+        record: where finished cells are kept.
+    """
+    done = dict(record.done) if record else {}
+    missing = [cell for cell in cells if cell not in done]
+
+    def finished(result: dict[str, Any]) -> None:
+        done[Cell(result["strategy"], result["budget"], result["seed"])] = result
+        if record:
+            record.add(result)
+
+    threads = max(1, torch.get_num_threads() // max(1, jobs))  # of a job, also where few cells are left: sums round
+    jobs = min(jobs, len(missing))
+    if jobs <= 1:
+        with threads_of_torch(threads):
+            for cell in progress(missing, "cells"):
+                finished(work(cell))
+    else:
+        context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+        with ProcessPoolExecutor(jobs, context, _begin, (work, threads)) as workers:
+            running = [workers.submit(_work, cell) for cell in missing]
+            try:
+                for future in progress(as_completed(running), "cells", len(running)):
+                    finished(future.result())
+            except BaseException:  # an interruption too: no further cell is begun
+                workers.shutdown(wait=False, cancel_futures=True)
+                raise
+    return [done[cell] for cell in cells]
+
+
+_shared: Work | None = None
+
+
+def _begin(work: Work, threads: int) -> None:
+    global _shared
+    torch.set_num_threads(threads)
+    _shared = work
+
+
+def _work(cell: Cell) -> dict[str, Any]:
+    assert _shared is not None
+    return _shared(cell)

@@ -1,0 +1,125 @@
+"""What a comparison shows: means with intervals over seeds, and paired tests against the baseline."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from shfcas.evaluation import bootstrap_interval
+
+Row = dict[str, Any]
+
+
+class Key(NamedTuple):
+    """What is measured, and on which prompts (an empty group: all)."""
+
+    metric: str
+    group: str = ""
+
+
+def values_of(rows: Iterable[Row], key: Key) -> dict[tuple[str, int], dict[int, float]]:
+    """The values of one metric: for each strategy and budget, by seed. What is not a number is left out."""
+    found: dict[tuple[str, int], dict[int, float]] = {}
+    for row in rows:
+        if (row["metric"], row["group"]) == key and np.isfinite(row["value"]):
+            found.setdefault((row["strategy"], row["budget"]), {})[row["seed"]] = row["value"]
+    return found
+
+
+def keys_of(rows: Iterable[Row]) -> list[Key]:
+    """Every metric and group, as they first appear."""
+    return list(dict.fromkeys(Key(row["metric"], row["group"]) for row in rows))
+
+
+def curves(rows: Sequence[Row], key: Key) -> list[Row]:
+    """Mean over seeds with its 95 % bootstrap interval, for each strategy and budget.
+
+    Returns:
+        Rows with `strategy`, `budget`, `metric`, `group`, `mean`, `low`, `high`, `seeds`; one seed has no interval,
+        its `low` and `high` are the value.
+    """
+    found = []
+    for (strategy, budget), by_seed in values_of(rows, key).items():
+        values = [by_seed[seed] for seed in sorted(by_seed)]
+        low, high = bootstrap_interval(values)
+        found.append(
+            {
+                "strategy": strategy,
+                "budget": budget,
+                **key._asdict(),
+                "mean": float(np.mean(values)),
+                "low": low,
+                "high": high,
+                "seeds": len(values),
+            }
+        )
+    return found
+
+
+def paired_tests(rows: Sequence[Row], key: Key, baseline: str) -> list[Row]:
+    """Each strategy against the baseline at the same budget, paired by seed.
+
+    Wilcoxon's signed-rank test (1945), two-sided, exact for few seeds without ties, zeros left out; p-values are
+    corrected over all strategies and budgets of this metric by Holm (1979).
+
+    Returns:
+        Rows with `strategy`, `budget`, `metric`, `group`; the mean `difference` with its 95 % bootstrap interval
+        over seeds (`low`, `high`); the numbers of seeds that are `better`, `worse`, and in all (`seeds`); `p` and
+        `p_holm`. The arm without labels is compared with the baseline at each budget.
+    """
+    found = values_of(rows, key)
+    tests = []
+    for budget in sorted({budget for name, budget in found if name == baseline}):
+        base = found[baseline, budget]
+        arms = {name: by_seed for (name, at), by_seed in found.items() if at in (budget, 0) and name != baseline}
+        for name, by_seed in sorted(arms.items()):
+            both = sorted(base.keys() & by_seed.keys())
+            if not both:
+                continue
+            difference = np.array([by_seed[seed] - base[seed] for seed in both])
+            low, high = bootstrap_interval(difference.tolist())
+            tests.append(
+                {
+                    "strategy": name,
+                    "budget": budget,
+                    **key._asdict(),
+                    "difference": float(difference.mean()),
+                    "low": low,
+                    "high": high,
+                    "better": int((difference > 0).sum()),
+                    "worse": int((difference < 0).sum()),
+                    "seeds": len(both),
+                    "p": signed_rank(difference),
+                }
+            )
+    for test, corrected in zip(tests, holm([test["p"] for test in tests]), strict=True):
+        test["p_holm"] = corrected
+    return tests
+
+
+def signed_rank(differences: Sequence[float] | np.ndarray) -> float:
+    """The two-sided p-value of Wilcoxon's signed-rank test that differences are as often this way as that.
+
+    Zeros are left out; 1 where nothing else is there. Up to 50 differences without ties the p-value is exact.
+
+    >>> signed_rank([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])  # 2 / 2**6, the least that six can give
+    0.03125
+    """
+    from scipy.stats import wilcoxon
+
+    values = np.asarray(differences, float)
+    values = values[values != 0]
+    return float(wilcoxon(values).pvalue) if len(values) else 1.0
+
+
+def holm(pvalues: Sequence[float]) -> list[float]:
+    """P-values corrected for their number, so that the chance of any false finding is bounded (Holm 1979).
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    corrected, most = [0.0] * len(pvalues), 0.0
+    for rank, i in enumerate(np.argsort(pvalues, kind="stable").tolist()):
+        most = max(most, min(1.0, (len(pvalues) - rank) * pvalues[i]))
+        corrected[i] = most
+    return corrected
