@@ -33,6 +33,7 @@ LAYERS = [  # the lowest first; a room imports rooms of its own layer and of low
         "best_of_n",
         "bootstrap",
         "sampling",
+        "generators",
         "scoring",
         "score_answers",
         "score_tables",

@@ -24,8 +24,11 @@ class LocalEngine:
             return
         worker = make_worker()
         if model:
-            for task in tasks:
-                yield worker(task, tick)
+            try:
+                for task in tasks:
+                    yield worker(task, tick)
+            finally:
+                getattr(worker, "close", lambda: None)()
             return
         # Without a model, the time goes into reading and packing columns, which many threads can do.
         with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as threads:
