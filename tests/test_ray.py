@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from shfcas.cli import main
 from shfcas.engines import RaySettings, open_engine
@@ -132,6 +133,15 @@ def test_a_cluster_that_is_not_there_is_said() -> None:
         open_engine("ray", RaySettings(address="127.0.0.1:1")),
     ):
         pass
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As Ray's workers have here: with another number, the last digits may differ."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def shfcas(*arguments: str) -> None:

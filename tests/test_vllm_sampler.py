@@ -304,7 +304,7 @@ def test_the_address_may_change_while_a_table_is_made(names: dict[str, str], tmp
         first = sample_policy(names["policy"], tiny.prompts(2), config(server), 0, tmp_path)
     with CompletionsServer(names["policy"]) as server:
         assert sample_policy(names["policy"], tiny.prompts(2), config(server), 0, tmp_path).rows() == first.rows()
-        assert len(server.requests) == 3  # the probes
+        assert len(server.requests) == 2  # the probes; nothing is left to draw, so nothing is loaded
 
 
 def test_the_command_samples_at_a_server(
