@@ -15,6 +15,8 @@ from shfcas.candidates import CandidateTable, read_candidates, read_prompts, wri
 from shfcas.chat import plain_text
 from shfcas.config import fingerprint, option, to_dict, volatile_names
 from shfcas.conflicts import POLICY_SCORES, add_conflicts
+from shfcas.engines import ENGINES, Engine, RaySettings, open_engine
+from shfcas.engines.local import LocalEngine
 from shfcas.errors import UsageError, UserError
 from shfcas.evaluation import EvaluationSettings, detection, grouped, ranking_accuracy, summarize
 from shfcas.feedback import FeedbackSource, read_queue
@@ -28,8 +30,10 @@ from shfcas.models import provenance
 from shfcas.preferences import Preference, merge, read_preferences, write_preferences
 from shfcas.preflight import PreflightSettings, preflight, refuse_failures
 from shfcas.sampling import SamplingConfig, sample_policy
-from shfcas.scoring import add_rewards, ensemble_members, load_scorer, score_rows, shaped_reward
-from shfcas.selection import STRATEGIES, SelectionConfig, select
+from shfcas.score_answers import add_answer_rewards, answer_rewards
+from shfcas.scoring import ensemble_members, load_scorer, shaped_reward
+from shfcas.select_tables import select_table
+from shfcas.selection import STRATEGIES, SelectionConfig
 from shfcas.stages import RunDirectory, StageContext
 from shfcas.training.reward import RefineSettings, RewardSettings, train_reward_model
 from shfcas.training.reward_data import held_out_prompts, split, weighted
@@ -77,6 +81,10 @@ class RunConfig:
     )
     rl: RLSettings = option(RLSettings, "how the policy follows the reward")
     evaluation: EvaluationSettings = option(EvaluationSettings, "evaluation")
+    engine: str = option(
+        "local", "where answers are sampled, scored and selected: in this process, or on a Ray cluster", ENGINES, True
+    )
+    ray: RaySettings = option(RaySettings, "engine ray: the cluster")
     rounds: int = option(1, "rounds")
     seed: int = option(0, "the seed of everything")
 
@@ -149,10 +157,11 @@ class Loop:
     Args:
         run: the run directory.
         config: what to run.
+        engine: where answers are sampled, scored and selected; None is this process.
     """
 
-    def __init__(self, run: RunDirectory, config: RunConfig) -> None:
-        self.run, self.config = run, config.check()
+    def __init__(self, run: RunDirectory, config: RunConfig, engine: Engine | None = None) -> None:
+        self.run, self.config, self.engine = run, config.check(), engine or LocalEngine()
         self.prompts = read_prompts(config.prompts)[: config.max_prompts]
         self.eval_prompts = read_prompts(config.eval_prompts)
         trained_on = {fingerprint(row["prompt"]) for row in self.prompts}
@@ -256,8 +265,8 @@ class Loop:
         """Steps 4 and 5: selects comparisons within the budget, and has them judged."""
 
         def make_queue(context: StageContext) -> None:
-            rows = read_candidates(conflicts).rows()
-            write_jsonl(context.output, [vars(q) for q in select(rows, selection, context.seed)])
+            chosen = select_table([str(conflicts)], selection, context.seed, self.engine)
+            write_jsonl(context.output, [vars(q) for q in chosen.comparisons])
 
         def judge(context: StageContext) -> None:
             comparisons = read_queue(queue)
@@ -341,10 +350,11 @@ class Loop:
         def add_scores(context: StageContext) -> None:
             table = read_candidates(sampled)
             if n > 1:
-                chooser = load_scorer(str(state.reward_model), self.config.cost_model)
-                table = keep_best(table, score_rows(chooser, table.rows()), n)
+                table = keep_best(table, self._rewards(table, state.reward_model), n)
             table = self._scored(table, start.state.reward_model)
-            write_candidates(context.output, table.with_columns(gold=score_rows(self.gold, table.rows())))
+            write_candidates(
+                context.output, table.with_columns(gold=answer_rewards(self.engine, self.config.gold, table.rows()))
+            )
 
         answers = self.run.stage(
             f"{name}/evaluation.parquet",
@@ -406,7 +416,8 @@ class Loop:
         references: dict[str, str | Path] | None = None,
     ) -> None:
         """Samples prompts into `context.output`; `references` adds log-probabilities under other models."""
-        table = sample_policy(policy, prompts, sampling, seed, context.work_dir, references, self.config.chat_template)
+        template = self.config.chat_template
+        table = sample_policy(policy, prompts, sampling, seed, context.work_dir, references, template, self.engine)
         write_candidates(context.output, table)
 
     def _feedback(self, name: str, seed: int) -> FeedbackSource:
@@ -423,10 +434,13 @@ class Loop:
         return {"reference_logprobs": self.reference}
 
     def _scored(self, candidates: CandidateTable, reward_model: str | Path) -> CandidateTable:
-        scorer = load_scorer(str(reward_model), self.config.cost_model)
-        return add_conflicts(add_rewards(candidates, scorer), self.config.policy_score).with_metadata(
+        rewarded = add_answer_rewards(self.engine, str(reward_model), candidates, self.config.cost_model)
+        return add_conflicts(rewarded, self.config.policy_score).with_metadata(
             reward_model=str(reward_model), **provenance(reward_model=str(reward_model))
         )
+
+    def _rewards(self, candidates: CandidateTable, reward_model: str | Path) -> list[list[float]]:
+        return answer_rewards(self.engine, str(reward_model), candidates.rows(), self.config.cost_model)
 
     def _train_reward(
         self,
@@ -478,8 +492,8 @@ class Loop:
             # Of best-of-n from its policy; the KL of that policy is in the metrics already.
             metrics |= {"best_of_n": state.best_of_n, "kl": metrics["kl"] + kl_bound(state.best_of_n)}
         metrics["detection"] = detection(table, gold)
-        rewards = score_rows(load_scorer(str(state.reward_model), self.config.cost_model), base.rows())
-        accuracy = [ranking_accuracy(*pair) for pair in zip(rewards, base.column("gold"), strict=True)]
+        pairs = zip(self._rewards(base, state.reward_model), base.column("gold"), strict=True)
+        accuracy = [ranking_accuracy(*pair) for pair in pairs]
         metrics["pair_accuracy"] = float(np.nanmean(accuracy))
         if self.config.evaluation.group_by:
             metrics["groups"] = {
@@ -497,10 +511,11 @@ def run(config: RunConfig) -> Path:
     from shfcas.report import write_report
 
     directory = RunDirectory(config.output, to_dict(config.check()), config.seed, volatile_names(RunConfig))
-    loop = Loop(directory, config)
-    start = loop.start(loop.prepare())
-    state = start.state
-    selection = config.selection if config.feedback != "none" else None
-    for number in range(1, config.rounds + 1):
-        state = loop.round(state, number, start, selection)
+    with open_engine(config.engine, config.ray) as engine:
+        loop = Loop(directory, config, engine)
+        start = loop.start(loop.prepare())
+        state = start.state
+        selection = config.selection if config.feedback != "none" else None
+        for number in range(1, config.rounds + 1):
+            state = loop.round(state, number, start, selection)
     return write_report(directory.path)

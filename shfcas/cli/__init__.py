@@ -62,6 +62,8 @@ EXTRAS = {
     ),
     **dict.fromkeys(("fastapi", "uvicorn", "markdown_it", "krippendorff"), "web"),
     "openai": "judge",
+    "ray": "ray",
+    "vllm": "vllm",
     "vaderSentiment": "demo",
     "gguf": "demo",
 }
