@@ -76,7 +76,7 @@ def threats(config: dict[str, Any], means: Sequence[Row], tests: Sequence[Row]) 
     if without and without[-1]["high"] >= 0:
         last = without[-1]
         found.append(
-            f"Random labels do not help here: with {last['budget']} of them, pair accuracy is no clearly better than "
+            f"Random labels do not help here: with {last['budget']} of them, pair accuracy is not clearly better than "
             f"without ({-last['difference']:+.3f} [{-last['high']:+.3f}, {-last['low']:+.3f}]). Where labels "
             "teach nothing, it says little which ones are asked for: more labels, another l2, features or refine: full."
         )
