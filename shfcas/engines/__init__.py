@@ -60,8 +60,8 @@ class Engine(Protocol):
         """Yields the tasks' results, in the order of the tasks.
 
         Args:
-            make_worker: called once in each process, when it gets its first task; loads what a worker needs. If a worker
-                has a method `close`, a process that goes on afterwards calls it.
+            make_worker: called once in each process, when it gets its first task; loads what a worker needs. If a
+                worker has a method `close`, a process that goes on afterwards calls it.
             tasks: what is to be done.
             tick: handed to the worker, which says how much it has done.
             model: whether workers load a model. If so, a process does one task at a time, and gets a GPU where
