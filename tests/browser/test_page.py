@@ -58,6 +58,7 @@ def test_a_session_by_keyboard_alone(served, person, tmp_path):
     items = [ada.answers(key) for key in keys]
 
     ada.press("g")
+    ada.at("#guidelines", has_text="Be fair").wait_for()
     assert "Be fair\nRead both." in ada.text("#guidelines")
     ada.press("d", "g", "m")
     assert ada.at("#guidelines").is_hidden()
@@ -99,6 +100,7 @@ def test_why_it_was_asked_comes_after_the_answer_and_as_it_stood(served, person)
     ada.answers("1")
     ada.status("Saved")
     ada.press("w")
+    ada.at("#why").wait_for()
     rows = ada.at("#why tr").all_inner_texts()
     pairs = [tuple(f"{value:.2f}" for value in values) for values in zip(*shown, strict=True)]
     assert [tuple(row.split("\t")[1:]) for row in rows[1:]] == pairs

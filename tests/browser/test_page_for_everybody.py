@@ -91,6 +91,7 @@ def test_everything_has_a_name_and_contrast(served, person, scheme):
     check_contrasts(ada)
     ada.closes("#keys")
     ada.press("w")
+    ada.at("#why").wait_for()
     check_contrasts(ada)
     ada.closes("#why")
     ada.context.set_offline(True)
