@@ -17,7 +17,8 @@ DEMO_STAMP := $(VENV)/$(if $(wildcard $(VENV)/dev.stamp),dev,demo).stamp
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo browser test test-slow test-torch sanitize bench bench-results gpu-check lint lint-check docs clean
+.PHONY: help demo browser test test-slow test-torch sanitize bench bench-results experiments experiments-ppo gpu-check
+.PHONY: lint lint-check docs clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -83,6 +84,16 @@ bench-results: bench  ## the same, written down in docs/performance.md
 	@mkdir -p benches/results
 	cp $(BENCHES:%=build/bench/%.json) benches/results/
 	$(BIN)/python -m benches.page
+
+DATA ?= data
+experiments: $(VENV)/dev.stamp $(VENV)/models.stamp  ## the experiments, in hours: make experiments DATA=folder
+	$(BIN)/python -m experiments.pools --data $(DATA)
+	$(BIN)/python -m experiments.features --data $(DATA)
+	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.grid
+	$(BIN)/python -m experiments.figure
+
+experiments-ppo: $(VENV)/dev.stamp $(VENV)/models.stamp  ## policies for the leading strategies, 3 seeds, in hours
+	$(BIN)/shfcas compare experiments/ppo.yaml
 
 # On a bare machine, without network: it takes what is installed beside torch, and no .venv.
 gpu-check:  ## on a machine with a GPU: build, test, sanitize and bench there, without network

@@ -1,0 +1,83 @@
+"""A task as numbers: all that an experiment needs to know about answers, without their texts."""
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """P prompts with T answers, and n pairs that a proxy can be trained on.
+
+    Attributes:
+        prompts: the prompts' ids, shape (P,).
+        groups: the group (topic, category) of each prompt, shape (P,).
+        offsets: where each prompt's answers begin, shape (P + 1,).
+        texts: a number for each text, equal for equal texts, shape (T,).
+        gold: the gold reward of each answer, shape (T,).
+        logprobs: under the policy, shape (T,).
+        reference: log-probabilities under the reference, shape (T,).
+        tokens: the length of each answer in tokens, shape (T,).
+        words: the same in words.
+        temperature: what each answer was sampled at, 0 where it was not sampled, shape (T,).
+        features: what a head reads of each answer, shape (T, D).
+        pairs: features of the better answer less those of the worse one, shape (n, D).
+        pair_groups: the group of each pair's prompt, shape (n,).
+        pair_words: by how many words the better answer is longer, shape (n,).
+        pair_prompts: the position of each pair's prompt among the prompts, -1 where it is none of them, shape (n,).
+    """
+
+    prompts: np.ndarray
+    groups: np.ndarray
+    offsets: np.ndarray
+    texts: np.ndarray
+    gold: np.ndarray
+    logprobs: np.ndarray
+    reference: np.ndarray
+    tokens: np.ndarray
+    words: np.ndarray
+    temperature: np.ndarray
+    features: np.ndarray
+    pairs: np.ndarray
+    pair_groups: np.ndarray
+    pair_words: np.ndarray
+    pair_prompts: np.ndarray
+
+    def save(self, path: Path) -> None:
+        """Writes all arrays as one compressed file."""
+        partial = path.with_suffix(".partial.npz")
+        np.savez_compressed(partial, **{f.name: getattr(self, f.name) for f in fields(self)})
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Numbers":
+        """Reads what `save` or `quantised` has written."""
+        with np.load(path) as arrays:
+            values = {f.name: arrays[f.name] for f in fields(cls)}
+        if values["features"].dtype == np.int8:
+            values |= {name: values[name].astype(np.float64) / STEPS for name in ("features", "pairs")}
+        return cls(**values)
+
+    def answers(self, chosen: np.ndarray) -> "Numbers":
+        """The same task with these answers alone: a mask of shape (T,)."""
+        counts = np.add.reduceat(chosen, self.offsets[:-1])
+        names = ("texts", "gold", "logprobs", "reference", "tokens", "words", "temperature", "features")
+        return replace(
+            self,
+            offsets=np.concatenate([[0], counts.cumsum()]),
+            **{name: getattr(self, name)[chosen] for name in names},
+        )
+
+    def quantised(self, path: Path) -> None:
+        """Writes the task in a fraction of the size: features as signed bytes, other numbers in half precision."""
+        half = ("gold", "logprobs", "reference")
+        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
+        arrays |= {name: arrays[name].astype(np.float16) for name in half}
+        arrays |= {name: arrays[name].astype(np.float16) for name in ("temperature",)}
+        arrays |= {n: (arrays[n] * STEPS).round().clip(-127, 127).astype(np.int8) for n in ("features", "pairs")}
+        arrays |= {n: arrays[n].astype(np.int16) for n in ("texts", "tokens", "words", "pair_words", "pair_prompts")}
+        np.savez_compressed(path, **arrays)
+
+
+STEPS = 20  # of a quantised feature, for each unit: features have a deviation of 1, differences reach some 6

@@ -1,0 +1,134 @@
+"""The tables of evidence.md, from those in experiments/results/: `python -m experiments.page`.
+
+In the page each table stands between `<!-- table NAME -->` and `<!-- end -->`; everything else is written by hand.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from experiments.figure import read
+from experiments.grid import BUDGETS, DEFAULTS
+from shfcas.compare.output import markdown
+from shfcas.files import read_json, write_text
+
+PAGE = Path(__file__).parent / "evidence.md"
+ABOUT = Path(__file__).parent / "results" / "about.json"
+MARK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+ACCURACY = "pair_accuracy"
+Row = dict[str, str]
+FACTS = {
+    "pool_prompts": "prompts to ask about",
+    "share_of_ties": "share of pairs with equal gold",
+    "proxy_accuracy_elsewhere": "proxy's pair accuracy, elsewhere",
+    "proxy_accuracy_blind": "proxy's pair accuracy, blind groups",
+    "policy_knows": "correlation of the policy's score with gold",
+    "kendall_finds_blind": "Kendall distance finds blind prompts (AUROC)",
+    "found_kendall_auroc": "Kendall distance finds misordered prompts (AUROC)",
+    "found_pacs_auroc": "abs(PACS) finds misjudged answers (AUROC)",
+}
+
+
+def number(text: str, digits: int = 3, sign: bool = False) -> str:
+    """A cell of a result table as people read it."""
+    return f"{float(text):{'+' if sign else ''}.{digits}f}" if text else ""
+
+
+def gain(row: Row) -> str:
+    """A paired difference from random with its interval, in bold where it holds after Holm's correction."""
+    if not row["vs_random_difference"]:
+        return ""
+    middle, low, high = (number(row[f"vs_random_{part}"], sign=True) for part in ("difference", "low", "high"))
+    return f"**{middle}** [{low}, {high}]" if float(row["vs_random_p_holm"]) < 0.05 else f"{middle} [{low}, {high}]"
+
+
+def chosen(name: str, **values: str) -> list[Row]:
+    """Rows of a result table with these values."""
+    return [row for row in read(name) if all(row[key] == value for key, value in values.items())]
+
+
+def facts(name: str) -> Iterator[Row]:
+    """What is known of each task before any label."""
+    for metric, words in FACTS.items():
+        row = {"": words}
+        for task in DEFAULTS:
+            (found,) = chosen(f"{name}_facts", task=task, metric=metric)
+            digits = 0 if metric == "pool_prompts" else 3
+            row[task] = number(found["mean"], digits)
+        yield row
+
+
+def main_table(name: str, task: str) -> Iterator[Row]:
+    """Every strategy of one task: gains at each budget, and what was asked about at the middle one."""
+    strategies = dict.fromkeys(row["strategy"] for row in chosen(name, task=task, metric=ACCURACY))
+    for strategy in ["random", *(s for s in strategies if s not in ("random", "none")), "none"]:
+        row = {"strategy": f"`{strategy}`"}
+        for budget in BUDGETS[task]:
+            at = "0" if strategy == "none" else str(budget)
+            (found,) = chosen(name, task=task, metric=ACCURACY, strategy=strategy, budget=at)[:1]
+            plain = number(found["mean"])
+            row[f"{budget} comparisons"] = plain if strategy in ("random", "none") else gain(found)
+        at = "0" if strategy == "none" else str(BUDGETS[task][1])
+        further = {
+            "errors found": "errors_found",
+            "about blind groups": "blind_share",
+            "labels": "labels",
+            "best-of-n gold": "best_of_n_gold",
+            "its words": "best_of_n_words",
+        }
+        for words, metric in further.items():
+            found_rows = chosen(name, task=task, metric=metric, strategy=strategy, budget=at)
+            digits = {"labels": 1, "best_of_n_words": 1}.get(metric, 2)
+            row[words] = number(found_rows[0]["mean"], digits) if found_rows else ""
+        yield row
+
+
+def varied(name: str, *columns: str) -> Iterator[Row]:
+    """One row a setting: random's accuracy, and what each strategy gains over it."""
+    rows = [row for row in read(name) if row["metric"] == ACCURACY]
+    strategies = [s for s in dict.fromkeys(row["strategy"] for row in rows) if s not in ("random", "none")]
+    for values in dict.fromkeys(tuple(row[c] for c in ("task", *columns)) for row in rows):
+        here = [row for row in rows if tuple(row[c] for c in ("task", *columns)) == values]
+        found = {row["strategy"]: row for row in here}
+        yield {
+            **dict(zip(("task", *columns), values, strict=True)),
+            "no labels": number(found["none"]["mean"]),
+            "random": number(found["random"]["mean"]),
+            **{f"`{s}` less random": gain(found[s]) for s in strategies},
+        }
+
+
+def tables() -> dict[str, list[Row]]:
+    """All tables of the page."""
+    found = {"facts": list(facts("main"))}
+    for name in ("main", "main_informed"):
+        found |= {f"{name}-{task}": list(main_table(name, task)) for task in DEFAULTS}
+    changes = {
+        "informedness": ("policy",),
+        "policy_score": ("policy",),
+        "pairing": ("policy",),
+        "answers": ("answers",),
+        "temperature": ("temperature",),
+        "bias": ("bias", "policy"),
+        "strength": ("strength", "policy"),
+        "rounds": ("rounds", "policy"),
+    }
+    return found | {name: list(varied(name, *columns)) for name, columns in changes.items()}
+
+
+def about() -> list[Row]:
+    """Which command and commit made each table."""
+    return [
+        {"table": f"`{name}.csv`", "command": f"`{entry['command']}`", "code": entry["commit"]}
+        for name, entry in read_json(ABOUT).items()
+    ]
+
+
+def page(text: str) -> str:
+    """The page with its tables made anew."""
+    found = tables() | {"about": about()}
+    return MARK.sub(lambda match: f"{match[1]}\n{markdown(found[match[2]])}\n\n{match[3]}", text)
+
+
+if __name__ == "__main__":
+    write_text(PAGE, page(PAGE.read_text(encoding="utf-8")))
