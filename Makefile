@@ -17,7 +17,8 @@ DEMO_STAMP := $(VENV)/$(if $(wildcard $(VENV)/dev.stamp),dev,demo).stamp
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo test test-slow test-torch sanitize bench bench-results experiments experiments-quick experiments-ppo gpu-check lint lint-check docs clean
+.PHONY: help demo browser test test-slow test-torch sanitize bench bench-results experiments experiments-quick experiments-ppo gpu-check
+.PHONY: lint lint-check docs clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -26,6 +27,15 @@ help:  ## print this list
 
 demo: $(DEMO_STAMP) $(VENV)/models.stamp  ## the whole loop on a small language model, in minutes on two CPU cores
 	$(BIN)/shfcas demo $(ARGS)
+
+# The browser of the system, in which the tests of the page run.
+browser:  ## install chromium, which the tests need, where no browser of its kind is
+	@for name in chromium chromium-browser google-chrome "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"; do \
+		if command -v "$$name" > /dev/null; then exit 0; fi; \
+	done; \
+	if ! command -v apt-get > /dev/null; then echo "no apt-get here: install Chromium or Google Chrome" >&2; exit 1; fi; \
+	echo "installing chromium"; sudo=; if [ "$$(id -u)" != 0 ]; then sudo=sudo; fi; \
+	$$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qq chromium > /dev/null
 
 test: $(VENV)/dev.stamp  ## all tests and doctests but the slow ones
 	$(BIN)/python -m pytest --doctest-modules shfcas tests -m "not slow" $(ARGS)
@@ -81,6 +91,7 @@ experiments: $(VENV)/dev.stamp $(VENV)/models.stamp  ## the experiments of docs/
 	$(BIN)/python -m experiments.features --data $(DATA)
 	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.grid
 	$(BIN)/python -m experiments.figure
+	$(BIN)/python -m experiments.page
 
 experiments-quick: $(VENV)/dev.stamp  ## one table of them in seconds, from committed numbers; the same to the digit
 	@OMP_NUM_THREADS=1 $(BIN)/python -m experiments.quick --check $(ARGS)

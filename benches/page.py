@@ -19,11 +19,13 @@ TITLES = {
     "matrix": "Matrices of tau",
     "logprobs": "Log-probabilities of sequences",
     "training": "Sampling, scoring and training",
+    "table": "Tables larger than memory",
 }
 HEADINGS = {
     "data": "Answers, log-probabilities and rewards of a round, beside one answer at a time",
     "policy step": "Answers, rewards and one pass of updates of a LoRA adapter, beside TRL's RLOO",
     "parts of a policy step": "Where the time of a policy step goes",
+    "score": "`shfcas score`, beside pyarrow alone; MB is the peak of the whole process",
     "one row": "One long row; MB is the memory beyond the arguments at its peak",
     "one call": "A call on one row of eight, from Python",
     "beside": "The op beside itself: time of a row, as a multiple of that of another kind of row",
@@ -39,7 +41,9 @@ def page(results: Results) -> str:
     parts += [_machine(first), "## Targets\n", _targets(results), _plots()]
     for bench, title in TITLES.items():
         if bench in results:
-            parts += [f"## {title}\n", *_tables(results[bench]["cases"])]
+            machine = results[bench]["machine"]
+            other = [] if machine["processor"] == first["processor"] else [_machine(machine)]
+            parts += [f"## {title}\n", *other, *_tables(results[bench]["cases"])]
     return "\n".join(parts)
 
 

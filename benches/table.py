@@ -92,11 +92,13 @@ WAYS = {"shfcas": with_shfcas, "pyarrow alone": with_pyarrow}
 
 
 def prepare(way: str, source: Path, output: Path) -> Callable[[], object]:
-    """What is measured."""
+    """What is measured; returns how many parts it made."""
 
-    def call() -> None:
+    def call() -> int:
         WAYS[way](source, output)
+        parts = len(list(output.glob("*.parquet")))
         shutil.rmtree(output)
+        return parts
 
     return call
 

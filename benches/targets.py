@@ -85,6 +85,12 @@ def _threads(bench: str, op: str, **cases: Any) -> Target:
     return Target(f"{op}: two threads, times one", ">=", 1.7, bench, {"threads": 2, **cases}, speed_of_other)
 
 
+def _tables(what: str, relation: str, bound: float, name: str) -> Target:
+    """Of tables that are large beside what Python and its libraries take to start."""
+    cases = {"case": "score", "answers": [10**7, 10**8], "threads": None, "dtype": None}
+    return Target(f"shfcas score, 10^7 answers and more: {what}", relation, bound, "table", cases, column(name))
+
+
 LONGER = "times as long"
 JAGGED = ["jagged, one length", "jagged, 1 to 2 N - 1"]
 
@@ -157,6 +163,8 @@ TARGETS = [
     ),
     _data(">=", 4, "times as fast"),
     _data("<=", 1, "times the MB"),
+    _tables("MB at the peak", "<=", 1000, "MB"),
+    _tables("speed, of pyarrow alone", ">=", 0.6, "speed, of pyarrow alone"),
     _threads("kendall", "kendall_counts", case="threads"),
     _threads("pacs", "pacs", case="threads"),
     _threads("matrix", "kendall_tau_matrix", case="threads", dtype="float64"),

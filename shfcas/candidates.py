@@ -10,6 +10,8 @@
 | `finished` | list<bool> | whether the answer ended by itself |
 | `reference_logprobs` | list<double> | optional: the same sum under a reference model |
 | `base_logprobs` | list<double> | optional: under the policy before the first round, for the KL |
+| `engine_logprobs` | list<double> | optional: what the generator that drew the answers says, for diagnosis alone |
+| `same_tokens` | list<bool> | optional: whether the text, tokenised again, gives the tokens that were drawn |
 | `rewards` | list<double> | proxy reward, higher is better |
 | `reward_variances` | list<double> | optional: an ensemble's variance about each reward, at least 0 |
 | `member_rewards` | list<list<double>> | optional: for each answer the rewards of an ensemble's members |
@@ -43,6 +45,8 @@ LIST_COLUMNS = {
     "finished": pa.list_(pa.bool_()),
     "reference_logprobs": pa.list_(pa.float64()),
     "base_logprobs": pa.list_(pa.float64()),
+    "engine_logprobs": pa.list_(pa.float64()),
+    "same_tokens": pa.list_(pa.bool_()),
     "rewards": pa.list_(pa.float64()),
     "reward_variances": pa.list_(pa.float64()),
     "member_rewards": pa.list_(pa.list_(pa.float64())),
@@ -206,6 +210,15 @@ def read_candidates(path: str | Path) -> CandidateTable:
     table = read_parquet(path)
     metadata = (table.schema.metadata or {}).get(b"shfcas", b"{}")
     return CandidateTable(table, json.loads(metadata)).checked(str(path))
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """How a table was made, by its file's metadata alone; nothing where it is no table."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (pa.ArrowInvalid, OSError):
+        return {}
+    return json.loads(metadata.get(b"shfcas", b"{}"))
 
 
 def concatenate(tables: Iterable[CandidateTable]) -> CandidateTable:

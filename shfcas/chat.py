@@ -58,7 +58,12 @@ def set_chat_template(tokenizer: Any, template: str) -> None:
     """Gives a tokenizer a chat template: `plain`, or what stands in a Jinja file."""
     if template == "plain" and tokenizer.eos_token is None:
         raise UserError("chat_template plain ends answers with the tokenizer's end token, and it has none: set one")
-    tokenizer.chat_template = PLAIN_TEMPLATE if template == "plain" else read_text(Path(template).expanduser())
+    tokenizer.chat_template = template_text(template)
+
+
+def template_text(template: str) -> str:
+    """The chat template that is called `plain`, or that stands in a Jinja file."""
+    return PLAIN_TEMPLATE if template == "plain" else read_text(Path(template).expanduser())
 
 
 def render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:

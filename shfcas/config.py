@@ -148,6 +148,22 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
+def lasting(config: Any) -> dict[str, Any]:
+    """The same without the volatile fields: all that a result depends on."""
+
+    def kept(cls: Any, values: dict[str, Any]) -> dict[str, Any]:
+        nested = {
+            f.name: _nested(hint) for f in dataclasses.fields(cls) if (hint := typing.get_type_hints(cls)[f.name])
+        }
+        return {
+            f.name: kept(nested[f.name], values[f.name]) if isinstance(values[f.name], dict) else values[f.name]
+            for f in dataclasses.fields(cls)
+            if not f.metadata.get("volatile")
+        }
+
+    return kept(type(config), to_dict(config))
+
+
 def fingerprint(value: Any) -> str:
     """A short stable hash of a configuration (or of anything that JSON can write)."""
     text = json.dumps(value, sort_keys=True, default=str)

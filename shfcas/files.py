@@ -80,11 +80,20 @@ def _is_disk_full(error: Exception) -> bool:
     return "No space left on device" in message or ("inline_container" in message and "unexpected pos" in message)
 
 
+_writer = ""
+
+
+def write_as(name: str) -> None:
+    """Names this process in its temporary files, where others may be writing the same file at the same time."""
+    global _writer
+    _writer = f".{name}"
+
+
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success it replaces `path`, on failure it is removed."""
     path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}{_writer}.partial")
     with disk_errors(str(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from shfcas.chat import set_chat_template
+from shfcas.chat import set_chat_template, template_text
 from shfcas.errors import UserError
 from shfcas.files import disk_errors
 from shfcas.model_files import (
@@ -54,6 +54,7 @@ __all__ = [
     "load_policy",
     "load_reward_model",
     "load_tokenizer",
+    "policy_template",
     "provenance",
     "resolve",
     "revision",
@@ -89,6 +90,12 @@ def load_policy(name: str, chat_template: str | None = None, dtype: torch.dtype 
     if chat_template and not tokenizer.chat_template:
         set_chat_template(tokenizer, chat_template)
     return model.to(device()).eval(), _padded(tokenizer, name, model)
+
+
+def policy_template(name: str, chat_template: str | None = None) -> str | None:
+    """The chat template of the tokenizer that `load_policy` returns, without loading the model."""
+    own = _tokenizer(name).chat_template
+    return own or (template_text(chat_template) if chat_template else own)
 
 
 def load_reward_model(name: str) -> tuple[Any, Any]:

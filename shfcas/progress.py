@@ -6,10 +6,12 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from shfcas import processes
+
 
 def progress(items: Iterable[Any] | None = None, desc: str = "", total: int | None = None) -> Any:
     """A tqdm bar that is silent when stderr is not a terminal."""
-    return tqdm(items, desc=desc, total=total, disable=not sys.stderr.isatty(), leave=False)
+    return tqdm(items, desc=desc, total=total, disable=not (sys.stderr.isatty() and processes.is_main()), leave=False)
 
 
 def trainer_progress(desc: str) -> Any:

@@ -13,19 +13,27 @@ from shfcas.bootstrap import BootstrapSettings, demonstrations
 from shfcas.callables import is_callable_name
 from shfcas.candidates import CandidateTable, read_candidates, read_prompts, write_candidates
 from shfcas.chat import plain_text
-from shfcas.config import fingerprint, option, to_dict
+from shfcas.config import fingerprint, option, to_dict, volatile_names
 from shfcas.conflicts import POLICY_SCORES, add_conflicts
+from shfcas.engines import ENGINES, Engine, RaySettings, open_engine
+from shfcas.engines.local import LocalEngine
 from shfcas.errors import UsageError, UserError
 from shfcas.evaluation import EvaluationSettings, detection, grouped, ranking_accuracy, summarize
-from shfcas.feedback import read_queue
+from shfcas.feedback import FeedbackSource, read_queue
 from shfcas.feedback.gold import GoldFeedback
-from shfcas.files import write_json, write_jsonl
+from shfcas.feedback.human import HumanFeedback
+from shfcas.feedback.judge import JudgeFeedback
+from shfcas.feedback.judge_settings import JudgeSettings
+from shfcas.feedback.settings import HumanSettings
+from shfcas.files import read_json, write_json, write_jsonl
 from shfcas.models import provenance
 from shfcas.preferences import Preference, merge, read_preferences, write_preferences
 from shfcas.preflight import PreflightSettings, preflight, refuse_failures
 from shfcas.sampling import SamplingConfig, sample_policy
-from shfcas.scoring import add_rewards, load_scorer, score_rows, shaped_reward
-from shfcas.selection import SelectionConfig, select
+from shfcas.score_answers import add_answer_rewards, answer_rewards
+from shfcas.scoring import ensemble_members, load_scorer, shaped_reward
+from shfcas.select_tables import select_table
+from shfcas.selection import STRATEGIES, SelectionConfig
 from shfcas.stages import RunDirectory, StageContext
 from shfcas.training.reward import RefineSettings, RewardSettings, train_reward_model
 from shfcas.training.reward_data import held_out_prompts, split, weighted
@@ -33,6 +41,8 @@ from shfcas.training.rl import RLSettings, train_rl
 from shfcas.training.sft import SFTSettings, read_demonstrations, train_sft
 
 logger = logging.getLogger(__name__)
+
+SOURCES = ("gold", "human", "judge", "none")
 
 
 @dataclass
@@ -59,13 +69,22 @@ class RunConfig:
     max_prompts: int | None = option(None, "use only the first so many prompts")
     sampling: SamplingConfig = option(SamplingConfig, "candidate answers")
     selection: SelectionConfig = option(SelectionConfig, "whom to ask about what")
-    feedback: str = option("gold", "who answers", ("gold", "none"))
+    feedback: str = option("gold", "who answers: the gold reward, people, a language model", SOURCES)
+    human: HumanSettings = option(HumanSettings, "feedback human: how people are asked")
+    judge: JudgeSettings = option(JudgeSettings, "feedback judge: the language model that answers")
+    finish_with_what_we_have: bool = option(
+        False, "feedback human: go on with the answers there are, without waiting for the rest", volatile=True
+    )
     reward: RefineSettings = option(RefineSettings, "refinement of the reward model")
     preflight: PreflightSettings | None = option(
         PreflightSettings, "look for what is wrong with the reward model before anything is scored (none: do not)"
     )
     rl: RLSettings = option(RLSettings, "how the policy follows the reward")
     evaluation: EvaluationSettings = option(EvaluationSettings, "evaluation")
+    engine: str = option(
+        "local", "where answers are sampled, scored and selected: in this process, or on a Ray cluster", ENGINES, True
+    )
+    ray: RaySettings = option(RaySettings, "engine ray: the cluster")
     rounds: int = option(1, "rounds")
     seed: int = option(0, "the seed of everything")
 
@@ -80,8 +99,31 @@ class RunConfig:
             raise UsageError("proxy needs preferences: a file in TRL's format, or module:function")
         if self.rounds < 1:
             raise UsageError(f"rounds: expected at least 1, got {self.rounds}")
+        if self.feedback == "judge":
+            self.judge.check()
+        if self.feedback == "human":
+            HumanFeedback.check(self.human)
         self.rl.check(self.sampling.num_completions)
+        self._check_ensemble()
         return self
+
+    def _check_ensemble(self) -> None:
+        """Some strategies read what the members of an ensemble say; that is seen before anything is sampled."""
+        needed = {"reward_variances", "member_rewards"} & {*STRATEGIES[self.selection.strategy].needs}
+        if not needed or self.feedback == "none":
+            return
+        trained = {"proxy": self.proxy, "reward": self.reward if self.rounds > 1 else None}
+        for name, training in trained.items():
+            if training and (training.ensemble_size < 2 or training.average_weights):
+                raise UsageError(
+                    f"selection.strategy {self.selection.strategy} asks an ensemble of reward models: "
+                    f"set {name}.ensemble_size to 2 or more, without average_weights"
+                )
+        if not self.proxy and not ensemble_members(self.reward_model):
+            raise UsageError(
+                f"selection.strategy {self.selection.strategy} asks an ensemble of reward models, and "
+                f"{self.reward_model} is none: shfcas train-reward --ensemble_size 5 trains one"
+            )
 
 
 @dataclass(frozen=True)
@@ -115,10 +157,11 @@ class Loop:
     Args:
         run: the run directory.
         config: what to run.
+        engine: where answers are sampled, scored and selected; None is this process.
     """
 
-    def __init__(self, run: RunDirectory, config: RunConfig) -> None:
-        self.run, self.config = run, config.check()
+    def __init__(self, run: RunDirectory, config: RunConfig, engine: Engine | None = None) -> None:
+        self.run, self.config, self.engine = run, config.check(), engine or LocalEngine()
         self.prompts = read_prompts(config.prompts)[: config.max_prompts]
         self.eval_prompts = read_prompts(config.eval_prompts)
         trained_on = {fingerprint(row["prompt"]) for row in self.prompts}
@@ -129,8 +172,9 @@ class Loop:
                 f"prompts and eval_prompts share {len(shared)} prompts, first {first!r}: evaluation must be held out"
             )
         self.gold = load_scorer(config.gold)
+        # Made now, so that a missing key is said now; all rounds share its verdicts.
+        self.judge = JudgeFeedback(config.judge, run.path / "judge.jsonl") if config.feedback == "judge" else None
         self.reference = config.reference or config.policy
-        self.gold_feedback = GoldFeedback(self.gold, config.gold)
 
     # -- before the first round -------------------------------------------------------------------------
 
@@ -221,12 +265,15 @@ class Loop:
         """Steps 4 and 5: selects comparisons within the budget, and has them judged."""
 
         def make_queue(context: StageContext) -> None:
-            rows = read_candidates(conflicts).rows()
-            write_jsonl(context.output, [vars(q) for q in select(rows, selection, context.seed)])
+            chosen = select_table([str(conflicts)], selection, context.seed, self.engine)
+            write_jsonl(context.output, [vars(q) for q in chosen.comparisons])
 
         def judge(context: StageContext) -> None:
             comparisons = read_queue(queue)
-            write_preferences(context.output, self.gold_feedback(comparisons, read_candidates(conflicts), number))
+            source = self._feedback(name, context.seed)
+            write_preferences(context.output, source(comparisons, read_candidates(conflicts), number))
+            if self.judge:
+                write_json(self.run.path / name / "judge.json", self.judge.report)
 
         queue = self.run.stage(f"{name}/queue.jsonl", make_queue, {"conflicts": conflicts})
         return self.run.stage(f"{name}/preferences.jsonl", judge, {"queue": queue, "conflicts": conflicts})
@@ -303,10 +350,11 @@ class Loop:
         def add_scores(context: StageContext) -> None:
             table = read_candidates(sampled)
             if n > 1:
-                chooser = load_scorer(str(state.reward_model), self.config.cost_model)
-                table = keep_best(table, score_rows(chooser, table.rows()), n)
+                table = keep_best(table, self._rewards(table, state.reward_model), n)
             table = self._scored(table, start.state.reward_model)
-            write_candidates(context.output, table.with_columns(gold=score_rows(self.gold, table.rows())))
+            write_candidates(
+                context.output, table.with_columns(gold=answer_rewards(self.engine, self.config.gold, table.rows()))
+            )
 
         answers = self.run.stage(
             f"{name}/evaluation.parquet",
@@ -320,7 +368,7 @@ class Loop:
         before = start.answers or answers
         self.run.stage(
             f"{name}/metrics.json",
-            lambda c: write_json(c.output, self._metrics(answers, before, state)),
+            lambda c: write_json(c.output, self._metrics(answers, before, state) | self._judge_report(name)),
             {"answers": answers, "before": before, "reward_model": state.reward_model},
         )
         return answers
@@ -368,8 +416,16 @@ class Loop:
         references: dict[str, str | Path] | None = None,
     ) -> None:
         """Samples prompts into `context.output`; `references` adds log-probabilities under other models."""
-        table = sample_policy(policy, prompts, sampling, seed, context.work_dir, references, self.config.chat_template)
+        template = self.config.chat_template
+        table = sample_policy(policy, prompts, sampling, seed, context.work_dir, references, template, self.engine)
         write_candidates(context.output, table)
+
+    def _feedback(self, name: str, seed: int) -> FeedbackSource:
+        """Who answers the queue that lies at `name` in the run directory."""
+        config = self.config
+        if config.feedback == "human":
+            return HumanFeedback(self.run.path, name, config.human, seed, config.finish_with_what_we_have)
+        return self.judge or GoldFeedback(self.gold, config.gold)
 
     def _score_reference(self) -> dict[str, str | Path]:
         """The extra column of log-probabilities that the policy score needs, and the model it comes from."""
@@ -378,10 +434,13 @@ class Loop:
         return {"reference_logprobs": self.reference}
 
     def _scored(self, candidates: CandidateTable, reward_model: str | Path) -> CandidateTable:
-        scorer = load_scorer(str(reward_model), self.config.cost_model)
-        return add_conflicts(add_rewards(candidates, scorer), self.config.policy_score).with_metadata(
+        rewarded = add_answer_rewards(self.engine, str(reward_model), candidates, self.config.cost_model)
+        return add_conflicts(rewarded, self.config.policy_score).with_metadata(
             reward_model=str(reward_model), **provenance(reward_model=str(reward_model))
         )
+
+    def _rewards(self, candidates: CandidateTable, reward_model: str | Path) -> list[list[float]]:
+        return answer_rewards(self.engine, str(reward_model), candidates.rows(), self.config.cost_model)
 
     def _train_reward(
         self,
@@ -419,6 +478,11 @@ class Loop:
         refuse_failures(findings)
         write_json(context.output, [vars(finding) for finding in findings])
 
+    def _judge_report(self, name: str) -> dict[str, Any]:
+        """What the language model of this round was asked, and what it cost."""
+        file = self.run.path / name / "judge.json"
+        return {"judge": read_json(file)} if file.exists() else {}
+
     def _metrics(self, answers: Path, before: Path, state: State) -> dict[str, Any]:
         """Metrics of a policy's held-out answers, and of the current reward model on pairs of the first ones."""
         table, base = read_candidates(answers), read_candidates(before)
@@ -428,8 +492,8 @@ class Loop:
             # Of best-of-n from its policy; the KL of that policy is in the metrics already.
             metrics |= {"best_of_n": state.best_of_n, "kl": metrics["kl"] + kl_bound(state.best_of_n)}
         metrics["detection"] = detection(table, gold)
-        rewards = score_rows(load_scorer(str(state.reward_model), self.config.cost_model), base.rows())
-        accuracy = [ranking_accuracy(*pair) for pair in zip(rewards, base.column("gold"), strict=True)]
+        pairs = zip(self._rewards(base, state.reward_model), base.column("gold"), strict=True)
+        accuracy = [ranking_accuracy(*pair) for pair in pairs]
         metrics["pair_accuracy"] = float(np.nanmean(accuracy))
         if self.config.evaluation.group_by:
             metrics["groups"] = {
@@ -446,11 +510,12 @@ def run(config: RunConfig) -> Path:
     """Runs all rounds, or what is left of them, and returns the path of the report."""
     from shfcas.report import write_report
 
-    directory = RunDirectory(config.output, to_dict(config.check()), config.seed)
-    loop = Loop(directory, config)
-    start = loop.start(loop.prepare())
-    state = start.state
-    selection = config.selection if config.feedback != "none" else None
-    for number in range(1, config.rounds + 1):
-        state = loop.round(state, number, start, selection)
+    directory = RunDirectory(config.output, to_dict(config.check()), config.seed, volatile_names(RunConfig))
+    with open_engine(config.engine, config.ray) as engine:
+        loop = Loop(directory, config, engine)
+        start = loop.start(loop.prepare())
+        state = start.state
+        selection = config.selection if config.feedback != "none" else None
+        for number in range(1, config.rounds + 1):
+            state = loop.round(state, number, start, selection)
     return write_report(directory.path)

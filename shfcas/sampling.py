@@ -6,20 +6,25 @@ sampled for a prompt does not depend on the other prompts of its batch, on their
 
 import inspect
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 
-from shfcas.candidates import CandidateTable, concatenate, read_candidates, write_candidates
+from shfcas.candidates import CandidateTable, concatenate, read_candidates, read_metadata, write_candidates
 from shfcas.chat import answer_text, encode_prompt, end_token_ids, plain_text
-from shfcas.config import fingerprint, option, to_dict
+from shfcas.config import fingerprint, lasting, option
+from shfcas.engines import Engine, Tick
+from shfcas.engines.local import LocalEngine
 from shfcas.errors import UserError
-from shfcas.models import context_length, load_policy, provenance
+from shfcas.generators import label
+from shfcas.generators.settings import GENERATORS, ServerSettings, VLLMSettings
+from shfcas.models import context_length, load_policy, policy_template, provenance
 from shfcas.progress import progress
+from shfcas.seeded_choice import SeededChoice
 from shfcas.seeds import derive_seed
 
 logger = logging.getLogger(__name__)
@@ -36,6 +41,14 @@ class SamplingConfig:
     max_new_tokens: int = option(128, "an answer ends here if it has not ended by itself")
     batch_size: int = option(64, "sequences generated at once")
     shard_size: int = option(64, "prompts per resumable shard")
+    generator: str = option(
+        "transformers", "who draws: transformers, vLLM in this process, or a completions server", GENERATORS
+    )
+    max_logprob_gap: float | None = option(
+        0.05, "refuse a generator whose log-probabilities lie further from the policy's, a token (none: never)"
+    )
+    server: ServerSettings = option(ServerSettings, "generator openai: the server")
+    vllm: VLLMSettings = option(VLLMSettings, "generator vllm")
 
     def __post_init__(self) -> None:
         for name in ("num_completions", "max_new_tokens", "batch_size", "shard_size"):
@@ -52,44 +65,22 @@ class Sampler(Protocol):
         """Yields one candidate row a prompt, in the given order."""
 
 
-class _SeededChoice:
-    """Draws each row's next token from that row's own random stream and keeps its log-probability.
+def _seeded_choice(seeds: Sequence[int], config: SamplingConfig) -> SeededChoice:
+    from transformers import (
+        LogitsProcessorList,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
 
-    It stands last among the logits processors of a greedy `generate`: the drawn token is the only finite score.
-    """
-
-    def __init__(self, seeds: Sequence[int], config: SamplingConfig) -> None:
-        from transformers import (
-            LogitsProcessorList,
-            TemperatureLogitsWarper,
-            TopKLogitsWarper,
-            TopPLogitsWarper,
-        )
-
-        uniforms = [np.random.default_rng(seed).random(config.max_new_tokens) for seed in seeds]
-        self.uniforms = torch.from_numpy(np.stack(uniforms))
-        self.warpers = LogitsProcessorList()
-        if config.temperature != 1:
-            self.warpers.append(TemperatureLogitsWarper(config.temperature))
-        if config.top_k:
-            self.warpers.append(TopKLogitsWarper(config.top_k))
-        if config.top_p < 1:
-            self.warpers.append(TopPLogitsWarper(config.top_p))
-        self.logprobs: list[torch.Tensor] = []
-
-    def __call__(self, input_ids: Any, scores: Any) -> torch.Tensor:
-        scores = scores.float()
-        uniform = self.uniforms[:, len(self.logprobs)].to(scores.device)
-        # Inverse of the cumulative distribution: one uniform number a row, whatever the vocabulary.
-        cumulative = self.warpers(input_ids, scores).softmax(-1).cumsum(-1)
-        total = cumulative[:, -1:]
-        target = (uniform[:, None] * total.double()).to(total.dtype)
-        # Rounding may carry the target up to the total, where no token would be found.
-        target = torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))
-        choice = torch.searchsorted(cumulative, target, right=True)
-        chosen = scores.gather(-1, choice)
-        self.logprobs.append((chosen - scores.logsumexp(-1, keepdim=True)).squeeze(-1))
-        return torch.full_like(scores, -torch.inf).scatter_(-1, choice, 0.0)
+    warpers = LogitsProcessorList()
+    if config.temperature != 1:
+        warpers.append(TemperatureLogitsWarper(config.temperature))
+    if config.top_k:
+        warpers.append(TopKLogitsWarper(config.top_k))
+    if config.top_p < 1:
+        warpers.append(TopPLogitsWarper(config.top_p))
+    return SeededChoice(seeds, config.max_new_tokens, warpers)
 
 
 class LocalSampler:
@@ -145,6 +136,9 @@ class LocalSampler:
                 yield done.pop(following)
                 following += 1
 
+    def close(self) -> None:
+        """Nothing is held but the models."""
+
     def _encode(self, row: dict[str, Any]) -> list[int]:
         try:
             ids = encode_prompt(self.tokenizer, row["prompt"])
@@ -168,7 +162,7 @@ class LocalSampler:
         pad = self.tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=self.model.device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.model.device)
-        choice = _SeededChoice(seeds, self.config)
+        choice = _seeded_choice(seeds, self.config)
         config = GenerationConfig(
             do_sample=False,
             max_new_tokens=self.config.max_new_tokens,
@@ -241,23 +235,65 @@ def sample_table(
     work_dir: Path,
 ) -> CandidateTable:
     """Samples all prompts, shard by shard; shards already in `work_dir` are not sampled again."""
-    recipe = fingerprint([to_dict(config), metadata, list(prompts)])
-    tables = []
+    return _sample_shards(lambda: sampler, prompts, config, metadata, work_dir, LocalEngine())
+
+
+def _sample_shards(
+    load: Callable[[], Sampler],
+    prompts: Sequence[dict[str, Any]],
+    config: SamplingConfig,
+    metadata: dict[str, Any],
+    work_dir: Path,
+    engine: Engine,
+) -> CandidateTable:
+    """As `sample_table`, by workers that load the sampler each."""
+    _refuse_other_generators(work_dir, metadata)
+    recipe = fingerprint([lasting(config), metadata, list(prompts)])
+    starts = range(0, len(prompts), config.shard_size)
+    shards = {
+        work_dir / f"shard-{recipe}-{number:05d}.parquet": prompts[start : start + config.shard_size]
+        for number, start in enumerate(starts)
+    }
+    work_dir.mkdir(parents=True, exist_ok=True)
+    done = set(work_dir.iterdir())  # listed, since a network's file system may remember that a name was missing
     bar = progress(total=len(prompts), desc="sampling")
-    for start in range(0, len(prompts), config.shard_size):
-        shard = prompts[start : start + config.shard_size]
-        path = work_dir / f"shard-{recipe}-{start // config.shard_size:05d}.parquet"
-        if not path.exists():
-            rows = []
-            for row in sampler(shard):
-                rows.append(row)
-                bar.update()
-            write_candidates(path, CandidateTable.from_rows(rows, metadata))
-        else:
-            bar.update(len(shard))
-        tables.append(read_candidates(path))
+    bar.update(sum(len(rows) for path, rows in shards.items() if path in done))
+    tasks = [(path, rows) for path, rows in shards.items() if path not in done]
+    for _ in engine.map(partial(_ShardWriter, load, metadata), tasks, bar.update):
+        pass
     bar.close()
-    return concatenate(tables)
+    return concatenate(read_candidates(path) for path in shards)
+
+
+class _ShardWriter:
+    """Samples a shard of prompts into its file."""
+
+    def __init__(self, load: Callable[[], Sampler], metadata: dict[str, Any]) -> None:
+        self.sampler, self.metadata = load(), metadata
+
+    def __call__(self, task: tuple[Path, Sequence[dict[str, Any]]], tick: Tick) -> None:
+        path, prompts = task
+        rows = []
+        for row in self.sampler(prompts):
+            rows.append(row)
+            tick(1)
+        write_candidates(path, CandidateTable.from_rows(rows, self.metadata))
+
+    def close(self) -> None:
+        """Gives back what the sampler holds, such as the process of a generator."""
+        getattr(self.sampler, "close", lambda: None)()
+
+
+def _refuse_other_generators(work_dir: Path, metadata: dict[str, Any]) -> None:
+    """One table has one generator, also when it is continued."""
+    ours = metadata.get("generator")
+    for path in sorted(work_dir.glob("shard-*.parquet")):
+        theirs = read_metadata(path).get("generator")
+        if label(theirs) != label(ours):
+            raise UserError(
+                f"{work_dir} holds answers drawn by {label(theirs)}, and now {label(ours)} would draw the others; "
+                f"a table has one generator: go on with {label(theirs)}, or delete that folder to start anew"
+            )
 
 
 def sample_policy(
@@ -268,21 +304,53 @@ def sample_policy(
     work_dir: Path,
     references: Mapping[str, str | Path] | None = None,
     chat_template: str | None = None,
+    engine: Engine | None = None,
 ) -> CandidateTable:
-    """Loads a policy (and reference models by column name) and samples all prompts; the table records how.
+    """Samples all prompts from a policy that is loaded by name; the table records how.
 
-    `chat_template` is for a policy without a template of its own, see `shfcas.models.load_policy`.
+    Whoever draws the answers (`config.generator`), their log-probabilities are those of transformers.
+
+    Args:
+        policy: see `shfcas.models`.
+        prompts: rows with `prompt_id` and `prompt`.
+        config: sampling parameters.
+        seed: the root of every answer's random stream.
+        work_dir: for the shards; on storage that all workers share.
+        references: names of reference models by column, see `LocalSampler`.
+        chat_template: for a policy without a template of its own, see `shfcas.models.load_policy`.
+        engine: where shards are sampled; None samples them here.
     """
-    model, tokenizer = load_policy(str(policy), chat_template)
-    others = {column: load_policy(str(name))[0] for column, name in (references or {}).items()}
+    from shfcas.generators.facts import sentence, summary
+    from shfcas.generators.rescored import identity
+
+    names = {column: str(name) for column, name in (references or {}).items()}
+    generator, notes = identity(config, str(policy))
     metadata = {
         "policy": str(policy),
-        **{column: str(name) for column, name in (references or {}).items()},
-        **provenance(policy=str(policy), **{column: str(name) for column, name in (references or {}).items()}),
-        "engine": "transformers",
-        "template": fingerprint(tokenizer.chat_template),
-        "sampling": to_dict(config),
+        **names,
+        **provenance(policy=str(policy), **names),
+        "engine": "transformers",  # whose the log-probabilities are
+        "generator": generator,
+        "template": fingerprint(policy_template(str(policy), chat_template)),
+        "sampling": lasting(config),
         "seed": seed,
     }
-    sampler = LocalSampler(model, tokenizer, config, seed, others)
-    return sample_table(sampler, prompts, config, metadata, work_dir)
+    load = partial(_load_sampler, str(policy), names, chat_template, config, seed)
+    table = _sample_shards(load, prompts, config, metadata, work_dir, engine or LocalEngine())
+    if config.generator == "transformers":
+        return table
+    table = table.with_metadata(generation={**notes, **summary(table)})
+    logger.info("%s", sentence(table))
+    return table
+
+
+def _load_sampler(
+    policy: str, references: dict[str, str], chat_template: str | None, config: SamplingConfig, seed: int
+) -> LocalSampler:
+    if config.generator != "transformers":
+        from shfcas.generators.rescored import load_sampler
+
+        return load_sampler(policy, references, chat_template, config, seed)
+    model, tokenizer = load_policy(policy, chat_template)
+    others = {column: load_policy(name)[0] for column, name in references.items()}
+    return LocalSampler(model, tokenizer, config, seed, others)

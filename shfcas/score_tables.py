@@ -1,10 +1,10 @@
 """Conflict scores over candidate tables of any size: streaming, in constant memory, resumed shard by shard."""
 
 import json
-import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from base64 import b64decode
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,13 +16,14 @@ from shfcas.candidates import CandidateTable, arrow_columns
 from shfcas.config import differences
 from shfcas.conflict_summary import ConflictSummary
 from shfcas.conflicts import SCORE_COLUMNS, add_conflicts_to_batch
+from shfcas.engines import Engine, Tick
+from shfcas.engines.local import LocalEngine
 from shfcas.errors import UserError
-from shfcas.files import atomic_file, disk_errors, locked_folder, parse_jsonl, read_json, write_json
+from shfcas.files import atomic_file, disk_errors, locked_folder, parse_jsonl, read_json, remove, write_json
 from shfcas.models import provenance
-from shfcas.scoring import RewardScorer, add_rewards
+from shfcas.scoring import RewardScorer, add_rewards, check_scorer, load_scorer
 from shfcas.shards import BATCH_ROWS, SHARD_ROWS, Shard, ahead, find_shards, read_batches
 
-MOST_WORKERS = 16  # parts that are written at once
 SUMMARY_KEY = b"shfcas_summary"
 
 
@@ -58,6 +59,7 @@ def score_table(
     shard_rows: int = SHARD_ROWS,
     reward_model: str | None = None,
     cost_model: bool = False,
+    engine: Engine | None = None,
 ) -> ConflictSummary:
     """Adds conflict columns to tables of any size.
 
@@ -66,11 +68,12 @@ def score_table(
         output: one Parquet file if the name ends in `.parquet`; else a folder of `part-00000.parquet` and so
             on. A folder that is there goes on where it was interrupted.
         policy_score: see `iter_score`.
-        scorer: see `iter_score`.
+        scorer: see `iter_score`. With an engine, workers load `reward_model` instead.
         columns: see `iter_score`.
         shard_rows: rows of each part, about.
         reward_model: the scorer's name, recorded in the parts.
         cost_model: whether the scorer turns that model's sign.
+        engine: where parts are scored; None scores them here.
 
     Returns:
         What the conflicts look like.
@@ -80,34 +83,61 @@ def score_table(
     """
     output = Path(output)
     shards, schema = find_shards(inputs, shard_rows)
-    recipe = _Recipe(schema, policy_score, scorer, columns, reward_model, cost_model)
+    load = partial(load_scorer, reward_model, cost_model) if engine and reward_model else None
+    if load and reward_model:
+        check_scorer(reward_model)  # now, and not by a worker
+    recipe = _Recipe(schema, policy_score, scorer, columns, reward_model, cost_model, load)
     total = sum(shard.rows for shard in shards)
+    single = output.suffix == ".parquet"
+    if single and output.exists() and any(Path(shard.path).resolve() == output.resolve() for shard in shards):
+        raise UserError(f"{output} is one of the inputs; name another output")
     with tqdm(total=total, desc="scoring", unit=" prompts", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
-        if output.suffix == ".parquet":
-            if output.exists() and any(Path(shard.path).resolve() == output.resolve() for shard in shards):
-                raise UserError(f"{output} is one of the inputs; name another output")
-            return recipe.write(shards, output, bar)
-        summary = ConflictSummary()
-        with disk_errors(str(output)), locked_folder(output):
-            _begin(output, recipe.describe(shards, shard_rows))
-            parts = [output / f"part-{index:05d}.parquet" for index in range(len(shards))]
-
-            def finished(part: Path, shard: Shard) -> ConflictSummary:
-                if not part.exists():
-                    return recipe.write([shard], part, bar)
-                bar.update(shard.rows)
-                return ConflictSummary(**json.loads(pq.read_metadata(part).metadata[SUMMARY_KEY]))
-
-            # A model scores one batch at a time; without one, the time goes into packing each part's columns.
-            with ThreadPoolExecutor(1 if scorer else min(MOST_WORKERS, os.cpu_count() or 1)) as workers:
-                jobs = [workers.submit(finished, *work) for work in zip(parts, shards, strict=True)]
-                try:
-                    for job in jobs:
-                        summary += job.result()
-                except BaseException:  # an interruption too: no further part is begun
-                    workers.shutdown(cancel_futures=True)
-                    raise
+        if not single:
+            return _score_parts(shards, output, recipe, shard_rows, engine or LocalEngine(), bar)
+        if engine is None:
+            return recipe.write(shards, output, bar.update)
+        work_dir = output.with_name(f".{output.name}.work")
+        _score_parts(shards, work_dir, recipe, shard_rows, engine, bar)
+        summary = recipe.join(shards, _parts(work_dir, len(shards)), output)
+        remove(work_dir)
         return summary
+
+
+def _parts(folder: Path, count: int) -> list[Path]:
+    return [folder / f"part-{index:05d}.parquet" for index in range(count)]
+
+
+def _score_parts(
+    shards: Sequence[Shard], folder: Path, recipe: "_Recipe", shard_rows: int, engine: Engine, bar: Any
+) -> ConflictSummary:
+    """Scores each shard into a part of its own, unless that is there."""
+    summary = ConflictSummary()
+    with disk_errors(str(folder)), locked_folder(folder):
+        _begin(folder, recipe.describe(shards, shard_rows))
+        done = set(folder.iterdir())  # listed, since a network's file system may remember that a name was missing
+        work = list(zip(_parts(folder, len(shards)), shards, strict=True))
+        tasks = [(part, shard) for part, shard in work if part not in done]
+        made = engine.map(partial(_PartWriter, recipe), tasks, bar.update, model=recipe.has_scorer)
+        for part, shard in work:
+            if part in done:
+                bar.update(shard.rows)
+                summary += ConflictSummary(**json.loads(pq.read_metadata(part).metadata[SUMMARY_KEY]))
+            else:
+                summary += next(made)
+        for left_behind in folder.glob(".part-*.partial"):  # by workers that died
+            left_behind.unlink(missing_ok=True)
+    return summary
+
+
+class _PartWriter:
+    """Scores a shard into its part."""
+
+    def __init__(self, recipe: "_Recipe") -> None:
+        self.recipe = recipe
+
+    def __call__(self, task: tuple[Path, Shard], tick: Tick) -> ConflictSummary:
+        part, shard = task
+        return self.recipe.write([shard], part, tick)
 
 
 def score_lines(
@@ -148,8 +178,10 @@ class _Recipe:
         columns: Sequence[str] | None,
         reward_model: str | None = None,
         cost_model: bool = False,
+        load: Callable[[], RewardScorer] | None = None,
     ) -> None:
-        self.policy_score, self.scorer, self.columns = policy_score, scorer, columns
+        self.policy_score, self.scorer, self.load, self.columns = policy_score, scorer, load, columns
+        self.has_scorer = scorer is not None or load is not None
         self.about: dict[str, Any] = {"policy_score": policy_score}
         if reward_model:
             self.about |= {"reward_model": reward_model, **provenance(reward_model=reward_model)}
@@ -158,7 +190,7 @@ class _Recipe:
         self.metadata = schema.metadata or {}
         needed = {
             *SCORE_COLUMNS.get(policy_score, ()),
-            *(("prompt_id", "prompt", "completions") if scorer else ("rewards",)),
+            *(("prompt_id", "prompt", "completions") if self.has_scorer else ("rewards",)),
         }
         CandidateTable(schema.empty_table()).require(*sorted(needed), *(columns or ()))
         made = {"pacs", "kendall_distance", "kendall_tau_b", "mean_abs_pacs", "degenerate"}
@@ -168,6 +200,8 @@ class _Recipe:
 
     def scored(self, batch: pa.RecordBatch, where: str, first_row: int) -> pa.RecordBatch:
         """One batch with what is added to it."""
+        if self.scorer is None and self.load:
+            self.scorer = self.load()  # once in each worker
         if self.scorer:
             rewarded = add_rewards(CandidateTable(pa.Table.from_batches([batch])), self.scorer)
             batch = rewarded.batch()
@@ -179,18 +213,37 @@ class _Recipe:
         for first, batch in read_batches(shard, BATCH_ROWS, self.read):
             yield first, self.scored(batch, shard.name, first)
 
-    def write(self, shards: Sequence[Shard], path: Path, bar: Any) -> ConflictSummary:
+    def write(self, shards: Sequence[Shard], path: Path, tick: Tick) -> ConflictSummary:
         """Scores shards into one file, atomically; its footer has the summary."""
+        return self._write(path, (item for shard in shards for item in self.batches(shard)), tick)
+
+    def join(self, shards: Sequence[Shard], parts: Sequence[Path], path: Path) -> ConflictSummary:
+        """Writes the parts of these shards into the file that `write` makes of them."""
+
+        def batches() -> Iterator[tuple[int, pa.RecordBatch]]:
+            for shard, part in zip(shards, parts, strict=True):
+                position = shard.first_row
+                with pq.ParquetFile(part) as file:
+                    # As it was written: the reader names the items of lists otherwise.
+                    schema = pa.ipc.read_schema(pa.py_buffer(b64decode(file.metadata.metadata[b"ARROW:schema"])))
+                    for group in range(file.num_row_groups):
+                        table = file.read_row_group(group).cast(schema)
+                        yield position, CandidateTable(table).batch()
+                        position += table.num_rows
+
+        return self._write(path, batches(), lambda count: None)
+
+    def _write(self, path: Path, batches: Iterable[tuple[int, pa.RecordBatch]], tick: Tick) -> ConflictSummary:
         summary, writer = ConflictSummary(), None
         with atomic_file(path) as partial:
             try:
-                for first, batch in ahead(item for shard in shards for item in self.batches(shard)):
+                for first, batch in ahead(batches):
                     if writer is None:
                         schema = batch.schema.with_metadata(self._metadata())
                         writer = pq.ParquetWriter(partial, schema, compression="zstd")
                     writer.write_batch(batch)
                     summary += ConflictSummary.of(batch, first)
-                    bar.update(batch.num_rows)
+                    tick(batch.num_rows)
                 assert writer is not None, "a shard has rows"
                 writer.add_key_value_metadata({SUMMARY_KEY: json.dumps(summary.to_dict()).encode()})
             finally:

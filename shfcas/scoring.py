@@ -122,14 +122,25 @@ def load_scorer(name: str, cost_model: bool = False) -> RewardScorer:
     """
     if members := ensemble_members(name):
         return EnsembleScorer([load_scorer(member, cost_model) for member in members])
+    check_scorer(name)
     if is_callable_name(name):
         scorer = load_callable(name)
         return negated(scorer) if cost_model else scorer
-    model, tokenizer = load_reward_model(name)
-    if not has_trained_head(name):
-        raise UserError(f"{name} has no trained reward head; train one with: shfcas train-reward")
-    scorer = ModelScorer(model, tokenizer)
+    scorer = ModelScorer(*load_reward_model(name))
     return negated(scorer) if cost_model or is_cost_model(name) else scorer
+
+
+def check_scorer(name: str) -> None:
+    """Looks whether there is a scorer of that name, without loading a model.
+
+    Raises:
+        UserError: see `load_scorer`.
+    """
+    for member in ensemble_members(name) or [name]:
+        if is_callable_name(member):
+            load_callable(member)
+        elif not has_trained_head(member):
+            raise UserError(f"{member} has no trained reward head; train one with: shfcas train-reward")
 
 
 def negated(scorer: RewardScorer) -> RewardScorer:
@@ -260,47 +271,56 @@ def score_rows(scorer: RewardScorer, rows: Sequence[dict[str, Any]], block: int 
     Raises:
         UserError: the scorer returned another number of rewards, or one that is not a number.
     """
-    rewards = []
-    for start in progress(range(0, len(rows), block), "scoring"):
-        part = rows[start : start + block]
-        answers = [(row, i) for row in part for i in range(len(row["completions"]))]
-        scalars = [
-            name
-            for name, value in part[0].items()
-            if name not in ("prompt", "completions") and not isinstance(value, list)
-        ]
-        values = list(
-            scorer(
-                prompts=[row["prompt"] for row, _ in answers],
-                completions=[completion_message(row["prompt"], row["completions"][i]) for row, i in answers],
-                **{name: [row[name] for row, _ in answers] for name in scalars},
-            )
+    starts = progress(range(0, len(rows), block), "scoring")
+    return [row for start in starts for row in score_block(scorer, rows[start : start + block])]
+
+
+def score_block(scorer: RewardScorer, rows: Sequence[dict[str, Any]]) -> list[list[float]]:
+    """As `score_rows`, of rows that the scorer is given at once."""
+    answers = [(row, i) for row in rows for i in range(len(row["completions"]))]
+    scalars = [
+        name for name, value in rows[0].items() if name not in ("prompt", "completions") and not isinstance(value, list)
+    ]
+    values = list(
+        scorer(
+            prompts=[row["prompt"] for row, _ in answers],
+            completions=[completion_message(row["prompt"], row["completions"][i]) for row, i in answers],
+            **{name: [row[name] for row, _ in answers] for name in scalars},
         )
-        if len(values) != len(answers):
-            raise UserError(f"the scorer returned {len(values)} rewards for {len(answers)} answers")
-        for (row, i), value in zip(answers, values, strict=True):
-            if value is None or math.isnan(value):
-                raise UserError(
-                    f"the reward of answer {i} of prompt {row['prompt_id']!r} is not a number "
-                    f"({row['completions'][i][:60]!r}); nothing was written: mend the scorer and run again"
-                )
-        flat = iter(float(value) for value in values)
-        rewards += [[next(flat) for _ in row["completions"]] for row in part]
-    return rewards
+    )
+    if len(values) != len(answers):
+        raise UserError(f"the scorer returned {len(values)} rewards for {len(answers)} answers")
+    for (row, i), value in zip(answers, values, strict=True):
+        if value is None or math.isnan(value):
+            raise UserError(
+                f"the reward of answer {i} of prompt {row['prompt_id']!r} is not a number "
+                f"({row['completions'][i][:60]!r}); nothing was written: mend the scorer and run again"
+            )
+    flat = iter(float(value) for value in values)
+    return [[next(flat) for _ in row["completions"]] for row in rows]
 
 
 def add_rewards(candidates: CandidateTable, scorer: RewardScorer) -> CandidateTable:
-    """Adds `rewards` to a candidate table, and what an ensemble's members say as `reward_variances`, `member_rewards`.
+    """Adds `rewards` to a candidate table, and what an ensemble's members say, see `with_rewards`."""
+    rows = candidates.rows()
+    members = scorer.members if isinstance(scorer, EnsembleScorer) else [scorer]
+    return with_rewards(candidates, [score_rows(member, rows) for member in members])
+
+
+def with_rewards(candidates: CandidateTable, each: Sequence[list[list[float]]]) -> CandidateTable:
+    """Adds `rewards` to a candidate table, and of several scorers also `reward_variances` and `member_rewards`.
 
     The variance is the unbiased one over the members, so that few members do not look as if they agreed. Those
     columns of an earlier scorer are dropped.
+
+    Args:
+        candidates: a candidate table.
+        each: the rewards that a scorer gives, one list a prompt; or those of each member of an ensemble.
     """
-    rows = candidates.rows()
-    if not isinstance(scorer, EnsembleScorer):
+    if len(each) == 1:
         stale = [name for name in ("reward_variances", "member_rewards") if name in candidates]
         plain = CandidateTable(candidates.table.drop_columns(stale), candidates.metadata)
-        return plain.with_columns(rewards=score_rows(scorer, rows))
-    each = [score_rows(member, rows) for member in scorer.members]
+        return plain.with_columns(rewards=each[0])
     answers = [list(zip(*row, strict=True)) for row in zip(*each, strict=True)]
     return candidates.with_columns(
         rewards=[[fmean(rewards) for rewards in row] for row in answers],

@@ -15,7 +15,7 @@ from shfcas.errors import UserError
 
 Item = TypeVar("Item")
 WILDCARDS = "*?["
-BATCH_ROWS, SHARD_ROWS = 1 << 16, 1 << 20
+BATCH_ROWS, SHARD_ROWS = 1 << 15, 1 << 19
 
 
 @dataclass(frozen=True)
@@ -164,8 +164,25 @@ def read_batches(shard: Shard, rows: int, columns: Sequence[str] | None = None) 
             raise UserError(f"{shard.name}: broken at or after row {position} ({reason})") from error
 
 
-class TableRows:
-    """The rows of tables of any size as dictionaries, read from the files anew each time one goes through them.
+class ShardRows:
+    """The rows of shards as dictionaries, read from the files anew each time one goes through them.
+
+    Args:
+        shards: where the rows are.
+        columns: columns to read; None reads all.
+    """
+
+    def __init__(self, shards: Sequence[Shard], columns: Sequence[str] | None = None) -> None:
+        self.shards, self.columns = shards, columns
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """One dictionary a row."""
+        for batch in ahead(b for shard in self.shards for _, b in read_batches(shard, BATCH_ROWS, self.columns)):
+            yield from batch.to_pylist()
+
+
+class TableRows(ShardRows):
+    """The rows of tables of any size.
 
     Args:
         inputs: see `find_files`.
@@ -176,13 +193,8 @@ class TableRows:
     """
 
     def __init__(self, inputs: Sequence[str], columns: Sequence[str] | None = None) -> None:
-        self.shards, self.schema = find_shards(inputs, SHARD_ROWS)
-        self.columns = columns
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """One dictionary a row."""
-        for batch in ahead(b for shard in self.shards for _, b in read_batches(shard, BATCH_ROWS, self.columns)):
-            yield from batch.to_pylist()
+        shards, self.schema = find_shards(inputs, SHARD_ROWS)
+        super().__init__(shards, columns)
 
 
 def ahead(items: Iterable[Item], count: int = 1) -> Iterator[Item]:

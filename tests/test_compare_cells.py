@@ -32,7 +32,7 @@ from shfcas.compare.grid import BenchWork, run_cells
 from shfcas.errors import UserError
 from shfcas.evaluation import ranking_accuracy
 from shfcas.files import read_parquet
-from shfcas.selection import Comparison, SelectionConfig
+from shfcas.selection import STRATEGIES, Comparison, SelectionConfig
 from tests.benches_of_answers import FEATURES, bench
 
 ARMS = {name: SelectionConfig(strategy=name, pacs_threshold="q0") for name in ("random", "shf_cas")}
@@ -180,6 +180,17 @@ def test_labels_mend_the_blind_spot_and_informed_conflict_finds_it_sooner() -> N
     errors = {name: np.mean([value(c, "errors_found") for c in found]) for name, found in cells.items()}
     assert errors["shf_cas"] > 0.8 > 0.65 > errors["random"]
     assert np.mean([value(c, "blind_share") for c in cells["shf_cas"]]) > 0.8
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_runs_or_says_which_column_it_lacks(name: str) -> None:
+    lacking = {"reward_variances", "member_rewards"}.intersection(STRATEGIES[name].needs)
+    if lacking:
+        with pytest.raises(UserError, match=rf"strategy {name}, budget 6, seed 0: .*{lacking.pop()}"):
+            run_cell(bench(), Cell(name, 6, 0), SelectionConfig(strategy=name))
+    else:
+        found = run_cell(bench(), Cell(name, 6, 0), SelectionConfig(strategy=name))
+        assert value(found, "comparisons") == 6 and 0.3 < value(found, "pair_accuracy") < 1
 
 
 def test_each_seed_draws_a_pool_that_all_strategies_share() -> None:

@@ -12,7 +12,7 @@ from scipy.stats import false_discovery_control, kendalltau
 
 from shfcas.errors import UserError
 from shfcas.selection import SelectionConfig, select, select_with_report
-from shfcas.selection.false_discovery import benjamini_hochberg, kendall_report, pvalue
+from shfcas.selection.false_discovery import benjamini_hochberg, kendall_cases, kendall_report, pvalue
 from tests.test_selection import row
 
 
@@ -74,7 +74,7 @@ def test_the_false_discovery_rate_is_kept() -> None:
         for i in range(120):
             order = tuple(draw.permutation(n)) if i >= 30 else tuple(np.arange(n) * -1.0 + draw.normal(0, 2, n))
             rows.append(prompt("real" if i < 30 else "chance", n, inversions(order)))
-        found = kendall_report(rows, 0.2)
+        found = kendall_report(kendall_cases(rows), 0.2)
         chosen = [r for r in rows if found["chosen"] and r["kendall_distance"] >= found["distances"][n]]
         assert len(chosen) == found["chosen"] and found["expected_false_discovery_rate"] <= 0.2
         shares.append(sum(r["prompt_id"] == "chance" for r in chosen) / max(1, len(chosen)))

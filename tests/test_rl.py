@@ -25,7 +25,7 @@ ONLINE = {
     "rollout_batch_size": 4,
     "mini_batch_size": 2,
     "learning_rate": 1e-2,
-    "max_completion_length": 6,
+    "max_completion_length": 16,  # long enough for answers that the reward model can tell apart
 }
 
 

@@ -183,7 +183,8 @@ def test_an_ensemble_is_refined_from_round_to_round_and_leaves_its_variances(
     for number in (1, 2):
         conflicts = loop.conflicts(state, f"round-{number}")
         assert ("reward_variances" in read_candidates(conflicts)) == (number == 2)  # the first proxy is one model
-        labels = loop.ask(conflicts, f"round-{number}", number, config.selection)
+        selection = replace(config.selection, strategy="shf_cas" if number == 1 else "bald")
+        labels = loop.ask(conflicts, f"round-{number}", number, selection)
         state = loop.refine(state, labels, f"round-{number}")
     assert len(ensemble_members(str(state.reward_model))) == 2
     assert len(read_json(Path(state.reward_model) / "training.json")["members"]) == 2
@@ -264,10 +265,31 @@ def test_the_queue_asks_about_answers_of_the_table(values: dict[str, Any], tmp_p
         ({"rounds": 0}, "rounds: expected at least 1, got 0"),
         ({"gold": ""}, "missing: gold"),
         ({"reward": {"held_out": 2}}, "held_out: expected a share"),
+        ({"selection": {"strategy": "bald"}}, "strategy bald asks an ensemble of reward models, and .* is none"),
+        ({"selection": {"strategy": "infomax"}, "proxy": {}}, "infomax asks an ensemble .*: set proxy.ensemble_size"),
+        (
+            {"selection": {"strategy": "reward_variance"}, "proxy": {"ensemble_size": 2, "average_weights": True}},
+            "set proxy.ensemble_size to 2 or more, without average_weights",
+        ),
+        (
+            {"selection": {"strategy": "bald"}, "proxy": {"ensemble_size": 2}, "rounds": 2},
+            "bald asks an ensemble of reward models: set reward.ensemble_size to 2 or more",
+        ),
     ],
 )
 def test_what_does_not_fit_together_is_refused(values: dict[str, Any], change: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
+        build(RunConfig, {**values, **change}).check()
+
+
+def test_strategies_that_fit_are_not_refused(values: dict[str, Any]) -> None:
+    bald = {"selection": {"strategy": "bald"}}
+    for change in (
+        {**bald, "proxy": {"ensemble_size": 2}},
+        {**bald, "proxy": {"ensemble_size": 2}, "reward": {"ensemble_size": 2}, "rounds": 2},
+        {**bald, "feedback": "none"},
+        {"selection": {"strategy": "reward_margin"}},
+    ):
         build(RunConfig, {**values, **change}).check()
 
 

@@ -25,17 +25,22 @@ COMMANDS = {
     "score": "rewards and conflict scores (PACS, Kendall-tau) for answers",
     "diagnose": "whether conflict finds errors on your data, from a small judged sample",
     "select": "the comparisons that are worth a label",
-    "feedback": "judge the selected comparisons with a gold reward",
+    "annotate": "the page where people answer the selected comparisons",
+    "feedback": "judge them with a gold reward or a language model; export and import answers",
     "sft": "fine-tune a policy on good answers",
     "train-reward": "train or refine a reward model on preferences",
     "ppo": "fine-tune a policy against a reward with PPO",
     "rloo": "the same with RLOO: the other answers to a prompt as the baseline",
     "grpo": "the same with GRPO: advantages within a group of answers",
     "rso": "fine-tune a policy on pairs of its own answers, without sampling",
+    "export": "prompts, policy and reward model for verl or OpenRLHF",
     "evaluate": "gold reward, win rate, KL and conflict of a policy",
     "report": "one HTML page about a finished run",
     "env": "versions and build facts, for bug reports",
 }
+
+# What several processes, as `accelerate launch` starts them, do together; all else would be done by each of them.
+DISTRIBUTED = ("sft", "train-reward", "ppo")
 
 EXTRAS = {
     **dict.fromkeys(
@@ -57,6 +62,8 @@ EXTRAS = {
     ),
     **dict.fromkeys(("fastapi", "uvicorn", "markdown_it", "krippendorff"), "web"),
     "openai": "judge",
+    "ray": "ray",
+    "vllm": "vllm",
     "vaderSentiment": "demo",
     "gguf": "demo",
 }
@@ -96,10 +103,16 @@ def _overview() -> str:
 
 
 def _run(name: str, arguments: list[str]) -> int:
+    from shfcas import processes
     from shfcas.errors import MissingExtra, UsageError, UserError
 
     _quiet()
     try:
+        if processes.count() > 1 and name not in DISTRIBUTED:
+            raise UsageError(
+                f"runs as one process, and {processes.count()} were launched; start it without accelerate launch "
+                f"({', '.join(DISTRIBUTED)} run as several)"
+            )
         module = importlib.import_module(f"shfcas.cli.{name.replace('-', '_')}")
         parsed = _parse(_parser(name, module), arguments)
         _log_to_stderr(parsed.verbose)
@@ -109,6 +122,8 @@ def _run(name: str, arguments: list[str]) -> int:
         config = from_flags(module.Config, parsed, config_file)
         _require(config)
         result = module.run(config)
+        if not processes.is_main():
+            return 0
         _print(result if parsed.json else getattr(module, "text", lambda r: r)(result), parsed.json)
         return getattr(module, "exit_code", lambda r: 0)(result)
     except SystemExit as stop:  # argparse, after --help
@@ -122,6 +137,11 @@ def _run(name: str, arguments: list[str]) -> int:
         if package not in EXTRAS:
             raise
         return _fail(name, MissingExtra(package, EXTRAS[package]), 1)
+    except RuntimeError as error:
+        if not processes.lost(error):
+            raise
+        remedy = "see what it says; the same command continues from the last checkpoint"
+        return _fail(name, UserError(f"another process has ended, so this one does too: {remedy}"), 1)
     except KeyboardInterrupt:
         print(f"shfcas {name}: stopped; the same command continues where it was", file=sys.stderr)
         return 130
@@ -137,7 +157,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
-    parsed, unknown = parser.parse_known_args(arguments)
+    parsed, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown:
         flag = unknown[0].partition("=")[0]
         near = difflib.get_close_matches(flag, parser._option_string_actions, n=1)
@@ -181,7 +201,10 @@ def _parser(name: str, module: Any) -> argparse.ArgumentParser:
 
 
 def _fail(name: str, error: Exception, code: int) -> int:
-    print(f"shfcas {name}: {error}", file=sys.stderr)
+    from shfcas import processes
+
+    who = "" if processes.is_main() else f" (process {processes.index()})"
+    print(f"shfcas {name}{who}: {error}", file=sys.stderr)
     return code
 
 
@@ -211,4 +234,7 @@ def _quiet() -> None:
 
 def _log_to_stderr(verbose: bool) -> None:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s", force=True)
-    logging.getLogger("shfcas").setLevel(logging.DEBUG if verbose else logging.INFO)
+    from shfcas import processes
+
+    level = logging.DEBUG if verbose else logging.INFO
+    logging.getLogger("shfcas").setLevel(level if processes.is_main() else logging.ERROR)

@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from shfcas import processes
 from shfcas.candidates import read_candidates, read_prompts
 from shfcas.config import option
 from shfcas.errors import UsageError
@@ -78,7 +79,8 @@ def train(config: Any, settings: RLSettings, candidates: list[dict[str, Any]], p
             candidates,
             config.chat_template,
         )
-        write_json(partial / "history.json", history)
+        if processes.is_main():
+            write_json(partial / "history.json", history)
     rollouts = [row for row in history if "objective/scores" in row]  # an evaluation at the end is a row of its own
     last = {name: value for name, value in rollouts[-1].items() if name.startswith(("objective/", "rso/"))}
     last |= {name: value for name, value in history[-1].items() if name.startswith("eval_")}

@@ -8,11 +8,13 @@ from shfcas.best_of_n import keep_best, kl_bound
 from shfcas.candidates import read_candidates, read_prompts, write_candidates
 from shfcas.config import option
 from shfcas.conflicts import POLICY_SCORES, add_conflicts
+from shfcas.engines import ENGINES, RaySettings, open_engine
 from shfcas.errors import UsageError
 from shfcas.evaluation import EvaluationSettings, detection, summarize
 from shfcas.files import remove, write_json
 from shfcas.sampling import sample_policy
-from shfcas.scoring import add_rewards, load_scorer, score_rows
+from shfcas.score_answers import add_answer_rewards, answer_rewards
+from shfcas.scoring import check_scorer
 
 
 @dataclass
@@ -33,6 +35,8 @@ class Config:
     output: str = option("evaluation.parquet", "the answers with all scores; the metrics go beside it as .json")
     seed: int = option(0, "seed of every answer")
     evaluation: EvaluationSettings = option(EvaluationSettings, "evaluation")
+    engine: str = option("local", "where the work is done: in this process, or on a Ray cluster", ENGINES)
+    ray: RaySettings = option(RaySettings, "engine ray: the cluster")
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -41,25 +45,27 @@ def run(config: Config) -> dict[str, Any]:
         raise UsageError(f"best_of_n: expected at least 1, got {config.best_of_n}")
     output, n = Path(config.output), config.best_of_n
     sampling = config.evaluation.sampling
-    gold = load_scorer(config.gold)
-    reward = load_scorer(config.reward_model, config.cost_model)
+    check_scorer(config.gold)
+    check_scorer(config.reward_model)
     before = read_candidates(config.before).column("gold") if config.before else None
     references = {"base_logprobs": config.base, "reference_logprobs": config.reference}
     work_dir = output.with_name(f".{output.name}.work")
-    table = sample_policy(
-        config.policy,
-        read_prompts(config.prompts),
-        replace(sampling, num_completions=n * sampling.num_completions),
-        config.seed,
-        work_dir,
-        {column: name for column, name in references.items() if name},
-        config.chat_template,
-    )
-    table = add_rewards(table, reward)
-    if n > 1:
-        table = keep_best(table, table.column("rewards"), n)
-    table = add_conflicts(table, config.policy_score)
-    table = table.with_columns(gold=score_rows(gold, table.rows()))
+    with open_engine(config.engine, config.ray) as engine:
+        table = sample_policy(
+            config.policy,
+            read_prompts(config.prompts),
+            replace(sampling, num_completions=n * sampling.num_completions),
+            config.seed,
+            work_dir,
+            {column: name for column, name in references.items() if name},
+            config.chat_template,
+            engine,
+        )
+        table = add_answer_rewards(engine, config.reward_model, table, config.cost_model)
+        if n > 1:
+            table = keep_best(table, table.column("rewards"), n)
+        table = add_conflicts(table, config.policy_score)
+        table = table.with_columns(gold=answer_rewards(engine, config.gold, table.rows()))
     write_candidates(output, table)
     remove(work_dir)
     metrics = summarize(table, table.column("gold"), before)

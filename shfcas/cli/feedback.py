@@ -1,29 +1,54 @@
-"""Judge the selected comparisons with a gold reward: preferences in TRL's format."""
+"""Judge the selected comparisons with a gold reward or a language model: preferences in TRL's format.
+
+`feedback export RUN --out FILE` writes a run's queue and answers for another tool, `feedback import RUN FILE ...` reads
+the answers back.
+"""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from shfcas.candidates import read_candidates
+from shfcas.cli._exchange import INPUTS, INPUTS_HELP, ExchangeConfig, exchange
 from shfcas.config import option
+from shfcas.errors import UsageError
 from shfcas.feedback import read_queue
 from shfcas.feedback.gold import GoldFeedback
+from shfcas.feedback.judge import JudgeFeedback
+from shfcas.feedback.judge_settings import JudgeSettings
+from shfcas.files import remove, write_json
 from shfcas.preferences import write_preferences
 from shfcas.scoring import load_scorer
 
+__all__ = ["INPUTS", "INPUTS_HELP", "Config", "run"]
+
 
 @dataclass
-class Config:
+class Config(ExchangeConfig):
     """`shfcas feedback`."""
 
     input: str = option("conflicts.parquet", "the candidate table that the queue was made from")
     queue: str = option("queue.jsonl", "the queue of comparisons")
-    gold: str = option("", "the gold reward: a model, or module:function")
+    source: str = option("gold", "who answers", ("gold", "judge"))
+    gold: str | None = option(None, "source gold: the gold reward, a model, or module:function")
+    judge: JudgeSettings = option(JudgeSettings, "source judge: the language model")
     output: str = option("preferences.jsonl", "the preferences to write")
+    report: str = option("judge.json", "source judge: counts and costs, beside the preferences")
     round: int = option(1, "recorded with each preference")
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Judges and writes the preferences."""
+    """Judges and writes the preferences, or exchanges a run's answers with another tool."""
+    if config.action:
+        return exchange(config)
+    if config.out is not None:
+        raise UsageError("out is for export RUN; output names the preferences to write")
+    return (_judge if config.source == "judge" else _gold)(config)
+
+
+def _gold(config: Config) -> dict[str, Any]:
+    if not config.gold:
+        raise UsageError("missing: gold")
     comparisons = read_queue(config.queue)
     judge = GoldFeedback(load_scorer(config.gold), config.gold)
     preferences = judge(comparisons, read_candidates(config.input), config.round)
@@ -34,3 +59,15 @@ def run(config: Config) -> dict[str, Any]:
         "ties": len(comparisons) - len(preferences),
         "output": config.output,
     }
+
+
+def _judge(config: Config) -> dict[str, Any]:
+    """An interrupted call leaves its verdicts in a hidden folder beside the output; the next one continues there."""
+    output = Path(config.output)
+    work_dir = output.with_name(f".{output.name}.work")
+    judge = JudgeFeedback(config.judge, work_dir / "judge.jsonl")
+    preferences = judge(read_queue(config.queue), read_candidates(config.input), config.round)
+    write_preferences(output, preferences)
+    write_json(output.parent / config.report, judge.report)
+    remove(work_dir)
+    return {**judge.report, "output": config.output}

@@ -6,6 +6,7 @@ from typing import Any
 
 from shfcas.candidates import read_prompts, write_candidates
 from shfcas.config import option
+from shfcas.engines import ENGINES, RaySettings, open_engine
 from shfcas.files import remove
 from shfcas.sampling import SamplingConfig, sample_policy
 
@@ -21,6 +22,8 @@ class Config:
     chat_template: str | None = option(None, "a template for a policy that has none: plain, or a Jinja file")
     seed: int = option(0, "seed of every answer")
     sampling: SamplingConfig = option(SamplingConfig, "sampling")
+    engine: str = option("local", "where the work is done: in this process, or on a Ray cluster", ENGINES)
+    ray: RaySettings = option(RaySettings, "engine ray: the cluster")
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -28,15 +31,17 @@ def run(config: Config) -> dict[str, Any]:
     output = Path(config.output)
     work_dir = output.with_name(f".{output.name}.work")
     references = {"reference_logprobs": config.reference} if config.reference else {}
-    table = sample_policy(
-        config.policy,
-        read_prompts(config.prompts),
-        config.sampling,
-        config.seed,
-        work_dir,
-        references,
-        config.chat_template,
-    )
+    with open_engine(config.engine, config.ray) as engine:
+        table = sample_policy(
+            config.policy,
+            read_prompts(config.prompts),
+            config.sampling,
+            config.seed,
+            work_dir,
+            references,
+            config.chat_template,
+            engine,
+        )
     write_candidates(output, table)
     remove(work_dir)
     return {"prompts": len(table), "answers": len(table.values("logprobs")), "output": str(output)}

@@ -11,6 +11,7 @@ from typing import Any
 from shfcas.config import option
 from shfcas.conflict_summary import ConflictSummary
 from shfcas.conflicts import POLICY_SCORES
+from shfcas.engines import ENGINES, RaySettings, open_engine
 from shfcas.errors import UsageError
 from shfcas.score_tables import score_lines, score_table
 from shfcas.scoring import load_scorer
@@ -32,11 +33,16 @@ class Config:
     shard_rows: int = option(SHARD_ROWS, "prompts of each part of an output folder, about")
     summary: bool = option(False, "print the distribution of the conflicts, and the prompts of highest conflict")
     histogram: str | None = option(None, "a .png or .svg file for histograms of the conflicts")
+    engine: str = option("local", "where the work is done: in this process, or on a Ray cluster", ENGINES)
+    ray: RaySettings = option(RaySettings, "engine ray: the cluster")
 
 
 def run(config: Config) -> Any:
     """Scores tables and summarises the conflicts."""
-    scorer = load_scorer(config.reward_model, config.cost_model) if config.reward_model else None
+    here = config.engine == "local"
+    if config.input == ["-"] and not here:
+        raise UsageError("JSON lines are scored by engine local; name files, folders or URLs for engine ray")
+    scorer = load_scorer(config.reward_model, config.cost_model) if config.reward_model and here else None
     if config.input == ["-"]:
         summary = score_lines(sys.stdin, sys.stdout, config.policy_score, scorer)
         _plot(config, summary)
@@ -45,16 +51,18 @@ def run(config: Config) -> Any:
         return None
     if config.shard_rows < 1:
         raise UsageError(f"shard_rows: expected at least 1, got {config.shard_rows}")
-    summary = score_table(
-        config.input,
-        config.output,
-        config.policy_score,
-        scorer,
-        config.columns,
-        config.shard_rows,
-        config.reward_model,
-        config.cost_model,
-    )
+    with open_engine(config.engine, config.ray) as engine:
+        summary = score_table(
+            config.input,
+            config.output,
+            config.policy_score,
+            scorer,
+            config.columns,
+            config.shard_rows,
+            config.reward_model,
+            config.cost_model,
+            None if here else engine,
+        )
     _plot(config, summary)
     if config.summary:
         return summary.text()

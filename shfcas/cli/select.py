@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from shfcas.config import option
+from shfcas.engines import ENGINES, RaySettings, open_engine
 from shfcas.files import write_jsonl
+from shfcas.select_tables import select_table
 from shfcas.selection import SelectionConfig, columns_to_read, select_with_report
-from shfcas.shards import TableRows
+from shfcas.shards import SHARD_ROWS, TableRows
 
 INPUTS, INPUTS_HELP = "input", "candidate tables with conflict columns [conflicts.parquet]"
 
@@ -19,6 +21,9 @@ INPUTS, INPUTS_HELP = "input", "candidate tables with conflict columns [conflict
 class _Files:
     input: list[str] = option(lambda: ["conflicts.parquet"], "candidate tables with conflict columns")
     output: str = option("queue.jsonl", "the queue of comparisons: prompt_id, first, second")
+    shard_rows: int = option(SHARD_ROWS, "engine ray: prompts of each task, about")
+    engine: str = option("local", "where the work is done: in this process, or on a Ray cluster", ENGINES)
+    ray: RaySettings = option(RaySettings, "engine ray: the cluster")
 
 
 @dataclass
@@ -28,9 +33,13 @@ class Config(SelectionConfig, _Files):
 
 def run(config: Config) -> dict[str, Any]:
     """Writes the queue."""
-    rows = TableRows(config.input)
-    rows.columns = columns_to_read(config, rows.schema.names)
-    selection = select_with_report(rows, config)
+    if config.engine == "local":
+        rows = TableRows(config.input)
+        rows.columns = columns_to_read(config, rows.schema.names)
+        selection = select_with_report(rows, config)
+    else:
+        with open_engine(config.engine, config.ray) as engine:
+            selection = select_table(config.input, config, 0, engine, config.shard_rows)
     write_jsonl(config.output, [vars(c) for c in selection.comparisons])
     report = selection.report
     beyond_chance = report.get("kendall", {})

@@ -4,6 +4,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+from shfcas import processes
 from shfcas.config import fingerprint, option
 from shfcas.preferences import merge, read_preferences
 from shfcas.training.reward import RewardSettings, train_reward_model
@@ -44,7 +45,8 @@ def run(config: Config) -> dict[str, Any]:
     pairs = weighted(pairs, config.new_pair_weight)
     with trained_folder(config.output) as (partial, work_dir):
         result = train_reward_model(config.model, pairs, config, partial, work_dir, config.seed, held_out)
-        write_training_report(partial, result)
+        if processes.is_main():
+            write_training_report(partial, result)
     return {**result, "output": config.output}
 
 

@@ -111,7 +111,7 @@ def head_bench(
     held_out: AnswerSet,
     earlier: np.ndarray,
     head: np.ndarray | None = None,
-    l2: float = 1.0,
+    l2: float = 10.0,
     new_pair_weight: float = 1.0,
     margins: np.ndarray | None = None,
     **options: Any,

@@ -24,27 +24,35 @@ class FrozenModel:
     """A reward model as features and a head: its last linear layer, and what that reads at the end of each text.
 
     The reward of an ensemble is the mean of its members', so its features are theirs side by side, and its head is
-    theirs divided by their number. The head of a cost model is negated.
+    theirs divided by their number. The head of a cost model is negated. A backbone beside the model is one more member
+    whose weights are zero: it adds features, and no reward.
 
     Args:
         name: a model with a trained head, or the folder of an ensemble.
         cost_model: lower is better.
+        backbone: the model before it learned to reward; what a proxy has learned to ignore is still told apart there.
 
     Raises:
         UserError: the model's score is not linear in what its last layer reads.
     """
 
-    def __init__(self, name: str, cost_model: bool = False) -> None:
+    def __init__(self, name: str, cost_model: bool = False, backbone: str | None = None) -> None:
         self.members = []
         for member in ensemble_members(name) or [name]:
             if not has_trained_head(member):
                 raise UserError(f"{member} has no trained reward head; train one with: shfcas train-reward")
             model, tokenizer = load_reward_model(member)
             self.members.append((member, model, tokenizer))
-        count = len(self.members)
         self.signs = [-1 if cost_model or is_cost_model(name) else 1 for name, _, _ in self.members]
+        count = len(self.members)
         heads = [last_layer(name, model).weight.detach().double().flatten() for name, model, _ in self.members]
-        self.head = Head(torch.cat([s * w / count for s, w in zip(self.signs, heads, strict=True)]).cpu().numpy())
+        heads = [sign * weight / count for sign, weight in zip(self.signs, heads, strict=True)]
+        if backbone:
+            model, tokenizer = load_reward_model(backbone)
+            self.members.append((backbone, model, tokenizer))
+            self.signs.append(1)
+            heads.append(torch.zeros_like(last_layer(backbone, model).weight, dtype=torch.float64).flatten())
+        self.head = Head(torch.cat(heads).cpu().numpy())
 
     def features(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> np.ndarray:
         """Features of answers, shape (T, D), float32."""

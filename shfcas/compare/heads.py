@@ -52,7 +52,7 @@ class HeadFit:
         features: np.ndarray,
         differences: np.ndarray,
         centre: np.ndarray | None = None,
-        l2: float = 1.0,
+        l2: float = 10.0,
         margins: np.ndarray | None = None,
     ) -> None:
         if not l2 > 0:

@@ -47,7 +47,7 @@ def write_page(run: Path) -> Path:
         pool=len(table),
         held_out=len(held_out),
         baseline=BASELINE,
-        threats=threats(facts["config"], means),
+        threats=threats(facts["config"], means, tests),
     )
     write_text(run / "report.html", page)
     return run / "report.html"
@@ -69,10 +69,18 @@ def by_group(means: Sequence[Row]) -> list[dict[str, str]]:
     return list(table.values())
 
 
-def threats(config: dict[str, Any], means: Sequence[Row]) -> list[str]:
-    """What the numbers do not show, as far as it follows from how they were made."""
-    seeds = config["seeds"]
-    found = [
+def threats(config: dict[str, Any], means: Sequence[Row], tests: Sequence[Row]) -> list[str]:
+    """What the numbers do not show, as far as it follows from how they were made; the gravest first."""
+    seeds, found = config["seeds"], []
+    without = [test for test in of(tests, Key("pair_accuracy")) if test["strategy"] == NONE]
+    if without and without[-1]["high"] >= 0:
+        last = without[-1]
+        found.append(
+            f"Random labels do not help here: with {last['budget']} of them, pair accuracy is not clearly better than "
+            f"without ({-last['difference']:+.3f} [{-last['high']:+.3f}, {-last['low']:+.3f}]). Where labels "
+            "teach nothing, it says little which ones are asked for: more labels, another l2, features or refine: full."
+        )
+    found += [
         "Seeds share the models, the sampled answers and the held-out prompts; each draws "
         f"{config['pool_share']:.0%} of the pool. Intervals and p-values over seeds are about these draws. They say "
         "nothing about other models, prompts or proxies, and treat pools that overlap as if they were independent.",
@@ -83,8 +91,8 @@ def threats(config: dict[str, Any], means: Sequence[Row]) -> list[str]:
     ]
     if config["refine"] == "head":
         found.append(
-            "Only a linear head was refined, on features of the proxy that stayed as they were. A full refinement can "
-            "learn more from the same labels, and other things."
+            "Only a linear head was refined, on features that stayed as they were. A full refinement can learn more "
+            "from the same labels, and other things."
         )
     if seeds < 6:
         found.append(f"{seeds} seeds cannot give a two-sided p-value below {2 / 2**seeds:.3g}.")

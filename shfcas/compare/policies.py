@@ -55,7 +55,7 @@ def train_one(loop: Loop, work: RunWork, start: Start, cell: Cell) -> Path:
 
     def refine(context: StageContext) -> None:
         if isinstance(bench.refine, RefineHead):
-            model = FrozenModel(str(work.state.reward_model), config.cost_model)
+            model = FrozenModel(str(work.state.reward_model), config.cost_model, config.backbone())
             model.save(context.output, bench.refine.head(answers()))
         else:
             work.train(read_preferences(labels), context.output, context.work_dir, training)

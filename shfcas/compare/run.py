@@ -74,15 +74,15 @@ def prepare(directory: RunDirectory, loop: Loop, state: State, config: CompareCo
         earlier = {f"preferences_{i}": path for i, path in enumerate(state.preferences)}
         directory.stage(
             FEATURES,
-            lambda c: write_features(c.output, directory.path, state, config.cost_model),
-            {**inputs, **earlier, "reward_model": state.reward_model},
+            lambda c: write_features(c.output, directory.path, state, config),
+            {**inputs, **earlier, "reward_model": state.reward_model, "backbone": config.backbone() or ""},
         )
     return RunWork(directory.path, config, state)
 
 
-def write_features(output: Path, run: Path, state: State, cost_model: bool) -> None:
+def write_features(output: Path, run: Path, state: State, config: CompareConfig) -> None:
     """What the reward model's head reads of all texts, its weights, and the earlier pairs, as .npy files."""
-    model = FrozenModel(str(state.reward_model), cost_model)
+    model = FrozenModel(str(state.reward_model), config.cost_model, config.backbone())
     output.mkdir(parents=True)
     for name, path in (("pool", run / POOL), ("held_out", run / HELD_OUT)):
         rows = read_candidates(path).rows()

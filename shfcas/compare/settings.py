@@ -32,7 +32,12 @@ class CompareConfig(RunConfig):
         "what is refined with the labels: a linear head on frozen features (milliseconds), or the full model",
         ("head", "full"),
     )
-    l2: float = option(1.0, "refine head: how strongly its weights are held to where they start")
+    features: str = option(
+        "both",
+        "refine head: what the head reads, of the proxy alone, or of the backbone that it was trained from too",
+        ("proxy", "both"),
+    )
+    l2: float = option(10.0, "refine head: how strongly its weights are held to where they start")
     reward: RefineSettings = option(
         lambda: RefineSettings(held_out=0.0), "refinement of the reward model; of it, refine head takes new_pair_weight"
     )
@@ -66,6 +71,8 @@ class CompareConfig(RunConfig):
             raise UsageError(f"pool_share: expected a share above 0, at most 1, got {self.pool_share}")
         if not 0 <= self.label_noise <= 0.5:
             raise UsageError(f"label_noise: expected a share of 0 to 0.5, got {self.label_noise}")
+        if self.selection.seed is not None:
+            raise UsageError("selection.seed: leave it out, since each seed draws for itself")
         if self.l2 <= 0:
             raise UsageError(f"l2: expected a number above 0, got {self.l2}")
         if is_callable_name(self.reward_model):
@@ -85,6 +92,10 @@ class CompareConfig(RunConfig):
                 "rl.algorithm best_of_n trains no policy, and best of n is measured in every cell: unset ppo"
             )
         return self
+
+    def backbone(self) -> str | None:
+        """The model whose features stand beside the proxy's; None where the proxy is that model itself."""
+        return self.reward_model if self.features == "both" and self.proxy else None
 
     def shared(self) -> dict[str, Any]:
         """What may not change in a run directory: all but the grid, which may grow."""

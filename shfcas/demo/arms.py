@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from shfcas.candidates import read_candidates
-from shfcas.config import build, option, read_yaml, to_dict
+from shfcas.config import build, option, read_yaml, to_dict, volatile_names
 from shfcas.demo.sentiment import BLIND_TOPICS
 from shfcas.demo.task import train_prompts
 from shfcas.errors import UsageError
 from shfcas.evaluation import auroc, detection
 from shfcas.feedback import read_queue
+from shfcas.feedback.settings import HumanSettings
 from shfcas.files import read_json, write_json
 from shfcas.rounds import Loop, RunConfig
 from shfcas.scoring import score_rows
@@ -24,6 +25,7 @@ ARMS = {
     "random": "PPO, random feedback",
     "shf_cas": "PPO, SHF-CAS feedback",
 }
+ASKED = {"random": "random", "shf_cas": "SHF-CAS"}
 
 
 @dataclass
@@ -34,6 +36,13 @@ class DemoConfig:
     prompts: int = option(64, "prompts to sample, to ask about and to train on (at most 96)")
     budget: int = option(100, "comparisons that are asked for in each round of each arm")
     rounds: int = option(1, "rounds")
+    feedback: str = option(
+        "gold", "who answers: gold, or human: you, on a page, for the arm SHF-CAS alone", ("gold", "human")
+    )
+    human: HumanSettings = option(HumanSettings, "feedback human: how you are asked")
+    finish_with_what_we_have: bool = option(
+        False, "feedback human: go on with the answers there are, without waiting for the rest", volatile=True
+    )
     seed: int = option(0, "the seed of everything")
 
 
@@ -44,37 +53,46 @@ def run_config(config: DemoConfig) -> RunConfig:
     with resources.as_file(resources.files(__package__) / "demo.yaml") as path:
         values = read_yaml(path)
     values.update(output=config.output, max_prompts=config.prompts, rounds=config.rounds, seed=config.seed)
+    values.update(feedback=config.feedback, human=to_dict(config.human))
+    values["finish_with_what_we_have"] = config.finish_with_what_we_have
     values["selection"]["budget"] = config.budget
     return build(RunConfig, values)
+
+
+def arms(settings: RunConfig) -> dict[str, str]:
+    """The arms that are run: nobody is asked twice as much for the sake of a baseline."""
+    return {arm: label for arm, label in ARMS.items() if arm != "random" or settings.feedback == "gold"}
 
 
 def run_demo(config: DemoConfig) -> dict[str, Any]:
     """Runs the three arms, or what is left of them; writes results.json and returns its content."""
     settings = run_config(config)
-    run = RunDirectory(config.output, to_dict(settings), config.seed)
+    run = RunDirectory(config.output, to_dict(settings), config.seed, volatile_names(RunConfig))
     loop = Loop(run, settings)
     start = loop.start(loop.prepare())
     conflicts = loop.conflicts(start.state, "round-1")
-    for arm in ARMS:
+    for arm in arms(settings):
         state = start.state
         selection = None if arm == "no_feedback" else replace(settings.selection, strategy=arm)
         for number in range(1, config.rounds + 1):
             first = conflicts if number == 1 else None
             state = loop.round(state, number, start, selection, f"{arm}/", first)
     results = {
-        "policies": policies(run.path, config.rounds),
+        "policies": policies(run.path, config.rounds, arms(settings)),
         "detection": blind_spot_detection(loop, conflicts),
-        "labels": {arm: labels_in_blind_topics(run.path, arm, conflicts) for arm in ("random", "shf_cas")},
+        "labels": {
+            arm: labels_in_blind_topics(run.path, arm, conflicts) for arm in arms(settings) if arm != "no_feedback"
+        },
         "seconds": round(sum(stage["seconds"] for stage in run.manifest["stages"].values())),
     }
     write_json(run.path / "results.json", results)
     return results
 
 
-def policies(path: Path, rounds: int) -> list[dict[str, Any]]:
+def policies(path: Path, rounds: int, arms: dict[str, str]) -> list[dict[str, Any]]:
     """One row a policy: the base, and each arm after its last round."""
     files = {"base policy (SFT)": path / "round-0" / "metrics.json"}
-    files.update({label: path / arm / f"round-{rounds}" / "metrics.json" for arm, label in ARMS.items()})
+    files.update({label: path / arm / f"round-{rounds}" / "metrics.json" for arm, label in arms.items()})
     rows = []
     for label, file in files.items():
         metrics = read_json(file)
@@ -158,8 +176,9 @@ def table(results: dict[str, Any]) -> str:
             "Kendall distance finds the prompts of the blind topics: "
             f"AUROC {found['kendall_finds_blind_topics']:.2f}; abs(PACS) finds misjudged answers: "
             f"AUROC {found['pacs_finds_wrong_answers']:.2f} (0.5 is chance)",
-            f"labels about blind topics: random {labels['random']['share']:.0%}, "
-            f"SHF-CAS {labels['shf_cas']['share']:.0%} of {labels['shf_cas']['comparisons']}",
+            "labels about blind topics: "
+            + ", ".join(f"{name} {labels[arm]['share']:.0%}" for arm, name in ASKED.items() if arm in labels)
+            + f" of {labels['shf_cas']['comparisons']}",
             "policy score: log pi_sft / pi_base (logprob_ratio); plain log-probabilities say little at this size",
             f"all stages took {results['seconds'] / 60:.1f} minutes",
         ]

@@ -1,8 +1,10 @@
 """How people are asked: whom, how often, and what their answers come to."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from shfcas.config import option
+from shfcas.config import build, option, read_yaml
 from shfcas.errors import UsageError
 
 
@@ -25,6 +27,14 @@ class HumanSettings:
     guidelines: str | None = option(None, "a Markdown file that the page shows beside the comparisons", volatile=True)
     host: str = option("127.0.0.1", "the address that the page listens at", volatile=True)
     port: int = option(8900, "the port of the page (0: any free one)", volatile=True)
+    address: str | None = option(
+        None,
+        "the address by which people reach the page, where a proxy stands before it: https://labels.example.org",
+        volatile=True,
+    )
+    allow_public: bool = option(
+        False, "let the page listen at an address that other machines reach, without TLS", volatile=True
+    )
 
     def __post_init__(self) -> None:
         if self.overlap < 1:
@@ -39,3 +49,12 @@ class HumanSettings:
             )
         if not 0 <= self.port < 65536:
             raise UsageError(f"port: expected 0 to 65535, got {self.port}")
+        if self.address is not None and not self.address.startswith(("http://", "https://")):
+            raise UsageError(f"address: expected http:// or https:// and a name, got {self.address!r}")
+
+
+def settings_of_run(folder: str | Path, **over: Any) -> HumanSettings:
+    """The settings in the run's own configuration, or the defaults where it has none, and `over` over them."""
+    file = Path(folder) / "config.yaml"
+    values = (read_yaml(file).get("human") or {}) if file.exists() else {}
+    return build(HumanSettings, {**values, **over}, "human.")

@@ -8,6 +8,7 @@ from shfcas.chat import plain_text
 from shfcas.errors import UserError
 from shfcas.feedback import read_queue
 from shfcas.files import existing, read_json, write_text
+from shfcas.generators.facts import sentence
 from shfcas.preferences import read_preferences
 from shfcas.report import plots
 
@@ -100,6 +101,7 @@ def _selection(run: Path, queue_name: str) -> dict[str, Any]:
     return {
         "name": _label(queue_name),
         "comparisons": len(queue),
+        "generation": sentence(table),
         "scatter": plots.conflict_scatter(table, chosen),
         "histogram": plots.kendall_histogram(table, {c.prompt_id for c in queue}),
         "examples": _examples(table, queue[:EXAMPLES], labels),

@@ -57,6 +57,7 @@ def curves(panels: dict[str, list[dict[str, Any]]], baseline: str) -> str:
         place.set_title("\n".join(wrapped(title)), fontsize=9)
         place.set_xlabel("comparisons asked for")
         place.set_xlim(*ends)
+        place.set_xticks(sorted(set(budgets)))
     for place in list(axes.flat)[len(panels) :]:
         place.set_axis_off()
     figure.legend(

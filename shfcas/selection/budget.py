@@ -1,15 +1,16 @@
 """The label budget: the most wanted comparisons of a table, in constant memory."""
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from shfcas.errors import UserError
+from shfcas.quantiles import Chunks
 from shfcas.selection import diversity
-from shfcas.selection.false_discovery import AUTO, kendall_bound
+from shfcas.selection.false_discovery import AUTO, Cases, kendall_bound, kendall_cases
 from shfcas.selection.protocol import Bounds, Comparison, Row
 from shfcas.selection.settings import SelectionConfig
 from shfcas.selection.strategies import STRATEGIES
@@ -51,32 +52,100 @@ def select(rows: Iterable[Row], config: SelectionConfig, seed: int = 0) -> list[
 
 def select_with_report(rows: Iterable[Row], config: SelectionConfig, seed: int = 0) -> Selection:
     """As `select`, and what the thresholds were."""
-    strategy, seed = STRATEGIES[config.strategy], seed if config.seed is None else config.seed
-    usable = UsableRows(rows, config.strategy, strategy)
-    bounds, report = _bounds(usable, config)
-    comparisons_of = strategy.comparisons
-    if strategy.settings:
-        comparisons_of = partial(comparisons_of, **{name: getattr(config, name) for name in strategy.settings})
-    spread = config.diversity != "none"
+    return choose(RowPasses(rows, config, seed), config)
 
-    def ranked() -> Iterator[tuple[Any, Comparison, Any]]:
-        for row in usable:
-            texts = row.get("completions")
-            for priority, c in comparisons_of(row, bounds, seed):
-                if texts is None or texts[c.first] != texts[c.second]:
-                    yield priority, c, diversity.source(row, c) if spread else None
 
-    pool = config.budget * (config.diversity_pool if spread else 1)
-    best = heapq.nsmallest(pool, ranked(), key=itemgetter(0))
+class Wanted(NamedTuple):
+    """The most wanted comparisons of some rows.
+
+    Attributes:
+        ranked: priority, comparison, and what its place is made of where there is diversity; most wanted first.
+        seen: rows gone through.
+        skipped: of these, those that were not usable.
+    """
+
+    ranked: list[tuple[Any, Comparison, Any]]
+    seen: int
+    skipped: int
+
+
+def most_wanted(parts: Sequence[Wanted], config: SelectionConfig) -> Wanted:
+    """The most wanted comparisons of all parts of a table together."""
+    ranked = heapq.nsmallest(_pool(config), (c for part in parts for c in part.ranked), key=itemgetter(0))
+    return Wanted(ranked, sum(part.seen for part in parts), sum(part.skipped for part in parts))
+
+
+class Passes(Protocol):
+    """The ways in which a selection goes through a table; what each gives adds up over parts of the table."""
+
+    def values(self, name: str, bounds: Bounds) -> Chunks:
+        """The values that the threshold of this name is a quantile of."""
+
+    def cases(self) -> Cases:
+        """See `false_discovery.kendall_cases`."""
+
+    def wanted(self, bounds: Bounds) -> Wanted:
+        """The most wanted comparisons under these thresholds."""
+
+
+class RowPasses:
+    """The passes over rows that this process has.
+
+    Args:
+        rows: gone through anew with each pass.
+        config: what is asked for.
+        seed: used where `config.seed` is None.
+    """
+
+    def __init__(self, rows: Iterable[Row], config: SelectionConfig, seed: int = 0) -> None:
+        self.config, self.seed = config, seed if config.seed is None else config.seed
+        self.strategy = STRATEGIES[config.strategy]
+        self.usable = UsableRows(rows, config.strategy, self.strategy)
+
+    def values(self, name: str, bounds: Bounds) -> Chunks:
+        """See `Passes`."""
+        return in_chunks(self.usable, self.strategy.bounds[name], bounds)
+
+    def cases(self) -> Cases:
+        """See `Passes`."""
+        return kendall_cases(self.usable)
+
+    def wanted(self, bounds: Bounds) -> Wanted:
+        """See `Passes`."""
+        config, spread = self.config, self.config.diversity != "none"
+        comparisons_of = self.strategy.comparisons
+        if self.strategy.settings:
+            settings = {name: getattr(config, name) for name in self.strategy.settings}
+            comparisons_of = partial(comparisons_of, **settings)
+
+        def ranked() -> Iterator[tuple[Any, Comparison, Any]]:
+            for row in self.usable:
+                texts = row.get("completions")
+                for priority, c in comparisons_of(row, bounds, self.seed):
+                    if texts is None or texts[c.first] != texts[c.second]:
+                        yield priority, c, diversity.source(row, c) if spread else None
+
+        best = heapq.nsmallest(_pool(config), ranked(), key=itemgetter(0))
+        return Wanted(best, self.usable.seen, self.usable.skipped)
+
+
+def choose(passes: Passes, config: SelectionConfig) -> Selection:
+    """Finds the thresholds, then the most wanted comparisons, in as many passes as that takes.
+
+    Raises:
+        UserError: see `select`.
+    """
+    bounds, report = _bounds(passes, config)
+    best, seen, skipped = passes.wanted(bounds)
     if not best:
         raise UserError(
-            f"strategy {config.strategy} selected nothing from {usable.seen} prompts ({usable.skipped} of them "
+            f"strategy {config.strategy} selected nothing from {seen} prompts ({skipped} of them "
             "degenerate: all rewards or all log-probabilities equal, or not a number); lower the thresholds"
         )
-    if spread:
+    if config.diversity != "none":
         places = diversity.places([where for _, _, where in best])
         best = [best[position] for position in diversity.k_centre(places, config.budget)]
-    about = {"strategy": config.strategy, "prompts": usable.seen, "degenerate": usable.skipped, "bounds": bounds}
+    about = {"strategy": config.strategy, "prompts": seen, "degenerate": skipped, "bounds": bounds}
     return Selection([comparison for _, comparison, _ in best], about | report)
 
 
@@ -95,15 +164,20 @@ def columns_to_read(config: SelectionConfig, present: Iterable[str]) -> list[str
     return [*dict.fromkeys((*needed, *(name for name in further if name in present)))]
 
 
-def _bounds(usable: UsableRows, config: SelectionConfig) -> tuple[Bounds, dict[str, Any]]:
+def _pool(config: SelectionConfig) -> int:
+    """How many comparisons are kept, for diversity to choose from."""
+    return config.budget * (config.diversity_pool if config.diversity != "none" else 1)
+
+
+def _bounds(passes: Passes, config: SelectionConfig) -> tuple[Bounds, dict[str, Any]]:
     """The strategy's thresholds as numbers, each from those before it, and what is to be said about them."""
     bounds: Bounds = {}
     report: dict[str, Any] = {}
-    for name, values in STRATEGIES[config.strategy].bounds.items():
+    for name in STRATEGIES[config.strategy].bounds:
         text = getattr(config, name)
         if str(text).strip() == AUTO:
-            bound, report["kendall"] = kendall_bound(usable, config.false_discovery_rate)
+            bound, report["kendall"] = kendall_bound(passes.cases(), config.false_discovery_rate)
             bounds |= bound
         else:
-            bounds[name] = threshold(text, in_chunks(usable, values, bounds))
+            bounds[name] = threshold(text, passes.values(name, bounds))
     return bounds, report

@@ -22,6 +22,7 @@ from shfcas.selection.protocol import Bounds, Row
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
+Cases = Counter[tuple[int, float]]
 LARGEST = "kendall_pvalue"  # among the bounds: the largest p-value of a prompt that is asked about
 
 
@@ -64,21 +65,25 @@ def benjamini_hochberg(pvalues: Counter[float], level: float) -> tuple[float, in
     return largest, rejected
 
 
-def kendall_report(rows: Iterable[Row], level: float) -> dict[str, Any]:
+def kendall_cases(rows: Iterable[Row]) -> Cases:
+    """How often each number of answers and Kendall distance occurs; counts of parts of a table add up."""
+    return Counter((len(row["pacs"]), row["kendall_distance"]) for row in rows)
+
+
+def kendall_report(seen: Cases, level: float) -> dict[str, Any]:
     """Which prompts disagree more than chance, in one pass and in memory that the number of rows does not matter to.
 
     Args:
-        rows: usable prompts.
+        seen: the cases of the usable prompts.
         level: the false-discovery rate.
 
     Returns:
-        `false_discovery_rate`: the level, which bounds the expected share of prompts among the chosen whose orders are
-        unrelated. `expected_false_discovery_rate`: that share if no prompt's orders were related otherwise, which is
-        what the p-values allow for; at most the level. `prompts` and `chosen`: how many were tested and chosen.
-        `largest_pvalue` of the chosen (-1: none), and `distances`: for each number of answers the least Kendall
-        distance that was chosen. `smallest_pvalue`: of all.
+        `false_discovery_rate`: the level, which bounds the expected share, among the chosen prompts, of those whose
+        orders are unrelated, if prompts are independent. `expected_false_discovery_rate`: how many prompts would pass
+        if the orders of all were unrelated, over how many did; at most the level. `prompts` and `chosen`: how many
+        were tested and chosen. `largest_pvalue` of the chosen (-1: none), `smallest_pvalue` of all, and `distances`:
+        for each number of answers the least Kendall distance that was chosen.
     """
-    seen = Counter((len(row["pacs"]), row["kendall_distance"]) for row in rows)
     pvalues: Counter[float] = Counter()
     for case, times in seen.items():
         pvalues[pvalue(*case)] += times
@@ -98,13 +103,13 @@ def kendall_report(rows: Iterable[Row], level: float) -> dict[str, Any]:
     }
 
 
-def kendall_bound(rows: Iterable[Row], level: float) -> tuple[Bounds, dict[str, Any]]:
+def kendall_bound(seen: Cases, level: float) -> tuple[Bounds, dict[str, Any]]:
     """The bound that `auto` stands for, and the report about it, which is logged too.
 
     Raises:
         UserError: no prompt disagrees more than chance.
     """
-    found = kendall_report(rows, level)
+    found = kendall_report(seen, level)
     if not found["chosen"]:
         raise UserError(
             f"kendall_threshold auto: none of {found['prompts']} prompts disagrees more than chance at a "

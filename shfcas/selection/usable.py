@@ -26,7 +26,8 @@ NUMBERS = ("rewards", "reward_variances", "member_rewards")  # for each answer; 
 
 def is_usable(row: Row) -> bool:
     """Whether a prompt's conflict means something: not degenerate, no NaN, at least two answers."""
-    return not row["degenerate"] and len(row["pacs"]) > 1 and all(map(math.isfinite, row["pacs"]))
+    pacs = row["pacs"]  # a NaN or an infinity among them makes their sum one
+    return not row["degenerate"] and len(pacs) > 1 and math.isfinite(sum(pacs))
 
 
 def check_columns(strategy: str, names: Iterable[str], present: Iterable[str]) -> None:

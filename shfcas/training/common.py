@@ -1,12 +1,14 @@
 """What every training stage shares: quiet trainers, resumable checkpoints, early errors."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from shfcas.files import disk_errors
+from shfcas import processes
+from shfcas.files import disk_errors, remove
 from shfcas.progress import trainer_progress
 
 
@@ -63,6 +65,21 @@ def _is_json(path: Path) -> bool:
     return True
 
 
-def merged(trainer: Any) -> Any:
-    """The trained model, its adapters merged where it has any."""
+def merged(trainer: Any, work_dir: Path, load: Callable[[str], Any]) -> Any:
+    """The trained model as a plain one, its adapters merged where it has any.
+
+    Args:
+        trainer: has trained it.
+        work_dir: a shared folder, for what is gathered where each process holds a part of the weights.
+        load: of the model, from a folder.
+    """
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        folder = work_dir / "whole"
+        trainer.save_model(str(folder))  # gathers the parts; the first process writes
+        processes.wait()
+        whole = load(str(folder))
+        processes.wait()
+        if processes.is_main():
+            remove(folder)
+        return whole
     return trainer.model.merge_and_unload() if hasattr(trainer.model, "merge_and_unload") else trainer.model

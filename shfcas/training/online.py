@@ -179,6 +179,6 @@ def train_online(
     except ValueError as error:  # checks of the prompts and rewards
         raise UserError(f"{name}: {error}") from error
     with disk_errors(str(output)):
-        save_model(output, merged(trainer), tokenizer)
+        save_model(output, merged(trainer, work_dir, lambda folder: load_policy(folder)[0]), tokenizer)
     # Sorted, because rows that come back from a checkpoint are.
     return [dict(sorted(row.items())) for row in trainer.state.log_history if "rollout" in row]

@@ -154,6 +154,7 @@ class Rollouts:
         """Token ids of one answer to each prompt, sampled as PPO samples: from the whole distribution, in batches."""
         model, settings = self.accelerator.unwrap_model(self.model), self.settings
         model.eval()
+        first = self.accelerator.process_index * len(prompt_ids)  # each process has a consecutive share of the prompts
         with self.accelerator.autocast():
             completions, mask, _ = generate(
                 model,
@@ -163,7 +164,10 @@ class Rollouts:
                 max_new_tokens=settings.max_completion_length,
                 temperature=settings.temperature,
                 batch_size=settings.generation_batch_size,
-                seed=derive_seed("sampling", self.args.seed, self._rollout, self.accelerator.process_index, bits=63),
+                seeds=[
+                    derive_seed("sampling", self.args.seed, self._rollout, first + i, bits=64)
+                    for i in range(len(prompt_ids))
+                ],
             )
         model.train()
         return [ids[:n].tolist() for ids, n in zip(completions.cpu(), mask.sum(dim=1).tolist(), strict=True)]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from shfcas import processes
 from shfcas.config import fingerprint, option
 from shfcas.errors import UserError
 from shfcas.files import disk_errors
@@ -92,6 +93,7 @@ def train_policy(
     from shfcas.progress import trainer_progress
     from shfcas.training.ppo import PPOConfig, PPOTrainer, latest_checkpoint
 
+    processes.start()
     if settings.gradient_accumulation_steps < 1 or settings.mini_batch_size % settings.gradient_accumulation_steps:
         raise UserError(
             f"mini_batch_size {settings.mini_batch_size} cannot be worked off in "
@@ -105,7 +107,10 @@ def train_policy(
             args=PPOConfig(
                 **quiet_options(work_dir, seed) | {"report_to": installed_trackers(settings.report_to or [])},
                 **{name: getattr(settings, name) for name in SHARED},
-                per_device_train_batch_size=settings.mini_batch_size // settings.gradient_accumulation_steps,
+                per_device_train_batch_size=processes.divided(
+                    "mini_batch_size / gradient_accumulation_steps",
+                    settings.mini_batch_size // settings.gradient_accumulation_steps,
+                ),
             ),
             train_dataset=Dataset.from_list(train_prompts),
             eval_dataset=Dataset.from_list(held_out) if held_out else None,
@@ -126,7 +131,7 @@ def train_policy(
     with disk_errors(str(output)):
         trainer.save_merged_policy(output, tokenizer)
         for name in KEPT:
-            if (work_dir / name).is_dir():
+            if processes.is_main() and (work_dir / name).is_dir():
                 shutil.copytree(work_dir / name, output / name, dirs_exist_ok=True)
     # Sorted, because rows that come back from a checkpoint are.
     return [dict(sorted(row.items())) for row in trainer.state.log_history if "rollout" in row]

@@ -157,7 +157,12 @@ class PPOTrainer(Trainer):
             optimizers=optimizers,
         )
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise ValueError("PPOTrainer does not support FSDP or DeepSpeed; it runs on one process or under DDP")
+            raise ValueError(
+                "PPOTrainer does not support FSDP or DeepSpeed, which would gather the weights anew for every token "
+                "that is sampled; run it on one process or under DDP, with an adapter where memory is short"
+            )
+        if eval_dataset is not None and len(eval_dataset) < self.accelerator.num_processes:
+            raise ValueError(f"{self.accelerator.num_processes} processes share {len(eval_dataset)} held-out prompts")
         rewards = reward_funcs if isinstance(reward_funcs, (list, tuple)) else [reward_funcs]
         if value_model is not None and any(func is value_model for func in rewards):
             raise ValueError("value_model is a reward model, and training it would change the reward: pass a copy")
@@ -212,14 +217,15 @@ class PPOTrainer(Trainer):
         self.kl_controller.update(kl, args.rollout_batch_size)
         self.reward_moments = rollout.moments
 
-        size = args.train_batch_size
-        batches = list(minibatch_rows(len(rollout), size, args.num_ppo_epochs, args.seed, index))
-        # Losses are means over the tokens of an optimizer step, whatever its micro-batches and processes.
-        counts = torch.stack([rollout.lengths[rows].sum() for rows in batches])
-        counts = counts.view(-1, args.gradient_accumulation_steps).sum(dim=1).float()
-        counts = self.accelerator.reduce(counts, reduction="mean")
-        for i, rows in enumerate(batches):
-            yield rollout.batch(rows) | {"num_tokens": counts[i // args.gradient_accumulation_steps]}
+        size, processes = args.train_batch_size, self.accelerator.num_processes
+        own = size * args.gradient_accumulation_steps
+        for rows in minibatch_rows(len(rollout), own * processes, args.num_ppo_epochs, args.seed, index):
+            # Losses are means over the tokens of an optimizer step, whatever its micro-batches and processes. The
+            # processes' gradients are averaged, not added.
+            count = rollout.lengths[rows].sum() / processes
+            first = own * self.accelerator.process_index
+            for start in range(first, first + own, size):
+                yield rollout.batch(rows[start : start + size]) | {"num_tokens": count}
 
     def collect_rollout(self, index: int) -> Rollout:
         """Rollout number `index`, sampled from the present policy and scored."""

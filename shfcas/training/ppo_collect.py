@@ -4,7 +4,7 @@ import math
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, pad_across_processes
 from torch import Tensor
 
 from shfcas.seeds import derive_seed
@@ -28,7 +28,7 @@ class RolloutCollector:
         eos_ids: ids that end a completion.
         pad_id: id to pad with; no mask depends on it.
         args: the settings.
-        accelerator: knows the processes, each of which collects its share.
+        accelerator: knows the processes. Each collects a consecutive share of a rollout, and all get the whole.
     """
 
     def __init__(
@@ -59,12 +59,18 @@ class RolloutCollector:
             moments: of the rewards of all rollouts before this one.
         """
         rows = prompt_rows(index, self.args.rollout_batch_size, len(self.prompts), self.args.seed)
-        rows = rows[self.accelerator.process_index :: self.accelerator.num_processes]
-        rollout = self._sample(self.prompts, rows, "sampling", index)
+        positions = self._share(len(rows))
+        rows = [rows[position] for position in positions]
+        rollout = self._sample(self.prompts, rows, self._seeds(positions, "sampling", index))
         scored = self.scorer(self.prompts.dataset, rows, rollout)
-        self._add_advantages(rollout, scored, kl_coef, moments)
+        self._add_rewards(rollout, scored, kl_coef, moments)
         if self.args.log_completions:
             rollout.samples = gather_object([{"rollout": index} | row for row in self._samples(rollout, scored)])
+        rollout = self._whole(rollout)
+        self._measure(rollout, kl_coef)
+        tokens, mask = rollout.tokens, rollout.mask
+        if self.args.whiten_advantages:
+            tokens["advantages"] = ppo_math.masked_whiten(tokens["advantages"], mask)
         return rollout
 
     @torch.no_grad()
@@ -75,8 +81,8 @@ class RolloutCollector:
             `eval_scores` (the weighted rewards, neither normalised nor clipped nor penalised), `eval_kl`,
             `eval_mean_length`, and `eval_<name>` for each metric.
         """
-        rows = list(range(len(prompts)))[self.accelerator.process_index :: self.accelerator.num_processes]
-        rollout = self._sample(prompts, rows, "evaluation")
+        rows = self._share(len(prompts))
+        rollout = self._sample(prompts, rows, self._seeds(rows, "evaluation"))
         scored = self.scorer(prompts.dataset, rows, rollout)
         kl = rollout.tokens["old_logprobs"] - rollout.tokens["ref_logprobs"]
         columns = {"scores": scored.scores, "kl": kl.sum(dim=1), "mean_length": rollout.lengths.float()}
@@ -88,7 +94,16 @@ class RolloutCollector:
         means = (totals / counts).tolist()
         return {f"eval_{name}": value for name, value in zip(columns, means, strict=True)}
 
-    def _sample(self, prompts: Prompts, rows: list[int], *seed: str | int) -> Rollout:
+    def _share(self, count: int) -> list[int]:
+        """Positions that this process works on; the shares differ by one at most."""
+        index, processes = self.accelerator.process_index, self.accelerator.num_processes
+        return list(range(count * index // processes, count * (index + 1) // processes))
+
+    def _seeds(self, positions: list[int], *parts: str | int) -> list[int]:
+        """Of answers by their position among those of all processes: whatever the number of these, the same."""
+        return [derive_seed(parts[0], self.args.seed, *parts[1:], position, bits=64) for position in positions]
+
+    def _sample(self, prompts: Prompts, rows: list[int], seeds: list[int]) -> Rollout:
         """Answers to these prompts, with the log-probabilities and values that the models give their tokens."""
         args = self.args
         prompt_ids = [prompts.ids[row] for row in rows]
@@ -102,7 +117,7 @@ class RolloutCollector:
                 max_new_tokens=args.max_completion_length,
                 temperature=args.temperature,
                 batch_size=args.generation_batch_size,
-                seed=derive_seed(seed[0], args.seed, *seed[1:], self.accelerator.process_index, bits=63),
+                seeds=seeds,
             )
         rollout = Rollout(*pad_rows(prompt_ids, self.pad_id, "left", args.device), *completions)
         lengths = (rollout.prompt_mask.sum(dim=1) + rollout.lengths).tolist()
@@ -113,8 +128,8 @@ class RolloutCollector:
             rollout.put(part, old_logprobs=output.logprobs, old_values=output.values, ref_logprobs=reference)
         return rollout
 
-    def _add_advantages(self, rollout: Rollout, scored: ScoredRollout, kl_coef: float, moments: RewardMoments) -> None:
-        """Advantages and returns of every token, and the metrics of all processes' rollouts together."""
+    def _add_rewards(self, rollout: Rollout, scored: ScoredRollout, kl_coef: float, moments: RewardMoments) -> None:
+        """Advantages and returns of every token, and what is known of each answer."""
         args, mask, tokens, scores = self.args, rollout.mask, rollout.tokens, scored.scores
         if args.normalize_rewards:
             rollout.moments = moments.updated(self.accelerator.gather(scores))
@@ -122,8 +137,8 @@ class RolloutCollector:
         scores = adjusted_scores(scores, rollout.lengths, rollout.finished, args)
         kl = ppo_math.kl_penalty(tokens["old_logprobs"], tokens.pop("ref_logprobs"), args.kl_estimator)
         rewards = ppo_math.token_rewards(kl, scores, mask, kl_coef)
-        advantages, tokens["returns"] = ppo_math.gae(rewards, tokens["old_values"], mask, args.gamma, args.lam)
-        tokens["advantages"] = ppo_math.masked_whiten(advantages, mask) if args.whiten_advantages else advantages
+        values = tokens["old_values"]
+        tokens["advantages"], tokens["returns"] = ppo_math.gae(rewards, values, mask, args.gamma, args.lam)
         rollout.columns = {
             "objective/scores": scores,
             "objective/kl": kl.sum(dim=1),
@@ -134,7 +149,34 @@ class RolloutCollector:
             "val/num_eos_tokens": rollout.finished.float(),
             **scored.columns,
         }
-        table = self.accelerator.gather(torch.stack(list(rollout.columns.values()), dim=1))
+
+    def _whole(self, rollout: Rollout) -> Rollout:
+        """The rollout of all processes, in the order of its prompts."""
+        if self.accelerator.num_processes == 1:
+            return rollout
+
+        def gathered(values: Tensor, pad_first: bool = False) -> Tensor:
+            plain = values.byte() if values.dtype == torch.bool else values
+            if plain.dim() > 1:
+                plain = pad_across_processes(plain.contiguous(), dim=1, pad_first=pad_first)
+            return self.accelerator.gather(plain.contiguous()).to(values.dtype)
+
+        whole = Rollout(
+            prompt_ids=gathered(rollout.prompt_ids, pad_first=True),
+            prompt_mask=gathered(rollout.prompt_mask, pad_first=True),
+            completion_ids=gathered(rollout.completion_ids),
+            mask=gathered(rollout.mask),
+            finished=gathered(rollout.finished),
+            moments=rollout.moments,
+            samples=rollout.samples,
+        )
+        whole.tokens = {name: gathered(values) for name, values in rollout.tokens.items()}
+        whole.columns = {name: gathered(values) for name, values in rollout.columns.items()}
+        return whole
+
+    def _measure(self, rollout: Rollout, kl_coef: float) -> None:
+        """The metrics of a whole rollout."""
+        table = torch.stack(list(rollout.columns.values()), dim=1)
         rollout.metrics = dict(zip(rollout.columns, table.nanmean(dim=0).tolist(), strict=True))
         rollout.metrics["val/num_eos_tokens"] *= len(table)
         rollout.metrics["objective/scores_std"] = table[:, 0].std(correction=0).item()

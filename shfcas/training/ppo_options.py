@@ -38,9 +38,7 @@ class PPOOptions:
     entropy_coef: float = option(0.0, "weight of the entropy bonus (0.01 in Schulman et al. 2017; 0: RLHF's practice)")
     gamma: float = option(1.0, "discount a token (1: Stiennon et al. 2020)")
     lam: float = option(0.95, "lambda of generalised advantage estimation (0.95: Schulman et al. 2017)")
-    whiten_advantages: bool = option(
-        True, "scale a rollout's advantages, on each process, to mean 0 and variance 1 (Huang et al. 2024)"
-    )
+    whiten_advantages: bool = option(True, "scale a rollout's advantages to mean 0 and variance 1 (Huang et al. 2024)")
     normalize_rewards: bool = option(
         False, "scale rewards to mean 0 and variance 1 of all rewards so far (Zheng et al. 2023, arXiv 2307.04964)"
     )

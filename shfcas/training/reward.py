@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from shfcas import processes
 from shfcas.config import fingerprint
 from shfcas.errors import UserError
 from shfcas.files import disk_errors, publish, read_json, remove, write_json
@@ -60,7 +61,10 @@ def train_reward_model(
             f"{model_name} is an ensemble of {len(starts)}, and ensemble_size is {settings.ensemble_size}; "
             "make them equal, or start from a single model"
         )
-    _claim(work_dir, [model_name, vars(settings), [vars(p) for p in (*preferences, *held_out)], seed])
+    processes.start()
+    if processes.is_main():
+        _claim(work_dir, [model_name, vars(settings), [vars(p) for p in (*preferences, *held_out)], seed])
+    processes.wait()
     if settings.ensemble_size == 1:
         return train_member(model_name, preferences, held_out, settings, output, work_dir, seed, seed)
     folders = [
@@ -69,17 +73,24 @@ def train_reward_model(
     ]
     model, tokenizer = load_reward_model(str(folders[0]))
     max_length = settings.max_length or reward_max_length(model, tokenizer)
-    if settings.average_weights:
-        save_model(output, averaged(model, folders[1:]), tokenizer)
-    else:
-        for folder in folders:
-            shutil.copytree(folder, output / folder.name, copy_function=_link)
-        write_json(output / ENSEMBLE_FILE, {"members": [folder.name for folder in folders]})
+    if processes.is_main():
+        _join(output, folders, settings, model, tokenizer)
+    processes.wait()
     scorer = load_scorer(str(output))
     members = [read_json(folder / "training.json") for folder in folders]
     _, used = encode_pairs(preferences, tokenizer, max_length)
     _, measured = encode_pairs(held_out, tokenizer, max_length)
     return {**members[0], **reports(scorer, used, measured, members[0]["before"]), "members": members}
+
+
+def _join(output: Path, folders: Sequence[Path], settings: RewardSettings, model: Any, tokenizer: Any) -> None:
+    """Writes the ensemble, or the one model that is the mean of its members; `model` is the first."""
+    if settings.average_weights:
+        save_model(output, averaged(model, folders[1:]), tokenizer)
+        return
+    for folder in folders:
+        shutil.copytree(folder, output / folder.name, copy_function=_link)
+    write_json(output / ENSEMBLE_FILE, {"members": [folder.name for folder in folders]})
 
 
 def averaged(model: Any, others: Sequence[Path]) -> Any:
@@ -110,14 +121,19 @@ def _trained_once(
     if not folder.exists():
         logger.info("member %d of %d", number + 1, settings.ensemble_size)
         partial = work_dir / f".member-{number}.partial"
-        remove(partial)
+        processes.wait()  # until all have seen that it is not there
+        if processes.is_main():
+            remove(partial)
         own = derive_seed(seed, folder.name)
         head = seed if settings.average_weights else own
         result = train_member(start, preferences, held_out, settings, partial, checkpoints, own, head)
-        with disk_errors(str(folder)):
-            write_json(partial / "training.json", result)
-            publish(partial, folder)
-    remove(checkpoints)
+        if processes.is_main():
+            with disk_errors(str(folder)):
+                write_json(partial / "training.json", result)
+                publish(partial, folder)
+    if processes.is_main():
+        remove(checkpoints)
+    processes.wait()
     return folder
 
 

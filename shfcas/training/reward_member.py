@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from shfcas import processes
 from shfcas.errors import UserError
 from shfcas.files import read_json
 from shfcas.models import has_trained_head, is_cost_model, load_reward_model, save_model
@@ -45,6 +46,7 @@ def train_member(
     from datasets import Dataset
     from transformers import set_seed
 
+    processes.start()
     set_seed(head_seed)
     _check_sign(model_name, settings)
     model, tokenizer = load_reward_model(model_name)
@@ -78,12 +80,14 @@ def train_member(
         peft_config=settings.lora.peft_config("SEQ_CLS"),
     )
     history = train(trainer, work_dir, "reward model")
-    trained = merged(trainer).eval()
+    trained = merged(trainer, work_dir, lambda folder: load_reward_model(folder)[0]).eval()
     scorer = _scorer(trained, tokenizer, max_length, settings)
     found = reports(scorer, used, measured, before)
     trained.config.shfcas_cost_model = settings.objective == "cost"
     trained.config.shfcas_ending = ending(tokenizer, used[0].prompt)  # preflight compares
-    save_model(output, trained, tokenizer)
+    if processes.is_main():
+        save_model(output, trained, tokenizer)
+    processes.wait()
     curve = [{"step": row["step"], "loss": row["eval_loss"]} for row in trainer.state.log_history if "eval_loss" in row]
     _warn_of_overfitting(curve, settings)
     return {
@@ -145,7 +149,7 @@ def _trainer(
         args=RewardConfig(
             num_train_epochs=settings.num_train_epochs,
             learning_rate=settings.learning_rate,
-            per_device_train_batch_size=settings.batch_size,
+            per_device_train_batch_size=processes.divided("batch_size", settings.batch_size),
             weight_decay=settings.weight_decay,
             max_length=max_length,
             center_rewards_coefficient=settings.centering,
@@ -182,7 +186,8 @@ def _report(
     """What is reported about a model on pairs; None where there are none."""
     if not preferences:
         return None
-    chosen, rejected = pair_rewards(scorer, preferences)
+    pairs = processes.gathered([*zip(*pair_rewards(scorer, processes.share(preferences)), strict=True)])
+    chosen, rejected = ([pair[side] for pair in pairs] for side in (0, 1))
     if not all(map(math.isfinite, (*chosen, *rejected))):
         raise UserError(f"the reward model's scores are not numbers: {why}")
     report = pair_report(preferences, chosen, rejected)

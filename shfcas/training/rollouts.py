@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedTokenizerBase, TemperatureLogitsWarper
 
 from shfcas.chat import answer_text, completion_message, encode_prompt, end_token_ids
 from shfcas.errors import UserError
+from shfcas.seeded_choice import SeededChoice
 from shfcas.seeds import derive_seed
 from shfcas.training.ppo_math import RewardMoments, completion_mask
 from shfcas.training.value import LanguageModel, causal_lm
@@ -132,22 +133,20 @@ def generate(
     max_new_tokens: int,
     temperature: float,
     batch_size: int,
-    seed: int,
+    seeds: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sample one completion per prompt from the whole distribution (no top-p, no top-k, no penalties).
 
     Only then are the sampled tokens' log-probabilities those of the policy, and is the KL estimate
-    unbiased. The global random state is left as it was.
+    unbiased. Each completion has a random stream of its own, from its seed, so it does not depend on what else
+    is in its batch. The global random state is left as it was.
 
     Returns:
         `completion_ids` (N, K), `mask` (N, K) and `finished` (N,), see `completion_mask`.
     """
     lm = causal_lm(policy)
     config = GenerationConfig(
-        do_sample=True,
-        temperature=temperature,
-        top_p=1.0,
-        top_k=0,
+        do_sample=False,  # `SeededChoice` samples
         max_new_tokens=max_new_tokens,
         eos_token_id=list(eos_ids),
         pad_token_id=pad_id,
@@ -158,17 +157,21 @@ def generate(
     finished = torch.zeros(len(prompt_ids), dtype=torch.bool, device=lm.device)
     # `generate` fills whatever a config leaves open from the model's own one (a repetition penalty, say).
     own_config, lm.generation_config = lm.generation_config, config
-    devices = [lm.device] if lm.device.type == "cuda" else []
+    warper = LogitsProcessorList([TemperatureLogitsWarper(temperature)] if temperature != 1 else [])
     try:
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed)
-            for rows in chunks_by_length([len(ids) for ids in prompt_ids], batch_size):
-                ids, attention_mask = pad_rows([prompt_ids[i] for i in rows], pad_id, "left", lm.device)
-                sequences = lm.generate(ids, attention_mask=attention_mask.long(), generation_config=config)
-                sampled = sequences[:, ids.shape[1] :]
-                width = sampled.shape[1]
-                completions[rows, :width] = sampled
-                mask[rows, :width], finished[rows] = completion_mask(sampled, eos_ids)
+        for rows in chunks_by_length([len(ids) for ids in prompt_ids], batch_size):
+            ids, attention_mask = pad_rows([prompt_ids[i] for i in rows], pad_id, "left", lm.device)
+            choice = SeededChoice([seeds[i] for i in rows], max_new_tokens, warper)
+            sequences = lm.generate(
+                ids,
+                attention_mask=attention_mask.long(),
+                generation_config=config,
+                logits_processor=LogitsProcessorList([choice]),
+            )
+            sampled = sequences[:, ids.shape[1] :]
+            width = sampled.shape[1]
+            completions[rows, :width] = sampled
+            mask[rows, :width], finished[rows] = completion_mask(sampled, eos_ids)
     finally:
         lm.generation_config = own_config
     longest = int(mask.sum(dim=1).max())
@@ -177,7 +180,7 @@ def generate(
 
 @dataclass
 class Rollout:
-    """Prompts, completions and everything known per response token.
+    """Prompts, completions and everything known per response token, of all processes once it is collected.
 
     Attributes:
         prompt_ids: (N, P), left-padded.
@@ -187,9 +190,9 @@ class Rollout:
         finished: (N,), bool: ended with a stop token.
         tokens: (N, K) float tensors by name: log-probabilities, values, advantages and so on.
         columns: (N,) what is known of each answer, by the name of the metric.
-        metrics: averages of the columns over the whole rollout, of all processes.
+        metrics: averages of the columns over the whole rollout.
         moments: of all rewards up to this rollout; see `RewardMoments`.
-        samples: one row of `completions/` an answer, of all processes, where they are logged.
+        samples: one row of `completions/` an answer, where they are logged.
     """
 
     prompt_ids: Tensor

@@ -199,7 +199,7 @@ def train_rso(
         peft_config=settings.lora.peft_config(dropout=False),
     )
     history = train(trainer, work_dir, "RSO")
-    save_model(output, merged(trainer), tokenizer)
+    save_model(output, merged(trainer, work_dir, lambda folder: load_policy(folder)[0]), tokenizer)
     for row in history:  # TRL counts tokens anew when it is resumed
         row.pop("num_tokens", None)
     return [dict(sorted(row.items())) for row in (first, *history)]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shfcas import processes
 from shfcas.chat import check_prompt, encode_demonstration, end_token_ids, plain_text
 from shfcas.config import option
 from shfcas.errors import UserError
@@ -91,6 +92,7 @@ def train_sft(
     from transformers import set_seed
     from trl import SFTConfig, SFTTrainer
 
+    processes.start()
     model, tokenizer = load_policy(policy, chat_template, settings.lora.base_dtype)
     end_ids = end_token_ids(model, tokenizer)
     max_length = min(settings.max_length, context_length(model))
@@ -102,7 +104,7 @@ def train_sft(
             args=SFTConfig(
                 num_train_epochs=settings.num_train_epochs,
                 learning_rate=settings.learning_rate,
-                per_device_train_batch_size=settings.batch_size,
+                per_device_train_batch_size=processes.divided("sft.batch_size", settings.batch_size),
                 max_length=max_length,
                 packing=False,
                 warmup_steps=0.05,
@@ -115,7 +117,8 @@ def train_sft(
     except ValueError as error:  # such as layers that cannot have the adapters asked for
         raise UserError(f"sft: {' '.join(str(error).split())}") from error
     history = train(trainer, work_dir, "supervised fine-tuning")
-    trained = merged(trainer)
+    trained = merged(trainer, work_dir, lambda folder: load_policy(folder, None, settings.lora.base_dtype)[0])
     trained.generation_config.eos_token_id = sorted(end_ids)  # what ends its answers, for others too
-    save_model(output, trained, tokenizer)
+    if processes.is_main():
+        save_model(output, trained, tokenizer)
     return history

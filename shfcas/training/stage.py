@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from shfcas import processes
 from shfcas.errors import UserError
 from shfcas.files import disk_errors, publish, remove
 
@@ -12,6 +13,8 @@ from shfcas.files import disk_errors, publish, remove
 def trained_folder(output: str | Path) -> Iterator[tuple[Path, Path]]:
     """Yields a partial folder and a checkpoint folder; the first is published, the second removed on success.
 
+    Where several processes train, they do so in the same folders, and the first of them makes and publishes these.
+
     Raises:
         UserError: the output exists already; finished work is never overwritten.
     """
@@ -19,9 +22,15 @@ def trained_folder(output: str | Path) -> Iterator[tuple[Path, Path]]:
     if output.exists():
         raise UserError(f"{output} exists already; name another --output or delete it")
     partial, work_dir = output.with_name(f".{output.name}.partial"), output.with_name(f".{output.name}.work")
+    processes.start()
+    processes.wait()  # until all have seen that the output is not there
     with disk_errors(str(output)):
-        work_dir.mkdir(parents=True, exist_ok=True)
-        remove(partial)
+        if processes.is_main():
+            work_dir.mkdir(parents=True, exist_ok=True)
+            remove(partial)
+        processes.wait()
         yield partial, work_dir
-        publish(partial, output)
-        remove(work_dir)
+        processes.wait()
+        if processes.is_main():
+            publish(partial, output)
+            remove(work_dir)

@@ -158,7 +158,8 @@ def test_has_plain_head() -> None:
 
 def sample(model: nn.Module, seed: int = 0, **changes: object) -> tuple[Tensor, Tensor, Tensor]:
     settings = {"eos_ids": [EOS], "pad_id": EOS, "max_new_tokens": 6, "temperature": 1.0, "batch_size": 2}
-    return generate(model, PROMPTS * 20, **settings | changes, seed=seed)
+    seeds = [1000 * seed + i for i in range(len(PROMPTS) * 20)]
+    return generate(model, PROMPTS * 20, **settings | changes, seeds=seeds)
 
 
 def test_generate_is_determined_by_its_seed_and_leaves_the_random_state_alone() -> None:
@@ -171,6 +172,16 @@ def test_generate_is_determined_by_its_seed_and_leaves_the_random_state_alone() 
     expected_mask, expected_finished = completion_mask(ids, [EOS])
     assert finished.any() and not finished.all()
     assert torch.equal(mask, expected_mask) and torch.equal(finished, expected_finished)
+
+
+def test_an_answer_depends_on_its_seed_and_not_on_its_batch() -> None:
+    model = tiny_model()
+    together, apart = sample(model, batch_size=60), sample(model, batch_size=7)
+    for first, second in zip(together, apart, strict=True):
+        assert torch.equal(first, second)
+    settings = {"eos_ids": [EOS], "pad_id": EOS, "max_new_tokens": 6, "temperature": 0.7, "batch_size": 4}
+    same = generate(model, [PROMPTS[0]] * 3, **settings, seeds=[5, 6, 5])
+    assert torch.equal(same[0][0], same[0][2]) and not torch.equal(same[0][0], same[0][1])
 
 
 def test_generate_samples_the_whole_distribution() -> None:

@@ -104,8 +104,8 @@ def plain_scores(ppo: PPOTrainer, completions: list[list[int]], finished: list[b
     """The score of each completion under the settings of `ppo`, in plain numbers."""
     args = ppo.args
     scores = []
-    for completion in completions:
-        words = [token for token in completion if token != EOS]
+    for completion, end in zip(completions, finished, strict=True):
+        words = [token for token in (completion[:-1] if end else completion) if token != EOS]
         share = words.count(11) / max(1, len(words))  # w7 has id 11
         scores.append(2.0 * share - 0.1 * len(completion) if args.reward_weights else share)
     if args.normalize_rewards:

@@ -1,0 +1,192 @@
+"""The page where people answer, with 50 people at once who each write to the disk.
+
+    python -m benches.annotate [--quick] [--folder FOLDER]
+
+`shfcas annotate` runs in a process of its own; every simulated person has a thread and a connection here, asks for a
+comparison, answers it, and so on until nothing is left. Each comparison is answered once. `at once` is without a pause,
+so that everybody waits for everybody else; `in turn` is with a pause after each answer, still many times shorter than
+people need to read. An answer's time is from sending it to being told that it is on the disk. At the end, the log has
+to hold every acknowledged answer, and every comparison exactly once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from benches.bench import Case, Settings, report
+from benches.clock import FULL, QUICK
+from shfcas.feedback.schema import Item, item_id
+from shfcas.feedback.store import Store
+
+ANSWER = "An answer of some length, as a language model gives it to a question like that one. " * 12
+
+
+class Load(NamedTuple):
+    """How much is asked, and how fast."""
+
+    case: str
+    people: int
+    comparisons: int
+    pause: float  # seconds after each answer
+
+
+class Spent(NamedTuple):
+    """What the people saw."""
+
+    acknowledged: list[str]
+    answers: list[float]  # seconds each
+    tasks: list[float]
+    seconds: float  # from the first to the last
+
+
+FULL_LOADS = [Load("at once", 50, 5000, 0.0), Load("in turn", 50, 2000, 1.0)]
+QUICK_LOADS = [Load("at once", 50, 500, 0.0), Load("in turn", 50, 250, 0.5)]
+
+
+def make_queue(folder: Path, comparisons: int) -> None:
+    """A queue of texts as long as answers are."""
+    with Store(folder / "feedback.sqlite") as store:
+        store.add_queue(
+            [
+                Item(
+                    item_id("queue", f"p{i}", 0, 1), "queue", 1, i, f"p{i}", 0, 1, f"Question {i}?", ANSWER, ANSWER[7:]
+                )
+                for i in range(comparisons)
+            ],
+            seed=0,
+        )
+
+
+@contextmanager
+def served(folder: Path, people: int) -> Iterator[tuple[str, list[str]]]:
+    """The command in a process of its own: host and port, and the tokens."""
+    names = ",".join(f"a{i}" for i in range(people))
+    command = [sys.executable, "-m", "shfcas.cli", "annotate", str(folder), "--port", "0", "--repeat_share", "0"]
+    process = subprocess.Popen([*command, "--annotators", names], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout
+        place = process.stdout.readline().partition("http://")[2].partition("/")[0]
+        yield place, [process.stdout.readline().strip().partition("#token=")[2] for _ in range(people)]
+    finally:
+        process.terminate()
+        process.wait()
+
+
+class Person:
+    """One who answers, over one connection."""
+
+    def __init__(self, place: str, token: str) -> None:
+        self.connection = http.client.HTTPConnection(place, timeout=600)
+        self.headers = {"Origin": f"http://{place}", "Content-Type": "application/json", "X-CSRF-Token": ""}
+        self.spent = Spent([], [], [], 0.0)
+        me, cookie = self._ask("POST", "/api/sign-in", {"token": token})
+        self.headers |= {"X-CSRF-Token": me["csrf"], "Cookie": cookie.partition(";")[0]}
+
+    def work(self, pause: float) -> None:
+        """Answers until there is nothing left."""
+        while True:
+            begin = time.perf_counter()
+            task = self._ask("GET", "/api/next")[0]["task"]
+            self.spent.tasks.append(time.perf_counter() - begin)
+            if task is None:
+                return
+            body = {"id": str(uuid.uuid4()), "item": task["id"], "shown": task["shown"], "choice": "left"}
+            begin = time.perf_counter()
+            reply = self._ask("POST", "/api/judgements", body)[0]
+            self.spent.answers.append(time.perf_counter() - begin)
+            assert reply["saved"] and reply["new"], reply
+            self.spent.acknowledged.append(body["id"])
+            time.sleep(pause)
+
+    def _ask(self, method: str, path: str, body: object = None) -> tuple[dict, str]:
+        self.connection.request(method, path, None if body is None else json.dumps(body), self.headers)
+        response = self.connection.getresponse()
+        content = response.read()
+        assert response.status == 200, content
+        return json.loads(content), response.headers.get("Set-Cookie", "")
+
+
+def run(load: Load, folder: Path) -> Spent:
+    """All people until nothing is left; then the log is compared with what they were told."""
+    make_queue(folder, load.comparisons)
+    with served(folder, load.people) as (place, tokens):
+        people = [Person(place, token) for token in tokens]
+        threads = [threading.Thread(target=person.work, args=(load.pause,)) for person in people]
+        begin = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        seconds = time.perf_counter() - begin
+    acknowledged, answers, tasks = (
+        [value for person in people for value in person.spent[column]] for column in range(3)
+    )
+    with Store(folder / "feedback.sqlite") as store:
+        written, items = store.judgements(), store.items("queue")
+    check(acknowledged, [j.id for j in written], [j.item for j in written], [item.id for item in items])
+    return Spent(acknowledged, answers, tasks, seconds)
+
+
+def check(acknowledged: list[str], written: list[str], answered: list[str], asked: list[str]) -> None:
+    """Nothing is reported of a run that lost an answer, or got one twice."""
+    if lost := set(acknowledged) - set(written):
+        raise SystemExit(f"{len(lost)} acknowledged answers are not in the log")
+    if len(written) != len(acknowledged):
+        raise SystemExit(f"{len(written)} answers in the log, {len(acknowledged)} acknowledged")
+    if sorted(answered) != sorted(asked):
+        raise SystemExit(f"{len(asked)} comparisons, {len(set(answered))} of them answered, {len(answered)} answers")
+
+
+def tables(loads: list[Load], folder: Path) -> Iterator[list[Case]]:
+    """One table of all loads."""
+    cases = []
+    for number, load in enumerate(loads):
+        (folder / str(number)).mkdir()
+        spent = run(load, folder / str(number))
+        points = statistics.quantiles(spent.answers, n=100, method="inclusive")
+        cases.append(
+            {
+                "case": load.case,
+                "people": load.people,
+                "comparisons": load.comparisons,
+                "pause s": load.pause,
+                "answers/s": len(spent.answers) / spent.seconds,
+                "p50 ms": points[49] * 1e3,
+                "p95 ms": points[94] * 1e3,
+                "p99 ms": points[98] * 1e3,
+                "max ms": max(spent.answers) * 1e3,
+                "next p50 ms": statistics.median(spent.tasks) * 1e3,
+                "lost": 0,
+                "doubled": 0,
+            }
+        )
+    yield cases
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer comparisons")
+    parser.add_argument("--folder", help="where the answers are written, and deleted again (default: temporary)")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=given.folder) as folder:
+        cases = tables(QUICK_LOADS if given.quick else FULL_LOADS, Path(folder))
+        report("annotate", cases, Settings(QUICK if given.quick else FULL, [torch.get_num_threads()], "cpu", []))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""`shfcas feedback export` and `import`: a run's answers to and from files of other tools."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shfcas.config import option
+from shfcas.errors import UsageError, UserError
+from shfcas.feedback.exchange import ExchangeOptions, export_answers, import_answers
+from shfcas.feedback.settings import settings_of_run
+from shfcas.feedback.store import STORE, Store
+
+INPUTS, INPUTS_HELP = "action", "export RUN, or import RUN FILE ...; without it, the comparisons are judged"
+
+
+@dataclass
+class ExchangeConfig(ExchangeOptions):
+    """What `shfcas feedback` takes for its export and import."""
+
+    action: list[str] = option(list, "export RUN, or import RUN FILE ...")
+    out: str | None = option(None, "the file to export to")
+
+
+def exchange(config: ExchangeConfig) -> dict[str, Any]:
+    """Exports or imports, as the words of the command say."""
+    action, run, *files = [*config.action, "", ""][: max(2, len(config.action))]
+    if action not in ("export", "import") or not run or (action == "import") != bool(files):
+        raise UsageError("expected export RUN --out FILE, or import RUN FILE ...")
+    if action == "export" and config.out is None:
+        raise UsageError("missing: out, the file to export to")
+    if not Path(run).is_dir():
+        raise UserError(f"{run} is no run directory; name the one of the run")
+    path = Path(run) / STORE
+    if not path.exists() and (action, config.format) != ("import", "jsonl"):
+        raise UserError(f"{run} has no {STORE}: nobody was asked anything in it yet")
+    settings = settings_of_run(run)
+    with Store(path) as store:
+        if action == "export":
+            return export_answers(store, str(config.out), config, settings)
+        return import_answers(store, files, config, settings)

@@ -1,0 +1,69 @@
+"""Serve the page where people answer the comparisons of a run, until Ctrl-C.
+
+Prints a sign-in link for each annotator. Answers are kept in the run directory (feedback.sqlite), each as soon as it is
+given. Where the run is being served already, names are added and the links of that page are printed.
+"""
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shfcas.config import option
+from shfcas.errors import UsageError
+from shfcas.feedback.settings import HumanSettings, settings_of_run
+from shfcas.feedback.web.annotators import add_annotators
+from shfcas.feedback.web.server import running, serve, sign_in_links
+from shfcas.files import existing
+
+INPUTS, INPUTS_HELP = "run", "the run directory"
+
+
+@dataclass
+class Config:
+    """`shfcas annotate`."""
+
+    run: list[str] = option(list, "the run directory")
+    annotators: list[str] = option(list, "names of people, comma-separated; each new one gets a link")
+    queue: str | None = option(None, "serve this queue (none: the newest, also when it is added later)")
+    host: str | None = option(None, "the address to listen at (none: as the run has it, or 127.0.0.1)")
+    port: int | None = option(None, "the port, 0 for any free one (none: as the run has it, or 8900)")
+    address: str | None = option(None, "how people reach the page, where a proxy stands before it")
+    allow_public: bool = option(False, "listen at an address that other machines reach, without TLS")
+    guidelines: str | None = option(None, "a Markdown file that the page shows (none: as the run has it)")
+    overlap: int | None = option(None, "how many people answer each comparison (none: as the run has it, or 1)")
+    repeat_share: float | None = option(None, "share of answered comparisons that are asked again (none: as the run)")
+
+
+def run(config: Config) -> dict[str, Any] | None:
+    """Serves until it is interrupted; where somebody serves already, says where."""
+    if len(config.run) != 1:
+        raise UsageError(f"expected one run directory, got {' '.join(config.run) or 'none'}")
+    folder = existing(config.run[0])
+    settings = settings_of(folder, config)
+    tokens = add_annotators(folder, config.annotators)
+    if address := running(folder):
+        return {"address": address, "links": sign_in_links(address, tokens)}
+    with serve(folder, settings, config.queue) as page:
+        behind = f" (here: port {page.port})" if settings.address else ""
+        print(f"serving {folder} at {page.address}{behind}; stop with Ctrl-C, every answer is saved")
+        print("\n".join(_lines(page.links)), flush=True)
+        threading.Event().wait()
+    return None
+
+
+def settings_of(folder: Path, config: Config) -> HumanSettings:
+    """The settings of the run's own configuration, with what the command line says over them."""
+    names = ("host", "port", "address", "guidelines", "overlap", "repeat_share")
+    given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+    return settings_of_run(folder, **given, **({"allow_public": True} if config.allow_public else {}))
+
+
+def text(result: dict[str, Any]) -> str:
+    """What is printed of a page that somebody else serves."""
+    return "\n".join([f"served already, at {result['address']}", *_lines(result["links"])])
+
+
+def _lines(links: dict[str, str]) -> list[str]:
+    width = max(map(len, links))
+    return [f"  {name:<{width}}  {link}" for name, link in links.items()]

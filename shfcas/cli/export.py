@@ -1,0 +1,47 @@
+"""Prompts, policy and reward model as verl or OpenRLHF read them: shfcas export verl, shfcas export openrlhf."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from shfcas.candidates import read_prompts
+from shfcas.config import option
+from shfcas.errors import UsageError
+from shfcas.exports import ENGINES, export
+from shfcas.training.stage import trained_folder
+
+INPUTS, INPUTS_HELP = "engine", f"who reads it: {' or '.join(ENGINES)}"
+
+
+@dataclass
+class Config:
+    """`shfcas export`."""
+
+    engine: list[str] = option(list, f"who reads it: {' or '.join(ENGINES)}")
+    prompts: str = option("", "prompts to train on: .jsonl, .json, .parquet, or module:function")
+    eval_prompts: str | None = option(None, "held-out prompts")
+    policy: str = option("", "the policy to start from")
+    chat_template: str | None = option(None, "a template for a policy that has none: plain, or a Jinja file")
+    reward_model: str = option("", "the reward model, a decoder")
+    cost_model: bool = option(False, "the reward model is a cost model: lower is better")
+    output: str = option("export", "the folder to write")
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Writes the folder."""
+    if len(config.engine) != 1 or config.engine[0] not in ENGINES:
+        raise UsageError(f"say who reads it: shfcas export {' or shfcas export '.join(ENGINES)}")
+    prompts = read_prompts(config.prompts)
+    held_out = read_prompts(config.eval_prompts) if config.eval_prompts else []
+    with trained_folder(config.output) as (partial, _):
+        partial.mkdir()
+        result = export(
+            config.engine[0],
+            partial,
+            prompts,
+            config.policy,
+            config.reward_model,
+            held_out,
+            config.cost_model,
+            config.chat_template,
+        )
+    return {**result, "output": config.output}

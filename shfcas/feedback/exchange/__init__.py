@@ -1,0 +1,98 @@
+"""Queues and answers to and from files of other tools: one module a format."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shfcas.config import option
+from shfcas.errors import UserError
+from shfcas.feedback.aggregation import effective
+from shfcas.feedback.exchange import argilla, jsonl, label_studio, trl
+from shfcas.feedback.exchange.answers import Answer, Reconciled
+from shfcas.feedback.exchange.matching import Book, Export
+from shfcas.feedback.exchange.reading import Problems, parquet_rows, rows
+from shfcas.feedback.settings import HumanSettings
+from shfcas.feedback.store import Store
+
+FORMATS = {"jsonl": jsonl, "trl": trl, "label-studio": label_studio, "argilla": argilla}
+
+
+@dataclass
+class ExchangeOptions:
+    """What is written, and how what is read is taken."""
+
+    format: str = option("jsonl", "the format of the file", tuple(FORMATS))
+    run_queue: str | None = option(None, "export this queue of the run, such as round-1 (none: the newest)")
+    answers: bool = option(True, "export the answers that there are as well")
+    with_scores: bool = option(False, "export rewards and conflicts for the annotators to see")
+    side_seed: int | None = option(None, "draws which answer stands on the left (none: the seed of the queue)")
+    replace: bool = option(False, "import: a different answer takes the place of the same person's old one")
+
+
+def export_answers(
+    store: Store, path: str | Path, options: ExchangeOptions, settings: HumanSettings | None = None
+) -> dict[str, Any]:
+    """Writes a queue with its answers for another tool.
+
+    Args:
+        store: of the run.
+        path: the file to write; what stands there is replaced.
+        options: the format and what goes into it.
+        settings: how several answers become one preference, for `trl`.
+
+    Returns:
+        The files that were written, and how much is in them.
+
+    Raises:
+        UserError: there is no such queue.
+    """
+    queues = store.queues()
+    queue = queues[-1] if options.run_queue is None and queues else options.run_queue
+    if queue not in queues:
+        known = f"it has {', '.join(queues)}" if queues else "it has none yet: start the run, or its page, first"
+        raise UserError(f"the run has no queue {queue or 'at all'}; {known}")
+    log = store.judgements(queue) if options.answers or options.format == "trl" else []
+    items, seed = store.items(queue), store.seed(queue)
+    side_seed = seed if options.side_seed is None else options.side_seed
+    export = Export(
+        queue, seed, items, log, effective(log), settings or HumanSettings(), options.with_scores, side_seed
+    )
+    files = FORMATS[options.format].write(Path(path), export)
+    return {"queue": queue, "items": len(items), "judgements": len(log), "output": " ".join(map(str, files))}
+
+
+def import_answers(
+    store: Store, paths: Sequence[str | Path], options: ExchangeOptions, settings: HumanSettings | None = None
+) -> dict[str, Any]:
+    """Adds the answers of files to the log; all of them, or none if anything is wrong with any.
+
+    Args:
+        store: of the run.
+        paths: the files.
+        options: the format.
+        settings: of the run; margins in `trl` become strengths by them.
+
+    Returns:
+        How many answers were read, and how many of them are new.
+
+    Raises:
+        UserError: rows that do not fit, all of them in one message; nothing is written then.
+    """
+    problems = Problems()
+    log = store.judgements()
+    queues = {name: store.items(name) for name in store.queues()}
+    book = Book(queues, settings or HumanSettings(), {j.annotator for j in log}, problems)
+    read: list[Answer] = []
+    for path in paths:
+        if Path(path).suffix == ".parquet" and options.format == "trl":
+            found = parquet_rows(path)
+        else:
+            found = rows(path, problems)
+        read += FORMATS[options.format].read(found, book)
+    reconciled = Reconciled(read, log, book, options.replace)
+    problems.check()
+    for seed, items in book.new.values():
+        store.add_queue(items, seed)
+    new = store.record_all(reconciled.new)
+    return {"judgements": len(read), "new": new, "queues": len(book.new)}

@@ -1,0 +1,236 @@
+"""What stands between the network and the page: which requests are let through, and what every reply carries."""
+
+import ipaddress
+import json
+import logging
+import re
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shfcas.errors import UserError
+from shfcas.feedback.settings import HumanSettings
+
+logger = logging.getLogger(__name__)
+
+MOST_BYTES = 64 * 1024
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+}
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+# What moves a terminal's cursor, changes its colours, or turns the direction of writing.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+class Refused(Exception):
+    """A request that is not answered with what it asks for.
+
+    Attributes:
+        status: of HTTP.
+        code: for the page's script, where it has to tell cases apart.
+    """
+
+    def __init__(self, status: int, message: str, code: str = "", headers: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status, self.code, self.headers = status, code, headers or {}
+
+    def response(self) -> Response:
+        """What the browser gets."""
+        return json_response(
+            {"error": str(self)} | ({"code": self.code} if self.code else {}), self.status, self.headers
+        )
+
+
+def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """JSON in ASCII, in which any text survives: control characters, and half a surrogate pair."""
+    return Response(json.dumps(value, allow_nan=False), status, headers, media_type="application/json")
+
+
+async def read_json(request: Request) -> dict[str, Any]:
+    """The JSON object that a request brings along.
+
+    Raises:
+        Refused: there is more than `MOST_BYTES` of it, or it is something else.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise Refused(415, "expected a body of application/json")
+    body = b""
+    async for block in request.stream():
+        body += block
+        if len(body) > MOST_BYTES:
+            raise Refused(413, f"more than {MOST_BYTES:,} bytes", headers={"Connection": "close"})
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        raise Refused(400, "the body is not valid JSON") from None
+    if not isinstance(value, dict):
+        raise Refused(400, "the body is not a JSON object")
+    return value
+
+
+def printable(text: str) -> str:
+    r"""Text for the log: what a terminal would obey, or show as something else, is written as an escape.
+
+    >>> printable("a\x1b[31mb")
+    'a\\x1b[31mb'
+    """
+    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether nobody but this machine can reach an address.
+
+    Raises:
+        UserError: the name cannot be resolved.
+    """
+    try:
+        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    except OSError as error:
+        raise UserError(f"host: {host!r} is no address of this machine ({error.strerror})") from error
+    return all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in found)
+
+
+class Guard:
+    """Everything that holds for all requests, outermost.
+
+    A page of another site must neither read nor change anything here, also when it makes its own name mean this
+    machine: the name in `Host` must be ours, and what changes something, or reads an answer, must come from a page
+    of our own (`Origin`, `Sec-Fetch-Site`).
+    """
+
+    def __init__(self, app: ASGIApp, settings: HumanSettings) -> None:
+        self._app = app
+        self._own_origin = _origin(settings.address) if settings.address else None
+        self._names = set(_LOOPBACK)
+        self._any_number = not is_loopback(settings.host)
+        if self._any_number:
+            self._names |= {settings.host.lower(), socket.gethostname().lower(), socket.getfqdn().lower()}
+        if settings.address:
+            self._names.add((urlsplit(settings.address).hostname or "").lower())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        begin, status = time.perf_counter(), 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers[name] = value
+                headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        try:
+            self._check(scope)
+            await self._app(scope, receive, send_with_headers)
+        except Refused as refused:
+            await refused.response()(scope, receive, send_with_headers)
+        except Exception:
+            logger.error("%s", printable(traceback.format_exc().rstrip()))
+            if not status:
+                failure = Refused(500, "the server failed; its log says why")
+                await failure.response()(scope, receive, send_with_headers)
+        finally:
+            # Without what stands behind the question mark: a token may be pasted anywhere.
+            path, taken = printable(scope["path"]), 1e3 * (time.perf_counter() - begin)
+            logger.debug("%s %s %d, %.1f ms", scope["method"], path, status, taken)
+
+    def _check(self, scope: Scope) -> None:
+        headers, method = Headers(scope=scope), scope["method"]
+        host = headers.get("host", "")
+        if not self._is_ours(host):
+            raise Refused(421, "this server does not go by that name")
+        site, changes = headers.get("sec-fetch-site"), method not in ("GET", "HEAD")
+        if (changes or scope["path"].startswith("/api/")) and site not in (None, "same-origin", "none"):
+            raise Refused(403, "only the page itself may ask for that")
+        origin = headers.get("origin")
+        if origin is None:
+            if changes and site != "same-origin":
+                raise Refused(403, "a request that changes something must say where it comes from (Origin)")
+        elif changes and origin != self._own_origin and not _same_place(origin, host):
+            raise Refused(403, "only the page itself may change something")
+
+    def _is_ours(self, host: str) -> bool:
+        match = _HOST.fullmatch(host)
+        if match is None:
+            return False
+        name = match[1].strip("[]").lower()
+        return name in self._names or (self._any_number and _is_number(name))
+
+
+def _is_number(name: str) -> bool:
+    """An address in numbers: no name server can make it mean another machine."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _origin(address: str) -> str:
+    parts = urlsplit(address)
+    return f"{parts.scheme}://{parts.netloc}".lower()
+
+
+def _same_place(origin: str, host: str) -> bool:
+    scheme, _, place = origin.partition("://")
+    return scheme in ("http", "https") and place.lower() == host.lower()
+
+
+class FailedSignIns:
+    """Counts failed attempts by address, and says when it has been too many.
+
+    Args:
+        most: failures within a window of `seconds`.
+        seconds: how long a failure counts.
+        clock: in seconds.
+    """
+
+    KEPT = 1024  # addresses; the one that has waited longest makes room
+
+    def __init__(self, most: int = 10, seconds: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most, self._seconds, self._clock = most, seconds, clock
+        self._lock = threading.Lock()
+        self._failures: dict[str, list[float]] = {}
+
+    def check(self, address: str) -> None:
+        """Raises Refused while there are too many."""
+        with self._lock:
+            recent = self._recent(address)
+            if len(recent) >= self._most:
+                wait = max(1, round(recent[0] + self._seconds - self._clock()))
+                raise Refused(429, f"too many wrong tokens; wait {wait} s", headers={"Retry-After": str(wait)})
+
+    def failed(self, address: str) -> None:
+        """One more."""
+        with self._lock:
+            recent = self._recent(address)
+            self._failures.pop(address, None)
+            self._failures[address] = [*recent, self._clock()]
+            if len(self._failures) > self.KEPT:
+                del self._failures[next(iter(self._failures))]
+
+    def _recent(self, address: str) -> list[float]:
+        now = self._clock()
+        return [time for time in self._failures.get(address, []) if time > now - self._seconds]

@@ -1,0 +1,109 @@
+// Answers wait here until the server says that it has written them. They outlive the tab; each goes once, in order.
+
+import { Refused } from "./api.js";
+import { drop, names, put, take } from "./storage.js";
+
+const SLOWEST = 30_000; // milliseconds between two attempts
+const LATER = new Set([408, 425, 429]); // refusals that pass
+
+/**
+ * States: `saved` (empty), `saving`, `waiting` (will try again), `signed-out`.
+ * Events: `change`, and `sent` with {kind, body, answer} or {kind, body, error} for one that is refused for good.
+ */
+export class Outbox extends EventTarget {
+  #send;
+  #prefix;
+  #refused;
+  #timer = null;
+  #busy = false;
+  #failures = 0;
+
+  /**
+   * @param {string} owner a run and a person: each has an outbox of its own
+   * @param {(kind: string, body: object) => Promise<object>} send
+   */
+  constructor(owner, send) {
+    super();
+    this.#send = send;
+    this.#prefix = `shfcas/outbox/${owner}/`;
+    this.#refused = `shfcas/refused/${owner}/`;
+    this.state = this.size ? "saving" : "saved";
+    this.problem = "";
+    addEventListener("online", () => this.deliver());
+  }
+
+  get size() {
+    return names(this.#prefix).length;
+  }
+
+  /** What waits, oldest first. */
+  get entries() {
+    return names(this.#prefix).map(take).filter(Boolean);
+  }
+
+  /** How many answers the server did not take; they are kept, and not sent again. */
+  get refused() {
+    return names(this.#refused).length;
+  }
+
+  /** `about` is a note for the page itself, and not sent. */
+  add(kind, body, about) {
+    const last = names(this.#prefix).at(-1);
+    const order = Math.max(Date.now(), last ? Number(last.slice(this.#prefix.length)) + 1 : 0);
+    put(this.#prefix + String(order).padStart(16, "0"), { kind, body, about });
+    this.deliver();
+  }
+
+  /** Sends what waits, now. Nothing is sent twice at a time. */
+  async deliver() {
+    clearTimeout(this.#timer);
+    if (this.#busy) return;
+    this.#busy = true;
+    try {
+      for (let name; (name = names(this.#prefix)[0]) !== undefined; ) {
+        if (this.state !== "waiting") this.#change("saving");
+        if (!(await this.#deliverOne(name))) return;
+      }
+      this.#change("saved");
+    } finally {
+      this.#busy = false;
+    }
+  }
+
+  async #deliverOne(name) {
+    const entry = take(name);
+    if (entry === null) {
+      drop(name);
+      return true;
+    }
+    try {
+      const answer = await this.#send(entry.kind, entry.body);
+      drop(name);
+      this.#failures = 0;
+      this.state = "saving";
+      this.dispatchEvent(new CustomEvent("sent", { detail: { ...entry, answer } }));
+      return true;
+    } catch (error) {
+      if (error instanceof Refused && error.status === 401) {
+        this.#change("signed-out");
+        return false;
+      }
+      if (error instanceof Refused && error.status < 500 && !LATER.has(error.status) && error.status !== 403) {
+        put(name.replace(this.#prefix, this.#refused), { ...entry, error: error.message });
+        drop(name);
+        this.dispatchEvent(new CustomEvent("sent", { detail: { ...entry, error } }));
+        return true;
+      }
+      const wait = Math.min(SLOWEST, 1000 * 2 ** this.#failures++) * (0.75 + Math.random() / 2);
+      this.#timer = setTimeout(() => this.deliver(), wait);
+      this.#change("waiting", error instanceof Refused ? error.message : "");
+      return false;
+    }
+  }
+
+  #change(state, problem = "") {
+    this.state = state;
+    this.problem = problem;
+    this.dispatchEvent(new Event("change"));
+  }
+}
