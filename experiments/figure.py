@@ -111,7 +111,8 @@ def draw() -> str:
         for axes in grid[1]:
             axes.set_ylim(min(low) - 0.015, max(high))
         for axes in grid[:, 0]:
-            axes.legend(frameon=False, fontsize=8, loc="lower right", ncols=2 if axes is grid[1, 0] else 1)
+            top = axes is grid[0, 0]
+            axes.legend(frameon=False, fontsize=8, loc="upper left" if top else "lower right", ncols=1 if top else 2)
         buffer = io.StringIO()
         figure.tight_layout()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
