@@ -113,7 +113,7 @@ def tables() -> dict[str, list[Row]]:
         "strength": ("strength", "policy"),
         "rounds": ("rounds", "policy"),
     }
-    return found | {name: list(varied(name, *columns)) for name, columns in changes.items() if name in read_json(ABOUT)}
+    return found | {name: list(varied(name, *columns)) for name, columns in changes.items()}
 
 
 def about() -> list[Row]:
