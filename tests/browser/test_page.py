@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Route
 
 from browser.people import Run, make_items
 from shfcas.feedback.aggregation import effective
@@ -280,12 +281,23 @@ def test_a_new_token_signs_out_and_keeps_the_answer(served, person):
     ada.begins(run.link("ada"))
     file = run.folder / "annotators.txt"
     file.write_text(file.read_text(encoding="utf-8").replace(run.tokens["ada"], "0123456789abcdef"), encoding="utf-8")
+    late: list[Route] = []
+    ada.page.route("**/api/next*", lambda route: late.append(route))
     ada.press("1")
     ada.at("#sign-in").wait_for()
     assert "sign in again" in ada.text("#sign-in-error").lower()
     ada.at("#token").fill("wrong")
     ada.press("Enter")
     ada.at("#sign-in-error", has_text="did not work").wait_for()
+    assert late
+    for route in late:
+        with ada.page.expect_response("**/api/next*") as refused:
+            route.continue_()
+        assert refused.value.status == 401
+    ada.page.unroute("**/api/next*")
+    ada.page.wait_for_timeout(200)  # what the page does about it
+    assert "did not work" in ada.text("#sign-in-error")
+    assert ada.at("#token").input_value() == "wrong"
     ada.at("#token").fill(f"{run.address}#token=0123456789abcdef")  # the whole link does as well
     ada.press("Enter")
     ada.works()

@@ -81,8 +81,10 @@ function work(name) {
 }
 
 function signedOut() {
+  desk.stop();
   refresh();
-  askForToken("You were signed out. Sign in again, and your answers are sent.");
+  // Each request that was under way says so too; whoever is at the form already is not disturbed.
+  if ($("sign-in").hidden) askForToken("You were signed out. Sign in again, and your answers are sent.");
 }
 
 function showNext() {
