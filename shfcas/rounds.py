@@ -9,121 +9,37 @@ from typing import Any
 import numpy as np
 
 from shfcas.best_of_n import keep_best, kl_bound
-from shfcas.bootstrap import BootstrapSettings, demonstrations
+from shfcas.bootstrap import demonstrations
 from shfcas.callables import is_callable_name
 from shfcas.candidates import CandidateTable, read_candidates, read_prompts, write_candidates
 from shfcas.chat import plain_text
-from shfcas.config import fingerprint, option, to_dict, volatile_names
-from shfcas.conflicts import POLICY_SCORES, add_conflicts
-from shfcas.engines import ENGINES, Engine, RaySettings, open_engine
+from shfcas.config import fingerprint, to_dict, volatile_names
+from shfcas.conflicts import add_conflicts
+from shfcas.engines import Engine, open_engine
 from shfcas.engines.local import LocalEngine
 from shfcas.errors import UsageError, UserError
-from shfcas.evaluation import EvaluationSettings, detection, grouped, ranking_accuracy, summarize
+from shfcas.evaluation import detection, grouped, ranking_accuracy, summarize
 from shfcas.feedback import FeedbackSource, read_queue
 from shfcas.feedback.gold import GoldFeedback
 from shfcas.feedback.human import HumanFeedback
 from shfcas.feedback.judge import JudgeFeedback
-from shfcas.feedback.judge_settings import JudgeSettings
-from shfcas.feedback.settings import HumanSettings
 from shfcas.files import read_json, write_json, write_jsonl
 from shfcas.models import provenance
 from shfcas.preferences import Preference, merge, read_preferences, write_preferences
 from shfcas.preflight import PreflightSettings, preflight, refuse_failures
+from shfcas.run_config import RunConfig
 from shfcas.sampling import SamplingConfig, sample_policy
 from shfcas.score_answers import add_answer_rewards, answer_rewards
-from shfcas.scoring import ensemble_members, load_scorer, shaped_reward
+from shfcas.scoring import load_scorer, shaped_reward
 from shfcas.select_tables import select_table
-from shfcas.selection import STRATEGIES, SelectionConfig
+from shfcas.selection import SelectionConfig
 from shfcas.stages import RunDirectory, StageContext
-from shfcas.training.reward import RefineSettings, RewardSettings, train_reward_model
+from shfcas.training.reward import RewardSettings, train_reward_model
 from shfcas.training.reward_data import held_out_prompts, split, weighted
-from shfcas.training.rl import RLSettings, train_rl
-from shfcas.training.sft import SFTSettings, read_demonstrations, train_sft
+from shfcas.training.rl import train_rl
+from shfcas.training.sft import read_demonstrations, train_sft
 
 logger = logging.getLogger(__name__)
-
-SOURCES = ("gold", "human", "judge", "none")
-
-
-@dataclass
-class RunConfig:
-    """A whole SHF-CAS run."""
-
-    output: str = option("runs/shfcas", "the run directory; run the same command again to continue")
-    policy: str = option("", "the policy: a folder, a hub id, or pypi:PACKAGE")
-    chat_template: str | None = option(None, "a template for a policy that has none: plain, or a Jinja file")
-    reference: str | None = option(
-        None, "policy_score logprob_ratio compares the policy with this model (none: the policy before sft)"
-    )
-    reward_model: str = option("", "the proxy reward model, or the backbone it is trained from")
-    cost_model: bool = option(False, "the reward model is a cost model: lower is better")
-    gold: str = option("", "the gold reward: a model, or module:function")
-    prompts: str = option("", "prompts to sample, to ask about and to train on: a file, or module:function")
-    eval_prompts: str = option("", "held-out prompts for evaluation: a file, or module:function")
-    preferences: str | None = option(None, "original preference data in TRL's format: a file, or module:function")
-    demonstrations: str | None = option(None, "good answers (prompt, completion) for supervised fine-tuning")
-    bootstrap: BootstrapSettings | None = option(None, "make demonstrations from the policy's own best samples")
-    sft: SFTSettings | None = option(None, "fine-tune the policy on the demonstrations before the first round")
-    proxy: RewardSettings | None = option(None, "train the proxy on the original preferences before the first round")
-    policy_score: str = option("logprob", "what PACS and Kendall-tau compare rewards with", POLICY_SCORES)
-    max_prompts: int | None = option(None, "use only the first so many prompts")
-    sampling: SamplingConfig = option(SamplingConfig, "candidate answers")
-    selection: SelectionConfig = option(SelectionConfig, "whom to ask about what")
-    feedback: str = option("gold", "who answers: the gold reward, people, a language model", SOURCES)
-    human: HumanSettings = option(HumanSettings, "feedback human: how people are asked")
-    judge: JudgeSettings = option(JudgeSettings, "feedback judge: the language model that answers")
-    finish_with_what_we_have: bool = option(
-        False, "feedback human: go on with the answers there are, without waiting for the rest", volatile=True
-    )
-    reward: RefineSettings = option(RefineSettings, "refinement of the reward model")
-    preflight: PreflightSettings | None = option(
-        PreflightSettings, "look for what is wrong with the reward model before anything is scored (none: do not)"
-    )
-    rl: RLSettings = option(RLSettings, "how the policy follows the reward")
-    evaluation: EvaluationSettings = option(EvaluationSettings, "evaluation")
-    engine: str = option(
-        "local", "where answers are sampled, scored and selected: in this process, or on a Ray cluster", ENGINES, True
-    )
-    ray: RaySettings = option(RaySettings, "engine ray: the cluster")
-    rounds: int = option(1, "rounds")
-    seed: int = option(0, "the seed of everything")
-
-    def check(self) -> "RunConfig":
-        """Says what is missing before any work is done."""
-        for name in ("policy", "reward_model", "gold", "prompts", "eval_prompts"):
-            if not getattr(self, name):
-                raise UsageError(f"missing: {name}")
-        if self.sft and not (self.demonstrations or self.bootstrap):
-            raise UsageError("sft needs demonstrations (a file), or a bootstrap section that makes them")
-        if self.proxy and not self.preferences:
-            raise UsageError("proxy needs preferences: a file in TRL's format, or module:function")
-        if self.rounds < 1:
-            raise UsageError(f"rounds: expected at least 1, got {self.rounds}")
-        if self.feedback == "judge":
-            self.judge.check()
-        if self.feedback == "human":
-            HumanFeedback.check(self.human)
-        self.rl.check(self.sampling.num_completions)
-        self._check_ensemble()
-        return self
-
-    def _check_ensemble(self) -> None:
-        """Some strategies read what the members of an ensemble say; that is seen before anything is sampled."""
-        needed = {"reward_variances", "member_rewards"} & {*STRATEGIES[self.selection.strategy].needs}
-        if not needed or self.feedback == "none":
-            return
-        trained = {"proxy": self.proxy, "reward": self.reward if self.rounds > 1 else None}
-        for name, training in trained.items():
-            if training and (training.ensemble_size < 2 or training.average_weights):
-                raise UsageError(
-                    f"selection.strategy {self.selection.strategy} asks an ensemble of reward models: "
-                    f"set {name}.ensemble_size to 2 or more, without average_weights"
-                )
-        if not self.proxy and not ensemble_members(self.reward_model):
-            raise UsageError(
-                f"selection.strategy {self.selection.strategy} asks an ensemble of reward models, and "
-                f"{self.reward_model} is none: shfcas train-reward --ensemble_size 5 trains one"
-            )
 
 
 @dataclass(frozen=True)
@@ -276,7 +192,10 @@ class Loop:
                 write_json(self.run.path / name / "judge.json", self.judge.report)
 
         queue = self.run.stage(f"{name}/queue.jsonl", make_queue, {"conflicts": conflicts})
-        return self.run.stage(f"{name}/preferences.jsonl", judge, {"queue": queue, "conflicts": conflicts})
+        inputs = {"queue": queue, "conflicts": conflicts}
+        if self.judge and self.judge.settings.guidelines:
+            inputs["guidelines"] = Path(self.judge.settings.guidelines)
+        return self.run.stage(f"{name}/preferences.jsonl", judge, inputs)
 
     def refine(self, state: State, labels: Path, name: str) -> State:
         """Step 6: trains the reward model on the original preferences merged with the new ones."""

@@ -17,7 +17,8 @@ from shfcas.chat import encode_prompt
 from shfcas.config import build
 from shfcas.models import load_policy, load_reward_model
 from shfcas.preferences import Preference
-from shfcas.rounds import RunConfig, run
+from shfcas.rounds import run
+from shfcas.run_config import RunConfig
 from shfcas.sampling import LocalSampler, SamplingConfig
 from shfcas.scoring import ModelScorer, load_scorer
 from shfcas.training.lora import LoraSettings

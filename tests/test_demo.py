@@ -11,7 +11,7 @@ from shfcas.demo.arms import DemoConfig, run_config, table
 from shfcas.demo.sentiment import BLIND_TOPICS, biased_annotator, gold
 from shfcas.demo.task import held_out_prompts, seed_prompts, train_prompts
 from shfcas.errors import UsageError
-from shfcas.rounds import RunConfig
+from shfcas.run_config import RunConfig
 
 
 def text(row: dict) -> str:

@@ -18,7 +18,7 @@ import yaml
 from shfcas.cli import COMMANDS, main
 from shfcas.compare.settings import CompareConfig
 from shfcas.config import build
-from shfcas.rounds import RunConfig
+from shfcas.run_config import RunConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]

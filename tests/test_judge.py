@@ -22,10 +22,10 @@ from judge_server import JudgeServer, ModelJudge, Request, Response, answers, er
 
 from shfcas.candidates import CandidateTable, write_candidates
 from shfcas.cli import main
+from shfcas.endpoints import retry_after
 from shfcas.errors import MissingExtra, UserError
 from shfcas.feedback.judge import JudgeFeedback
 from shfcas.feedback.judge_cache import Reply, ReplyCache
-from shfcas.feedback.judge_client import retry_after
 from shfcas.feedback.judge_prompt import Malformed, judge_messages, read_verdict
 from shfcas.feedback.judge_settings import JudgeSettings
 from shfcas.files import read_json, read_jsonl, write_jsonl

@@ -16,7 +16,7 @@ LAYERS = [  # the lowest first; a room imports rooms of its own layer and of low
     {"_library"},
     {"_arguments", "_autograd", "_fake_kernels", "_pvalues"},
     {"ops", "reference"},
-    {"config", "files", "errors", "processes", "progress", "seeded_choice", "seeds", "quantiles"},
+    {"config", "endpoints", "files", "errors", "processes", "progress", "seeded_choice", "seeds", "quantiles"},
     {
         "candidates",
         "preferences",
@@ -47,7 +47,7 @@ LAYERS = [  # the lowest first; a room imports rooms of its own layer and of low
         "exports",
         "diagnose",
     },
-    {"rounds", "demo", "report", "stages", "compare"},
+    {"rounds", "run_config", "demo", "report", "stages", "compare"},
     {"cli"},
 ]
 LAYER = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

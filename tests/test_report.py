@@ -20,7 +20,7 @@ from shfcas.pairs import pair_report
 from shfcas.preferences import Preference, write_preferences
 from shfcas.report import plots, write_report
 from shfcas.report.training import write_training_report
-from shfcas.rounds import RunConfig
+from shfcas.run_config import RunConfig
 from shfcas.selection import SelectionConfig, select
 from shfcas.stages import RunDirectory
 from tests import tiny

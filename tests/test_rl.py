@@ -14,7 +14,8 @@ from shfcas.candidates import read_candidates
 from shfcas.config import build
 from shfcas.errors import UsageError, UserError
 from shfcas.files import content_hash, read_json
-from shfcas.rounds import RunConfig, run
+from shfcas.rounds import run
+from shfcas.run_config import RunConfig
 from shfcas.scoring import load_scorer, score_rows
 from shfcas.training.rl import ALGORITHMS, RLSettings, train_rl
 from tests import tiny

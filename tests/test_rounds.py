@@ -16,7 +16,8 @@ from shfcas.feedback import read_queue
 from shfcas.files import content_hash, read_json
 from shfcas.models import is_cost_model, load_policy
 from shfcas.preferences import merge, read_preferences
-from shfcas.rounds import Loop, RunConfig, State, run
+from shfcas.rounds import Loop, State, run
+from shfcas.run_config import RunConfig
 from shfcas.scoring import ensemble_members
 from shfcas.stages import RunDirectory
 from tests import tiny

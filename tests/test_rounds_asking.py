@@ -17,7 +17,8 @@ from shfcas.feedback.web.annotators import Annotators, add_annotators
 from shfcas.feedback.web.server import running
 from shfcas.files import content_hash, read_json
 from shfcas.preferences import Preference, read_preferences
-from shfcas.rounds import RunConfig, run
+from shfcas.rounds import run
+from shfcas.run_config import RunConfig
 
 SHORT = {"num_completions": 4, "temperature": 1.0, "max_new_tokens": 6}
 
@@ -102,9 +103,16 @@ def test_a_language_model_answers_a_run(
     with pytest.raises(UserError, match="OPENAI_API_KEY"):
         run(build(RunConfig, {**settings, "judge": {"model": "judge"}, "output": str(tmp_path / "refused")}))
     assert not list((tmp_path / "refused").glob("round-*"))  # said before anything was sampled
+    guidelines = tmp_path / "guidelines.md"
+    guidelines.write_text("The longer answer is better.\n", encoding="utf-8")
     with judge_server.JudgeServer(judge_server.longer) as server:
-        run(build(RunConfig, {**settings, "judge": {"model": "judge", "base_url": server.url}}))
+        settings["judge"] = {"model": "judge", "base_url": server.url, "guidelines": str(guidelines)}
+        run(build(RunConfig, settings))
         asked = len(server.requests)
+        guidelines.write_text("The shorter answer is better.\n", encoding="utf-8")
+        with pytest.raises(UserError, match=r"guidelines changed after .*preferences\.jsonl was made"):
+            run(build(RunConfig, settings))
+        assert len(server.requests) == asked
     labels = read_preferences(tmp_path / "run" / "round-1" / "preferences.jsonl")
     assert labels and all(len(p.chosen) > len(p.rejected) for p in labels)
     assert {(p.source, p.annotator) for p in labels} == {("judge", "judge")}

@@ -17,7 +17,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from shfcas.cli import COMMANDS, main
-from shfcas.rounds import RunConfig
+from shfcas.run_config import RunConfig
 from shfcas.training.policy import PPOSettings
 from shfcas.training.ppo_options import PPOOptions
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from shfcas.rounds import RunConfig as Config
 from shfcas.rounds import run as run_rounds
+from shfcas.run_config import RunConfig as Config
 
 POSITIONAL, POSITIONAL_HELP = "config_file", "the configuration, as with --config"
 

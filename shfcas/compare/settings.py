@@ -7,7 +7,7 @@ from typing import Any
 from shfcas.callables import is_callable_name
 from shfcas.config import option, to_dict
 from shfcas.errors import UsageError
-from shfcas.rounds import RunConfig
+from shfcas.run_config import RunConfig
 from shfcas.selection import STRATEGIES
 from shfcas.training.reward import RefineSettings
 

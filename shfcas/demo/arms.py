@@ -16,7 +16,8 @@ from shfcas.evaluation import auroc, detection
 from shfcas.feedback import read_queue
 from shfcas.feedback.settings import HumanSettings
 from shfcas.files import read_json, write_json
-from shfcas.rounds import Loop, RunConfig
+from shfcas.rounds import Loop
+from shfcas.run_config import RunConfig
 from shfcas.scoring import score_rows
 from shfcas.stages import RunDirectory
 

@@ -3,28 +3,32 @@
 import json
 import logging
 import os
-import random
 import threading
 import time
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 from shfcas.chat import Message
+from shfcas.endpoints import (
+    LONGEST_RETRY_AFTER,
+    WORTH_ANOTHER,
+    check_base_url,
+    hidden,
+    is_unencrypted,
+    pause,
+    retry_after,
+    words,
+)
 from shfcas.errors import MissingExtra, UserError
 from shfcas.feedback.judge_prompt import REPLY_SCHEMA
-from shfcas.feedback.judge_settings import JudgeSettings, check_base_url
+from shfcas.feedback.judge_settings import JudgeSettings
 
 logger = logging.getLogger(__name__)
 
 KEY = "OPENAI_API_KEY"
 OPENAI_URL = "https://api.openai.com/v1"
-LONGEST_WAIT = 60.0  # between two attempts, where the endpoint names no time
-LONGEST_RETRY_AFTER = 600.0
-SHORTEST_SECRET = 8
 ABOUT_THE_REQUEST = (400, 413, 422)
-WORTH_ANOTHER = (408, 409, 425, 429)
 
 
 class RequestFailed(Exception):
@@ -99,7 +103,7 @@ class JudgeClient:
         self.url = url or OPENAI_URL
         parts = urlsplit(self.url)
         self.host = parts.netloc
-        if self._key and parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+        if self._key and is_unencrypted(parts):
             logger.warning("%s and all texts go to %s unencrypted; use https, or a tunnel", KEY, self.host)
         self._openai = openai
         self._client = openai.OpenAI(
@@ -151,8 +155,7 @@ class JudgeClient:
                 if result.wait:
                     self._not_before = max(self._not_before, time.monotonic() + result.wait)
             if not result.wait:
-                wait = min(self.settings.retry_wait * 2**attempt, LONGEST_WAIT)
-                _sleep(wait * random.uniform(0.75, 1), stop)  # not all threads at once
+                _sleep(pause(self.settings.retry_wait, attempt), stop)
             attempt += 1
 
     def _attempt(self, body: dict[str, Any]) -> Completion | _Trouble:
@@ -180,7 +183,7 @@ class JudgeClient:
         except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
             return _Trouble(RequestFailed("the endpoint's reply is not a chat completion"), again=True)
         known = [n if type(n) is int and n >= 0 else None for n in counts]
-        return Completion(self._hidden(text) if isinstance(text, str) else "", finish_reason, *known)
+        return Completion(hidden(text, self._key) if isinstance(text, str) else "", finish_reason, *known)
 
     def _status(self, error: Any) -> _Trouble:
         status, body = error.status_code, error.body
@@ -206,34 +209,9 @@ class JudgeClient:
         return _Trouble(EndpointError(message), again=False)
 
     def _words(self, said: object) -> str:
-        """What somebody else said, on one line, short, without the key and without control characters."""
-        line = " ".join(self._hidden(str(said)).split())
-        return "".join(c for c in line if c.isprintable())[:200] or type(said).__name__
-
-    def _hidden(self, text: str) -> str:
-        # A short one is no secret but a word such as EMPTY, as servers without keys want it.
-        return text.replace(self._key, "***") if len(self._key) >= SHORTEST_SECRET else text
+        return words(said, self._key)
 
 
 def _sleep(seconds: float, stop: threading.Event) -> None:
     if stop.wait(seconds):
         raise Stopped
-
-
-def retry_after(headers: Any) -> float | None:
-    """The seconds that a response asks to wait, given as a number or as a date; None if it does not ask.
-
-    >>> retry_after({"retry-after": "2"})
-    2.0
-    """
-    value = headers.get("retry-after")
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(value).timestamp() - time.time()
-        except (TypeError, ValueError, OverflowError):
-            return None
-    return max(0.0, seconds) if seconds == seconds else None

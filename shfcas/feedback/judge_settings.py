@@ -1,9 +1,9 @@
 """How a language model is asked to judge: which one, where, what for, and when to give up."""
 
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from shfcas.config import option
+from shfcas.endpoints import check_base_url
 from shfcas.errors import UsageError
 
 
@@ -72,21 +72,3 @@ class JudgeSettings:
         if not self.model:
             raise UsageError("missing: judge.model, the judge's name at the endpoint")
         return self
-
-
-def check_base_url(url: str, where: str) -> str:
-    """Returns the address of an endpoint if it is one, and without credentials, which would end up in files.
-
-    Raises:
-        UsageError: it is not.
-    """
-    try:
-        parts = urlsplit(url)
-        parts.port  # noqa: B018 (a property that raises)
-    except ValueError:
-        raise UsageError(f"{where}: not an address; expected something like http://localhost:8000/v1") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"{where}: expected an address such as http://localhost:8000/v1")
-    if "@" in parts.netloc or parts.query or parts.fragment:
-        raise UsageError(f"{where}: leave names, passwords and queries out; the key is read from OPENAI_API_KEY")
-    return url

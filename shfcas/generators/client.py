@@ -4,7 +4,6 @@ import http.client
 import json
 import logging
 import os
-import random
 import threading
 import urllib.error
 import urllib.request
@@ -12,17 +11,21 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from shfcas.endpoints import (
+    LONGEST_RETRY_AFTER,
+    WORTH_ANOTHER,
+    check_base_url,
+    is_unencrypted,
+    pause,
+    retry_after,
+    words,
+)
 from shfcas.errors import UserError
-from shfcas.feedback.judge_client import retry_after
-from shfcas.feedback.judge_settings import check_base_url
 from shfcas.generators.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
 
 URL, KEY = "SHFCAS_SERVER_URL", "VLLM_API_KEY"
-WORTH_ANOTHER = (408, 409, 425, 429)
-LONGEST_WAIT = 60.0  # between two attempts, where the server names no time
-LONGEST_RETRY_AFTER = 600.0
 
 Value = TypeVar("Value")
 
@@ -71,7 +74,7 @@ class CompletionsClient:
         parts = urlsplit(self.url)
         self.host, self.root = parts.netloc, f"{parts.scheme}://{parts.netloc}"
         self._key = os.environ.get(KEY, "").strip()
-        if self._key and parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+        if self._key and is_unencrypted(parts):
             logger.warning("%s and all prompts go to %s unencrypted; use https, or a tunnel", KEY, self.host)
         self._opener = urllib.request.build_opener(_NoRedirects)
 
@@ -118,7 +121,7 @@ class CompletionsClient:
                 ) from trouble
             wait = trouble.wait
             if wait is None:
-                wait = min(self.settings.retry_wait * 2**attempt, LONGEST_WAIT) * random.uniform(0.75, 1)
+                wait = pause(self.settings.retry_wait, attempt)
             elif wait > LONGEST_RETRY_AFTER:
                 raise UserError(f"{self.host} is to be left alone for {wait:.0f} seconds; run again then")
             logger.debug("%s: %s; again in %.1f s", self.host, trouble, wait)
@@ -155,9 +158,7 @@ class CompletionsClient:
         return _Refused(f"{self.host} refuses the request ({status}: {said})", status)
 
     def _words(self, said: object) -> str:
-        """What somebody else said, on one line, short, without the key and without control characters."""
-        text = str(said).replace(self._key, "***") if len(self._key) > 7 else str(said)
-        return "".join(c for c in " ".join(text.split()) if c.isprintable())[:300] or type(said).__name__
+        return words(said, self._key)
 
 
 class _Refused(UserError):

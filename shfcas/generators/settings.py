@@ -31,7 +31,7 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         if self.base_url is not None:
-            from shfcas.feedback.judge_settings import check_base_url
+            from shfcas.endpoints import check_base_url
 
             check_base_url(self.base_url, "server.base_url")
         for name, least in (("answers_per_request", 1), ("concurrency", 1), ("max_retries", 0), ("retry_wait", 0)):
