@@ -316,7 +316,7 @@ def test_an_answer_that_commands_the_judge_gains_nothing(serve: Serve, tmp_path:
         Response(body='{"error": "busy"}'),
         Response(body="[]"),
         Response(body='{"choices": []}'),
-        Response(said("A"), cut=30),
+        Response(said("A"), cut=0.1),
     ],
     ids=["429 after", "503 after 0", "429", "500", "html", "half JSON", "no choices", "list", "none", "cut"],
 )
