@@ -1,7 +1,6 @@
 """From a task's numbers to a bench of `shfcas.compare`: another split, proxy and blind spot for every seed."""
 
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 
@@ -122,7 +121,6 @@ def key(comparison: object) -> tuple:
     return comparison.prompt_id, frozenset((comparison.first, comparison.second))
 
 
-@cache  # it looks at thresholds, which takes longer than a selection
 def settings(strategy: str, budget: int) -> SelectionConfig:
     """A strategy with the thresholds of all experiments; `shf_cas/random` is one with another pairing."""
     strategy, _, pairing = strategy.partition("/")

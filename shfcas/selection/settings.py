@@ -3,15 +3,13 @@
 import difflib
 from dataclasses import dataclass
 
-import numpy as np
-
 from shfcas.config import option
 from shfcas.errors import UserError
 from shfcas.selection.diversity import DIVERSITIES
 from shfcas.selection.false_discovery import AUTO
 from shfcas.selection.pairing import PAIRINGS
 from shfcas.selection.strategies import STRATEGIES
-from shfcas.selection.thresholds import threshold
+from shfcas.selection.thresholds import parse_threshold
 
 
 @dataclass
@@ -72,4 +70,4 @@ class SelectionConfig:
             if text == AUTO and name != "kendall_threshold":
                 raise UserError(f"{name}: auto is for kendall_threshold alone; give a number, or a quantile")
             if text != AUTO:
-                threshold(text, np.zeros(0))
+                parse_threshold(text)

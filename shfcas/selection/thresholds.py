@@ -13,17 +13,28 @@ from shfcas.selection.protocol import Bounds, Row
 CHUNK = 1 << 16
 
 
-def threshold(text: str | float, values: np.ndarray | Chunks) -> float:
-    """A threshold given as a number, or as a quantile (`q0.9`) of the values: an array, or chunks of them."""
+def parse_threshold(text: str | float) -> tuple[float, bool]:
+    """The number that a threshold is given as, and whether it is a quantile (`q0.9`).
+
+    Raises:
+        UserError: it is neither a number nor a quantile.
+    """
     text = str(text).strip()
     try:
         number = float(text.removeprefix("q"))
     except ValueError:
         raise UserError(f"threshold {text!r}: expected a number such as 0.5, or a quantile such as q0.5") from None
-    if not text.startswith("q") and not math.isnan(number):
-        return number
-    if not 0 <= number <= 1:
+    is_quantile = text.startswith("q") or math.isnan(number)
+    if is_quantile and not 0 <= number <= 1:
         raise UserError(f"threshold {text!r}: expected a number, or a quantile between q0 and q1")
+    return number, is_quantile
+
+
+def threshold(text: str | float, values: np.ndarray | Chunks) -> float:
+    """A threshold given as a number, or as a quantile of the values: an array, or chunks of them."""
+    number, is_quantile = parse_threshold(text)
+    if not is_quantile:
+        return number
     chunks: Chunks = values if callable(values) else lambda: [values]
     found = quantile(chunks, number)
     return math.inf if math.isnan(found) else found
