@@ -9,6 +9,7 @@ from shfcas.candidates import CandidateTable
 from shfcas.errors import UserError
 from shfcas.feedback import read_queue
 from shfcas.feedback.gold import GoldFeedback
+from shfcas.feedback.schema import make_items
 from shfcas.files import write_jsonl
 from shfcas.preferences import Preference
 from shfcas.selection import Comparison
@@ -55,6 +56,14 @@ def test_a_gold_reward_that_is_no_number_is_named() -> None:
 
     with pytest.raises(UserError, match="the reward of answer 0 of prompt 'b' is not a number"):
         GoldFeedback(broken)([Comparison("b", 0, 1)], TABLE, round=1)
+
+
+def test_reasons_that_are_no_numbers_are_left_out() -> None:
+    nan, inf = float("nan"), float("inf")
+    columns = {"pacs": [1.0, nan], "rewards": [0.0, 2.0], "logprobs": [-inf, -1.0]}
+    row = {"prompt_id": "a", "prompt": "how?", "completions": ["x", "y"], "kendall_distance": nan} | columns
+    (item,) = make_items([Comparison("a", 1, 0)], CandidateTable.from_rows([row]), "round-1", 1)
+    assert item.why == {"rewards": [2.0, 0.0]}
 
 
 def test_a_queue_comes_back_from_its_file(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from shfcas.candidates import CandidateTable
-from shfcas.feedback.schema import rows_asked_about
+from shfcas.feedback.schema import make_preference, rows_asked_about
 from shfcas.preferences import Preference
 from shfcas.scoring import RewardScorer, score_rows
 from shfcas.selection import Comparison
@@ -31,18 +31,5 @@ class GoldFeedback:
             if first == second:
                 continue
             chosen, rejected = (c.first, c.second) if first > second else (c.second, c.first)
-            row = asked[c.prompt_id]
-            preferences.append(
-                Preference(
-                    prompt=row["prompt"],
-                    chosen=row["completions"][chosen],
-                    rejected=row["completions"][rejected],
-                    prompt_id=c.prompt_id,
-                    chosen_index=chosen,
-                    rejected_index=rejected,
-                    source="gold",
-                    annotator=self.name,
-                    round=round,
-                )
-            )
+            preferences.append(make_preference(asked[c.prompt_id], chosen, rejected, "gold", self.name, round))
         return preferences

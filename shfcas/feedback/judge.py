@@ -15,7 +15,7 @@ from shfcas.feedback.judge_prompt import Malformed, judge_messages
 from shfcas.feedback.judge_report import PREFERRED, outcome, report, summary
 from shfcas.feedback.judge_requests import FAILURES, Request, ask_all
 from shfcas.feedback.judge_settings import JudgeSettings
-from shfcas.feedback.schema import rows_asked_about
+from shfcas.feedback.schema import make_preference, rows_asked_about
 from shfcas.files import read_text
 from shfcas.preferences import Preference
 from shfcas.progress import progress
@@ -126,17 +126,7 @@ class JudgeFeedback:
         chosen, rejected = comparison.first, comparison.second
         if preferred == "second":
             chosen, rejected = rejected, chosen
-        return Preference(
-            prompt=row["prompt"],
-            chosen=row["completions"][chosen],
-            rejected=row["completions"][rejected],
-            prompt_id=comparison.prompt_id,
-            chosen_index=chosen,
-            rejected_index=rejected,
-            source="judge",
-            annotator=self.settings.model,
-            round=round,
-        )
+        return make_preference(row, chosen, rejected, "judge", self.settings.model, round)
 
 
 def _outcome(pair: Orders, cache: ReplyCache, errors: dict[str, Exception]) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from shfcas.candidates import CandidateTable
 from shfcas.chat import Prompt
 from shfcas.errors import UserError
+from shfcas.preferences import Preference
 from shfcas.selection import Comparison
 
 CHOICES = ("first", "second", "tie", "both_bad", "skip", "flag", "undo")
@@ -34,7 +36,8 @@ class Item:
         first_text: the answer at `first`.
         second_text: the answer at `second`.
         why: what the item was chosen by, shown only after it was answered: `kendall_distance` and `mean_abs_pacs`
-            of the prompt; `pacs`, `rewards` and `logprobs` as [first, second]; whichever the table has.
+            of the prompt; `pacs`, `rewards` and `logprobs` as [first, second]; whichever the table has as
+            finite numbers.
     """
 
     id: str
@@ -99,10 +102,11 @@ def make_items(comparisons: Sequence[Comparison], candidates: CandidateTable, qu
     items = []
     for position, c in enumerate(comparisons):
         row = rows[c.prompt_id]
-        why = {name: row[name] for name in ("kendall_distance", "mean_abs_pacs") if row.get(name) is not None}
+        why = {name: row[name] for name in ("kendall_distance", "mean_abs_pacs") if _is_number(row.get(name))}
         for name in ("pacs", "rewards", "logprobs"):
-            if row.get(name) is not None:
-                why[name] = [row[name][c.first], row[name][c.second]]
+            values = row.get(name)
+            if values is not None and _is_number(values[c.first]) and _is_number(values[c.second]):
+                why[name] = [values[c.first], values[c.second]]
         items.append(
             Item(
                 id=item_id(queue, c.prompt_id, c.first, c.second),
@@ -119,6 +123,11 @@ def make_items(comparisons: Sequence[Comparison], candidates: CandidateTable, qu
             )
         )
     return items
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it can be shown: neither missing, nor NaN, nor infinite."""
+    return value is not None and math.isfinite(value)
 
 
 def rows_asked_about(comparisons: Sequence[Comparison], candidates: CandidateTable) -> dict[str, dict[str, Any]]:
@@ -138,3 +147,20 @@ def rows_asked_about(comparisons: Sequence[Comparison], candidates: CandidateTab
                 f"which has {answers} answers in the candidate table"
             )
     return {c.prompt_id: rows[c.prompt_id] for c in comparisons}
+
+
+def make_preference(
+    row: dict[str, Any], chosen: int, rejected: int, source: str, annotator: str, round: int
+) -> Preference:
+    """The preference for one answer of a table's row over another."""
+    return Preference(
+        prompt=row["prompt"],
+        chosen=row["completions"][chosen],
+        rejected=row["completions"][rejected],
+        prompt_id=row["prompt_id"],
+        chosen_index=chosen,
+        rejected_index=rejected,
+        source=source,
+        annotator=annotator,
+        round=round,
+    )
