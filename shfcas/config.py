@@ -150,18 +150,15 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def lasting(config: Any) -> dict[str, Any]:
     """The same without the volatile fields: all that a result depends on."""
-
-    def kept(cls: Any, values: dict[str, Any]) -> dict[str, Any]:
-        nested = {
-            f.name: _nested(hint) for f in dataclasses.fields(cls) if (hint := typing.get_type_hints(cls)[f.name])
-        }
-        return {
-            f.name: kept(nested[f.name], values[f.name]) if isinstance(values[f.name], dict) else values[f.name]
-            for f in dataclasses.fields(cls)
-            if not f.metadata.get("volatile")
-        }
-
-    return kept(type(config), to_dict(config))
+    values = to_dict(config)
+    for name in volatile_names(type(config)):
+        *sections, key = name.split(".")
+        section: Any = values
+        for part in sections:
+            section = (section or {}).get(part)
+        if section:
+            del section[key]
+    return values
 
 
 def fingerprint(value: Any) -> str:
