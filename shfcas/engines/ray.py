@@ -186,6 +186,8 @@ class _Worker:
 
         try:
             if self.worker is None or self.number != number:
+                # Made by `map` a moment ago, and brought by Ray, which sends this class as a pickle too. It is opened
+                # here rather than by Ray so that a module that is missing on this node can be named.
                 self.worker, self.number = pickle.loads(make_worker)(), number
             return None, self.worker(task, tick), done
         except ModuleNotFoundError as error:
