@@ -1,9 +1,10 @@
 """Runs with a queue, and people with browsers."""
 
+import time
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import BrowserContext, Locator, Page
+from playwright.sync_api import BrowserContext, Locator, Page, Request
 
 from shfcas.feedback.schema import Item, Judgement, item_id
 from shfcas.feedback.store import Store
@@ -60,6 +61,8 @@ class Person:
     def __init__(self, context: BrowserContext) -> None:
         self.context = context
         self.problems: list[str] = []
+        self.asking: set[Request] = set()
+        self.asked_at = 0.0
         self.page = self.open()
 
     def open(self) -> Page:
@@ -71,8 +74,18 @@ class Person:
         )
         page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
         page.on("dialog", lambda dialog: (self.problems.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("request", self._asks)
+        for event in ("requestfinished", "requestfailed"):
+            page.on(event, self._has_asked)
         page.on("console", lambda message: self._console(message.type, message.text))
         return page
+
+    def _asks(self, request: Request) -> None:
+        self.asking.add(request)
+
+    def _has_asked(self, request: Request) -> None:
+        self.asking.discard(request)
+        self.asked_at = time.monotonic()
 
     def _console(self, kind: str, text: str) -> None:
         # The browser itself writes of each request that fails, as it must while it is offline.
@@ -89,6 +102,13 @@ class Person:
     def works(self) -> None:
         """A comparison is there."""
         self.at("#work[data-item]").wait_for()
+
+    def has_enough(self) -> None:
+        """The page has asked nothing of the server for a while: what is fetched ahead is there."""
+        end = time.monotonic() + PATIENCE / 1000
+        while self.asking or time.monotonic() - self.asked_at < 0.5:
+            assert time.monotonic() < end
+            self.page.wait_for_timeout(50)
 
     def item(self) -> str:
         """The id of the comparison that is to be seen."""

@@ -167,7 +167,7 @@ def test_offline_and_back(served, person):
     ada.begins(run.link("ada"))
     answered = [ada.answers("1")]
     ada.status("Saved")
-    ada.page.wait_for_load_state("networkidle")
+    ada.has_enough()
     ada.context.set_offline(True)
     ada.status("Offline")
     answered += [ada.answers("2") for _ in range(2)]
@@ -194,7 +194,7 @@ def test_a_closed_tab_sends_its_answers_on_the_next_visit(served, person):
     run = served(make_items(8))
     ada = person()
     ada.begins(run.link("ada"))
-    ada.page.wait_for_load_state("networkidle")
+    ada.has_enough()
     ada.context.set_offline(True)
     answered = [ada.answers("1"), ada.answers("b")]
     ada.page.close()
@@ -221,7 +221,7 @@ def test_answers_of_another_run_at_the_same_address_wait_for_theirs(person, tmp_
     ada = person()
     with serve(one.folder, settings):
         ada.begins(one.link("ada"))
-        ada.page.wait_for_load_state("networkidle")
+        ada.has_enough()
     ada.answers("2")  # what was fetched ahead; the server has gone
     ada.page.goto("about:blank")
     with serve(other.folder, settings):
@@ -262,7 +262,7 @@ def test_a_killed_server_loses_nothing_and_asks_nobody_to_sign_in_again(person, 
         ada.begins(run.link("ada"))
         answered = [ada.answers("1") for _ in range(3)]
         ada.status("Saved")
-        ada.page.wait_for_load_state("networkidle")
+        ada.has_enough()
         server.send_signal(signal.SIGKILL)
         server.wait()
         answered += [ada.answers("2") for _ in range(2)]
@@ -338,7 +338,7 @@ def test_one_tab_at_a_time(served, person):
     assert ada.item() == item
     ada.answers("1")
     ada.status("Saved")
-    assert first.locator("#elsewhere").is_visible()
+    first.locator("#elsewhere").wait_for()
     first.keyboard.press("2")
     assert len(run.log()) == 1
 
