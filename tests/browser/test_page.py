@@ -279,6 +279,7 @@ def test_a_new_token_signs_out_and_keeps_the_answer(served, person):
     run = served(make_items(4))
     ada = person()
     ada.begins(run.link("ada"))
+    ada.has_enough()
     file = run.folder / "annotators.txt"
     file.write_text(file.read_text(encoding="utf-8").replace(run.tokens["ada"], "0123456789abcdef"), encoding="utf-8")
     late: list[Route] = []
