@@ -166,7 +166,9 @@ def test_a_run_without_a_queue_waits_for_one(tmp_path: Path) -> None:
     with serve(tmp_path, SETTINGS) as page:
         assert list(page.links) == ["annotator"]
         client = signed_in(page, "annotator")
-        assert client.get("/api/next").json() == {"task": None, "progress": None, "queue": None}
+        reply = client.get("/api/next").json()
+        assert (reply["name"], reply["run"]) == ("annotator", next(iter(client.cookies)))
+        assert (reply["task"], reply["progress"], reply["queue"]) == (None, None, None)
         assert client.get("/api/dashboard").json() == {"report": None, "progress": None, "queue": None}
         assert client.get("/").status == 200
         with Store(tmp_path / "feedback.sqlite") as store:

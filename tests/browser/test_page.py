@@ -344,6 +344,47 @@ def test_one_tab_at_a_time(served, person):
     assert len(run.log()) == 1
 
 
+@pytest.mark.parametrize("lost", ["judgements", "next"])
+def test_somebody_else_who_signs_in_to_the_same_browser_gets_none_of_it(served, person, lost):
+    """Each of the two requests has to notice by itself, so the other one does not get through."""
+    run = served(make_items(16))
+    ada = person()
+    ada.begins(run.link("ada"))
+    answered = [ada.answers("1")]
+    ada.status("Saved")
+    ada.has_enough()
+    adas, bens = ada.page, ada.open()
+    adas.route(f"**/api/{lost}*", lambda route: route.abort())
+    ada.page = bens
+    ada.begins(run.link("ben"))
+
+    ada.page = adas
+    answered.append(ada.item())
+    ada.press("2")
+    ada.at("#sign-in").wait_for()
+    assert ada.at("#work").is_hidden()
+    adas.unroute(f"**/api/{lost}*")
+    adas.evaluate("dispatchEvent(new Event('online'))")  # whatever waits is sent now
+    ada.status("Signed out: 1 answer kept here")
+    assert [j.annotator for j in run.log()] == ["ada"]
+
+    ada.page = bens
+    bens_item = ada.answers("t")
+    ada.status("Saved")
+    ada.page = adas
+    ada.at("#token").fill(run.tokens["ada"])
+    ada.press("Enter")
+    ada.works()
+    ada.status("Saved")
+    assert ada.at("#status", has_text="not accepted").count() == 0
+    assert [(j.annotator, j.item, side(j)) for j in run.log()] == [
+        ("ada", answered[0], "left"), ("ben", bens_item, "tie"), ("ada", answered[1], "right"),
+    ]  # fmt: skip
+    ada.page = bens
+    ada.press("1")
+    ada.at("#sign-in").wait_for()
+
+
 HOSTILE = {
     "<script>document.title = 'owned'; alert(1)</script>": None,
     "<img src=x onerror=alert(1)><svg onload=alert(2)><iframe srcdoc='<script>alert(3)</script>'>": None,

@@ -131,7 +131,10 @@ def make_app(folder: Path, desk: Desk, settings: HumanSettings) -> Guard:
 
     @app.get("/api/next")
     def next_task(request: Request) -> Response:
-        return json_response(desk.next(annotator(request), request.query_params.getlist("held")))
+        name = annotator(request)
+        # The page compares whom and which run it is of: the browser may have another session by now.
+        facts = {"name": name, "run": cookie}
+        return json_response(facts | desk.next(name, request.query_params.getlist("held")))
 
     @app.post("/api/judgements")
     async def judge(request: Request) -> Response:

@@ -22,6 +22,13 @@ export const run = meta("run"); // what this browser keeps belongs to it: anothe
 
 export const get = (path) => ask(path, {});
 
+/** The next comparison; whose it is depends on the session, which may be another person's by now. */
+export async function next(held) {
+  const answer = await get(`/api/next?${held.map((id) => `held=${encodeURIComponent(id)}`).join("&")}`);
+  mustBeOurs(answer.run, answer.name);
+  return answer;
+}
+
 /** A 403 may mean that the token of this page is an old one: it is fetched again, once. */
 export async function post(path, body) {
   const request = () => ask(path, {
@@ -45,10 +52,17 @@ export async function guidelines() {
 
 /** Fetches the token that belongs to the present session; whether it is another one. */
 async function renew() {
-  const fresh = meta("csrf", await html("/"));
+  const page = await html("/");
+  mustBeOurs(meta("run", page), meta("annotator", page));
+  const fresh = meta("csrf", page);
   const changed = fresh !== "" && fresh !== csrf;
   if (changed) csrf = fresh;
   return changed;
+}
+
+/** A browser has one session: when somebody else signs in, what was begun here must neither be theirs nor be lost. */
+function mustBeOurs(itsRun, name) {
+  if (signedInAs && (itsRun !== run || name !== signedInAs)) throw new Refused(401, "somebody else has signed in");
 }
 
 async function html(path) {

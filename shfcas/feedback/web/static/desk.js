@@ -1,6 +1,6 @@
 // The comparisons that one person has before them, and what they said: fetched ahead, answered, undone. No page in it.
 
-import { get, pageVersion, Refused, uuid } from "./api.js";
+import { next, pageVersion, Refused, uuid } from "./api.js";
 import { put, take } from "./storage.js";
 
 const HELD = 5; // comparisons at a time, so that a lost connection does not stop the work
@@ -123,7 +123,7 @@ export class Desk extends EventTarget {
       while (this.tasks.length < HELD) {
         const held = [...this.tasks.map((task) => task.id), ...this.#unsent()];
         const before = this.#outbox.size ? null : this.#delivered;
-        const answer = await get(`/api/next?${held.map((id) => `held=${encodeURIComponent(id)}`).join("&")}`);
+        const answer = await next(held);
         if (this.#stopped) return;
         this.#failures = 0;
         this.unreachable = false;
