@@ -23,7 +23,7 @@ def answers(name: str, letters: str, **fields: Any) -> list[Judgement]:
 
 
 def reported(*rows: list[Judgement], **settings: Any) -> dict[str, Any]:
-    made = report(ITEMS, [j for row in rows for j in row], HumanSettings(**settings))
+    made = report([item.id for item in ITEMS], [j for row in rows for j in row], HumanSettings(**settings))
     json.dumps(made, allow_nan=False)  # JSON, and no NaN
     return made
 
@@ -167,7 +167,7 @@ def test_progress_is_cumulative_and_not_too_long() -> None:
     assert reported(rows, [again])["progress"] == [[times[1], 1], [times[2], 2], [times[0], 3]]
     many = make_queue(1000)
     log = [judged(item, "ada", "tie", time=f"2025-01-01T{k // 60:02}:{k % 60:02}") for k, item in enumerate(many)]
-    points = report(many, log, HumanSettings())["progress"]
+    points = report([item.id for item in many], log, HumanSettings())["progress"]
     assert len(points) == 200
     assert (points[0], points[-1]) == ([log[0].time, 1], [log[-1].time, 1000])
     assert points == sorted(points, key=lambda point: point[1])

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from page_client import Client, Reply, answer_all, free_port, make_items, make_run
@@ -21,6 +22,7 @@ from shfcas.feedback.aggregation import effective
 from shfcas.feedback.schema import Judgement
 from shfcas.feedback.settings import HumanSettings
 from shfcas.feedback.store import Store
+from shfcas.feedback.web import desk
 from shfcas.feedback.web.server import Page, running, serve
 
 ROOT = Path(__file__).parents[1]
@@ -208,6 +210,30 @@ def test_the_dashboard_counts(page: Page) -> None:
     assert numbers["progress"]["mine"] == 6
     assert [(row["name"], row["answered"]) for row in numbers["report"]["annotators"]] == [("ada", 6)]
     assert client.get("/dashboard").status == 200
+
+
+def test_nobody_who_answers_waits_for_the_dashboard(folder: Path, page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    ada, ben = signed_in(page), signed_in(page, "ben")
+    replies: list[Reply] = []
+
+    def answered_meanwhile(*_: object) -> dict[str, Any]:
+        thread = threading.Thread(target=lambda: replies.append(ada.judge(ada.next())), daemon=True)
+        thread.start()
+        thread.join(20)
+        return {"answers": len(replies)}
+
+    monkeypatch.setattr(desk, "report", answered_meanwhile)
+    assert ben.get("/api/dashboard").json()["report"] == {"answers": 1}
+    assert [reply.status for reply in replies] == [200] and len(log(folder)) == 1
+
+
+def test_the_dashboard_reads_no_texts(folder: Path) -> None:
+    with Store(folder / "feedback.sqlite") as store:
+        queries: list[str] = []
+        store._db.set_trace_callback(queries.append)
+        numbers = desk.Desk(store, SETTINGS).dashboard("ada")
+    assert numbers["report"]["states"]["open"] == 6
+    assert queries and not [query for query in queries if "content" in query]
 
 
 def test_texts_survive(tmp_path: Path) -> None:

@@ -102,6 +102,19 @@ def verdicts(items: Sequence[Item], judgements: Iterable[Judgement], settings: H
     Returns:
         A verdict for each item, by id, in the order of the items.
     """
+    return verdicts_by_id([item.id for item in items], judgements, settings)
+
+
+def verdicts_by_id(
+    items: Sequence[str], judgements: Iterable[Judgement], settings: HumanSettings
+) -> dict[str, Verdict]:
+    """As `verdicts`, of items whose ids are enough.
+
+    Args:
+        items: ids.
+        judgements: the log, undos included.
+        settings: as for `verdicts`.
+    """
     counting = effective(judgements)
     cast = votes(counting)
     weight = weights(cast) if settings.aggregation == "weighted" else {}
@@ -112,10 +125,7 @@ def verdicts(items: Sequence[Item], judgements: Iterable[Judgement], settings: H
             flagged[j.item].add(j.annotator)
         elif j.choice == "skip":
             skipped.add(j.item)
-    return {
-        item.id: _verdict(item.id, cast.get(item.id, {}), flagged.get(item.id), item.id in skipped, weight, settings)
-        for item in items
-    }
+    return {id: _verdict(id, cast.get(id, {}), flagged.get(id), id in skipped, weight, settings) for id in items}
 
 
 def _verdict(

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from shfcas.errors import MissingExtra
-from shfcas.feedback.aggregation import effective, verdicts, votes
-from shfcas.feedback.schema import ANSWERED, PREFERRED, Item, Judgement
+from shfcas.feedback.aggregation import effective, verdicts_by_id, votes
+from shfcas.feedback.schema import ANSWERED, PREFERRED, Judgement
 from shfcas.feedback.settings import HumanSettings
 from shfcas.pairs import wilson_interval
 
@@ -19,11 +19,11 @@ LONGEST_SECONDS = 300.0  # an item that was open for longer was left alone meanw
 PROGRESS_POINTS = 200
 
 
-def report(items: Sequence[Item], judgements: Iterable[Judgement], settings: HumanSettings) -> dict[str, Any]:
+def report(items: Sequence[str], judgements: Iterable[Judgement], settings: HumanSettings) -> dict[str, Any]:
     """Everything that the dashboard shows about the answers; what there is too little data for is None, never NaN.
 
     Args:
-        items: of a queue; judgements of other items are ignored.
+        items: the ids of a queue's items; judgements of other items are ignored.
         judgements: the log.
         settings: what the states of the items depend on.
 
@@ -44,13 +44,13 @@ def report(items: Sequence[Item], judgements: Iterable[Judgement], settings: Hum
         MissingExtra: the package `krippendorff` is needed and not installed.
     """
     judgements = list(judgements)
-    asked = {item.id for item in items}
+    asked = set(items)
     counting = [j for j in effective(judgements) if j.item in asked]
     cast = votes(counting)
     by_annotator: dict[str, list[Judgement]] = defaultdict(list)
     for j in counting:
         by_annotator[j.annotator].append(j)
-    states = Counter(verdict.state for verdict in verdicts(items, judgements, settings).values())
+    states = Counter(verdict.state for verdict in verdicts_by_id(items, judgements, settings).values())
     given = Counter(j.choice for answers in cast.values() for j in answers.values())
     given.update(choice for _, _, choice in {(j.annotator, j.item, j.choice) for j in counting if _is_aside(j)})
     return {

@@ -154,6 +154,11 @@ class Store:
         rows = self.rows("SELECT content FROM items WHERE queue = ? ORDER BY position", (number,))
         return [Item(**json.loads(content)) for (content,) in rows]
 
+    def item_ids(self, queue: str) -> list[str]:
+        """The ids of a queue's items, by position; their texts, which may be long, are not read."""
+        number = self._queue(queue)[0]
+        return [id for (id,) in self.rows("SELECT id FROM items WHERE queue = ? ORDER BY position", (number,))]
+
     def item(self, id: str) -> Item:
         """One item.
 

@@ -36,6 +36,7 @@ class Desk:
     def __init__(self, store: Store, settings: HumanSettings, queue: str | None = None) -> None:
         self._store, self._settings, self._queue = store, settings, queue
         self._lock = threading.Lock()
+        self._report_lock = threading.Lock()
         self._assignments: dict[str, Assignment] = {}
         self._numbers: tuple[str, float, dict[str, Any]] = ("", -math.inf, {})
 
@@ -124,10 +125,11 @@ class Desk:
         return {"report": self._report(queue) if queue else None, "progress": self._progress(name), "queue": queue}
 
     def _report(self, queue: str) -> dict[str, Any]:
-        with self._lock:  # one at a time: it reads the whole log
+        # One at a time, for it reads the whole log; nobody who answers waits for it.
+        with self._report_lock:
             known, made, numbers = self._numbers
             if known != queue or time.monotonic() > made + NUMBERS_SECONDS:
-                numbers = report(self._store.items(queue), self._store.judgements(queue), self._settings)
+                numbers = report(self._store.item_ids(queue), self._store.judgements(queue), self._settings)
                 self._numbers = (queue, time.monotonic(), numbers)
             return numbers
 
