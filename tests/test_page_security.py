@@ -532,6 +532,16 @@ def test_loopback(host: str, own: bool) -> None:
     assert is_loopback(host) is own
 
 
+def test_another_loopback_address_is_the_pages_own_name(tmp_path: Path) -> None:
+    make_run(tmp_path, make_items(1))
+    with serve(tmp_path, HumanSettings(port=0, host="127.0.0.2")) as page:
+        assert page.address == f"http://127.0.0.2:{page.port}/"
+        client = signed_in(page)
+        assert client.get("/api/me").status == 200
+        for foreign in ("127.0.0.3", "evil.example"):
+            assert client.get("/api/me", Host=foreign).status == 421
+
+
 def test_a_host_that_is_none(tmp_path: Path) -> None:
     settings = HumanSettings(port=0, host="no such host")
     with pytest.raises(UserError, match="no address of this machine"), serve(tmp_path, settings):

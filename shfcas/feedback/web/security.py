@@ -118,10 +118,10 @@ class Guard:
     def __init__(self, app: ASGIApp, settings: HumanSettings) -> None:
         self._app = app
         self._own_origin = _origin(settings.address) if settings.address else None
-        self._names = set(_LOOPBACK)
+        self._names = _LOOPBACK | {settings.host.lower()}
         self._any_number = not is_loopback(settings.host)
         if self._any_number:
-            self._names |= {settings.host.lower(), socket.gethostname().lower(), socket.getfqdn().lower()}
+            self._names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
         if settings.address:
             self._names.add((urlsplit(settings.address).hostname or "").lower())
 
