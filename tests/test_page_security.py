@@ -542,8 +542,10 @@ def test_another_loopback_address_is_the_pages_own_name(tmp_path: Path) -> None:
             assert client.get("/api/me", Host=foreign).status == 421
 
 
-def test_a_host_that_is_none(tmp_path: Path) -> None:
-    settings = HumanSettings(port=0, host="no such host")
+@pytest.mark.parametrize("host", ["no such host", "a..b"])
+@pytest.mark.parametrize("allow_public", [False, True])
+def test_a_host_that_is_none(tmp_path: Path, host: str, allow_public: bool) -> None:
+    settings = HumanSettings(port=0, host=host, allow_public=allow_public)
     with pytest.raises(UserError, match="no address of this machine"), serve(tmp_path, settings):
         pass
 

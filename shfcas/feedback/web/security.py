@@ -102,8 +102,9 @@ def is_loopback(host: str) -> bool:
     """
     try:
         found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
-    except OSError as error:
-        raise UserError(f"host: {host!r} is no address of this machine ({error.strerror})") from error
+    except (OSError, UnicodeError) as error:  # the latter of a name that cannot be one, such as a..b
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"host: {host!r} is no address of this machine ({reason})") from error
     return all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in found)
 
 

@@ -117,7 +117,8 @@ def _check(settings: HumanSettings) -> None:
     from shfcas.feedback.web.guidelines import rendered
     from shfcas.feedback.web.security import is_loopback
 
-    if not settings.allow_public and not is_loopback(settings.host):
+    own = is_loopback(settings.host)  # first of all: it says so where there is no such address
+    if not own and not settings.allow_public:
         raise UserError(
             f"host: other machines reach {settings.host}, and what goes over the network is not encrypted; leave the "
             "page at 127.0.0.1 behind an SSH tunnel or a proxy with TLS, or set allow_public"
