@@ -451,6 +451,9 @@ def test_without_the_extra_the_command_says_what_to_install(
         ([".", "--port", "70000"], 2, "expected 0 to 65535"),
         ([".", "--guidelines", "none.md"], 1, "none.md does not exist"),
         ([".", "--address", "labels.example.org"], 2, "expected http:// or https://"),
+        ([".", "--address", "https://example.org/labels"], 2, "a name without a path"),
+        ([".", "--address", "https://example.org?a"], 2, "a name without a path"),
+        ([".", "--address", "https://"], 2, "a name without a path"),
         ([".", "--queue", "round-9"], 1, "no queue 'round-9'"),
     ],
 )

@@ -1,11 +1,15 @@
 """How people are asked: whom, how often, and what their answers come to."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shfcas.config import build, option, read_yaml
 from shfcas.errors import UsageError
+
+# The page asks for /static and /api, so it needs a name to itself; browsers write other letters than these as xn--.
+_ADDRESS = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?/?")
 
 
 @dataclass
@@ -49,8 +53,11 @@ class HumanSettings:
             )
         if not 0 <= self.port < 65536:
             raise UsageError(f"port: expected 0 to 65535, got {self.port}")
-        if self.address is not None and not self.address.startswith(("http://", "https://")):
-            raise UsageError(f"address: expected http:// or https:// and a name, got {self.address!r}")
+        if self.address is not None and not _ADDRESS.fullmatch(self.address):
+            raise UsageError(
+                "address: expected http:// or https:// and a name without a path, as in https://labels.example.org, "
+                f"got {self.address!r}"
+            )
 
 
 def settings_of_run(folder: str | Path, **over: Any) -> HumanSettings:
