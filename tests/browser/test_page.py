@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
@@ -20,6 +21,7 @@ from browser.people import Run, make_items
 from shfcas.feedback.aggregation import effective
 from shfcas.feedback.schema import Judgement
 from shfcas.feedback.settings import HumanSettings
+from shfcas.feedback.store import Store
 from shfcas.feedback.web.server import serve
 
 
@@ -323,6 +325,22 @@ def test_what_the_server_does_not_take_is_kept_and_said(served, person):
     ada.status("1 not accepted")
     ada.status("Saved")
     assert len(run.log()) == 1
+
+
+def test_what_the_server_says_is_shown_while_it_gives_nothing(served, person, monkeypatch):
+    monkeypatch.setattr(Store.__init__, "__defaults__", (0.05,))  # seconds until a lock is too long
+    run = served(make_items(4))
+    ada = person()
+    with contextlib.closing(sqlite3.connect(run.folder / "feedback.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")  # another process keeps the file for itself: 503
+        ada.page.goto(run.link("ada"))
+        ada.at("#waiting", has_text="another process has kept it locked").wait_for()
+        assert "The page tries again by itself" in ada.text("#waiting")
+        assert "No new comparisons. The server says: " in ada.text("#status")
+        other.execute("ROLLBACK")
+    ada.works()
+    ada.has_enough()
+    assert ada.text("#status") == "Saved"
 
 
 def test_one_tab_at_a_time(served, person):

@@ -33,6 +33,7 @@ export class Desk extends EventTarget {
     this.progress = null;
     this.exhausted = false; // the server had nothing more when it was last asked
     this.unreachable = false;
+    this.problem = ""; // why the server gives nothing, where it was reached
     outbox.addEventListener("sent", (event) => this.#sent(event.detail));
     outbox.addEventListener("change", () => {
       if (outbox.state === "saved" && !this.tasks.length) this.fill();
@@ -127,6 +128,7 @@ export class Desk extends EventTarget {
         if (this.#stopped) return;
         this.#failures = 0;
         this.unreachable = false;
+        this.problem = "";
         if (this.#outbox.state === "waiting") this.#outbox.deliver();
         // Counts from before or amid a delivery would be those of another moment.
         if (!this.progress || (before === this.#delivered && !this.#outbox.size)) this.progress = answer.progress;
@@ -140,9 +142,11 @@ export class Desk extends EventTarget {
       }
       if (!this.tasks.length) this.#timer = setTimeout(() => this.fill(), POLL);
     } catch (error) {
-      if (error instanceof Refused && error.status === 401) this.dispatchEvent(new Event("signed-out"));
+      const signedOut = error instanceof Refused && error.status === 401;
+      if (signedOut) this.dispatchEvent(new Event("signed-out"));
       else this.#timer = setTimeout(() => this.fill(), Math.min(30_000, 1000 * 2 ** this.#failures++));
-      this.unreachable = true;
+      this.unreachable = !(error instanceof Refused);
+      this.problem = this.unreachable || signedOut ? "" : error.message;
     } finally {
       this.#fetching = false;
       this.dispatchEvent(new Event("change"));
@@ -166,7 +170,7 @@ export class Desk extends EventTarget {
   #sent({ kind, body, answer, error }) {
     this.#delivered++;
     if (answer?.progress) this.progress = answer.progress;
-    if (this.unreachable) this.fill(); // not any more
+    if (this.unreachable || this.problem) this.fill(); // perhaps not any more
     if (kind === "judgement") {
       const entry = this.#history.find((each) => each.id === body.id);
       if (entry && answer) entry.why = answer.why ?? {};

@@ -112,8 +112,14 @@ function refresh() {
   const name = desk.exhausted ? "done" : "waiting";
   const news = $(name).hidden;
   screen(name);
-  $("waiting").textContent = desk.unreachable ? "The server cannot be reached. The page tries again by itself." : "Fetching comparisons.";
+  $("waiting").textContent = waiting();
   if (news && name === "done") $("done-heading").focus();
+}
+
+function waiting() {
+  if (desk.unreachable) return "The server cannot be reached. The page tries again by itself.";
+  if (desk.problem) return `The server says: ${desk.problem}. The page tries again by itself.`;
+  return "Fetching comparisons.";
 }
 
 function answer(choice, strength = null) {

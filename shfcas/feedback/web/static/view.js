@@ -98,6 +98,7 @@ export function showStatus(desk, outbox) {
   } else if (outbox.size && (outbox.state === "waiting" || !navigator.onLine)) {
     [state, text] = ["waiting", `Offline: ${kept(outbox.size)}`];
   } else if (!navigator.onLine || desk.unreachable) [state, text] = ["waiting", "Offline"];
+  else if (desk.problem) [state, text] = ["waiting", `No new comparisons. The server says: ${desk.problem}`];
   else if (outbox.size) [state, text] = ["saving", "Saving"];
   else if (!desk.progress) text = "";
   text += refused + lost;
