@@ -1,5 +1,6 @@
 """Runs with a queue, and people with browsers."""
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,8 @@ class Person:
         self.at("#work[data-item]").wait_for()
 
     def has_enough(self) -> None:
-        """The page has asked nothing of the server for a while: what is fetched ahead is there."""
+        """The page asks nothing of the server for a while: what is fetched ahead is there, what is sent has arrived."""
+        self.asked_at = time.monotonic()  # what it was just told to ask may not be under way yet
         end = time.monotonic() + PATIENCE / 1000
         while self.asking or time.monotonic() - self.asked_at < 0.5:
             assert time.monotonic() < end
@@ -138,7 +140,8 @@ class Person:
         )
 
     def status(self, text: str) -> None:
-        self.at("#status", has_text=text).wait_for()
+        """The state is this and nothing else: "Not saved: ..." and "Saved 1 not accepted ..." are no "Saved"."""
+        self.at("#status", has_text=re.compile(f"^{re.escape(text)}$")).wait_for()
 
     def is_done(self) -> None:
         self.at("#done").wait_for()

@@ -230,7 +230,6 @@ def test_answers_of_another_run_at_the_same_address_wait_for_theirs(person, tmp_
         ada.begins(other.link("ada"))
         ada.answers("1")
         ada.status("Saved")
-        assert ada.text("#status") == "Saved"
         ada.page.goto("about:blank")
     assert [side(j) for j in other.log()] == ["left"]
     assert one.log() == []
@@ -322,8 +321,7 @@ def test_what_the_server_does_not_take_is_kept_and_said(served, person):
     ada.page.add_init_script(f"localStorage.setItem({name}, {json.dumps(json.dumps(entry))})")
     ada.begins(run.link("ada"))
     ada.answers("1")
-    ada.status("1 not accepted")
-    ada.status("Saved")
+    ada.status("Saved 1 not accepted by the server.")
     assert len(run.log()) == 1
 
 
@@ -339,8 +337,7 @@ def test_what_the_server_says_is_shown_while_it_gives_nothing(served, person, mo
         assert "No new comparisons. The server says: " in ada.text("#status")
         other.execute("ROLLBACK")
     ada.works()
-    ada.has_enough()
-    assert ada.text("#status") == "Saved"
+    ada.status("Saved")
 
 
 def test_one_tab_at_a_time(served, person):
@@ -359,6 +356,7 @@ def test_one_tab_at_a_time(served, person):
     ada.status("Saved")
     first.locator("#elsewhere").wait_for()
     first.keyboard.press("2")
+    ada.has_enough()  # or an answer would still be on its way
     assert len(run.log()) == 1
 
 
@@ -394,7 +392,6 @@ def test_somebody_else_who_signs_in_to_the_same_browser_gets_none_of_it(served, 
     ada.press("Enter")
     ada.works()
     ada.status("Saved")
-    assert ada.at("#status", has_text="not accepted").count() == 0
     assert [(j.annotator, j.item, side(j)) for j in run.log()] == [
         ("ada", answered[0], "left"), ("ben", bens_item, "tie"), ("ada", answered[1], "right"),
     ]  # fmt: skip
