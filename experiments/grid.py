@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.arms import INFORMED, PARTS, STRATEGIES, Setting, experiment
+from experiments.arms import BASE, INFORMED, PARTS, STRATEGIES, Setting, experiment
 from experiments.numbers import Numbers
 from shfcas.compare import Key, curves, paired_tests
 from shfcas.compare.cells import NONE
@@ -78,7 +78,9 @@ PLANS = {
     "main": Plan(tuple(DEFAULTS.values()), STRATEGIES, BUDGETS),
     "main_informed": Plan(tuple(each(policy=[f"{INFORMED}0.4"])), STRATEGIES, BUDGETS),
     "informedness": Plan(tuple(each(policy=INFORMEDNESS)), CONFLICT),
-    "policy_score": Plan(tuple(each(policy=["logprob", "mean_logprob", "logprob_ratio"])), CONFLICT),
+    "policy_score": Plan(
+        (*each(SAMPLED, policy=[BASE]), *each(policy=["logprob", "mean_logprob", "logprob_ratio"])), CONFLICT
+    ),
     "pairing": Plan(
         tuple(each(SAMPLED, policy=[f"{INFORMED}0.0", "logprob_ratio", f"{INFORMED}0.4"])),
         ("random", "shf_cas", "shf_cas/random", "shf_cas/adjacent"),

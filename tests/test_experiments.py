@@ -67,6 +67,8 @@ def test_an_informed_score_has_its_correlation_with_gold() -> None:
     assert name == "logprob" and np.mean(found) == pytest.approx(0.6, abs=0.05)
     columns, name = policy_columns(numbers, "mean_logprob", 0)
     assert name == "mean_logprob" and columns["num_tokens"] is numbers.tokens
+    columns, name = policy_columns(numbers, "base_logprob", 0)
+    assert name == "logprob" and columns["logprobs"] is numbers.reference
 
 
 def test_inverted_groups_are_a_blind_spot_that_informed_conflicts_find(monkeypatch: pytest.MonkeyPatch) -> None:
