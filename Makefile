@@ -98,6 +98,7 @@ experiments-quick: $(VENV)/dev.stamp  ## one table of them in seconds, from comm
 
 experiments-ppo: $(VENV)/dev.stamp $(VENV)/models.stamp  ## policies for the leading strategies, 3 seeds, in hours
 	$(BIN)/shfcas compare experiments/ppo.yaml
+	$(BIN)/python -m experiments.policies
 
 # On a bare machine, without network: it takes what is installed beside torch, and no .venv.
 gpu-check:  ## on a machine with a GPU: build, test, sanitize and bench there, without network

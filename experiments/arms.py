@@ -13,11 +13,13 @@ from shfcas.seeds import derive_seed
 from shfcas.selection import SelectionConfig, select
 
 INFORMED = "informed:"  # a simulated policy score, and its correlation with gold within a prompt
+BASE = "base_logprob"
 MEMBERS = 5
 L2, NEW_PAIR_WEIGHT = 30.0, 3.0
 BLIND_GROUPS = {"sentiment": 3, "safety": 2}  # of 8 topics, of 5 categories; in `helpfulness` the blind group is given
 SHORTER = "shorter is better"
 PAIRS = 640
+PARTS = 20  # of all prompts, equally large, the same for all seeds
 THRESHOLDS = {"kendall_threshold": "q0.5", "pacs_threshold": "q0.1", "mean_pacs_threshold": "q0.5"}
 STRATEGIES = (
     "random",
@@ -43,8 +45,10 @@ class Setting:
         strength: how much.
         answers: a prompt; half of them sampled at each temperature, where there are two.
         temperature: `low`, `high`, or `mixed`.
-        policy: what rewards are compared with: a policy score of shfcas, or `informed:` and a correlation with gold.
+        policy: what rewards are compared with: a policy score of shfcas, `base_logprob` for the log-probability under
+            the policy before its fine-tuning, or `informed:` and a correlation with gold.
         rounds: in how many parts the labels are asked for.
+        left_out: which of the `PARTS` of the prompts is left out, after the split; -1 leaves out none.
     """
 
     task: str
@@ -54,6 +58,7 @@ class Setting:
     temperature: str = "mixed"
     policy: str = "logprob_ratio"
     rounds: int = 1
+    left_out: int = -1
 
 
 def some_answers(numbers: Numbers, count: int, temperature: str) -> Numbers:
@@ -159,6 +164,8 @@ def experiment(numbers: Numbers, setting: Setting, seed: int, committee: bool = 
     own = numbers.pair_prompts >= 0  # the pairs are about the pool's own prompts: they need prompts of their own
     shares = (0.4, 0.75) if own.any() else (0.0, 2 / 3)
     training, pool, held_out = np.split(order, [round(share * len(order)) for share in shares])
+    parts = np.random.default_rng(derive_seed("parts", setting.task)).permutation(len(order)) % PARTS
+    pool, held_out = (prompts[parts[prompts] != setting.left_out] for prompts in (pool, held_out))
     usable = np.isin(numbers.pair_prompts, training) | ~own
     drawn = np.flatnonzero(usable)
     drawn = rng.permutation(drawn)[:PAIRS]
@@ -214,6 +221,8 @@ def experiment(numbers: Numbers, setting: Setting, seed: int, committee: bool = 
 
 def policy_columns(numbers: Numbers, policy: str, seed: int) -> tuple[dict[str, np.ndarray], str]:
     """The columns that a policy score is made from, and the score's name."""
+    if policy == BASE:
+        return {"logprobs": numbers.reference}, "logprob"
     if not policy.startswith(INFORMED):
         columns = {"logprobs": numbers.logprobs, "reference_logprobs": numbers.reference, "num_tokens": numbers.tokens}
         return columns, policy

@@ -1,7 +1,7 @@
 """The experiments: `python -m experiments.grid`, into tables in experiments/results/.
 
 Each experiment is a list of settings, strategies and budgets; each setting is run for 40 seeds. What is done is kept in
-`runs/experiments/cells/`, and the same command goes on after a kill.
+`runs/experiments/cells/`, and the same command goes on after a kill; other code, or other numbers, begin anew.
 """
 
 import argparse
@@ -9,16 +9,19 @@ import csv
 import json
 import logging
 import os
+import platform
+import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.arms import INFORMED, STRATEGIES, Setting, experiment
+from experiments.arms import BASE, INFORMED, PARTS, STRATEGIES, Setting, experiment
 from experiments.numbers import Numbers
 from shfcas.compare import Key, curves, paired_tests
 from shfcas.compare.cells import NONE
+from shfcas.config import fingerprint
 from shfcas.files import content_hash, read_json, write_json
 from shfcas.progress import progress
 
@@ -26,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 RESULTS = Path(__file__).parent / "results"
 SEEDS = 40
-# Few enough that every strategy finds as many: prompts above the median have no more pairs of opposed answers.
+# So few that every strategy finds nearly as many: prompts above the median have no more pairs of opposed answers.
 BUDGETS = {"sentiment": (20, 40, 80), "safety": (20, 40, 80), "helpfulness": (6, 12, 24)}
 MIDDLE = {"sentiment": (40,), "safety": (40,), "helpfulness": (24,)}
 ROUNDS = {"sentiment": (60,), "safety": (60,)}
@@ -75,7 +78,9 @@ PLANS = {
     "main": Plan(tuple(DEFAULTS.values()), STRATEGIES, BUDGETS),
     "main_informed": Plan(tuple(each(policy=[f"{INFORMED}0.4"])), STRATEGIES, BUDGETS),
     "informedness": Plan(tuple(each(policy=INFORMEDNESS)), CONFLICT),
-    "policy_score": Plan(tuple(each(policy=["logprob", "mean_logprob", "logprob_ratio"])), CONFLICT),
+    "policy_score": Plan(
+        (*each(SAMPLED, policy=[BASE]), *each(policy=["logprob", "mean_logprob", "logprob_ratio"])), CONFLICT
+    ),
     "pairing": Plan(
         tuple(each(SAMPLED, policy=[f"{INFORMED}0.0", "logprob_ratio", f"{INFORMED}0.4"])),
         ("random", "shf_cas", "shf_cas/random", "shf_cas/adjacent"),
@@ -105,6 +110,16 @@ PLANS = {
             for policy in ("logprob_ratio", f"{INFORMED}0.4")
         ),
         budgets=ROUNDS,
+    ),
+    "prompts": Plan(
+        tuple(
+            replace(DEFAULTS[task], policy=policy, left_out=left_out)
+            for task in SAMPLED
+            for policy in ("logprob_ratio", "mean_logprob", f"{INFORMED}0.4")
+            for left_out in range(-1, PARTS)
+        ),
+        ("random", "shf_cas"),
+        BUDGETS,
     ),
 }
 
@@ -205,6 +220,21 @@ def commit() -> str:
     return head + (" with changes" if changed.strip() else "")
 
 
+def code() -> str:
+    """A hash of all code that a cell is made by."""
+    here = Path(__file__).parents[1]
+    files = sorted(path for folder in ("experiments", "shfcas") for path in (here / folder).rglob("*.py"))
+    return fingerprint({str(path.relative_to(here)): content_hash(path) for path in files})[:12]
+
+
+def machine() -> str:
+    """The processor, and how many cores of it there are."""
+    info = Path("/proc/cpuinfo")
+    text = info.read_text(encoding="utf-8") if info.exists() else ""
+    name = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
+    return f"{name[1] if name else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -222,7 +252,7 @@ def main() -> None:
     for name in options.plans:
         done: Done = {}
         for task, numbers in tasks.items():
-            record = options.cells / f"{task}-{hashes[task]}" / f"{name}.jsonl"
+            record = options.cells / f"{task}-{hashes[task]}-{code()}" / f"{name}.jsonl"
             done |= run_plan(name, PLANS[name], {task: numbers}, options.seeds, record)
         means, known = tables(done)
         write_table(options.output / f"{name}.csv", means)
@@ -232,6 +262,7 @@ def main() -> None:
         entries[name] = {
             "command": f"python -m experiments.grid --plans {name}",
             "commit": commit(),
+            "machine": machine(),
             "pools": hashes,
             "seeds": options.seeds,
         }

@@ -3,9 +3,13 @@
 In the page each table stands between `<!-- table NAME -->` and `<!-- end -->`; everything else is written by hand.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
+
+import numpy as np
+from scipy.stats import t as student
 
 from experiments.figure import read
 from experiments.grid import BUDGETS, DEFAULTS
@@ -98,9 +102,57 @@ def varied(name: str, *columns: str) -> Iterator[Row]:
         }
 
 
+def over_prompts() -> Iterator[Row]:
+    """What SHF-CAS gains, with intervals over seeds and over prompts."""
+    rows = [row for row in chosen("prompts", metric=ACCURACY, strategy="shf_cas") if row["vs_random_difference"]]
+    for at in dict.fromkeys((row["task"], row["policy"], row["budget"]) for row in rows):
+        task, policy, budget = at
+        here = {row["left_out"]: row for row in rows if (row["task"], row["policy"], row["budget"]) == at}
+        whole = here.pop("-1")
+        low, high = jackknife(
+            float(whole["vs_random_difference"]), [float(row["vs_random_difference"]) for row in here.values()]
+        )
+        yield {
+            "task": task,
+            "policy": policy,
+            "comparisons": budget,
+            "`shf_cas` less random, over seeds": gain(whole),
+            "over prompts": f"[{low:+.3f}, {high:+.3f}]",
+        }
+
+
+def jackknife(whole: float, without: list[float]) -> tuple[float, float]:
+    """A 95 % interval over prompts, by Tukey's jackknife.
+
+    Args:
+        whole: what was found with all prompts.
+        without: the same without one part of them at a time, for equal parts.
+    """
+    parts = len(without)
+    error = math.sqrt((parts - 1) * float(np.var(without)))
+    reach = error * float(student.ppf(0.975, parts - 1))
+    return whole - reach, whole + reach
+
+
+def policies() -> Iterator[Row]:
+    """What the policies are worth that follow the refined reward models, seed by seed."""
+    rows = read("ppo")
+    names = dict.fromkeys(row["strategy"] for row in rows)
+    for strategy in ["none", "random", *(name for name in names if name not in ("none", "random"))]:
+        here = [row for row in rows if row["strategy"] == strategy]
+        golds = [float(row["policy_gold_reward"]) for row in here]
+        yield {
+            "strategy": f"`{strategy}`",
+            "gold reward": f"{np.mean(golds):.3f}",
+            "of each seed": ", ".join(f"{gold:.3f}" for gold in golds),
+            "win rate": f"{np.mean([float(row['policy_win_rate']) for row in here]):.3f}",
+            "KL": f"{np.mean([float(row['policy_kl']) for row in here]):.2f}",
+        }
+
+
 def tables() -> dict[str, list[Row]]:
     """All tables of the page."""
-    found = {"facts": list(facts("main"))}
+    found = {"facts": list(facts("main")), "prompts": list(over_prompts()), "ppo": list(policies())}
     for name in ("main", "main_informed"):
         found |= {f"{name}-{task}": list(main_table(name, task)) for task in DEFAULTS}
     changes = {

@@ -9,6 +9,10 @@ class UsageError(UserError):
     """A command, option or configuration key that does not exist or does not fit (exit code 2)."""
 
 
+class NothingSelected(UserError):
+    """No comparison passes a strategy's thresholds."""
+
+
 class MissingExtra(UserError, ImportError):
     """An optional dependency is not installed."""
 

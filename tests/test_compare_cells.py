@@ -1,6 +1,8 @@
 """A comparison on answers made elsewhere: heads, cells, the grid and its record, statistics."""
 
+import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -232,10 +234,12 @@ def test_noise_turns_its_share_of_labels_the_same_ones_each_time() -> None:
     assert judge(noisy, swapped) == turned
 
 
-def test_what_cannot_be_run_names_the_cell() -> None:
+def test_a_strategy_that_finds_nothing_asks_nothing_and_shares_have_bounds() -> None:
     strict = SelectionConfig(strategy="shf_cas", kendall_threshold="2")
-    with pytest.raises(UserError, match=r"strategy shf_cas, budget 9, seed 4: .*selected nothing"):
-        run_cell(bench(), Cell("shf_cas", 9, 4), strict)
+    nothing = run_cell(bench(), Cell("shf_cas", 9, 4), strict)
+    without = run_cell(bench(), Cell("none", 0, 4), strict)
+    assert nothing["metrics"] == without["metrics"]  # and the page says that nothing was asked
+    assert value(nothing, "comparisons") == 0
     with pytest.raises(UserError, match="pool_share: expected a share above 0, at most 1, got 0"):
         bench(pool_share=0.0)
     with pytest.raises(UserError, match=r"label_noise: expected a share of 0 to 0\.5, got 0\.9"):
@@ -284,6 +288,33 @@ def test_cells_of_other_data_are_not_mixed_in(tmp_path: Path) -> None:
     assert list(Record(path, {"pool": "a"}).done) == [Cell("random", 1, 0)]
     with pytest.raises(UserError, match="made from other data or with other settings"):
         Record(path, {"pool": "b"})
+
+
+def test_a_record_belongs_to_its_bench_and_settings(tmp_path: Path) -> None:
+    path = tmp_path / "cells.jsonl"
+    few = run_grid(bench(), ARMS, [5], 1, record=path)
+    more = run_grid(bench(), ARMS, [5, 10], 2, record=path)
+    assert more == run_grid(bench(), ARMS, [5, 10], 2)
+    assert [row for row in more if row["budget"] < 10 and row["seed"] == 0] == few
+    arms = {**ARMS, "shf_cas": SelectionConfig(strategy="shf_cas", pacs_threshold="q0.5")}
+    for changed, settings in ((bench(new_pair_weight=2.0), ARMS), (bench(label_noise=0.1), ARMS), (bench(), arms)):
+        with pytest.raises(UserError, match="made from other data or with other settings"):
+            run_grid(changed, settings, [5], 1, record=path)
+
+
+def test_processes_that_memory_denies_give_no_threads_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.get_num_threads", lambda: 4)
+    threads: list[int] = []
+
+    @contextlib.contextmanager
+    def of_torch(count: int) -> Iterator[None]:
+        threads.append(count)
+        yield
+
+    monkeypatch.setattr("shfcas.compare.grid.threads_of_torch", of_torch)
+    run_cells([Cell("none", 0, 0)], BenchWork(bench(), ARMS), jobs=2)
+    run_cells([Cell("none", 0, 0), Cell("none", 0, 1)], BenchWork(bench(), ARMS), jobs=2, at_once=1)
+    assert threads == [2, 2]
 
 
 # -- statistics -----------------------------------------------------------------------------------------------

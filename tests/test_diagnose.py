@@ -208,6 +208,19 @@ def test_neither_the_order_of_rows_nor_files_matter(tmp_path: Path, capsys: pyte
     assert found["signals"]["opposition"]["deciles"] == expected["signals"]["opposition"]["deciles"]
 
 
+@pytest.mark.parametrize("missing", [None, float("nan")])
+def test_answers_without_gold_give_no_pairs(missing: float | None) -> None:
+    rows = scored(1.0, prompts=20).rows()
+    rows[3]["gold"][0] = missing
+    rows[4]["gold"] = None
+    pairs = from_gold(rows, None, 20)
+    assert pairs.left_out["no gold"] == 4 + 10
+    assert len(pairs) == 20 * 10 - 14
+    rows[5]["gold"] = [1.0]
+    with pytest.raises(UserError, match=r"'p5': the column gold has to hold .* 5 answers"):
+        from_gold(rows, None, 20)
+
+
 def test_units_of_rewards_and_of_gold_do_not_matter() -> None:
     rows = scored(1.0).rows()
     other = [

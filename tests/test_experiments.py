@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.stats import t as student
 
 from experiments import figure, page, quick
 from experiments.annotators import BIASES, SafetyAnnotator, turned_round
-from experiments.arms import Setting, experiment, in_rounds, key, policy_columns, some_answers
+from experiments.arms import PARTS, Setting, experiment, in_rounds, key, policy_columns, some_answers
 from experiments.features import Crossed
 from experiments.generate import logprobs_of, sample
 from experiments.grid import PLANS, RESULTS, Plan, run_plan, tables, write_table
@@ -66,6 +67,8 @@ def test_an_informed_score_has_its_correlation_with_gold() -> None:
     assert name == "logprob" and np.mean(found) == pytest.approx(0.6, abs=0.05)
     columns, name = policy_columns(numbers, "mean_logprob", 0)
     assert name == "mean_logprob" and columns["num_tokens"] is numbers.tokens
+    columns, name = policy_columns(numbers, "base_logprob", 0)
+    assert name == "logprob" and columns["logprobs"] is numbers.reference
 
 
 def test_inverted_groups_are_a_blind_spot_that_informed_conflicts_find(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,3 +236,30 @@ def test_tables_of_the_page_are_those_of_the_results() -> None:
     assert {name for _, name, _ in page.MARK.findall(text)} == {*page.tables(), "about"}
     entries = read_json(page.ABOUT)
     assert set(entries) == set(PLANS) and not any("changes" in entry["commit"] for entry in entries.values())
+
+
+def test_parts_of_the_prompts_are_left_out_and_nothing_else_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.arms.BLIND_GROUPS", {"made": 2})
+    numbers = made()
+
+    def prompts(left_out: int) -> tuple[set[str], set[str]]:
+        setting = Setting("made", "inverted", left_out=left_out)
+        bench = experiment(numbers, setting, 1, committee=False).bench
+        pool, held_out = ({row["prompt_id"] for row in part.rows} for part in (bench.pool, bench.held_out))
+        return pool, held_out
+
+    pool, held_out = prompts(-1)
+    gone = []
+    for part in range(PARTS):
+        fewer, measured = prompts(part)
+        assert fewer <= pool and measured <= held_out
+        gone += [*(pool - fewer), *(held_out - measured)]
+    assert sorted(gone) == sorted(pool | held_out)
+
+
+def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
+    values = np.random.default_rng(0).standard_normal(20)
+    without = [float(np.delete(values, i).mean()) for i in range(20)]
+    low, high = page.jackknife(float(values.mean()), without)
+    expected = student.interval(0.95, 19, values.mean(), values.std(ddof=1) / np.sqrt(20))
+    assert (low, high) == pytest.approx(expected)

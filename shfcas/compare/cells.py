@@ -10,7 +10,7 @@ import numpy as np
 
 from shfcas.compare.answers import AnswerSet
 from shfcas.compare.heads import Head, HeadFit
-from shfcas.errors import UserError
+from shfcas.errors import NothingSelected, UserError
 from shfcas.seeds import derive_seed
 from shfcas.selection import Comparison, SelectionConfig, select
 
@@ -151,7 +151,7 @@ def run_cell(bench: Bench, cell: Cell, selection: SelectionConfig) -> dict[str, 
         (empty: all prompts) and `value`; docs/compare.md says what each means.
 
     Raises:
-        UserError: the strategy selects nothing, or lacks a column; the message names the cell.
+        UserError: the strategy lacks a column; the message names the cell.
     """
     started = time.perf_counter()
     drawn = bench.drawn(cell.seed)
@@ -164,10 +164,12 @@ def run_cell(bench: Bench, cell: Cell, selection: SelectionConfig) -> dict[str, 
 
 
 def ask(bench: Bench, drawn: np.ndarray, cell: Cell, selection: SelectionConfig) -> list[Comparison]:
-    """The comparisons of one cell."""
+    """The comparisons of one cell; none where nothing passes the thresholds."""
     rows = [bench.pool.rows[i] for i in drawn]
     try:
         return select(rows, replace(selection, budget=cell.budget), derive_seed(bench.seed, "draw", cell.seed))
+    except NothingSelected:
+        return []
     except UserError as error:
         raise UserError(f"{cell}: {error}") from error
 

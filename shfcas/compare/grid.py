@@ -1,5 +1,6 @@
 """All cells of a comparison: in any order, in several processes, and only those that are not yet done."""
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -9,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from shfcas.compare.cells import NONE, Bench, Cell, run_cell
+from shfcas.compare.cells import NONE, Bench, Cell, RefineHead, run_cell
 from shfcas.compare.heads import threads_of_torch
+from shfcas.config import to_dict
 from shfcas.errors import UserError
 from shfcas.files import disk_errors
 from shfcas.progress import progress
@@ -58,13 +61,35 @@ def run_grid(
         budgets: numbers of comparisons.
         seeds: how many.
         jobs: processes.
-        record: a file of cells that are done; a call that was interrupted goes on from it.
+        record: a file of cells that are done; a call that was interrupted goes on from it. Budgets and seeds may be
+            added; a file that was made from another bench or other settings is refused.
 
     Returns:
         Tidy rows: `strategy`, `budget`, `seed`, `metric`, `group`, `value`.
     """
     cells = cells_of(list(arms), budgets, seeds)
-    return tidy(run_cells(cells, BenchWork(bench, arms), jobs, Record(record) if record else None))
+    known = None
+    if record:
+        known = Record(record, {"bench": _hash(bench), "arms": {name: to_dict(arm) for name, arm in arms.items()}})
+    return tidy(run_cells(cells, BenchWork(bench, arms), jobs, known))
+
+
+def _hash(bench: Bench) -> str:
+    """Of all that a bench consists of."""
+    options = (bench.group_by, list(bench.blind), bench.pool_share, bench.label_noise, bench.seed)
+    found = hashlib.sha256(json.dumps(options).encode())
+    arrays: list[Any] = []
+    for answers in (bench.pool, bench.held_out):
+        found.update(json.dumps([answers.rows, answers.table.metadata], sort_keys=True, default=str).encode())
+        arrays += [answers.gold, answers.features]
+    if isinstance(bench.refine, RefineHead):
+        fit = bench.refine.fit
+        arrays += [fit.old, fit.margins, fit.centre, fit.scale, fit.l2, bench.refine.new_pair_weight]
+    else:
+        found.update(str(bench.refine).encode())
+    for array in arrays:
+        found.update(np.ascontiguousarray(array, float).tobytes())
+    return found.hexdigest()[:16]
 
 
 def tidy(done: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -124,7 +149,9 @@ class Record:
                 os.truncate(self.path, whole)
 
 
-def run_cells(cells: Sequence[Cell], work: Work, jobs: int = 1, record: Record | None = None) -> list[dict[str, Any]]:
+def run_cells(
+    cells: Sequence[Cell], work: Work, jobs: int = 1, record: Record | None = None, at_once: int | None = None
+) -> list[dict[str, Any]]:
     """Runs what is not yet recorded, in this process (one job) or in several, and returns all cells in their order.
 
     Args:
@@ -132,6 +159,8 @@ def run_cells(cells: Sequence[Cell], work: Work, jobs: int = 1, record: Record |
         work: runs one cell; with several jobs it travels to each process once, so it has to be picklable.
         jobs: processes; torch's threads are divided among them.
         record: where finished cells are kept.
+        at_once: where memory does not allow so many processes, how many it allows. A process has no more threads for
+            that, and no more where few cells are left: with other threads sums round otherwise.
     """
     done = dict(record.done) if record else {}
     missing = [cell for cell in cells if cell not in done]
@@ -141,8 +170,8 @@ def run_cells(cells: Sequence[Cell], work: Work, jobs: int = 1, record: Record |
         if record:
             record.add(result)
 
-    threads = max(1, torch.get_num_threads() // max(1, jobs))  # of a job, also where few cells are left: sums round
-    jobs = min(jobs, len(missing))
+    threads = max(1, torch.get_num_threads() // max(1, jobs))
+    jobs = min(jobs, at_once or jobs, len(missing))
     if jobs <= 1:
         with threads_of_torch(threads):
             for cell in progress(missing, "cells"):

@@ -50,8 +50,8 @@ def compare(config: CompareConfig) -> Path:
     remove(work.scratch)
     record = Record(directory.path / "cells.jsonl", work.inputs())
     cells = cells_of(config.strategies, config.budgets, config.seeds)
-    missing = sum(cell not in record.done for cell in cells)
-    done = run_cells(cells, work, config.jobs or jobs_that_fit(config, work, missing), record)
+    jobs = config.jobs or useful_jobs(config, len(cells))
+    done = run_cells(cells, work, jobs, record, config.jobs or jobs_that_fit(config, work))
     rows = tidy(done)
     if config.ppo:
         from shfcas.compare.policies import policies
@@ -220,17 +220,21 @@ class RefineFull:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def jobs_that_fit(config: CompareConfig, work: RunWork, cells: int) -> int:
-    """As many processes as there are processors, but no more than fit into the memory that is free.
+def useful_jobs(config: CompareConfig, cells: int) -> int:
+    """As many processes as there are processors; a process takes seconds to begin, and a head milliseconds.
 
-    A process takes seconds to begin, so heads, which take milliseconds, get another one only for every 500 cells.
+    It is the same for a comparison that goes on as for one that begins, and so are the results.
     """
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(processors, 1 + cells // 500 if config.refine == "head" else cells))
+
+
+def jobs_that_fit(config: CompareConfig, work: RunWork) -> int:
+    """As many processes as the memory that is free has room for."""
     need = 0.7e9 + 3 * sum(f.stat().st_size for f in (work.path / FEATURES).glob("*.npy"))
     if config.refine == "full":
         folder = Path(str(work.state.reward_model))
         weights = sum(f.stat().st_size for f in folder.rglob("*.safetensors")) if folder.is_dir() else 4e9
         need += 6 * weights  # weights, gradients, two moments, activations, the scorer
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if "SC_AVPHYS_PAGES" in os.sysconf_names else 0
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    useful = 1 + cells // 500 if config.refine == "head" else cells
-    return max(1, min(processors, useful, int(free // need)))
+    return max(1, int(free // need))

@@ -1,6 +1,7 @@
 """Pairs of answers of which somebody said which is better, and what might have told that the reward model errs."""
 
 import heapq
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -91,19 +92,35 @@ def from_gold(
         prompts: how many to draw.
         seed: of the draw.
         group_by: a column of the table.
+
+    Raises:
+        UserError: there is no gold, or another number of values than of answers. Pairs without gold are left out.
     """
     drawn = heapq.nsmallest(prompts, rows, key=lambda row: derive_seed("diagnose", seed, row["prompt_id"], bits=64))
     if gold is None and drawn and "gold" not in drawn[0]:
         raise UserError("who knows better? give preferences, or gold, or a table with a column gold")
-    known = [row["gold"] for row in drawn] if gold is None else score_rows(gold, drawn)
-    pairs, ties = [], 0
+    known = [_gold(row) for row in drawn] if gold is None else score_rows(gold, drawn)
+    pairs, left_out = [], {"equal gold": 0, "no gold": 0}
     for row, values in zip(drawn, known, strict=True):
         for one, other in combinations(range(len(values)), 2):
-            if values[one] == values[other]:
-                ties += 1
-                continue
-            pairs.append((row, one, other) if values[one] > values[other] else (row, other, one))
-    return _collect(pairs, group_by, {"equal gold": ties})
+            if not (math.isfinite(values[one]) and math.isfinite(values[other])):
+                left_out["no gold"] += 1
+            elif values[one] == values[other]:
+                left_out["equal gold"] += 1
+            else:
+                pairs.append((row, one, other) if values[one] > values[other] else (row, other, one))
+    return _collect(pairs, group_by, left_out)
+
+
+def _gold(row: Row) -> list[float]:
+    """The column `gold` of a row, NaN where there is none."""
+    values = row["gold"] if row["gold"] is not None else [None] * len(row["completions"])
+    if not isinstance(values, list) or len(values) != len(row["completions"]):
+        raise UserError(
+            f"prompt {row['prompt_id']!r}: the column gold has to hold a list with one number for each of its "
+            f"{len(row['completions'])} answers"
+        )
+    return [math.nan if value is None else value for value in values]
 
 
 def _collect(pairs: Sequence[tuple[Row, int, int]], group_by: str | None, left_out: dict[str, int]) -> JudgedPairs:

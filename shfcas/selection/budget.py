@@ -7,7 +7,7 @@ from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
-from shfcas.errors import UserError
+from shfcas.errors import NothingSelected
 from shfcas.quantiles import Chunks
 from shfcas.selection import diversity
 from shfcas.selection.false_discovery import AUTO, Cases, kendall_bound, kendall_cases
@@ -45,7 +45,8 @@ def select(rows: Iterable[Row], config: SelectionConfig, seed: int = 0) -> list[
         seed: used where `config.seed` is None.
 
     Raises:
-        UserError: a column is missing, or nothing passes the thresholds.
+        UserError: a column is missing.
+        NothingSelected: nothing passes the thresholds.
     """
     return select_with_report(rows, config, seed).comparisons
 
@@ -138,7 +139,7 @@ def choose(passes: Passes, config: SelectionConfig) -> Selection:
     bounds, report = _bounds(passes, config)
     best, seen, skipped = passes.wanted(bounds)
     if not best:
-        raise UserError(
+        raise NothingSelected(
             f"strategy {config.strategy} selected nothing from {seen} prompts ({skipped} of them "
             "degenerate: all rewards or all log-probabilities equal, or not a number); lower the thresholds"
         )
