@@ -1,5 +1,6 @@
 """Answers to and from other tools: what goes out comes back, and nothing that does not fit comes in."""
 
+import dataclasses
 import json
 import logging
 import re
@@ -34,7 +35,7 @@ NAMES = st.sampled_from(["ada", "ben", "Zoë Müller", "c@example.org", "5d0a1a5
 
 
 def item(position: int, prompt: Any = "how?", first: str = "yes", second: str = "no", queue: str = "round-1") -> Item:
-    why = {"kendall_distance": 0.5, "rewards": [2.0 + position, 1.0], "pacs": [0.25, float("nan")]}
+    why = {"kendall_distance": 0.5, "rewards": [2.0 + position, 1.0], "pacs": [0.25, None]}
     key = (queue, f"p{position}", 0, 2)
     return Item(item_id(*key), queue, 1, position, f"p{position}", 0, 2, prompt, first, second, why)
 
@@ -266,8 +267,12 @@ def test_scores_are_shown_only_where_asked_for(fresh: Store, tmp_path: Path, for
     plain = json.dumps(exported(fresh, tmp_path / "a.json", format))
     assert not any(word in plain for word in ("rewards", "pacs", "kendall", "logprobs", "nan", "NaN"))
     rows = exported(fresh, tmp_path / "b.json", format, with_scores=True)
-    text = json.dumps(rows)
-    assert "kendall_distance" in text and "NaN" not in text and "nan" not in text
+    assert "kendall_distance" in json.dumps(rows)
+    for missing in (None, float("nan")):
+        one = dataclasses.replace(item(0), why={"pacs": [0.25, missing]})
+        with new_store(tmp_path / f"{missing}.sqlite", items=[one]) as other:
+            text = json.dumps(exported(other, tmp_path / "c.json", format, with_scores=True))
+        assert "0.25" in text and text.count("pacs") == 1
     if format == "argilla":
         left = "left" if rows[4]["metadata"]["left"] == "first" else "right"
         assert rows[4]["metadata"][f"rewards_{left}"] == 6.0
@@ -567,7 +572,10 @@ JSONL_ERRORS = [
     (1, "round-2", "queue", "an item of the queue 'round-2' after the line of 'round-1'"),
     (1, [{"role": "user"}], "prompt", "a prompt is text or a non-empty list"),
     (1, [], "why", r"why is \[\]"),
-    (1, {"rewards": [1, 2, 3]}, "why", "why is .*; expected numbers, or one number for each answer"),
+    (1, {"rewards": [1, 2, 3]}, "why", "why is .*; expected finite numbers, or one for each answer"),
+    (1, {"pacs": [0.25, float("nan")]}, "why", "why is .*; expected finite numbers"),
+    (1, {"kendall_distance": float("inf")}, "why", "why is .*; expected finite numbers"),
+    (1, {"kendall_distance": -(10**400)}, "why", "why is .*; expected finite numbers"),
     (1, [{"role": "user", "content": "x", "more": [1]}], "prompt", "a message of the prompt has more than text in it"),
     (6, "nothing", "item", "item 'nothing' is in no queue"),
     (6, ..., "annotator", "no annotator"),
