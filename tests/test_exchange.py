@@ -217,6 +217,22 @@ def test_trl_has_what_the_answers_come_to_and_brings_it_back(store: Store, fresh
     assert import_answers(fresh, [path], ExchangeOptions("trl"), people)["new"] == 0
 
 
+def test_a_trl_export_has_what_a_run_would_train_on_if_it_went_on_now(tmp_path: Path) -> None:
+    people = HumanSettings(overlap=2)
+    with new_store(tmp_path / "one.sqlite", [LOG[0], answer("x", 1, choice="second")]) as one:
+        export_answers(one, tmp_path / "p.jsonl", ExchangeOptions("trl"), people)
+        trained_on = preferences(ITEMS, one.judgements(), people, only_settled=False)  # as HumanFeedback makes them
+    assert len(trained_on) == 2 and read_preferences(tmp_path / "p.jsonl") == trained_on
+
+
+def test_names_with_a_plus_stay_one_persons(fresh: Store, tmp_path: Path) -> None:
+    names = ["50%2Bx", "ada+work@example.org", "ben"]
+    with new_store(tmp_path / "one.sqlite", [answer(name, 0, name) for name in names]) as one:
+        export_answers(one, tmp_path / "p.jsonl", ExchangeOptions("trl"))
+    import_answers(fresh, [tmp_path / "p.jsonl"], ExchangeOptions("trl"))
+    assert [j.annotator for j in fresh.judgements()] == names
+
+
 def test_a_preference_of_several_people_is_an_answer_of_each(fresh: Store, tmp_path: Path) -> None:
     row = {"prompt": "how?", "chosen": "no", "rejected": "yes", "source": "human", "annotator": "ada+ben", "round": 1}
     imported(fresh, [row | {"prompt_id": "p4", "chosen_index": 2, "rejected_index": 0}], tmp_path / "p", "trl")
@@ -856,6 +872,7 @@ def test_the_command_uses_the_settings_of_the_run(store: Store, tmp_path: Path, 
         (["export", "run", "--out", "x", "--format", "csv"], 2, "format: unknown choice 'csv'"),
         (["export", "nowhere", "--out", "x"], 1, "nowhere is no run directory"),
         (["export", "empty", "--out", "x"], 1, "empty has no feedback.sqlite"),
+        (["export", "run", "--out", "x.xml", "--format", "label-studio"], 1, "x.xml is the name of the labelling"),
         (["import", "empty", "x", "--format", "trl"], 1, "empty has no feedback.sqlite"),
         (["export", "run", "--out", "x", "--run_queue", "round-9"], 1, "no queue round-9; it has round-1"),
         ([], 2, "missing: gold"),
