@@ -37,7 +37,7 @@ browser:  ## install chromium, which the tests need, where no browser of its kin
 	echo "installing chromium"; sudo=; if [ "$$(id -u)" != 0 ]; then sudo=sudo; fi; \
 	$$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qq chromium > /dev/null
 
-test: $(VENV)/dev.stamp  ## all tests and doctests but the slow ones
+test: browser $(VENV)/dev.stamp  ## all tests and doctests but the slow ones
 	$(BIN)/python -m pytest --doctest-modules shfcas tests -m "not slow" $(ARGS)
 
 test-slow: $(VENV)/dev.stamp  ## the slow tests: every architecture through the whole loop, PPO against closed forms

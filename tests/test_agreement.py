@@ -141,6 +141,9 @@ def test_the_left_share_is_of_answers_that_prefer_one() -> None:
     assert person(answers("ada", "ff", left="second"))["left_share"]["mean"] == 0.0
     assert person(answers("ada", "ff", left="first"))["left_share"]["mean"] == 1.0
     assert person(answers("ada", "tb"))["left_share"] is None
+    imported = answers("ada", "ffff", page_version="trl")  # stored as if the first stood on the left
+    assert person(imported)["left_share"] is None
+    assert person([*imported, *answers("ada", "....s")])["left_share"]["mean"] == 0.0
 
 
 def test_self_agreement_is_over_repeats() -> None:

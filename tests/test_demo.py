@@ -1,16 +1,19 @@
 """The demo's data and arithmetic; the demo itself is `make demo`."""
 
+import tomllib
 from collections import Counter
 from importlib import resources
+from pathlib import Path
 
 import pytest
 
 from shfcas.config import build, read_yaml
 from shfcas.demo import remarks
-from shfcas.demo.arms import DemoConfig, run_config, table
+from shfcas.demo.arms import DemoConfig, arms, run_config, table
 from shfcas.demo.sentiment import BLIND_TOPICS, biased_annotator, gold
 from shfcas.demo.task import held_out_prompts, seed_prompts, train_prompts
 from shfcas.errors import UsageError
+from shfcas.feedback.settings import HumanSettings
 from shfcas.run_config import RunConfig
 
 
@@ -72,7 +75,23 @@ def test_flags_reach_the_run() -> None:
         run_config(DemoConfig(prompts=4))
 
 
-def test_table() -> None:
+def test_people_are_asked_in_one_arm_alone() -> None:
+    asked = DemoConfig(feedback="human", human=HumanSettings(port=0, overlap=2), finish_with_what_we_have=True)
+    config = run_config(asked).check()
+    assert (config.feedback, config.human, config.finish_with_what_we_have) == ("human", asked.human, True)
+    assert list(arms(config)) == ["no_feedback", "shf_cas"]
+    assert list(arms(run_config(DemoConfig()))) == ["no_feedback", "random", "shf_cas"]
+
+
+def test_the_extra_of_the_demo_has_what_the_page_needs() -> None:
+    extras = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    assert "shfcas[web]" in extras["demo"]
+    assert "shfcas[rlhf]" in extras["web"]
+
+
+def table_of(labels: dict) -> list[str]:
     interval = {"mean": 0.25, "low": 0.2, "high": 0.3}
     row = {
         "policy": "base policy",
@@ -84,15 +103,19 @@ def test_table() -> None:
         "mean_abs_pacs": 0.9,
         "pair_accuracy_by_topic": {"sound": 0.7, "blind": 0.4},
     }
-    labels = {"comparisons": 100, "blind": 60, "share": 0.6}
-    lines = table(
+    return table(
         {
             "policies": [row],
             "detection": {"kendall_finds_blind_topics": 0.75, "pacs_finds_wrong_answers": 0.6},
-            "labels": {"random": {**labels, "share": 0.375}, "shf_cas": labels},
+            "labels": labels,
             "seconds": 90,
         }
     ).splitlines()
+
+
+def test_table() -> None:
+    labels = {"comparisons": 100, "blind": 60, "share": 0.6}
+    lines = table_of({"random": {**labels, "share": 0.375}, "shf_cas": labels})
     assert lines[0].split()[:2] == ["policy", "gold"]
     assert lines[2].split("  ")[0] == "base policy"
     assert "0.250 [0.200, 0.300]" in lines[2] and lines[2].split()[-2:] == ["0.700", "0.400"]
@@ -100,3 +123,4 @@ def test_table() -> None:
     assert lines[5] == "labels about blind topics: random 38%, SHF-CAS 60% of 100"
     assert lines[6].startswith("policy score: log pi_sft / pi_base")
     assert lines[7] == "all stages took 1.5 minutes"
+    assert table_of({"shf_cas": labels})[5] == "labels about blind topics: SHF-CAS 60% of 100"

@@ -1,5 +1,6 @@
 """Answers to and from other tools: what goes out comes back, and nothing that does not fit comes in."""
 
+import dataclasses
 import json
 import logging
 import re
@@ -34,7 +35,7 @@ NAMES = st.sampled_from(["ada", "ben", "Zoë Müller", "c@example.org", "5d0a1a5
 
 
 def item(position: int, prompt: Any = "how?", first: str = "yes", second: str = "no", queue: str = "round-1") -> Item:
-    why = {"kendall_distance": 0.5, "rewards": [2.0 + position, 1.0], "pacs": [0.25, float("nan")]}
+    why = {"kendall_distance": 0.5, "rewards": [2.0 + position, 1.0], "pacs": [0.25, None]}
     key = (queue, f"p{position}", 0, 2)
     return Item(item_id(*key), queue, 1, position, f"p{position}", 0, 2, prompt, first, second, why)
 
@@ -216,6 +217,22 @@ def test_trl_has_what_the_answers_come_to_and_brings_it_back(store: Store, fresh
     assert import_answers(fresh, [path], ExchangeOptions("trl"), people)["new"] == 0
 
 
+def test_a_trl_export_has_what_a_run_would_train_on_if_it_went_on_now(tmp_path: Path) -> None:
+    people = HumanSettings(overlap=2)
+    with new_store(tmp_path / "one.sqlite", [LOG[0], answer("x", 1, choice="second")]) as one:
+        export_answers(one, tmp_path / "p.jsonl", ExchangeOptions("trl"), people)
+        trained_on = preferences(ITEMS, one.judgements(), people, only_settled=False)  # as HumanFeedback makes them
+    assert len(trained_on) == 2 and read_preferences(tmp_path / "p.jsonl") == trained_on
+
+
+def test_names_with_a_plus_stay_one_persons(fresh: Store, tmp_path: Path) -> None:
+    names = ["50%2Bx", "ada+work@example.org", "ben"]
+    with new_store(tmp_path / "one.sqlite", [answer(name, 0, name) for name in names]) as one:
+        export_answers(one, tmp_path / "p.jsonl", ExchangeOptions("trl"))
+    import_answers(fresh, [tmp_path / "p.jsonl"], ExchangeOptions("trl"))
+    assert [j.annotator for j in fresh.judgements()] == names
+
+
 def test_a_preference_of_several_people_is_an_answer_of_each(fresh: Store, tmp_path: Path) -> None:
     row = {"prompt": "how?", "chosen": "no", "rejected": "yes", "source": "human", "annotator": "ada+ben", "round": 1}
     imported(fresh, [row | {"prompt_id": "p4", "chosen_index": 2, "rejected_index": 0}], tmp_path / "p", "trl")
@@ -266,8 +283,12 @@ def test_scores_are_shown_only_where_asked_for(fresh: Store, tmp_path: Path, for
     plain = json.dumps(exported(fresh, tmp_path / "a.json", format))
     assert not any(word in plain for word in ("rewards", "pacs", "kendall", "logprobs", "nan", "NaN"))
     rows = exported(fresh, tmp_path / "b.json", format, with_scores=True)
-    text = json.dumps(rows)
-    assert "kendall_distance" in text and "NaN" not in text and "nan" not in text
+    assert "kendall_distance" in json.dumps(rows)
+    for missing in (None, float("nan")):
+        one = dataclasses.replace(item(0), why={"pacs": [0.25, missing]})
+        with new_store(tmp_path / f"{missing}.sqlite", items=[one]) as other:
+            text = json.dumps(exported(other, tmp_path / "c.json", format, with_scores=True))
+        assert "0.25" in text and text.count("pacs") == 1
     if format == "argilla":
         left = "left" if rows[4]["metadata"]["left"] == "first" else "right"
         assert rows[4]["metadata"][f"rewards_{left}"] == 6.0
@@ -567,7 +588,10 @@ JSONL_ERRORS = [
     (1, "round-2", "queue", "an item of the queue 'round-2' after the line of 'round-1'"),
     (1, [{"role": "user"}], "prompt", "a prompt is text or a non-empty list"),
     (1, [], "why", r"why is \[\]"),
-    (1, {"rewards": [1, 2, 3]}, "why", "why is .*; expected numbers, or one number for each answer"),
+    (1, {"rewards": [1, 2, 3]}, "why", "why is .*; expected finite numbers, or one for each answer"),
+    (1, {"pacs": [0.25, float("nan")]}, "why", "why is .*; expected finite numbers"),
+    (1, {"kendall_distance": float("inf")}, "why", "why is .*; expected finite numbers"),
+    (1, {"kendall_distance": -(10**400)}, "why", "why is .*; expected finite numbers"),
     (1, [{"role": "user", "content": "x", "more": [1]}], "prompt", "a message of the prompt has more than text in it"),
     (6, "nothing", "item", "item 'nothing' is in no queue"),
     (6, ..., "annotator", "no annotator"),
@@ -848,6 +872,7 @@ def test_the_command_uses_the_settings_of_the_run(store: Store, tmp_path: Path, 
         (["export", "run", "--out", "x", "--format", "csv"], 2, "format: unknown choice 'csv'"),
         (["export", "nowhere", "--out", "x"], 1, "nowhere is no run directory"),
         (["export", "empty", "--out", "x"], 1, "empty has no feedback.sqlite"),
+        (["export", "run", "--out", "x.xml", "--format", "label-studio"], 1, "x.xml is the name of the labelling"),
         (["import", "empty", "x", "--format", "trl"], 1, "empty has no feedback.sqlite"),
         (["export", "run", "--out", "x", "--run_queue", "round-9"], 1, "no queue round-9; it has round-1"),
         ([], 2, "missing: gold"),

@@ -694,3 +694,23 @@ def test_a_wrong_command_is_one_line(
     assert main(["feedback", *arguments]) == code
     captured = capsys.readouterr()
     assert message in captured.err and captured.err.count("\n") == 1 and not list(folder.glob(".*"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
+    reply = Reply("key", "A", "longer", 10, 2)
+
+    def filled() -> ReplyCache:
+        cache = ReplyCache(tmp_path / "cache.jsonl")
+        with open("/dev/full", "wb") as full:
+            os.dup2(full.fileno(), cache._file.fileno())
+        return cache
+
+    with pytest.raises(UserError, match=r"no space left on the disk while writing .*cache\.jsonl"), filled() as cache:
+        cache.add(reply)
+    with pytest.raises(KeyboardInterrupt), filled() as cache:
+        with pytest.raises(UserError):
+            cache.add(reply)
+        raise KeyboardInterrupt
+    with pytest.raises(UserError, match="no space left"), filled() as cache, pytest.raises(UserError):
+        cache.add(reply)

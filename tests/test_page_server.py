@@ -23,6 +23,7 @@ from shfcas.feedback.schema import Judgement
 from shfcas.feedback.settings import HumanSettings
 from shfcas.feedback.store import Store
 from shfcas.feedback.web import desk
+from shfcas.feedback.web.annotators import Annotators
 from shfcas.feedback.web.server import Page, running, serve
 
 ROOT = Path(__file__).parents[1]
@@ -430,6 +431,11 @@ def test_the_command_names_a_page_that_is_served_already(
     assert client.next()
     assert main(["annotate", str(folder)]) == 0
     assert page.links["ada"] in capsys.readouterr().out
+    serving = ["--port", "0", "--overlap", "2", "--repeat_share", "0", "--allow_public", "true"]
+    assert main(["annotate", str(folder), "--annotators", "dan", *serving]) == 1
+    errors = capsys.readouterr().err
+    assert "annotate: port, allow_public, overlap, repeat_share: " in errors and f"already, at {page.address}" in errors
+    assert "dan" not in Annotators(folder).tokens()
 
 
 def test_without_the_extra_the_command_says_what_to_install(
@@ -479,3 +485,13 @@ def test_the_runs_own_settings_hold_unless_the_command_says_otherwise(tmp_path: 
     assert (settings.overlap, settings.port, settings.clearly, settings.allow_public) == (3, 0, 2.0, True)
     (tmp_path / "config.yaml").write_text("output: x\nhuman: null\n")
     assert settings_of(tmp_path, Config()) == HumanSettings()
+    assert settings_of(tmp_path, Config(overlap=2)).overlap == 2
+
+
+def test_a_run_that_asks_people_has_its_own_overlap(tmp_path: Path) -> None:
+    from shfcas.cli.annotate import Config, settings_of
+
+    (tmp_path / "config.yaml").write_text("output: x\nfeedback: human\nhuman:\n  overlap: 3\n")
+    assert settings_of(tmp_path, Config(overlap=3)).overlap == 3
+    with pytest.raises(UserError, match=r"waits for 3 answers to each comparison .*, not 2; .*--human\.overlap 2"):
+        settings_of(tmp_path, Config(overlap=2))

@@ -77,7 +77,10 @@ def answer_by(folder: Path, choose: Any, settings: dict[str, Any]) -> list[Prefe
     return read_preferences(folder / "round-1" / "preferences.jsonl")
 
 
-def test_what_people_say_on_the_page_is_what_the_reward_model_learns(values: dict[str, Any], tmp_path: Path) -> None:
+def test_what_people_say_on_the_page_is_what_the_reward_model_learns(
+    values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shfcas.feedback.human.QUIET_POLLS", 1)
     settings = {**values, "feedback": "human"}
     short = answer_by(tmp_path / "short", shorter, settings)
     long = answer_by(tmp_path / "long", longer, settings)

@@ -1,7 +1,8 @@
 """Serve the page where people answer the comparisons of a run, until Ctrl-C.
 
 Prints a sign-in link for each annotator. Answers are kept in the run directory (feedback.sqlite), each as soon as it is
-given. Where the run is being served already, names are added and the links of that page are printed.
+given. Where the run is being served already, names are added and the links of that page are printed; what says how to
+serve is refused then.
 """
 
 import threading
@@ -9,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shfcas.config import option
-from shfcas.errors import UsageError
+from shfcas.config import option, read_yaml
+from shfcas.errors import UsageError, UserError
 from shfcas.feedback.settings import HumanSettings, settings_of_run
 from shfcas.feedback.web.annotators import add_annotators
 from shfcas.feedback.web.server import running, serve, sign_in_links
 from shfcas.files import existing
 
 INPUTS, INPUTS_HELP = "run", "the run directory"
+SERVING = ("queue", "host", "port", "address", "allow_public", "guidelines", "overlap", "repeat_share")
 
 
 @dataclass
@@ -31,7 +33,7 @@ class Config:
     address: str | None = option(None, "how people reach the page, where a proxy stands before it")
     allow_public: bool = option(False, "listen at an address that other machines reach, without TLS")
     guidelines: str | None = option(None, "a Markdown file that the page shows (none: as the run has it)")
-    overlap: int | None = option(None, "how many people answer each comparison (none: as the run has it, or 1)")
+    overlap: int | None = option(None, "how many people answer each comparison; a run that asks people has its own")
     repeat_share: float | None = option(None, "share of answered comparisons that are asked again (none: as the run)")
 
 
@@ -41,8 +43,15 @@ def run(config: Config) -> dict[str, Any] | None:
         raise UsageError(f"expected one run directory, got {' '.join(config.run) or 'none'}")
     folder = existing(config.run[0])
     settings = settings_of(folder, config)
+    address = running(folder)
+    said = [name for name in SERVING if getattr(config, name) is not None and getattr(config, name) is not False]
+    if address and said:
+        raise UserError(
+            f"{', '.join(said)}: {folder} is being served already, at {address}, as it was told when it started; "
+            "leave these out, or end its process first"
+        )
     tokens = add_annotators(folder, config.annotators)
-    if address := running(folder):
+    if address:
         return {"address": address, "links": sign_in_links(address, tokens)}
     with serve(folder, settings, config.queue) as page:
         behind = f" (here: port {page.port})" if settings.address else ""
@@ -53,7 +62,19 @@ def run(config: Config) -> dict[str, Any] | None:
 
 
 def settings_of(folder: Path, config: Config) -> HumanSettings:
-    """The settings of the run's own configuration, with what the command line says over them."""
+    """The settings of the run's own configuration, with what the command line says over them.
+
+    Raises:
+        UserError: another overlap than the one by which the run, which asks people, settles a comparison.
+    """
+    file = folder / "config.yaml"
+    if config.overlap is not None and file.exists() and read_yaml(file).get("feedback") == "human":
+        asked = settings_of_run(folder).overlap
+        if config.overlap != asked:
+            raise UserError(
+                f"overlap: the run waits for {asked} answers to each comparison (human.overlap in {file}), not "
+                f"{config.overlap}; leave it out, or start a new run with --human.overlap {config.overlap}"
+            )
     names = ("host", "port", "address", "guidelines", "overlap", "repeat_share")
     given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
     return settings_of_run(folder, **given, **({"allow_public": True} if config.allow_public else {}))

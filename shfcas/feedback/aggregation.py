@@ -194,11 +194,29 @@ def preferences(
                 chosen_index=item.first if first else item.second,
                 rejected_index=item.second if first else item.first,
                 source="human",
-                annotator="+".join(verdict.annotators),
+                annotator=joined(verdict.annotators),
                 round=item.round,
             )
         )
     return made
+
+
+def joined(names: Iterable[str]) -> str:
+    """Names of several people as one, joined by `+`; in a name, `+` and `%` are written `%2B` and `%25`.
+
+    >>> joined(["ada", "ben+work@example.org"])
+    'ada+ben%2Bwork@example.org'
+    """
+    return "+".join(name.replace("%", "%25").replace("+", "%2B") for name in names)
+
+
+def names_of(annotator: str) -> list[str]:
+    """The names that `joined` joined.
+
+    >>> names_of("ada+ben%2Bwork@example.org")
+    ['ada', 'ben+work@example.org']
+    """
+    return [name.replace("%2B", "+").replace("%25", "%") for name in annotator.split("+")]
 
 
 def is_complete(items: Sequence[Item], judgements: Iterable[Judgement], settings: HumanSettings) -> bool:

@@ -32,7 +32,8 @@ def report(items: Sequence[str], judgements: Iterable[Judgement], settings: Huma
 
         - `annotators`: for each, by name: `name`, `answered`, `skipped` and `flagged` (items, repeats left out),
           `median_seconds`, `answers_per_hour` (of the time that items were looked at, each for 5 minutes at most),
-          `left_share` (of the answers that prefer one, those for the left: `mean`, `low`, `high`, `count`),
+          `left_share` (of the answers that prefer one, those for the left: `mean`, `low`, `high`, `count`; without
+          those imported from TRL's format, which has no sides),
           `tie_share` of the answers, and `self_agreement` over repeats: `n`, `share`, `kappa`.
         - `pairs`: for each two people who answered the same items: `annotators`, `n`, `share`, `kappa` (Cohen 1960).
         - `alpha`: Krippendorff's, nominal, over the four answers.
@@ -70,7 +71,7 @@ def _is_aside(j: Judgement) -> bool:
 def _annotator(name: str, judged: list[Judgement], cast: dict[str, dict[str, Judgement]]) -> dict[str, Any]:
     answers = [j for j in judged if j.choice in ANSWERED]
     mine = {item: given[name] for item, given in cast.items() if name in given}
-    preferred = [j for j in answers if j.choice in PREFERRED]
+    sided = [j for j in answers if j.choice in PREFERRED and j.page_version != "trl"]  # which says nothing of sides
     seconds = [j.seconds for j in answers if j.seconds is not None]
     active = math.fsum(min(s, LONGEST_SECONDS) for s in seconds)
     again = [(mine[j.item].choice, j.choice) for j in answers if j.repeat and j.item in mine]
@@ -81,9 +82,7 @@ def _annotator(name: str, judged: list[Judgement], cast: dict[str, dict[str, Jud
         "flagged": len({j.item for j in judged if j.choice == "flag" and not j.repeat}),
         "median_seconds": statistics.median(seconds) if seconds else None,
         "answers_per_hour": 3600 * len(seconds) / active if active else None,
-        "left_share": (
-            wilson_interval(sum(j.choice == j.left for j in preferred), len(preferred)) if preferred else None
-        ),
+        "left_share": (wilson_interval(sum(j.choice == j.left for j in sided), len(sided)) if sided else None),
         "tie_share": sum(j.choice == "tie" for j in mine.values()) / len(mine) if mine else None,
         "self_agreement": _agreement(again),
     }

@@ -111,10 +111,20 @@ class ReplyCache:
                 self._verdicts[reply.key] = reply
 
     def close(self) -> None:
-        self._file.close()
+        """Closes the file, which writes what a full disk has kept `add` from writing.
+
+        Raises:
+            UserError: the disk is still full.
+        """
+        with disk_errors(str(self.path)):
+            self._file.close()
 
     def __enter__(self) -> "ReplyCache":
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        try:
+            self.close()
+        except UserError:
+            if kind is None:  # otherwise what went wrong first is said
+                raise

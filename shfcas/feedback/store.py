@@ -233,6 +233,10 @@ class Store:
         rows = self.rows(_SELECT + _FROM + "WHERE j.id = ?", (plain(id, "judgement"),))
         return _judgement(rows[0]) if rows else None
 
+    def has_judged(self, annotator: str) -> bool:
+        """Whether the log has anything of this person, about whichever queue."""
+        return bool(self.rows("SELECT 1 FROM judgements WHERE annotator = ? LIMIT 1", (annotator,)))
+
     def judgements(self, queue: str | None = None) -> list[Judgement]:
         """The log, in the order in which it was written: of all queues, or of one."""
         if queue is None:

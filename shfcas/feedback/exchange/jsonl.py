@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def _item(row: dict[str, Any], book: Book, queue: str) -> None:
             raise Problem(f"{name} is {shown(number)}", "expected a whole number, 0 or more")
     why = values["why"]
     if not isinstance(why, dict) or not all(_is_reason(reason) for reason in why.values()):
-        raise Problem(f"why is {shown(why)}", "expected numbers, or one number for each answer")
+        raise Problem(f"why is {shown(why)}", "expected finite numbers, or one for each answer")
     try:
         check_prompt(values["prompt"], "the item")
     except UserError as error:
@@ -105,8 +106,9 @@ def _item(row: dict[str, Any], book: Book, queue: str) -> None:
 
 
 def _is_reason(value: Any) -> bool:
+    """Whether the page can show it: JSON has neither NaN nor infinities, and comparisons with NaN are false."""
     parts = value if isinstance(value, list) and len(value) == 2 else [value]
-    return all(part is None or isinstance(part, bool | int | float) for part in parts)
+    return all(part is None or (isinstance(part, int | float) and abs(part) <= sys.float_info.max) for part in parts)
 
 
 def _complete(book: Book, queue: str, expected: tuple[str, int]) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from shfcas.chat import as_messages
+from shfcas.errors import UserError
 from shfcas.feedback.exchange.answers import Answer, check_among, check_name, check_text, judgement, says, seconds, time
 from shfcas.feedback.exchange.matching import Book, Export, on_side
 from shfcas.feedback.exchange.reading import Problem, shown
@@ -42,7 +43,13 @@ SCORES = '  <Header size="5" value="Scores"/>\n  <Text name="scores" value="$sco
 
 
 def write(path: Path, export: Export) -> list[Path]:
-    """Writes the tasks, and the labelling configuration as `.xml` beside them."""
+    """Writes the tasks, and the labelling configuration as `.xml` beside them.
+
+    Raises:
+        UserError: the name ends in `.xml` itself.
+    """
+    if path.suffix.lower() == ".xml":
+        raise UserError(f"out: {path.name} is the name of the labelling configuration; name the tasks as .json")
     logs, answers = export.logs(), export.answers()
     tasks = (_task(item, export, logs.get(item.id, []), answers.get(item.id, [])) for item in export.items)
     write_array(path, tasks)

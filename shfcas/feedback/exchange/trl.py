@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from shfcas.errors import UserError
-from shfcas.feedback.aggregation import preferences
+from shfcas.feedback.aggregation import names_of, preferences
 from shfcas.feedback.exchange.answers import Answer, check_name
 from shfcas.feedback.exchange.matching import ELSEWHERE, Book, Export, texts_key
 from shfcas.feedback.exchange.reading import Problem, shown
@@ -16,8 +16,9 @@ from shfcas.preferences import Preference
 
 
 def write(path: Path, export: Export) -> list[Path]:
-    """Writes the preferences that the answers come to; ties, skips and flags give none."""
-    write_lines(path, (p.to_row() for p in preferences(export.items, export.log, export.settings)))
+    """Writes the preferences that a run would train on if it went on now; ties, skips and flags give none."""
+    made = preferences(export.items, export.log, export.settings, only_settled=False)
+    write_lines(path, (preference.to_row() for preference in made))
     return [path]
 
 
@@ -31,7 +32,7 @@ def read(rows: Iterable[tuple[str, dict[str, Any]]], book: Book) -> Iterator[Ans
                 raise Problem(" ".join(str(error).split())[:300], "see TRL's columns in docs/exchange.md") from None
             item, choice = _place(preference, book)
             name = preference.annotator or preference.source
-            for annotator in name.split("+") if preference.source == "human" else [name]:
+            for annotator in names_of(name) if preference.source == "human" else [name]:
                 made = Judgement(
                     id="",
                     item=item.id,

@@ -16,6 +16,7 @@ from shfcas.errors import UserError
 logger = logging.getLogger(__name__)
 
 FILE = "annotators.txt"
+SOLE = "annotator"  # whoever answers, where nobody was named
 HEADER = "# One person a line: a name and the token of the sign-in link. Without its line, a link no longer works.\n"
 _NAME = re.compile(r"[\w.@-]{1,64}")
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{16,128}")
@@ -40,7 +41,7 @@ def add_annotators(folder: str | Path, names: Sequence[str] = ()) -> dict[str, s
         fcntl.flock(file, fcntl.LOCK_EX)
         text = file.read()
         known = _parse(text, path)
-        wanted = list(names) or ([] if known else ["annotator"])
+        wanted = list(names) or ([] if known else [SOLE])
         new = {name: secrets.token_hex(16) for name in wanted if name not in known}
         if new:
             start = HEADER if not text else "" if text.endswith("\n") else "\n"
