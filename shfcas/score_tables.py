@@ -256,10 +256,17 @@ class _Recipe:
         return {**self.metadata, b"shfcas": json.dumps(about).encode()}
 
     def describe(self, shards: Sequence[Shard], shard_rows: int) -> dict[str, Any]:
-        """What a folder of parts is made of: the versions of files and models too, or two would be mixed in it."""
-        files = {shard.name: shard.filesystem.get_file_info(shard.path) for shard in shards}
+        """What a folder of parts is made of: the versions of files and models too, or two would be mixed in it.
+
+        The place of each file is said too, since a part knows its shard by its number alone.
+        """
+        files = {shard.name: shard for shard in shards}
+        infos = {name: shard.filesystem.get_file_info(shard.path) for name, shard in files.items()}
         return {
-            "files": {name: f"{info.size} bytes of {info.mtime}" for name, info in files.items()},
+            "files": {
+                name: f"input {place}, {info.size} bytes of {info.mtime}"
+                for place, (name, info) in enumerate(infos.items(), start=1)
+            },
             **self.about,
             "columns": list(self.columns) if self.columns is not None else None,
             "shard_rows": shard_rows,

@@ -139,6 +139,17 @@ def test_a_folder_of_other_tables_or_settings_is_refused(candidates: Path, tmp_p
         score_table([str(candidates)], candidates)
 
 
+def test_inputs_in_another_order_are_refused(candidates: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.parquet"
+    pq.write_table(pq.read_table(candidates).slice(0, 30), other)
+    score_table([str(candidates), str(other)], tmp_path / "parts")
+    (tmp_path / "parts/part-00001.parquet").unlink()  # as if killed before it
+    with pytest.raises(UserError, match=r"files\..*candidates\.parquet: 'input 1, .* -> 'input 2, "):
+        score_table([str(other), str(candidates)], tmp_path / "parts")
+    score_table([str(candidates), str(other)], tmp_path / "parts")
+    assert pq.read_table(tmp_path / "parts").num_rows == 90
+
+
 def test_killed_and_started_again_gives_the_same_bytes(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows, offsets = 60_000, np.arange(0, 60_000 * 8 + 1, 8, dtype=np.int32)
