@@ -29,7 +29,8 @@ def select_table(
         shard_rows: rows of a task, about; a row group is never split.
 
     Raises:
-        UserError: a table is missing or lacks a column, or nothing passes the thresholds.
+        UserError: a table is missing or lacks a column, nothing passes the thresholds, or two rows of one prompt id are
+            to be asked about.
     """
     shards, schema = find_shards(inputs, shard_rows)
     columns = columns_to_read(config, schema.names)

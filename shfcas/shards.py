@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -51,9 +52,10 @@ def find_files(inputs: Sequence[str]) -> list[tuple[str, str, fs.FileSystem]]:
             pyarrow (`s3://`, `gs://`) or an installed fsspec file system understands.
 
     Raises:
-        UserError: an input does not exist, or no file is there.
+        UserError: an input does not exist, no file is there, or one is named twice.
     """
     found = []
+    seen: dict[tuple[str, str], str] = {}
     for name in inputs:
         filesystem, path = _filesystem(name)
         prefix = name[: len(name) - len(path)] if name.endswith(path) else ""
@@ -68,7 +70,13 @@ def find_files(inputs: Sequence[str]) -> list[tuple[str, str, fs.FileSystem]]:
             files = [path] if info.type == fs.FileType.File else _parquet_files(filesystem, path)
         if not files:
             raise UserError(f"{name}: no Parquet file there")
-        found += [(prefix + file, file, filesystem) for file in files]
+        for file in files:
+            place = str(Path(file).resolve()) if isinstance(filesystem, fs.LocalFileSystem) else file
+            key = filesystem.type_name, place
+            if key in seen:
+                raise UserError(f"{prefix + file} is meant twice, by {seen[key]} and by {name}; name it once")
+            seen[key] = name
+            found.append((prefix + file, file, filesystem))
     return found
 
 

@@ -99,6 +99,21 @@ def test_a_threshold_from_the_null_distribution_adds_up_over_shards(table: Path)
     assert 0 < expected.report["kendall"]["chosen"] < 90
 
 
+@pytest.mark.parametrize("diversity", ["none", "k_centre"])
+def test_a_prompt_id_of_two_rows_is_not_asked_about(table: Path, tmp_path: Path, diversity: str) -> None:
+    """As two files of prompts without ids have them, each counted from p000000 on."""
+    other = pq.read_table(table)
+    other = other.set_column(0, "prompt_id", pa.array([f"q{i}" for i in range(89)] + ["p7"]))
+    pq.write_table(other, tmp_path / "other.parquet", row_group_size=10)
+    files, config = [str(table), str(tmp_path / "other.parquet")], SelectionConfig("random", 500, diversity=diversity)
+    with pytest.raises(UserError, match="prompt id 'p7' stands for two rows"):
+        select_with_report(TableRows(files), config)
+    with pytest.raises(UserError, match="prompt id 'p7' stands for two rows"):
+        select_table(files, config, 0, LocalEngine(), shard_rows=10)
+    few = SelectionConfig("random", 1)  # not about p7
+    assert select_table(files, few, 0, LocalEngine(), shard_rows=10) == select_with_report(TableRows(files), few)
+
+
 def test_a_selection_of_nothing_counts_all_shards(table: Path) -> None:
     config = SelectionConfig(kendall_threshold="2")
     with pytest.raises(UserError, match="selected nothing from 90 prompts"):

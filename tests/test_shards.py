@@ -1,6 +1,7 @@
 """Finding Parquet files and cutting them into shards; reading ahead."""
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -46,6 +47,15 @@ def test_files_folders_and_globs(tree: Path, monkeypatch: pytest.MonkeyPatch) ->
         f"file://{tree}/sub/c.parquet",
         f"file://{tree}/sub/deep/d.parquet",
     ]
+
+
+def test_a_file_that_is_named_twice_is_refused(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tree)
+    for inputs in (["a.parquet", "a.parquet"], ["*.parquet", f"{tree}/a.parquet"], ["sub", f"file://{tree}/sub/deep"]):
+        with pytest.raises(
+            UserError, match=rf"parquet is meant twice, by {re.escape(inputs[0])} and by .*; name it once"
+        ):
+            find_files(inputs)
 
 
 def test_urls_of_fsspec(tmp_path: Path) -> None:

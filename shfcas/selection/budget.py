@@ -45,7 +45,8 @@ def select(rows: Iterable[Row], config: SelectionConfig, seed: int = 0) -> list[
         seed: used where `config.seed` is None.
 
     Raises:
-        UserError: a column is missing, or nothing passes the thresholds.
+        UserError: a column is missing, nothing passes the thresholds, or two rows of one prompt id are to be asked
+            about.
     """
     return select_with_report(rows, config, seed).comparisons
 
@@ -59,19 +60,21 @@ class Wanted(NamedTuple):
     """The most wanted comparisons of some rows.
 
     Attributes:
-        ranked: priority, comparison, and what its place is made of where there is diversity; most wanted first.
+        ranked: priority, comparison, what its place is made of where there is diversity, and what tells its row from
+            others; most wanted first.
         seen: rows gone through.
         skipped: of these, those that were not usable.
     """
 
-    ranked: list[tuple[Any, Comparison, Any]]
+    ranked: list[tuple[Any, Comparison, Any, Any]]
     seen: int
     skipped: int
 
 
 def most_wanted(parts: Sequence[Wanted], config: SelectionConfig) -> Wanted:
     """The most wanted comparisons of all parts of a table together."""
-    ranked = heapq.nsmallest(_pool(config), (c for part in parts for c in part.ranked), key=itemgetter(0))
+    every = ((*found[:3], (number, found[3])) for number, part in enumerate(parts) for found in part.ranked)
+    ranked = heapq.nsmallest(_pool(config), every, key=itemgetter(0))
     return Wanted(ranked, sum(part.seen for part in parts), sum(part.skipped for part in parts))
 
 
@@ -118,12 +121,12 @@ class RowPasses:
             settings = {name: getattr(config, name) for name in self.strategy.settings}
             comparisons_of = partial(comparisons_of, **settings)
 
-        def ranked() -> Iterator[tuple[Any, Comparison, Any]]:
-            for row in self.usable:
+        def ranked() -> Iterator[tuple[Any, Comparison, Any, Any]]:
+            for number, row in enumerate(self.usable):
                 texts = row.get("completions")
                 for priority, c in comparisons_of(row, bounds, self.seed):
                     if texts is None or texts[c.first] != texts[c.second]:
-                        yield priority, c, diversity.source(row, c) if spread else None
+                        yield priority, c, diversity.source(row, c) if spread else None, number
 
         best = heapq.nsmallest(_pool(config), ranked(), key=itemgetter(0))
         return Wanted(best, self.usable.seen, self.usable.skipped)
@@ -142,11 +145,18 @@ def choose(passes: Passes, config: SelectionConfig) -> Selection:
             f"strategy {config.strategy} selected nothing from {seen} prompts ({skipped} of them "
             "degenerate: all rewards or all log-probabilities equal, or not a number); lower the thresholds"
         )
+    rows: dict[str, Any] = {}
+    for _, comparison, _, row in best:
+        if rows.setdefault(comparison.prompt_id, row) != row:
+            raise UserError(
+                f"prompt id {comparison.prompt_id!r} stands for two rows, so nobody can tell which answers are meant; "
+                "give the prompts of each file ids of their own"
+            )
     if config.diversity != "none":
-        places = diversity.places([where for _, _, where in best])
+        places = diversity.places([where for _, _, where, _ in best])
         best = [best[position] for position in diversity.k_centre(places, config.budget)]
     about = {"strategy": config.strategy, "prompts": seen, "degenerate": skipped, "bounds": bounds}
-    return Selection([comparison for _, comparison, _ in best], about | report)
+    return Selection([comparison for _, comparison, *_ in best], about | report)
 
 
 def columns_to_read(config: SelectionConfig, present: Iterable[str]) -> list[str]:
