@@ -19,7 +19,7 @@ from shfcas.conflicts import SCORE_COLUMNS, add_conflicts_to_batch
 from shfcas.engines import Engine, Tick
 from shfcas.engines.local import LocalEngine
 from shfcas.errors import UserError
-from shfcas.files import atomic_file, disk_errors, locked_folder, parse_jsonl, read_json, remove, write_json
+from shfcas.files import atomic_file, disk_errors, local, locked_folder, parse_jsonl, read_json, remove, write_json
 from shfcas.models import provenance
 from shfcas.scoring import RewardScorer, add_rewards, check_scorer, load_scorer
 from shfcas.shards import BATCH_ROWS, SHARD_ROWS, Shard, ahead, find_shards, read_batches
@@ -81,7 +81,7 @@ def score_table(
     Raises:
         UserError: see `iter_score`; or the folder was made of other tables or with other settings.
     """
-    output = Path(output)
+    output = local(output)
     shards, schema = find_shards(inputs, shard_rows)
     load = partial(load_scorer, reward_model, cost_model) if engine and reward_model else None
     if load and reward_model:
@@ -141,9 +141,13 @@ class _PartWriter:
 
 
 def score_lines(
-    lines: Iterable[str], output: TextIO, policy_score: str = "logprob", scorer: RewardScorer | None = None
+    lines: Iterable[str],
+    output: TextIO,
+    policy_score: str = "logprob",
+    scorer: RewardScorer | None = None,
+    columns: Sequence[str] | None = None,
 ) -> ConflictSummary:
-    """JSON lines in, JSON lines out, `BATCH_ROWS` at a time."""
+    """JSON lines in, JSON lines out, `BATCH_ROWS` at a time; see `iter_score`."""
     summary, first = ConflictSummary(), 0
     rows: list[dict[str, Any]] = []
 
@@ -153,7 +157,8 @@ def score_lines(
             batch = pa.RecordBatch.from_pydict(arrow_columns(rows))
         except UserError as error:
             raise UserError(f"stdin: rows {first} to {first + len(rows) - 1}, {error}") from error
-        batch = _Recipe(batch.schema, policy_score, scorer, None).scored(batch, "stdin", first)
+        recipe = _Recipe(batch.schema, policy_score, scorer, columns)
+        batch = recipe.scored(batch.select(recipe.read), "stdin", first)
         output.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in batch.to_pylist())
         summary += ConflictSummary.of(batch, first)
         first, rows = first + len(rows), []
