@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -81,14 +81,19 @@ def test_a_worker_that_is_killed_loses_nothing(engine: Any, tmp_path: Path) -> N
 def test_a_node_that_is_killed_loses_nothing(cluster: Any, engine: Any, tmp_path: Path) -> None:
     node = cluster.add_node(num_cpus=1, object_store_memory=STORE)
 
+    def wait_while(condition: Callable[[], bool]) -> None:
+        until = time.monotonic() + 60
+        while condition() and time.monotonic() < until:
+            time.sleep(0.05)
+
     def kill() -> None:
-        while sum(attempts(tmp_path, task) for task in range(2, 10)) < 3:  # until all three nodes are at work
-            time.sleep(0.05)
-        at_work = {int(p.name.rpartition("-")[2]) for p in tmp_path.glob("attempt-*")}
-        cluster.remove_node(node, allow_graceful=False)
-        while all(map(is_alive, at_work)):  # a worker may outlive its node for a moment
-            time.sleep(0.05)
-        (tmp_path / "go").touch()
+        try:
+            wait_while(lambda: sum(attempts(tmp_path, task) for task in range(2, 10)) < 3)  # all nodes are at work
+            at_work = {int(p.name.rpartition("-")[2]) for p in tmp_path.glob("attempt-*")}
+            cluster.remove_node(node, allow_graceful=False)
+            wait_while(lambda: all(map(is_alive, at_work)))  # a worker may outlive its node for a moment
+        finally:
+            (tmp_path / "go").touch()  # or the test would never end
 
     killer = threading.Thread(target=kill)
     killer.start()

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -153,17 +152,31 @@ def test_inputs_in_another_order_are_refused(candidates: Path, tmp_path: Path) -
     assert pq.read_table(tmp_path / "parts").num_rows == 90
 
 
+KILLED_WITHIN = """
+import os, signal, sys, threading, time
+from pathlib import Path
+
+from shfcas.cli import main
+
+def kill():
+    while not Path("killed/part-00010.parquet").exists():
+        time.sleep(0.001)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+threading.Thread(target=kill, daemon=True).start()  # within, so that it waits for nobody's turn but the command's own
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 def test_killed_and_started_again_gives_the_same_bytes(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows, offsets = 60_000, np.arange(0, 60_000 * 8 + 1, 8, dtype=np.int32)
     lists = [pa.ListArray.from_arrays(offsets, pa.array(rng.standard_normal(rows * 8))) for _ in range(2)]
     pq.write_table(pa.table(dict(zip(("rewards", "logprobs"), lists, strict=True))), "in.parquet", row_group_size=500)
-    command = [sys.executable, "-m", "shfcas.cli", "score", "in.parquet", "--shard_rows", "500", "--output"]
-    process = subprocess.Popen([*command, "killed"])
-    while not (tmp_path / "killed/part-00010.parquet").exists():
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    arguments = ["score", "in.parquet", "--shard_rows", "500", "--output"]
+    command = [sys.executable, "-m", "shfcas.cli", *arguments]
+    killed = subprocess.run([sys.executable, "-c", KILLED_WITHIN, *arguments, "killed"], timeout=100)
+    assert killed.returncode == -signal.SIGKILL
     done = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "killed").glob("part-*.parquet")}
     assert 0 < len(done) < 120
     said = [subprocess.run([*command, n], check=True, capture_output=True).stdout for n in ("killed", "unbroken")]
