@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
+from shfcas.callables import is_callable_name, load_callable, version
 from shfcas.candidates import CandidateTable, arrow_columns
 from shfcas.config import differences
 from shfcas.conflict_summary import ConflictSummary
@@ -192,6 +193,9 @@ class _Recipe:
             self.about |= {"reward_model": reward_model, **provenance(reward_model=reward_model)}
         if cost_model:
             self.about["cost_model"] = True
+        self.function = scorer if not reward_model else None
+        if reward_model and is_callable_name(reward_model):
+            self.function = load_callable(reward_model)
         self.metadata = schema.metadata or {}
         needed = {
             *SCORE_COLUMNS.get(policy_score, ()),
@@ -261,9 +265,9 @@ class _Recipe:
         return {**self.metadata, b"shfcas": json.dumps(about).encode()}
 
     def describe(self, shards: Sequence[Shard], shard_rows: int) -> dict[str, Any]:
-        """What a folder of parts is made of: the versions of files and models too, or two would be mixed in it.
+        """What a folder of parts is made of: the versions of files, models and functions too, or two would be mixed.
 
-        The place of each file is said too, since a part knows its shard by its number alone.
+        The place of each file is said, since a part knows its shard by its number alone.
         """
         files = {shard.name: shard for shard in shards}
         infos = {name: shard.filesystem.get_file_info(shard.path) for name, shard in files.items()}
@@ -273,6 +277,7 @@ class _Recipe:
                 for place, (name, info) in enumerate(infos.items(), start=1)
             },
             **self.about,
+            "function": version(self.function) if self.function else None,
             "columns": list(self.columns) if self.columns is not None else None,
             "shard_rows": shard_rows,
         }

@@ -17,8 +17,10 @@ from shfcas import score_tables
 from shfcas.candidates import read_candidates, write_candidates
 from shfcas.conflict_summary import ConflictSummary
 from shfcas.conflicts import POLICY_SCORES, add_conflicts
+from shfcas.engines.local import LocalEngine
 from shfcas.errors import UserError
 from shfcas.score_tables import iter_score, score_lines, score_table
+from shfcas.scoring import load_scorer
 from tests.test_conflicts import random_rows, table
 from tests.tiny import letter_reward
 
@@ -139,6 +141,23 @@ def test_a_folder_of_other_tables_or_settings_is_refused(candidates: Path, tmp_p
     with pytest.raises(UserError, match="s3://bucket/scores is a URL"):
         score_table([str(candidates)], "s3://bucket/scores")
     assert not Path("s3:").exists()
+
+
+def test_a_folder_of_another_function_is_refused(
+    candidates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts, module = tmp_path / "parts", tmp_path / "a_scorer_of_this_test.py"
+    module.write_text("def reward(prompts, completions, **columns):\n    return [1.0 * len(c) for c in completions]\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    name = "a_scorer_of_this_test:reward"
+    score_table([str(candidates)], parts, scorer=load_scorer(name), reward_model=name)
+    score_table([str(candidates)], parts, reward_model=name, engine=LocalEngine())  # the same one by a worker
+    module.write_text(module.read_text().replace("1.0", "-1.0"))
+    with pytest.raises(UserError, match=f"function: '{name} .*' -> '{name} "):
+        score_table([str(candidates)], parts, scorer=load_scorer(name), reward_model=name)
+    score_table([str(candidates)], tmp_path / "unnamed", scorer=letter_reward)
+    with pytest.raises(UserError, match=r"function: 'tests\.tiny:letter_reward .*' -> 'a_scorer_of_this_test:reward "):
+        score_table([str(candidates)], tmp_path / "unnamed", scorer=load_scorer(name))
 
 
 def test_inputs_in_another_order_are_refused(candidates: Path, tmp_path: Path) -> None:
