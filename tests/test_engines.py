@@ -1,8 +1,10 @@
 """Engines: tasks in order, and what is made of them is what one process makes without."""
 
 import os
+import pickle
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +92,28 @@ def test_passes_over_shards_select_what_one_process_selects(strategy: str, table
             expected = select_with_report(TableRows([str(table)]), config, seed)
             assert select_table([str(table)], config, seed, LocalEngine(), shard_rows=10) == expected
             assert len(expected.comparisons) > 10
+
+
+class Weighing(LocalEngine):
+    """Notes the bytes of each result."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def map(self, *arguments: Any, **options: Any) -> Iterator[Any]:
+        for result in super().map(*arguments, **options):
+            self.sizes.append(len(pickle.dumps(result)))
+            yield result
+
+
+def test_shards_give_counts_for_a_quantile_and_not_their_values(tmp_path: Path) -> None:
+    pacs = np.random.default_rng(0).standard_normal((5000, 8))
+    columns = {"prompt_id": [f"p{i}" for i in range(5000)], "pacs": pacs.tolist(), "degenerate": [False] * 5000}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet", row_group_size=2500)
+    config, engine = SelectionConfig("pacs", budget=10, pacs_threshold="q0.9"), Weighing()
+    found = select_table([str(tmp_path / "t.parquet")], config, 0, engine, shard_rows=2500)
+    assert found.report["bounds"] == {"pacs_threshold": np.quantile(np.abs(pacs), 0.9)}
+    assert len(engine.sizes) == 6 and max(engine.sizes) < 20_000 < pacs.nbytes / 2 / 4
 
 
 def test_a_threshold_from_the_null_distribution_adds_up_over_shards(table: Path) -> None:

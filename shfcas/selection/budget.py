@@ -8,13 +8,13 @@ from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
 from shfcas.errors import UserError
-from shfcas.quantiles import Chunks
+from shfcas.quantiles import Counted
 from shfcas.selection import diversity
 from shfcas.selection.false_discovery import AUTO, Cases, kendall_bound, kendall_cases
 from shfcas.selection.protocol import Bounds, Comparison, Row
 from shfcas.selection.settings import SelectionConfig
 from shfcas.selection.strategies import STRATEGIES
-from shfcas.selection.thresholds import in_chunks, threshold
+from shfcas.selection.thresholds import counted_rows, threshold
 from shfcas.selection.usable import ALWAYS, UsableRows, check_columns
 
 
@@ -39,8 +39,8 @@ def select(rows: Iterable[Row], config: SelectionConfig, seed: int = 0) -> list[
 
     Args:
         rows: one dictionary a prompt, with `prompt_id`, the columns that the strategy needs and, if texts are to be
-            compared, `completions`. They are gone through once, twice more for each threshold that is a quantile,
-            and once more for one that is `auto`.
+            compared, `completions`. They are gone through once, twice more for each threshold that is a quantile
+            (up to four times if there are millions), and once more for one that is `auto`.
         config: strategy, budget, thresholds, pairing and diversity.
         seed: used where `config.seed` is None.
 
@@ -81,8 +81,8 @@ def most_wanted(parts: Sequence[Wanted], config: SelectionConfig) -> Wanted:
 class Passes(Protocol):
     """The ways in which a selection goes through a table; what each gives adds up over parts of the table."""
 
-    def values(self, name: str, bounds: Bounds) -> Chunks:
-        """The values that the threshold of this name is a quantile of."""
+    def values(self, name: str, bounds: Bounds) -> Counted:
+        """Counts the values that the threshold of this name is a quantile of."""
 
     def cases(self) -> Cases:
         """See `false_discovery.kendall_cases`."""
@@ -105,9 +105,9 @@ class RowPasses:
         self.strategy = STRATEGIES[config.strategy]
         self.usable = UsableRows(rows, config.strategy, self.strategy)
 
-    def values(self, name: str, bounds: Bounds) -> Chunks:
+    def values(self, name: str, bounds: Bounds) -> Counted:
         """See `Passes`."""
-        return in_chunks(self.usable, self.strategy.bounds[name], bounds)
+        return counted_rows(self.usable, self.strategy.bounds[name], bounds)
 
     def cases(self) -> Cases:
         """See `Passes`."""
