@@ -20,7 +20,9 @@ class BootstrapSettings:
     prompts: str = option("", "prompts that are used for nothing else: a file, or module:function")
     demonstrator: str = option("", "the scorer whose favourite answers become demonstrations")
     per_prompt: int = option(2, "at most so many demonstrations a prompt")
-    threshold: str = option("q0.7", "a demonstration scores at least this; a number, or a quantile of all answers")
+    threshold: str | float = option(
+        "q0.7", "a demonstration scores at least this; a number, or a quantile of all answers"
+    )
     sampling: SamplingConfig = option(SamplingConfig, "samples of the raw policy")
 
 

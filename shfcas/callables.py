@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shfcas.errors import UserError
+from shfcas.files import content_hash
 
 _NAME = re.compile(r"^(?!pypi:)[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
 
@@ -35,3 +36,11 @@ def load_callable(name: str) -> Callable[..., Any]:
     if not callable(value):
         raise UserError(f"{name} is not callable")
     return value
+
+
+def version(function: Callable[..., Any]) -> str:
+    """Which callable this is: its module, its name, and a hash of the module's file where there is one."""
+    named = function if hasattr(function, "__qualname__") else type(function)
+    file = getattr(sys.modules.get(named.__module__), "__file__", None)
+    found = f"{named.__module__}:{named.__qualname__}"
+    return f"{found} {content_hash(file)[:16]}" if file and Path(file).is_file() else found

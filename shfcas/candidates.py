@@ -60,6 +60,7 @@ SCALAR_COLUMNS = {
     "degenerate": pa.bool_(),
 }
 COLUMNS = {**LIST_COLUMNS, **SCALAR_COLUMNS}
+GROUP_ROWS = 1024  # of a Parquet row group, which parts of the table never split
 
 
 @dataclass(frozen=True)
@@ -201,8 +202,9 @@ def write_candidates(path: str | Path, candidates: CandidateTable) -> None:
         **(candidates.table.schema.metadata or {}),
         b"shfcas": json.dumps(candidates.metadata).encode(),
     }
+    table = candidates.table.replace_schema_metadata(metadata)
     with atomic_file(path) as partial:
-        pq.write_table(candidates.table.replace_schema_metadata(metadata), partial, compression="zstd")
+        pq.write_table(table, partial, row_group_size=GROUP_ROWS, compression="zstd")
 
 
 def read_candidates(path: str | Path) -> CandidateTable:

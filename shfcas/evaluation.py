@@ -8,6 +8,7 @@ import numpy as np
 
 from shfcas.candidates import CandidateTable
 from shfcas.config import option
+from shfcas.diagnose.measures import weighted_auroc
 from shfcas.errors import UserError
 from shfcas.sampling import SamplingConfig
 
@@ -43,15 +44,14 @@ def mean_with_interval(values: Sequence[float]) -> dict[str, float]:
 def auroc(scores: Sequence[float], labels: Sequence[bool]) -> float:
     """Area under the ROC curve: how often a positive has the higher score; ties count half, NaN if undefined.
 
+    A score that is not a number counts as the wrong one.
+
     >>> auroc([0.9, 0.8, 0.1], [True, False, False])
     1.0
     """
-    values, is_positive = np.asarray(scores, dtype=float), np.asarray(labels, dtype=bool)
-    positive, negative = values[is_positive], values[~is_positive]
-    if not len(positive) or not len(negative):
-        return float("nan")
-    difference = positive[:, None] - negative[None, :]
-    return float(((difference > 0) + 0.5 * (difference == 0)).mean())
+    values, positive = np.asarray(scores, dtype=float), np.asarray(labels, dtype=bool)
+    values = np.where(np.isnan(values), np.where(positive, -np.inf, np.inf), values)
+    return float(weighted_auroc(values, positive)(np.ones(len(values))))
 
 
 def win_rate(gold: Sequence[Sequence[float]], before: Sequence[Sequence[float]]) -> list[float]:

@@ -14,6 +14,17 @@ from typing import Any
 from shfcas.errors import UserError
 
 
+def local(path: str | Path) -> Path:
+    """A path to write to, from its name.
+
+    Raises:
+        UserError: it is a URL, which would become a folder named after its scheme.
+    """
+    if "://" in str(path):
+        raise UserError(f"{path} is a URL, and outputs are files; name a path, and copy what is written there")
+    return Path(path)
+
+
 def fsync(path: Path) -> None:
     """Waits until a file, or a folder's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -92,7 +103,7 @@ def write_as(name: str) -> None:
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success it replaces `path`, on failure it is removed."""
-    path = Path(path)
+    path = local(path)
     partial = path.with_name(f".{path.name}{_writer}.partial")
     with disk_errors(str(path)):
         path.parent.mkdir(parents=True, exist_ok=True)

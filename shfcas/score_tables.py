@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
+from shfcas.callables import is_callable_name, load_callable, version
 from shfcas.candidates import CandidateTable, arrow_columns
 from shfcas.config import differences
 from shfcas.conflict_summary import ConflictSummary
@@ -19,7 +20,7 @@ from shfcas.conflicts import SCORE_COLUMNS, add_conflicts_to_batch
 from shfcas.engines import Engine, Tick
 from shfcas.engines.local import LocalEngine
 from shfcas.errors import UserError
-from shfcas.files import atomic_file, disk_errors, locked_folder, parse_jsonl, read_json, remove, write_json
+from shfcas.files import atomic_file, disk_errors, local, locked_folder, parse_jsonl, read_json, remove, write_json
 from shfcas.models import provenance
 from shfcas.scoring import RewardScorer, add_rewards, check_scorer, load_scorer
 from shfcas.shards import BATCH_ROWS, SHARD_ROWS, Shard, ahead, find_shards, read_batches
@@ -81,7 +82,7 @@ def score_table(
     Raises:
         UserError: see `iter_score`; or the folder was made of other tables or with other settings.
     """
-    output = Path(output)
+    output = local(output)
     shards, schema = find_shards(inputs, shard_rows)
     load = partial(load_scorer, reward_model, cost_model) if engine and reward_model else None
     if load and reward_model:
@@ -141,9 +142,13 @@ class _PartWriter:
 
 
 def score_lines(
-    lines: Iterable[str], output: TextIO, policy_score: str = "logprob", scorer: RewardScorer | None = None
+    lines: Iterable[str],
+    output: TextIO,
+    policy_score: str = "logprob",
+    scorer: RewardScorer | None = None,
+    columns: Sequence[str] | None = None,
 ) -> ConflictSummary:
-    """JSON lines in, JSON lines out, `BATCH_ROWS` at a time."""
+    """JSON lines in, JSON lines out, `BATCH_ROWS` at a time; see `iter_score`."""
     summary, first = ConflictSummary(), 0
     rows: list[dict[str, Any]] = []
 
@@ -153,7 +158,8 @@ def score_lines(
             batch = pa.RecordBatch.from_pydict(arrow_columns(rows))
         except UserError as error:
             raise UserError(f"stdin: rows {first} to {first + len(rows) - 1}, {error}") from error
-        batch = _Recipe(batch.schema, policy_score, scorer, None).scored(batch, "stdin", first)
+        recipe = _Recipe(batch.schema, policy_score, scorer, columns)
+        batch = recipe.scored(batch.select(recipe.read), "stdin", first)
         output.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in batch.to_pylist())
         summary += ConflictSummary.of(batch, first)
         first, rows = first + len(rows), []
@@ -187,6 +193,9 @@ class _Recipe:
             self.about |= {"reward_model": reward_model, **provenance(reward_model=reward_model)}
         if cost_model:
             self.about["cost_model"] = True
+        self.function = scorer if not reward_model else None
+        if reward_model and is_callable_name(reward_model):
+            self.function = load_callable(reward_model)
         self.metadata = schema.metadata or {}
         needed = {
             *SCORE_COLUMNS.get(policy_score, ()),
@@ -256,11 +265,19 @@ class _Recipe:
         return {**self.metadata, b"shfcas": json.dumps(about).encode()}
 
     def describe(self, shards: Sequence[Shard], shard_rows: int) -> dict[str, Any]:
-        """What a folder of parts is made of: the versions of files and models too, or two would be mixed in it."""
-        files = {shard.name: shard.filesystem.get_file_info(shard.path) for shard in shards}
+        """What a folder of parts is made of: the versions of files, models and functions too, or two would be mixed.
+
+        The place of each file is said, since a part knows its shard by its number alone.
+        """
+        files = {shard.name: shard for shard in shards}
+        infos = {name: shard.filesystem.get_file_info(shard.path) for name, shard in files.items()}
         return {
-            "files": {name: f"{info.size} bytes of {info.mtime}" for name, info in files.items()},
+            "files": {
+                name: f"input {place}, {info.size} bytes of {info.mtime}"
+                for place, (name, info) in enumerate(infos.items(), start=1)
+            },
             **self.about,
+            "function": version(self.function) if self.function else None,
             "columns": list(self.columns) if self.columns is not None else None,
             "shard_rows": shard_rows,
         }

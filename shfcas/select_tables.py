@@ -5,10 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from shfcas.engines import Engine, Tick
-from shfcas.quantiles import Chunks
+from shfcas.quantiles import Counted, add_up
 from shfcas.selection.budget import RowPasses, Selection, Wanted, choose, columns_to_read, most_wanted
 from shfcas.selection.false_discovery import Cases
 from shfcas.selection.protocol import Bounds
@@ -29,7 +27,8 @@ def select_table(
         shard_rows: rows of a task, about; a row group is never split.
 
     Raises:
-        UserError: a table is missing or lacks a column, or nothing passes the thresholds.
+        UserError: a table is missing or lacks a column, nothing passes the thresholds, or two rows of one prompt id are
+            to be asked about.
     """
     shards, schema = find_shards(inputs, shard_rows)
     columns = columns_to_read(config, schema.names)
@@ -45,8 +44,8 @@ class _ShardPasses:
         self.engine, self.shards, self.config = engine, shards, config
         self.make_worker = partial(_Pass, config, seed, columns)
 
-    def values(self, name: str, bounds: Bounds) -> Chunks:
-        return lambda: self._each("values", name, bounds)
+    def values(self, name: str, bounds: Bounds) -> Counted:
+        return lambda window: self._each("values", name, bounds, window)
 
     def cases(self) -> Cases:
         return sum(self._each("cases"), Counter())
@@ -70,5 +69,6 @@ class _Pass:
         rows: Iterable[dict[str, Any]] = ShardRows([shard], self.columns)
         passes = RowPasses(rows, self.config, self.seed)
         if kind == "values":
-            return np.concatenate([np.zeros(0), *passes.values(*arguments)()])
+            name, bounds, window = arguments
+            return add_up(passes.values(name, bounds)(window))
         return passes.cases() if kind == "cases" else passes.wanted(*arguments)

@@ -1,21 +1,26 @@
 """Candidate tables of any size: Parquet files, folders, globs and URLs, read and written a shard at a time."""
 
 import fnmatch
+import json
 import queue
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from shfcas.config import differences
 from shfcas.errors import UserError
 
 Item = TypeVar("Item")
 WILDCARDS = "*?["
 BATCH_ROWS, SHARD_ROWS = 1 << 15, 1 << 19
+MODELS = ("policy", "reference_logprobs", "base_logprobs", "reward_model")
+SETTINGS = ("generator", "engine", "template", "policy_score", "cost_model")  # numbers of others do not compare
 
 
 @dataclass(frozen=True)
@@ -47,9 +52,10 @@ def find_files(inputs: Sequence[str]) -> list[tuple[str, str, fs.FileSystem]]:
             pyarrow (`s3://`, `gs://`) or an installed fsspec file system understands.
 
     Raises:
-        UserError: an input does not exist, or no file is there.
+        UserError: an input does not exist, no file is there, or one is named twice.
     """
     found = []
+    seen: dict[tuple[str, str], str] = {}
     for name in inputs:
         filesystem, path = _filesystem(name)
         prefix = name[: len(name) - len(path)] if name.endswith(path) else ""
@@ -64,7 +70,13 @@ def find_files(inputs: Sequence[str]) -> list[tuple[str, str, fs.FileSystem]]:
             files = [path] if info.type == fs.FileType.File else _parquet_files(filesystem, path)
         if not files:
             raise UserError(f"{name}: no Parquet file there")
-        found += [(prefix + file, file, filesystem) for file in files]
+        for file in files:
+            place = str(Path(file).resolve()) if isinstance(filesystem, fs.LocalFileSystem) else file
+            key = filesystem.type_name, place
+            if key in seen:
+                raise UserError(f"{prefix + file} is meant twice, by {seen[key]} and by {name}; name it once")
+            seen[key] = name
+            found.append((prefix + file, file, filesystem))
     return found
 
 
@@ -114,7 +126,8 @@ def find_shards(inputs: Sequence[str], rows: int) -> tuple[list[Shard], pa.Schem
         rows: a shard ends with the row group that reaches so many rows.
 
     Raises:
-        UserError: a file is missing or unreadable, or two have different columns.
+        UserError: a file is missing or unreadable, or two have different columns, or answers or scores of other models
+            or settings.
     """
     shards: list[Shard] = []
     schema = None
@@ -124,6 +137,12 @@ def find_shards(inputs: Sequence[str], rows: int) -> tuple[list[Shard], pa.Schem
                 first, schema = name, file.schema_arrow
             elif not file.schema_arrow.equals(schema):
                 raise UserError(f"{name} has other columns than {first}: {_difference(file.schema_arrow, schema)}")
+            changed = differences(_made_by(schema), _made_by(file.schema_arrow))
+            if changed:
+                raise UserError(
+                    f"{name} was made otherwise than {first} ({'; '.join(changed)}); name them in commands of "
+                    "their own, or make one anew"
+                )
             groups, begin, count = [], 0, 0
             for group in range(file.num_row_groups):
                 groups.append(group)
@@ -142,6 +161,13 @@ def _difference(schema: pa.Schema, other: pa.Schema) -> str:
         if kinds[0] != kinds[1]:
             return f"{name} is {kinds[0]} there and {kinds[1]} here"
     return "in another order"
+
+
+def _made_by(schema: pa.Schema) -> dict[str, Any]:
+    """What has to be the same for tables to be one; a model that has a revision may lie anywhere."""
+    about = json.loads((schema.metadata or {}).get(b"shfcas", b"{}"))
+    models = {role: about.get(f"{role}_revision", about.get(role)) for role in MODELS}
+    return models | {name: about.get(name) for name in SETTINGS}
 
 
 def _opened(name: str, path: str, filesystem: fs.FileSystem) -> pq.ParquetFile:

@@ -10,6 +10,7 @@ import torch
 
 from shfcas.candidates import CandidateTable, concatenate, read_candidates, read_prompts, write_candidates
 from shfcas.errors import UserError
+from shfcas.shards import find_shards
 
 CHAT = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "how?"}]
 
@@ -37,6 +38,12 @@ def test_what_is_written_comes_back(tmp_path: Path, prompt: Any) -> None:
     assert read.table.schema.field("logprobs").type == pa.list_(pa.float64())
     assert read.table.schema.field("num_tokens").type == pa.list_(pa.int32())
     assert [path.name for path in tmp_path.iterdir()] == ["c.parquet"]
+
+
+def test_a_written_table_can_be_shared_among_workers(tmp_path: Path) -> None:
+    write_candidates(tmp_path / "c.parquet", CandidateTable.from_rows([row(f"p{i}", 1) for i in range(2100)]))
+    shards, _ = find_shards([str(tmp_path / "c.parquet")], rows=1000)
+    assert [shard.rows for shard in shards] == [1024, 1024, 52]
 
 
 def test_columns_and_metadata_are_added_without_touching_the_old_table() -> None:

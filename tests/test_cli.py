@@ -1,5 +1,6 @@
 """The command line: help, one clear line for every mistake, and each command on its own in a chain."""
 
+import io
 import json
 import logging
 import os
@@ -89,6 +90,16 @@ def test_env_prints_versions_as_text_and_as_json(capsys: pytest.CaptureFixture) 
     assert json.loads(capsys.readouterr().out)["torch"]
 
 
+def test_json_lines_carry_the_columns_that_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    line = {"prompt_id": "a", "rewards": [1, 2], "logprobs": [2, 1], "topic": "food", "source": "web"}
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(line)))
+    assert main(["score", "-", "--columns", "prompt_id,topic"]) == 0
+    made = ["pacs", "kendall_distance", "kendall_tau_b", "mean_abs_pacs", "degenerate"]
+    assert [*json.loads(capsys.readouterr().out)] == ["prompt_id", "topic", *made]
+
+
 def mistakes() -> dict[str, tuple[list[str], int, str]]:
     """Command lines with a mistake: the arguments, the exit code, and what the one line has to say."""
     sample = ["sample", "--policy", "{policy}", "--prompts", "{prompts}"]
@@ -150,6 +161,8 @@ def mistakes() -> dict[str, tuple[list[str], int, str]]:
             2,
             "best_of_n: expected at least 1, got 0",
         ),
+        "output to a URL": ([*sample, "--output", "s3://bucket/c.parquet"], 1, "s3://bucket/c.parquet is a URL"),
+        "histogram to a URL": (["score", "plain.parquet", "--histogram", "gs://b/h.png"], 1, "gs://b/h.png is a URL"),
         "no candidates": (["score", "none.parquet"], 1, "none.parquet does not exist"),
         "no rewards": (["score", "plain.parquet"], 1, "no column rewards"),
         "nan": (["score", "plain.parquet", "--reward_model", "tests.tiny:nan_reward"], 1, "is not a number"),

@@ -1,8 +1,10 @@
 """Engines: tasks in order, and what is made of them is what one process makes without."""
 
 import os
+import pickle
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +94,48 @@ def test_passes_over_shards_select_what_one_process_selects(strategy: str, table
             assert len(expected.comparisons) > 10
 
 
+class Weighing(LocalEngine):
+    """Notes the bytes of each result."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def map(self, *arguments: Any, **options: Any) -> Iterator[Any]:
+        for result in super().map(*arguments, **options):
+            self.sizes.append(len(pickle.dumps(result)))
+            yield result
+
+
+def test_shards_give_counts_for_a_quantile_and_not_their_values(tmp_path: Path) -> None:
+    pacs = np.random.default_rng(0).standard_normal((5000, 8))
+    columns = {"prompt_id": [f"p{i}" for i in range(5000)], "pacs": pacs.tolist(), "degenerate": [False] * 5000}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet", row_group_size=2500)
+    config, engine = SelectionConfig("pacs", budget=10, pacs_threshold="q0.9"), Weighing()
+    found = select_table([str(tmp_path / "t.parquet")], config, 0, engine, shard_rows=2500)
+    assert found.report["bounds"] == {"pacs_threshold": np.quantile(np.abs(pacs), 0.9)}
+    assert len(engine.sizes) == 6 and max(engine.sizes) < 20_000 < pacs.nbytes / 2 / 4
+
+
 def test_a_threshold_from_the_null_distribution_adds_up_over_shards(table: Path) -> None:
     config = SelectionConfig(kendall_threshold="auto", false_discovery_rate=0.3, pacs_threshold="0")
     expected = select_with_report(TableRows([str(table)]), config)
     assert select_table([str(table)], config, 0, LocalEngine(), shard_rows=10) == expected
     assert 0 < expected.report["kendall"]["chosen"] < 90
+
+
+@pytest.mark.parametrize("diversity", ["none", "k_centre"])
+def test_a_prompt_id_of_two_rows_is_not_asked_about(table: Path, tmp_path: Path, diversity: str) -> None:
+    """As two files of prompts without ids have them, each counted from p000000 on."""
+    other = pq.read_table(table)
+    other = other.set_column(0, "prompt_id", pa.array([f"q{i}" for i in range(89)] + ["p7"]))
+    pq.write_table(other, tmp_path / "other.parquet", row_group_size=10)
+    files, config = [str(table), str(tmp_path / "other.parquet")], SelectionConfig("random", 500, diversity=diversity)
+    with pytest.raises(UserError, match="prompt id 'p7' stands for two rows"):
+        select_with_report(TableRows(files), config)
+    with pytest.raises(UserError, match="prompt id 'p7' stands for two rows"):
+        select_table(files, config, 0, LocalEngine(), shard_rows=10)
+    few = SelectionConfig("random", 1)  # not about p7
+    assert select_table(files, few, 0, LocalEngine(), shard_rows=10) == select_with_report(TableRows(files), few)
 
 
 def test_a_selection_of_nothing_counts_all_shards(table: Path) -> None:

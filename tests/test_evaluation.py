@@ -1,6 +1,7 @@
 """What a policy has become, in numbers worked out by hand."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -44,10 +45,22 @@ def test_win_rate_counts_all_pairs_and_half_of_the_ties() -> None:
         ([4, 3, 2, 1], [True, False, True, False], 0.75),
         ([1, 1, 1], [True, False, False], 0.5),
         ([2, 1, 1], [False, True, False], 0.25),
+        ([math.nan, 1, math.nan, 0], [True, True, False, False], 0.25),  # 1 > 0 alone
     ],
 )
 def test_auroc_by_hand(scores: list, labels: list, expected: float) -> None:
     assert auroc(scores, labels) == expected
+
+
+def test_auroc_of_many_answers_fits_into_memory() -> None:
+    """A matrix of positives by negatives would have 16 million numbers, 128 MB of them."""
+    scores, labels = np.arange(8000), np.arange(8000) % 2 == 1
+    tracemalloc.start()
+    try:
+        assert auroc(scores, labels) == 0.5 * (1 + 1 / 4000)
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("labels", [[True, True], [False, False]])

@@ -39,6 +39,13 @@ def test_atomic_file_appears_only_when_it_is_complete(tmp_path: Path) -> None:
     assert names(target.parent) == ["a.txt"]
 
 
+def test_a_url_is_no_file_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="is a URL"):
+        write_json("s3://bucket/a.json", {})
+    assert names(tmp_path) == []
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_a_failure_keeps_the_old_file_and_leaves_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
     target = tmp_path / "a.txt"

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +17,10 @@ from shfcas import score_tables
 from shfcas.candidates import read_candidates, write_candidates
 from shfcas.conflict_summary import ConflictSummary
 from shfcas.conflicts import POLICY_SCORES, add_conflicts
+from shfcas.engines.local import LocalEngine
 from shfcas.errors import UserError
 from shfcas.score_tables import iter_score, score_lines, score_table
+from shfcas.scoring import load_scorer
 from tests.test_conflicts import random_rows, table
 from tests.tiny import letter_reward
 
@@ -137,6 +138,53 @@ def test_a_folder_of_other_tables_or_settings_is_refused(candidates: Path, tmp_p
         score_table([str(candidates)], tmp_path)
     with pytest.raises(UserError, match="is one of the inputs"):
         score_table([str(candidates)], candidates)
+    with pytest.raises(UserError, match="s3://bucket/scores is a URL"):
+        score_table([str(candidates)], "s3://bucket/scores")
+    assert not Path("s3:").exists()
+
+
+def test_a_folder_of_another_function_is_refused(
+    candidates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts, module = tmp_path / "parts", tmp_path / "a_scorer_of_this_test.py"
+    module.write_text("def reward(prompts, completions, **columns):\n    return [1.0 * len(c) for c in completions]\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    name = "a_scorer_of_this_test:reward"
+    score_table([str(candidates)], parts, scorer=load_scorer(name), reward_model=name)
+    score_table([str(candidates)], parts, reward_model=name, engine=LocalEngine())  # the same one by a worker
+    module.write_text(module.read_text().replace("1.0", "-1.0"))
+    with pytest.raises(UserError, match=f"function: '{name} .*' -> '{name} "):
+        score_table([str(candidates)], parts, scorer=load_scorer(name), reward_model=name)
+    score_table([str(candidates)], tmp_path / "unnamed", scorer=letter_reward)
+    with pytest.raises(UserError, match=r"function: 'tests\.tiny:letter_reward .*' -> 'a_scorer_of_this_test:reward "):
+        score_table([str(candidates)], tmp_path / "unnamed", scorer=load_scorer(name))
+
+
+def test_inputs_in_another_order_are_refused(candidates: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.parquet"
+    pq.write_table(pq.read_table(candidates).slice(0, 30), other)
+    score_table([str(candidates), str(other)], tmp_path / "parts")
+    (tmp_path / "parts/part-00001.parquet").unlink()  # as if killed before it
+    with pytest.raises(UserError, match=r"files\..*candidates\.parquet: 'input 1, .* -> 'input 2, "):
+        score_table([str(other), str(candidates)], tmp_path / "parts")
+    score_table([str(candidates), str(other)], tmp_path / "parts")
+    assert pq.read_table(tmp_path / "parts").num_rows == 90
+
+
+KILLED_WITHIN = """
+import os, signal, sys, threading, time
+from pathlib import Path
+
+from shfcas.cli import main
+
+def kill():
+    while not Path("killed/part-00010.parquet").exists():
+        time.sleep(0.001)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+threading.Thread(target=kill, daemon=True).start()  # within, so that it waits for nobody's turn but the command's own
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 def test_killed_and_started_again_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -144,12 +192,10 @@ def test_killed_and_started_again_gives_the_same_bytes(tmp_path: Path) -> None:
     rows, offsets = 60_000, np.arange(0, 60_000 * 8 + 1, 8, dtype=np.int32)
     lists = [pa.ListArray.from_arrays(offsets, pa.array(rng.standard_normal(rows * 8))) for _ in range(2)]
     pq.write_table(pa.table(dict(zip(("rewards", "logprobs"), lists, strict=True))), "in.parquet", row_group_size=500)
-    command = [sys.executable, "-m", "shfcas.cli", "score", "in.parquet", "--shard_rows", "500", "--output"]
-    process = subprocess.Popen([*command, "killed"])
-    while not (tmp_path / "killed/part-00010.parquet").exists():
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    arguments = ["score", "in.parquet", "--shard_rows", "500", "--output"]
+    command = [sys.executable, "-m", "shfcas.cli", *arguments]
+    killed = subprocess.run([sys.executable, "-c", KILLED_WITHIN, *arguments, "killed"], timeout=100)
+    assert killed.returncode == -signal.SIGKILL
     done = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "killed").glob("part-*.parquet")}
     assert 0 < len(done) < 120
     said = [subprocess.run([*command, n], check=True, capture_output=True).stdout for n in ("killed", "unbroken")]

@@ -1,5 +1,6 @@
 """Which comparisons are asked for, from a table small enough to follow by hand."""
 
+import argparse
 import math
 from collections import Counter
 from itertools import pairwise
@@ -11,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from shfcas.bootstrap import BootstrapSettings
+from shfcas.config import add_flags, build, from_flags
 from shfcas.errors import UserError
 from shfcas.selection import Comparison, SelectionConfig, select, threshold
 from shfcas.shards import TableRows
@@ -110,6 +113,20 @@ def test_thresholds_are_numbers_or_quantiles(text: Any, expected: float) -> None
 def test_other_thresholds_are_refused(text: str) -> None:
     with pytest.raises(UserError, match=f"threshold '{text}': "):
         threshold(text, np.array([1.0]))
+
+
+def test_thresholds_come_as_numbers_or_text_from_yaml_and_from_flags(tmp_path: Path) -> None:
+    file = tmp_path / "select.yaml"
+    file.write_text("kendall_threshold: 0.5\npacs_threshold: 1\nmean_pacs_threshold: '0.25'\n")
+    parser = argparse.ArgumentParser()
+    add_flags(parser, SelectionConfig)
+    chosen = from_flags(SelectionConfig, parser.parse_args(["--mean_pacs_threshold", "q0.9"]), str(file))
+    assert (chosen.kendall_threshold, chosen.pacs_threshold, chosen.mean_pacs_threshold) == (0.5, 1.0, "q0.9")
+    assert asked(TABLE, chosen) == asked(TABLE, config())
+    flags = parser.parse_args(["--kendall_threshold", "0.5", "--pacs_threshold", "1"])
+    assert asked(TABLE, from_flags(SelectionConfig, flags)) == asked(TABLE, config())
+    assert build(SelectionConfig, {"kendall_threshold": "auto"}).kendall_threshold == "auto"
+    assert build(BootstrapSettings, {"threshold": 0.7}).threshold == 0.7
 
 
 def test_mean_pacs_asks_for_every_pair_of_prompts_above_the_threshold() -> None:

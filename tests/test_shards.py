@@ -1,5 +1,7 @@
 """Finding Parquet files and cutting them into shards; reading ahead."""
 
+import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -47,6 +49,15 @@ def test_files_folders_and_globs(tree: Path, monkeypatch: pytest.MonkeyPatch) ->
     ]
 
 
+def test_a_file_that_is_named_twice_is_refused(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tree)
+    for inputs in (["a.parquet", "a.parquet"], ["*.parquet", f"{tree}/a.parquet"], ["sub", f"file://{tree}/sub/deep"]):
+        with pytest.raises(
+            UserError, match=rf"parquet is meant twice, by {re.escape(inputs[0])} and by .*; name it once"
+        ):
+            find_files(inputs)
+
+
 def test_urls_of_fsspec(tmp_path: Path) -> None:
     source = Path(write(tmp_path / "a.parquet", 0, 4))
     with fsspec.open("memory://tables/a.parquet", "wb") as file:
@@ -71,6 +82,36 @@ def test_columns_must_be_alike(tmp_path: Path) -> None:
     files = [write(tmp_path / "a.parquet", 0, 2), write(tmp_path / "b.parquet", 0, 2, kind=pa.float64())]
     with pytest.raises(UserError, match=r"b.parquet has other columns than .*a.parquet: n is double there and int64"):
         find_shards(files, 10)
+
+
+def made_by(path: Path, **about: object) -> str:
+    table = pa.table({"n": [1]}).replace_schema_metadata({"shfcas": json.dumps(about)} if about else None)
+    pq.write_table(table, path)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "message"),
+    [
+        ({"policy_score": "logprob"}, {"policy_score": "logprob_ratio"}, "policy_score: 'logprob' -> 'logprob_ratio'"),
+        ({"policy": "a"}, {"policy": "b"}, "policy: 'a' -> 'b'"),
+        ({"policy": "a", "policy_revision": "x"}, {"policy": "a", "policy_revision": "y"}, "policy: 'x' -> 'y'"),
+        ({"reward_model": "a"}, {"reward_model": "b"}, "reward_model: 'a' -> 'b'"),
+        ({"generator": {"name": "vllm"}}, {"generator": {"name": "openai"}}, "generator.name: 'vllm' -> 'openai'"),
+        ({"policy": "a"}, {}, "policy: 'a' -> None"),
+    ],
+)
+def test_tables_made_otherwise_are_not_mixed(tmp_path: Path, one: dict, other: dict, message: str) -> None:
+    files = [made_by(tmp_path / "a.parquet", **one), made_by(tmp_path / "b.parquet", **other)]
+    with pytest.raises(UserError, match=rf"b\.parquet was made otherwise than .*a\.parquet \({message}\); "):
+        find_shards(files, 10)
+
+
+def test_tables_of_one_model_that_lies_elsewhere_are_one(tmp_path: Path) -> None:
+    one = {"policy": "/here", "policy_revision": "x", "seed": 0, "generation": {"repeatable": True}}
+    other = {**one, "policy": "/there", "seed": 1, "generation": {"repeatable": False}}
+    files = [made_by(tmp_path / "a.parquet", **one), made_by(tmp_path / "b.parquet", **other)]
+    assert len(find_shards(files, 10)[0]) == 2
 
 
 def test_a_table_without_rows(tmp_path: Path) -> None:

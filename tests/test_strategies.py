@@ -303,12 +303,14 @@ def test_a_missing_column_is_named_with_what_makes_it(name: str, column: str) ->
         "reward_variances": "score with an ensemble of reward models: shfcas train-reward --ensemble_size 5",
         "member_rewards": "score with an ensemble of reward models: shfcas train-reward --ensemble_size 5",
     }
-    expected = f"strategy {name}: the table has no column {column}; {makers.get(column, 'shfcas score adds it')}"
+    maker = makers.get(column, "shfcas score adds it")
+    expected = f"strategy {name}: the table has no column {column}; {maker}"
     with pytest.raises(UserError, match=expected):
         select(without, settings)
     with pytest.raises(UserError, match=expected):
         columns_to_read(settings, without[0])
-    with pytest.raises(UserError, match=expected):  # where tables were joined, a column is null in some rows
+    # Where tables were joined, a column is null in some rows.
+    with pytest.raises(UserError, match=f"^prompt 'p1', column {column}: null; {maker}"):
         select([*rows[1:], {**rows[1], column: None}], settings)
 
 
@@ -318,6 +320,27 @@ def test_a_column_has_a_value_for_each_answer(column: str) -> None:
     values = [[1.0, 2.0]] * 3 if column == "member_rewards" else [1.0] * 3
     with pytest.raises(UserError, match=f"prompt 'a': 3 values in column {column} for 2 answers"):
         select([prompt("a", 2, **{column: values})], config(name))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "change", "message"),
+    [
+        ("kendall", {"kendall_distance": None}, "column kendall_distance: null; shfcas score adds it"),
+        ("random", {"pacs": None}, "column pacs: null; shfcas score adds it"),
+        ("random", {"pacs": [1.0, None]}, "column pacs: a value is null"),
+        ("reward_margin", {"rewards": [None, 1.0]}, "column rewards: a value is null"),
+        ("bald", {"member_rewards": [[1.0, 2.0], [1.0, None]]}, "column member_rewards: a value is null"),
+        ("bald", {"member_rewards": [[1.0, 2.0], None]}, "column member_rewards: a value is null"),
+    ],
+)
+def test_a_null_names_its_prompt_and_its_column(strategy: str, change: dict[str, Any], message: str) -> None:
+    sound = {"kendall_distance": 0.5, "rewards": [0.0, 1.0], "member_rewards": [[1.0, 2.0], [0.0, 1.0]]}
+    rows = [
+        {"prompt_id": name, "pacs": [1.0, -1.0], "mean_abs_pacs": 1.0, "degenerate": False, **sound} for name in "ab"
+    ]
+    rows[1] |= change
+    with pytest.raises(UserError, match=f"^prompt 'b', {message}$"):
+        select(rows, SelectionConfig(strategy, kendall_threshold=0))
 
 
 def test_only_the_columns_that_are_needed_are_read() -> None:

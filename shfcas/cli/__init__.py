@@ -39,6 +39,8 @@ COMMANDS = {
     "env": "versions and build facts, for bug reports",
 }
 
+OUTPUTS = ("output", "out", "histogram")
+
 # What several processes, as `accelerate launch` starts them, do together; all else would be done by each of them.
 DISTRIBUTED = ("sft", "train-reward", "ppo")
 
@@ -166,12 +168,15 @@ def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Na
 
 
 def _require(config: Any) -> None:
-    """What has an empty text as its default has to be given."""
+    """What has an empty text as its default has to be given, and outputs have to be on this machine."""
     from shfcas.errors import UsageError
+    from shfcas.files import local
 
     missing = [f.name for f in dataclasses.fields(config) if f.default == "" and not getattr(config, f.name)]
     if missing:
         raise UsageError(f"missing: {', '.join(missing)}")
+    for name in OUTPUTS:
+        local(getattr(config, name, None) or "")  # now, and not when all is done
 
 
 def _parser(name: str, module: Any) -> argparse.ArgumentParser:

@@ -44,7 +44,7 @@ def run(config: Config) -> Any:
         raise UsageError("JSON lines are scored by engine local; name files, folders or URLs for engine ray")
     scorer = load_scorer(config.reward_model, config.cost_model) if config.reward_model and here else None
     if config.input == ["-"]:
-        summary = score_lines(sys.stdin, sys.stdout, config.policy_score, scorer)
+        summary = score_lines(sys.stdin, sys.stdout, config.policy_score, scorer, config.columns)
         _plot(config, summary)
         if config.summary:
             print(summary.text(), file=sys.stderr)

@@ -7,14 +7,14 @@ from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
-from shfcas.errors import NothingSelected
-from shfcas.quantiles import Chunks
+from shfcas.errors import NothingSelected, UserError
+from shfcas.quantiles import Counted
 from shfcas.selection import diversity
 from shfcas.selection.false_discovery import AUTO, Cases, kendall_bound, kendall_cases
 from shfcas.selection.protocol import Bounds, Comparison, Row
 from shfcas.selection.settings import SelectionConfig
 from shfcas.selection.strategies import STRATEGIES
-from shfcas.selection.thresholds import in_chunks, threshold
+from shfcas.selection.thresholds import counted_rows, threshold
 from shfcas.selection.usable import ALWAYS, UsableRows, check_columns
 
 
@@ -39,13 +39,13 @@ def select(rows: Iterable[Row], config: SelectionConfig, seed: int = 0) -> list[
 
     Args:
         rows: one dictionary a prompt, with `prompt_id`, the columns that the strategy needs and, if texts are to be
-            compared, `completions`. They are gone through once, twice more for each threshold that is a quantile,
-            and once more for one that is `auto`.
+            compared, `completions`. They are gone through once, twice more for each threshold that is a quantile
+            (up to four times if there are millions), and once more for one that is `auto`.
         config: strategy, budget, thresholds, pairing and diversity.
         seed: used where `config.seed` is None.
 
     Raises:
-        UserError: a column is missing.
+        UserError: a column is missing, or two rows of one prompt id are to be asked about.
         NothingSelected: nothing passes the thresholds.
     """
     return select_with_report(rows, config, seed).comparisons
@@ -60,27 +60,29 @@ class Wanted(NamedTuple):
     """The most wanted comparisons of some rows.
 
     Attributes:
-        ranked: priority, comparison, and what its place is made of where there is diversity; most wanted first.
+        ranked: priority, comparison, what its place is made of where there is diversity, and what tells its row from
+            others; most wanted first.
         seen: rows gone through.
         skipped: of these, those that were not usable.
     """
 
-    ranked: list[tuple[Any, Comparison, Any]]
+    ranked: list[tuple[Any, Comparison, Any, Any]]
     seen: int
     skipped: int
 
 
 def most_wanted(parts: Sequence[Wanted], config: SelectionConfig) -> Wanted:
     """The most wanted comparisons of all parts of a table together."""
-    ranked = heapq.nsmallest(_pool(config), (c for part in parts for c in part.ranked), key=itemgetter(0))
+    every = ((*found[:3], (number, found[3])) for number, part in enumerate(parts) for found in part.ranked)
+    ranked = heapq.nsmallest(_pool(config), every, key=itemgetter(0))
     return Wanted(ranked, sum(part.seen for part in parts), sum(part.skipped for part in parts))
 
 
 class Passes(Protocol):
     """The ways in which a selection goes through a table; what each gives adds up over parts of the table."""
 
-    def values(self, name: str, bounds: Bounds) -> Chunks:
-        """The values that the threshold of this name is a quantile of."""
+    def values(self, name: str, bounds: Bounds) -> Counted:
+        """Counts the values that the threshold of this name is a quantile of."""
 
     def cases(self) -> Cases:
         """See `false_discovery.kendall_cases`."""
@@ -103,9 +105,9 @@ class RowPasses:
         self.strategy = STRATEGIES[config.strategy]
         self.usable = UsableRows(rows, config.strategy, self.strategy)
 
-    def values(self, name: str, bounds: Bounds) -> Chunks:
+    def values(self, name: str, bounds: Bounds) -> Counted:
         """See `Passes`."""
-        return in_chunks(self.usable, self.strategy.bounds[name], bounds)
+        return counted_rows(self.usable, self.strategy.bounds[name], bounds)
 
     def cases(self) -> Cases:
         """See `Passes`."""
@@ -119,12 +121,12 @@ class RowPasses:
             settings = {name: getattr(config, name) for name in self.strategy.settings}
             comparisons_of = partial(comparisons_of, **settings)
 
-        def ranked() -> Iterator[tuple[Any, Comparison, Any]]:
-            for row in self.usable:
+        def ranked() -> Iterator[tuple[Any, Comparison, Any, Any]]:
+            for number, row in enumerate(self.usable):
                 texts = row.get("completions")
                 for priority, c in comparisons_of(row, bounds, self.seed):
                     if texts is None or texts[c.first] != texts[c.second]:
-                        yield priority, c, diversity.source(row, c) if spread else None
+                        yield priority, c, diversity.source(row, c) if spread else None, number
 
         best = heapq.nsmallest(_pool(config), ranked(), key=itemgetter(0))
         return Wanted(best, self.usable.seen, self.usable.skipped)
@@ -143,11 +145,18 @@ def choose(passes: Passes, config: SelectionConfig) -> Selection:
             f"strategy {config.strategy} selected nothing from {seen} prompts ({skipped} of them "
             "degenerate: all rewards or all log-probabilities equal, or not a number); lower the thresholds"
         )
+    rows: dict[str, Any] = {}
+    for _, comparison, _, row in best:
+        if rows.setdefault(comparison.prompt_id, row) != row:
+            raise UserError(
+                f"prompt id {comparison.prompt_id!r} stands for two rows, so nobody can tell which answers are meant; "
+                "give the prompts of each file ids of their own"
+            )
     if config.diversity != "none":
-        places = diversity.places([where for _, _, where in best])
+        places = diversity.places([where for _, _, where, _ in best])
         best = [best[position] for position in diversity.k_centre(places, config.budget)]
     about = {"strategy": config.strategy, "prompts": seen, "degenerate": skipped, "bounds": bounds}
-    return Selection([comparison for _, comparison, _ in best], about | report)
+    return Selection([comparison for _, comparison, *_ in best], about | report)
 
 
 def columns_to_read(config: SelectionConfig, present: Iterable[str]) -> list[str]:

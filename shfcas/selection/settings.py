@@ -23,7 +23,7 @@ class SelectionConfig:
         "shf_cas, kendall, pacs: answers meet by opposed PACS, next in PACS, at random, or all",
         tuple(PAIRINGS),
     )
-    kendall_threshold: str = option(
+    kendall_threshold: str | float = option(
         "q0.5",
         "shf_cas, kendall: prompts need at least this Kendall-tau distance; a number, a quantile such as q0.5, or "
         "auto: more than chance at the false-discovery rate",
@@ -31,10 +31,10 @@ class SelectionConfig:
     false_discovery_rate: float = option(
         0.1, "kendall_threshold auto: the share of prompts that may be there by chance (Benjamini and Hochberg 1995)"
     )
-    pacs_threshold: str = option(
+    pacs_threshold: str | float = option(
         "q0.5", "shf_cas, pacs: answers of those prompts need at least this abs(PACS); a number, or a quantile"
     )
-    mean_pacs_threshold: str = option(
+    mean_pacs_threshold: str | float = option(
         "1.0", "mean_pacs: prompts need a mean abs(PACS) above this; a number, or a quantile"
     )
     rso_samples: int = option(4, "rso: answers accepted of each prompt, or all where there are fewer")

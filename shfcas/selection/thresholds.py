@@ -7,7 +7,7 @@ from itertools import islice
 import numpy as np
 
 from shfcas.errors import UserError
-from shfcas.quantiles import Chunks, quantile
+from shfcas.quantiles import Counted, Counts, Window, count, quantile
 from shfcas.selection.protocol import Bounds, Row
 
 CHUNK = 1 << 16
@@ -30,22 +30,22 @@ def parse_threshold(text: str | float) -> tuple[float, bool]:
     return number, is_quantile
 
 
-def threshold(text: str | float, values: np.ndarray | Chunks) -> float:
-    """A threshold given as a number, or as a quantile of the values: an array, or chunks of them."""
+def threshold(text: str | float, values: np.ndarray | Counted) -> float:
+    """A threshold given as a number, or as a quantile of the values: an array, or what counts them."""
     number, is_quantile = parse_threshold(text)
     if not is_quantile:
         return number
-    chunks: Chunks = values if callable(values) else lambda: [values]
-    found = quantile(chunks, number)
+    counted: Counted = values if callable(values) else lambda window: [count(values, window)]
+    found = quantile(counted, number)
     return math.inf if math.isnan(found) else found
 
 
-def in_chunks(rows: Iterable[Row], values: Callable[[Row, Bounds], Iterable[float]], bounds: Bounds) -> Chunks:
-    """The values of all rows, gone through anew each time, in arrays."""
+def counted_rows(rows: Iterable[Row], values: Callable[[Row, Bounds], Iterable[float]], bounds: Bounds) -> Counted:
+    """Counts the values of all rows, which are gone through anew in each pass."""
 
-    def chunks() -> Iterator[np.ndarray]:
+    def counted(window: Window) -> Iterator[Counts]:
         every = (value for row in rows for value in values(row, bounds))
         while len(chunk := np.fromiter(islice(every, CHUNK), float)):
-            yield chunk
+            yield count(chunk, window)
 
-    return chunks
+    return counted

@@ -64,15 +64,24 @@ class UsableRows:
         """The usable rows.
 
         Raises:
-            UserError: a row lacks a column, or a column has another length than the answers.
+            UserError: a row lacks a column, or has null there, or a column has another length than the answers.
         """
         needed, numbers = () if self.checked else self.needed, self.numbers
         seen = skipped = 0
         for row in self.rows:
             seen += 1
             if needed and None in map(row.get, needed):
-                check_columns(self.name, needed, (key for key, value in row.items() if value is not None))
-            if is_usable(row) and (not numbers or _is_complete(row, numbers)):
+                check_columns(self.name, needed, row)
+                name = next(name for name in needed if row[name] is None)
+                raise UserError(f"prompt {row['prompt_id']!r}, column {name}: null; {MAKERS.get(name, 'give it one')}")
+            try:
+                usable = is_usable(row) and (not numbers or _is_complete(row, numbers))
+            except TypeError:  # of arithmetic with None
+                for name in ("pacs", *numbers):
+                    if None in row[name] or any(isinstance(v, list) and None in v for v in row[name]):
+                        raise UserError(f"prompt {row['prompt_id']!r}, column {name}: a value is null") from None
+                raise
+            if usable:
                 yield row
             else:
                 skipped += 1
