@@ -60,9 +60,9 @@ class HumanFeedback:
         for package in PACKAGES:
             if find_spec(package) is None:
                 raise MissingExtra(package, "web")
-        from shfcas.feedback.web.server import _check
+        from shfcas.feedback.web.server import check
 
-        _check(settings)
+        check(settings)
 
     def __call__(self, comparisons: Sequence[Comparison], candidates: CandidateTable, round: int) -> list[Preference]:
         """What the answers come to, once there are enough of them.

@@ -57,7 +57,7 @@ def serve(folder: str | Path, settings: HumanSettings, queue: str | None = None)
     from shfcas.feedback.web.desk import Desk
 
     folder = existing(folder)
-    _check(settings)
+    check(settings)
     tokens = add_annotators(folder)
     with _lock(folder) as lock, Store(folder / STORE) as store, _listen(settings) as listener:
         if queue is not None:
@@ -113,7 +113,12 @@ def running(folder: str | Path) -> str | None:
     return None
 
 
-def _check(settings: HumanSettings) -> None:
+def check(settings: HumanSettings) -> None:
+    """Says what would keep the page from being served.
+
+    Raises:
+        UserError: see `serve`.
+    """
     from shfcas.feedback.web.guidelines import rendered
     from shfcas.feedback.web.security import is_loopback
 
