@@ -58,11 +58,12 @@ Done = dict[tuple[Setting, int], dict[str, Any]]  # facts and cells, by setting 
 
 @dataclass(frozen=True)
 class Plan:
-    """One table: settings x strategies x budgets x seeds."""
+    """One table: settings x strategies x budgets x seeds, and which metrics of the cells are shown."""
 
     settings: tuple[Setting, ...]
     strategies: Sequence[str] = FEW
     budgets: Mapping[str, Sequence[int]] = field(default_factory=lambda: MIDDLE)
+    shown: Sequence[str] = SHOWN
 
 
 def each(tasks: Sequence[str] = tuple(DEFAULTS), **changes: Sequence[Any]) -> Iterator[Setting]:
@@ -120,6 +121,7 @@ PLANS = {
         ),
         ("random", "shf_cas"),
         BUDGETS,
+        ("pair_accuracy",),
     ),
 }
 
@@ -160,7 +162,7 @@ def run_plan(name: str, plan: Plan, tasks: dict[str, Numbers], seeds: int, recor
     return {at: done[at] for at in todo}
 
 
-def tables(done: Done) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def tables(done: Done, shown: Sequence[str] = SHOWN) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Means and paired differences from random, one row a setting, strategy, budget and metric; and the facts."""
     by_setting: dict[Setting, list[tuple[int, Any]]] = {}
     for (setting, seed), result in done.items():
@@ -172,10 +174,10 @@ def tables(done: Done) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
             {"strategy": c["strategy"], "budget": c["budget"], "seed": seed, "metric": m, "group": "", "value": c[m]}
             for seed, result in results
             for c in result["cells"]
-            for m in SHOWN
+            for m in shown
             if m in c and c[m] is not None
         ]
-        for metric in SHOWN:
+        for metric in shown:
             key = Key(metric)
             tests = {}
             if metric in TESTED:
@@ -254,7 +256,7 @@ def main() -> None:
         for task, numbers in tasks.items():
             record = options.cells / f"{task}-{hashes[task]}-{code()}" / f"{name}.jsonl"
             done |= run_plan(name, PLANS[name], {task: numbers}, options.seeds, record)
-        means, known = tables(done)
+        means, known = tables(done, PLANS[name].shown)
         write_table(options.output / f"{name}.csv", means)
         write_table(options.output / f"{name}_facts.csv", known)
         about = options.output / "about.json"
