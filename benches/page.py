@@ -20,12 +20,15 @@ TITLES = {
     "logprobs": "Log-probabilities of sequences",
     "training": "Sampling, scoring and training",
     "table": "Tables larger than memory",
+    "annotate": "People at the page",
 }
 HEADINGS = {
     "data": "Answers, log-probabilities and rewards of a round, beside one answer at a time",
     "policy step": "Answers, rewards and one pass of updates of a LoRA adapter, beside TRL's RLOO",
     "parts of a policy step": "Where the time of a policy step goes",
     "score": "`shfcas score`, beside pyarrow alone; MB is the peak of the whole process",
+    "at once": "50 people who answer without a pause; an answer counts when it is on the disk",
+    "in turn": "The same with a second between answers",
     "one row": "One long row; MB is the memory beyond the arguments at its peak",
     "one call": "A call on one row of eight, from Python",
     "beside": "The op beside itself: time of a row, as a multiple of that of another kind of row",

@@ -120,7 +120,9 @@ def test_two_processes_train_the_policy_of_one(both: Path) -> None:
     assert [row["rollout"] for row in one] == [row["rollout"] for row in two]
     assert one[0]["objective/kl"] == 0 and one[2]["objective/kl"] > 0.1  # it has learned something
     for first, second in zip(one, two, strict=True):
-        assert second == pytest.approx(first, rel=1e-3, abs=1e-3)
+        # Of what is clipped, rounding takes a value across the bound now and then.
+        slack = {name: 0.02 if "clipfrac" in name else 1e-3 for name in first}
+        assert second == {name: pytest.approx(v, rel=1e-3, abs=slack[name]) for name, v in first.items()}
     files = [sorted((both / name / "completions").iterdir()) for name in ("policy-1", "policy-2")]
     said = [[json.loads(line)["completion"] for path in part for line in path.open()] for part in files]
     assert said[0] == said[1] and len(said[0]) == 3 * 8 and len(set(map(str, said[0]))) > 8
