@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import t as student
 
-from experiments import figure, page, quick
+from experiments import figure, page, policies, quick
 from experiments.annotators import BIASES, SafetyAnnotator, turned_round
 from experiments.arms import PARTS, Setting, experiment, in_rounds, key, policy_columns, some_answers
 from experiments.features import Crossed
@@ -15,7 +15,7 @@ from experiments.generate import logprobs_of, sample
 from experiments.grid import PLANS, RESULTS, Plan, run_plan, tables, write_table
 from experiments.loaders import Exchange
 from experiments.numbers import Numbers
-from shfcas.compare import Cell
+from shfcas.compare import Cell, write_parquet
 from shfcas.compare.settings import CompareConfig
 from shfcas.config import build, read_yaml
 from shfcas.evaluation import z_scores
@@ -125,6 +125,27 @@ def test_a_killed_grid_goes_on_to_the_same_table(tmp_path: Path, monkeypatch: py
     assert {r["metric"] for r in facts} >= {"policy_knows", "proxy_accuracy_blind"}
     write_table(tmp_path / "t.csv", means)
     assert len((tmp_path / "t.csv").read_text(encoding="utf-8").splitlines()) == len(means) + 1
+
+
+def test_the_table_of_policies_has_a_row_for_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"policy_gold_reward": 0.3, "policy_win_rate": 0.6, "policy_kl": 1.5, "pair_accuracy": 0.5}
+    rows = [
+        {"strategy": name, "budget": budget, "seed": seed, "metric": metric, "group": "", "value": value + seed}
+        for name, budget in (("random", 100), ("none", 0))
+        for seed in range(2)
+        for metric, value in values.items()
+    ]
+    write_parquet(tmp_path / "results.parquet", rows)
+    monkeypatch.setattr("sys.argv", ["policies", "--run", str(tmp_path), "--output", str(tmp_path)])
+    policies.main()
+    assert (tmp_path / "ppo.csv").read_text(encoding="utf-8").splitlines() == [
+        "strategy,budget,seed,policy_gold_reward,policy_win_rate,policy_kl",
+        "none,0,0,0.3,0.6,1.5",
+        "none,0,1,1.3,1.6,2.5",
+        "random,100,0,0.3,0.6,1.5",
+        "random,100,1,1.3,1.6,2.5",
+    ]
+    assert read_json(tmp_path / "about.json")["ppo"]["seeds"] == 2
 
 
 def test_numbers_on_the_disk(tmp_path: Path) -> None:
