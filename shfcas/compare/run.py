@@ -20,6 +20,7 @@ from shfcas.compare.grid import Record, cells_of, run_cells, tidy
 from shfcas.compare.output import write_results
 from shfcas.compare.settings import CompareConfig
 from shfcas.config import to_dict
+from shfcas.feedback.schema import make_preference
 from shfcas.files import content_hash, remove, write_text
 from shfcas.preferences import Preference, merge, read_preferences
 from shfcas.rounds import Loop, State
@@ -172,19 +173,7 @@ class RunWork:
         for label in labels:
             row, first = pool.rows[label.prompt], int(pool.offsets[label.prompt])
             chosen, rejected = label.chosen - first, label.rejected - first
-            found.append(
-                Preference(
-                    prompt=row["prompt"],
-                    chosen=row["completions"][chosen],
-                    rejected=row["completions"][rejected],
-                    prompt_id=row["prompt_id"],
-                    chosen_index=chosen,
-                    rejected_index=rejected,
-                    source="gold",
-                    annotator=self.config.gold,
-                    round=1,
-                )
-            )
+            found.append(make_preference(row, chosen, rejected, "gold", self.config.gold, round=1))
         return found
 
     def train(self, preferences: Sequence[Preference], output: Path, work_dir: Path, seed: int) -> None:
