@@ -15,6 +15,7 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 
 from shfcas import processes
 from shfcas.cli import main
+from shfcas.compare.heads import threads_of_torch
 from shfcas.errors import UserError
 from shfcas.files import content_hash, read_json
 from tests import tiny
@@ -100,7 +101,10 @@ def both(folder: Path) -> Path:
     done = launch([json.dumps(two)], CONFIGS / "cpu-gloo.yaml", "-m", "tests.commands")
     # One of the two speaks for both.
     assert done.stdout.count("accuracy on training pairs") == done.stdout.count("rollouts: 3") == 1
-    assert main(reward_flags(folder, output=at / "reward-1")) == main(ppo_flags(folder, output=at / "policy-1")) == 0
+    with threads_of_torch(1):  # as each of the two has, so that sums round alike however many cores there are
+        assert (
+            main(reward_flags(folder, output=at / "reward-1")) == main(ppo_flags(folder, output=at / "policy-1")) == 0
+        )
     assert {path.name for path in at.iterdir()} == {"reward-1", "reward-2", "policy-1", "policy-2"}
     return at
 
@@ -120,9 +124,7 @@ def test_two_processes_train_the_policy_of_one(both: Path) -> None:
     assert [row["rollout"] for row in one] == [row["rollout"] for row in two]
     assert one[0]["objective/kl"] == 0 and one[2]["objective/kl"] > 0.1  # it has learned something
     for first, second in zip(one, two, strict=True):
-        # Of what is clipped, rounding takes a value across the bound now and then.
-        slack = {name: 0.02 if "clipfrac" in name else 1e-3 for name in first}
-        assert second == {name: pytest.approx(v, rel=1e-3, abs=slack[name]) for name, v in first.items()}
+        assert second == pytest.approx(first, rel=1e-3, abs=1e-3)
     files = [sorted((both / name / "completions").iterdir()) for name in ("policy-1", "policy-2")]
     said = [[json.loads(line)["completion"] for path in part for line in path.open()] for part in files]
     assert said[0] == said[1] and len(said[0]) == 3 * 8 and len(set(map(str, said[0]))) > 8
