@@ -97,7 +97,7 @@ experiments-quick: $(VENV)/dev.stamp  ## one table of them in seconds, from comm
 	@OMP_NUM_THREADS=1 $(BIN)/python -m experiments.quick --check $(ARGS)
 
 experiments-ppo: $(VENV)/dev.stamp $(VENV)/models.stamp  ## policies for the leading strategies, 3 seeds, in hours
-	$(BIN)/shfcas compare experiments/ppo.yaml
+	OMP_NUM_THREADS=1 $(BIN)/shfcas compare experiments/ppo.yaml
 	$(BIN)/python -m experiments.policies
 
 # On a bare machine, without network: it takes what is installed beside torch, and no .venv.
