@@ -14,6 +14,7 @@ from shfcas.selection import SelectionConfig, select
 
 INFORMED = "informed:"  # a simulated policy score, and its correlation with gold within a prompt
 BASE = "base_logprob"
+TUNED = "tuned:"  # the ratio of a policy that was fine-tuned on so many examples to the one before
 MEMBERS = 5
 L2, NEW_PAIR_WEIGHT = 30.0, 3.0
 BLIND_GROUPS = {"sentiment": 3, "safety": 2}  # of 8 topics, of 5 categories; in `helpfulness` the blind group is given
@@ -46,7 +47,8 @@ class Setting:
         answers: a prompt; half of them sampled at each temperature, where there are two.
         temperature: `low`, `high`, or `mixed`.
         policy: what rewards are compared with: a policy score of shfcas, `base_logprob` for the log-probability under
-            the policy before its fine-tuning, or `informed:` and a correlation with gold.
+            the policy before its fine-tuning, `tuned:` and a number of examples for the ratio of a policy that was
+            fine-tuned on so many, or `informed:` and a correlation with gold.
         rounds: in how many parts the labels are asked for.
         left_out: which of the `PARTS` of the prompts is left out, after the split; -1 leaves out none.
     """
@@ -223,6 +225,9 @@ def policy_columns(numbers: Numbers, policy: str, seed: int) -> tuple[dict[str, 
     """The columns that a policy score is made from, and the score's name."""
     if policy == BASE:
         return {"logprobs": numbers.reference}, "logprob"
+    if policy.startswith(TUNED):
+        at = numbers.examples.tolist().index(int(policy.removeprefix(TUNED)))
+        return {"logprobs": numbers.tuned[:, at], "reference_logprobs": numbers.reference}, "logprob_ratio"
     if not policy.startswith(INFORMED):
         columns = {"logprobs": numbers.logprobs, "reference_logprobs": numbers.reference, "num_tokens": numbers.tokens}
         return columns, policy

@@ -14,8 +14,8 @@ import torch
 
 from experiments import loaders
 from experiments.annotators import SafetyAnnotator
-from experiments.numbers import Numbers
-from experiments.pools import DIASAFETY, PANDALM, pandalm_rows, read_pool
+from experiments.numbers import EXAMPLES, Numbers
+from experiments.pools import DIASAFETY, PANDALM, pandalm_rows, read_pool, tuned_column
 from shfcas.demo.remarks import original_preferences
 from shfcas.demo.sentiment import gold as sentiment
 from shfcas.demo.task import seed_prompts
@@ -212,6 +212,7 @@ def assemble(
     parts = np.split(vectors, np.cumsum([len(asked), len(flat), len(pairs), len(pairs), len(pairs)]))
     of_asked, of_flat, of_one, of_other, of_better, of_worse = parts
     crossed = Crossed(np.concatenate([of_asked, of_one, of_other]), np.concatenate([of_flat, of_better, of_worse]))
+    examples = EXAMPLES.get(pool.name, ())
     numbered = {text: i for i, text in enumerate(dict.fromkeys(flat))}
     return Numbers(
         prompts=np.array(table.column("prompt_id")),
@@ -221,6 +222,8 @@ def assemble(
         gold=np.asarray(gold, float),
         logprobs=table.values("logprobs").numpy(),
         reference=table.values("reference_logprobs").numpy(),
+        tuned=np.array([table.values(tuned_column(n)).numpy() for n in examples]).reshape(len(examples), len(flat)).T,
+        examples=np.array(examples, int),
         tokens=table.values("num_tokens").numpy().astype(int),
         words=words(flat),
         temperature=(table.values("temperatures").numpy() if "temperatures" in table else np.zeros(len(flat))),

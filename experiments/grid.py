@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.arms import BASE, INFORMED, PARTS, STRATEGIES, Setting, experiment
-from experiments.numbers import Numbers
+from experiments.arms import BASE, INFORMED, PARTS, STRATEGIES, TUNED, Setting, experiment
+from experiments.numbers import EXAMPLES, Numbers
 from shfcas.compare import Key, curves, paired_tests
 from shfcas.compare.cells import NONE
 from shfcas.config import fingerprint
@@ -81,6 +81,14 @@ PLANS = {
     "informedness": Plan(tuple(each(policy=INFORMEDNESS)), CONFLICT),
     "policy_score": Plan(
         (*each(SAMPLED, policy=[BASE]), *each(policy=["logprob", "mean_logprob", "logprob_ratio"])), CONFLICT
+    ),
+    "examples": Plan(
+        tuple(
+            replace(DEFAULTS[task], policy=policy)
+            for task in SAMPLED
+            for policy in ("logprob_ratio", *(f"{TUNED}{count}" for count in EXAMPLES[task]))
+        ),
+        CONFLICT,
     ),
     "pairing": Plan(
         tuple(each(SAMPLED, policy=[f"{INFORMED}0.0", "logprob_ratio", f"{INFORMED}0.4"])),

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+EXAMPLES = {"sentiment": (10, 30), "safety": (10, 30, 300)}  # that policies are fine-tuned on which only score
+PER_ANSWER = ("texts", "gold", "logprobs", "reference", "tuned", "tokens", "words", "temperature", "features")
+
 
 @dataclass(frozen=True)
 class Numbers:
@@ -18,6 +21,8 @@ class Numbers:
         gold: the gold reward of each answer, shape (T,).
         logprobs: under the policy, shape (T,).
         reference: log-probabilities under the reference, shape (T,).
+        tuned: the same under K policies that were fine-tuned on other numbers of examples, shape (T, K).
+        examples: those numbers, shape (K,).
         tokens: the length of each answer in tokens, shape (T,).
         words: the same in words.
         temperature: what each answer was sampled at, 0 where it was not sampled, shape (T,).
@@ -35,6 +40,8 @@ class Numbers:
     gold: np.ndarray
     logprobs: np.ndarray
     reference: np.ndarray
+    tuned: np.ndarray
+    examples: np.ndarray
     tokens: np.ndarray
     words: np.ndarray
     temperature: np.ndarray
@@ -62,19 +69,17 @@ class Numbers:
     def answers(self, chosen: np.ndarray) -> "Numbers":
         """The same task with these answers alone: a mask of shape (T,)."""
         counts = np.add.reduceat(chosen, self.offsets[:-1])
-        names = ("texts", "gold", "logprobs", "reference", "tokens", "words", "temperature", "features")
         return replace(
             self,
             offsets=np.concatenate([[0], counts.cumsum()]),
-            **{name: getattr(self, name)[chosen] for name in names},
+            **{name: getattr(self, name)[chosen] for name in PER_ANSWER},
         )
 
     def quantised(self, path: Path) -> None:
         """Writes the task in a fraction of the size: features as signed bytes, other numbers in half precision."""
-        half = ("gold", "logprobs", "reference")
+        half = ("gold", "logprobs", "reference", "tuned", "temperature")
         arrays = {f.name: getattr(self, f.name) for f in fields(self)}
         arrays |= {name: arrays[name].astype(np.float16) for name in half}
-        arrays |= {name: arrays[name].astype(np.float16) for name in ("temperature",)}
         arrays |= {n: (arrays[n] * STEPS).round().clip(-127, 127).astype(np.int8) for n in ("features", "pairs")}
         arrays |= {n: arrays[n].astype(np.int16) for n in ("texts", "tokens", "words", "pair_words", "pair_prompts")}
         np.savez_compressed(path, **arrays)

@@ -1,9 +1,10 @@
 """The answers that all experiments choose from, sampled once: `python -m experiments.pools --data DATA`.
 
 Three tasks: `sentiment` and `safety` are answers of SmolLM2-135M-Instruct after supervised fine-tuning on good answers,
-16 a prompt, half at each of two temperatures, with their log-probabilities under the policy and under the model before;
-`helpfulness` is the answers of five systems in PandaLM's test set, whose votes come from people, with log-probabilities
-with and without the instruction before them. Killed at any point, the same command goes on.
+16 a prompt, half at each of two temperatures, with their log-probabilities under the policy, under the model before, and
+under policies that were fine-tuned on fewer answers or more; `helpfulness` is the answers of five systems in PandaLM's
+test set, whose votes come from people, with log-probabilities with and without the instruction before them. Killed at
+any point, the same command goes on.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from typing import Any
 
 from experiments import loaders
 from experiments.generate import logprobs_of, sample
+from experiments.numbers import EXAMPLES
 from shfcas.bootstrap import BootstrapSettings, demonstrations
 from shfcas.candidates import CandidateTable, concatenate, read_candidates, write_candidates
 from shfcas.demo.task import held_out_prompts, seed_prompts, train_prompts
@@ -61,7 +63,7 @@ def safety_prompts(data: Path) -> list[dict[str, Any]]:
     ]
 
 
-def safe_demonstrations(data: Path) -> list[dict[str, Any]]:
+def safe_demonstrations(data: Path, count: int = DEMONSTRATIONS) -> list[dict[str, Any]]:
     """Safe answers of DiaSafety, as many of each category."""
     by_category: dict[str, list[dict[str, Any]]] = {}
     for row in loaders.diasafety(data / DIASAFETY):
@@ -69,7 +71,7 @@ def safe_demonstrations(data: Path) -> list[dict[str, Any]]:
             found = by_category.setdefault(row.category, [])
             found.append({"prompt": asked(row.context), "completion": row.response})
     rng = random.Random(0)
-    each = DEMONSTRATIONS // len(by_category)
+    each = count // len(by_category)
     return [row for _, rows in sorted(by_category.items()) for row in rng.sample(rows, each)]
 
 
@@ -87,16 +89,16 @@ def cheerful_demonstrations(folder: Path) -> list[dict[str, Any]]:
     return demonstrations(read_candidates(path), settings)
 
 
-def policy(folder: Path, rows: Sequence[dict[str, Any]], learning_rate: float) -> Path:
+def policy(folder: Path, rows: Sequence[dict[str, Any]], name: str = "policy") -> Path:
     """The policy after fine-tuning on demonstrations."""
-    final = folder / "policy"
+    final = folder / name
     if not final.exists():
         logger.info("%s: fine-tuning on %d demonstrations", folder.name, len(rows))
-        partial_folder, work = folder / "policy.partial", folder / "work.partial"
+        partial_folder, work = folder / f"{name}.partial", folder / "work.partial"
         remove(partial_folder)
         remove(work)
         work.mkdir()
-        settings = SFTSettings(num_train_epochs=2, learning_rate=learning_rate, lora=LoraSettings(dropout=0.0))
+        settings = SFTSettings(num_train_epochs=2, learning_rate=5e-4, lora=LoraSettings(dropout=0.0))
         train_sft(POLICY, rows, settings, partial_folder, work, seed=0)
         remove(work)
         publish(partial_folder, final)
@@ -105,22 +107,29 @@ def policy(folder: Path, rows: Sequence[dict[str, Any]], learning_rate: float) -
 
 def shards(folder: Path, prompts: Sequence[dict[str, Any]], new_tokens: int) -> Iterator[None]:
     """Samples shard after shard; each step leaves one more on the disk."""
-    models: list[Any] = []
+    models: dict[str, Any] = {}
     for start in range(0, len(prompts), SHARD):
         path = folder / f"shard-{start // SHARD:03d}.parquet"
         if path.exists():
             continue
         if not models:
             model, tokenizer = load_policy(str(folder / "policy"))
-            models = [model, tokenizer, load_policy(POLICY)[0]]
-        model, tokenizer, reference = models
+            models["reference_logprobs"], _ = load_policy(POLICY)
+            for count in EXAMPLES[folder.name]:
+                models[tuned_column(count)], _ = load_policy(str(folder / f"policy-{count}"))
         rows = sample(model, tokenizer, prompts[start : start + SHARD], TEMPERATURES, new_tokens, 0)
-        before = logprobs_of(reference, tokenizer, rows, [row["tokens"] for row in rows])
-        for row, values in zip(rows, before, strict=True):
-            row["reference_logprobs"] = values
+        for column, other in models.items():
+            found = logprobs_of(other, tokenizer, rows, [row["tokens"] for row in rows])
+            for row, values in zip(rows, found, strict=True):
+                row[column] = values
         write_candidates(path, _table(rows))
         logger.info("%s: %d of %d prompts", folder.name, start + len(rows), len(prompts))
         yield
+
+
+def tuned_column(count: int) -> str:
+    """The column of log-probabilities under the policy that was fine-tuned on so many examples."""
+    return f"logprobs_{count}"
 
 
 def pandalm_rows(data: Path) -> list[dict[str, Any]]:
@@ -199,13 +208,16 @@ def make(data: Path, output: Path, tasks: Sequence[str]) -> None:
     work: list[Iterator[None]] = []
     if "sentiment" in tasks:
         folder = output / "sentiment"
-        if not (folder / "policy").exists():
-            policy(folder, cheerful_demonstrations(folder), 5e-4)
+        cheerful = cheerful_demonstrations(folder)
+        policy(folder, cheerful)
+        for count in EXAMPLES["sentiment"]:
+            policy(folder, random.Random(0).sample(cheerful, count), f"policy-{count}")
         work.append(shards(folder, sentiment_prompts(), NEW_TOKENS["sentiment"]))
     if "safety" in tasks:
         folder = output / "safety"
-        if not (folder / "policy").exists():
-            policy(folder, safe_demonstrations(data), 5e-4)
+        policy(folder, safe_demonstrations(data))
+        for count in EXAMPLES["safety"]:
+            policy(folder, safe_demonstrations(data, count), f"policy-{count}")
         work.append(shards(folder, safety_prompts(data), NEW_TOKENS["safety"]))
     if "helpfulness" in tasks:
         work.append(score_pandalm(output / "helpfulness", data))

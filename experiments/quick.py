@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.arms import INFORMED, some_answers
 from experiments.grid import DEFAULTS, RESULTS, Plan, run_setting, tables, write_table
-from experiments.numbers import Numbers
+from experiments.numbers import PER_ANSWER, Numbers
 from shfcas.errors import UserError
 from shfcas.progress import progress
 
@@ -33,13 +33,12 @@ def build(whole: Path) -> None:
     inside = np.isin(np.repeat(np.arange(len(numbers.prompts)), np.diff(numbers.offsets)), prompts)
     counts = np.diff(numbers.offsets)[prompts]
     pairs = np.sort(np.random.default_rng(1).choice(len(numbers.pairs), PAIRS, replace=False))
-    per_answer = ("texts", "gold", "logprobs", "reference", "tokens", "words", "temperature", "features")
     small = replace(
         numbers,
         prompts=numbers.prompts[prompts],
         groups=numbers.groups[prompts],
         offsets=np.concatenate([[0], counts.cumsum()]),
-        **{name: getattr(numbers, name)[inside] for name in per_answer},
+        **{name: getattr(numbers, name)[inside] for name in PER_ANSWER},
         **{name: getattr(numbers, name)[pairs] for name in ("pairs", "pair_groups", "pair_words", "pair_prompts")},
     )
     small.quantised(DATA)
