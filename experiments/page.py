@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import t as student
 
+from experiments.arms import TUNED
 from experiments.figure import read
-from experiments.grid import BUDGETS, DEFAULTS
+from experiments.grid import BUDGETS, DEFAULTS, SAMPLED
 from shfcas.compare.output import markdown
 from shfcas.files import read_json, write_text
 
@@ -21,6 +22,7 @@ ABOUT = Path(__file__).parent / "results" / "about.json"
 MARK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 ACCURACY = "pair_accuracy"
 Row = dict[str, str]
+OWN = {"sentiment": 99, "safety": 100}  # examples that the policies were fine-tuned on which gave the answers
 FACTS = {
     "pool_prompts": "prompts to ask about",
     "share_of_ties": "share of pairs with equal gold",
@@ -102,6 +104,37 @@ def varied(name: str, *columns: str) -> Iterator[Row]:
         }
 
 
+def by_examples() -> Iterator[Row]:
+    """What is gained with policies that were fine-tuned on more and more examples, and what their scores know."""
+    for row in sorted(varied("examples", "policy"), key=lambda row: (SAMPLED.index(row["task"]), examples(row))):
+        count, task, policy = examples(row), row.pop("task"), row.pop("policy")
+        (fact,) = chosen("examples_facts", task=task, policy=policy, metric="policy_knows")
+        known = number(fact["mean"], sign=True)
+        yield {"task": task, "examples": str(count), "correlation with gold": known, **row}
+
+
+def examples(row: Row) -> int:
+    """How many examples the policy of a row was fine-tuned on."""
+    _, tuned, count = row["policy"].partition(TUNED)
+    return int(count) if tuned else OWN[row["task"]]
+
+
+def policies() -> Iterator[Row]:
+    """What the policies are worth that follow the refined reward models, seed by seed."""
+    rows = read("ppo")
+    names = dict.fromkeys(row["strategy"] for row in rows)
+    for strategy in ["none", "random", *(name for name in names if name not in ("none", "random"))]:
+        here = [row for row in rows if row["strategy"] == strategy]
+        golds = [float(row["policy_gold_reward"]) for row in here]
+        yield {
+            "strategy": f"`{strategy}`",
+            "gold reward": f"{np.mean(golds):.3f}",
+            "of each seed": ", ".join(f"{gold:.3f}" for gold in golds),
+            "win rate": f"{np.mean([float(row['policy_win_rate']) for row in here]):.3f}",
+            "KL": f"{np.mean([float(row['policy_kl']) for row in here]):.2f}",
+        }
+
+
 def over_prompts() -> Iterator[Row]:
     """What SHF-CAS gains, with intervals over seeds and over prompts."""
     rows = [row for row in chosen("prompts", metric=ACCURACY, strategy="shf_cas") if row["vs_random_difference"]]
@@ -137,6 +170,7 @@ def jackknife(whole: float, without: list[float]) -> tuple[float, float]:
 def tables() -> dict[str, list[Row]]:
     """All tables of the page."""
     found = {"facts": list(facts("main")), "prompts": list(over_prompts())}
+    found |= {"examples": list(by_examples()), "ppo": list(policies())}
     for name in ("main", "main_informed"):
         found |= {f"{name}-{task}": list(main_table(name, task)) for task in DEFAULTS}
     changes = {

@@ -1,7 +1,7 @@
 """The answers that all experiments choose from, sampled once: `python -m experiments.pools --data DATA`.
 
 Three tasks: `sentiment` and `safety` are answers of SmolLM2-135M-Instruct after supervised fine-tuning on good answers,
-16 a prompt, half at each of two temperatures, with their log-probabilities under the policy, under the model before, and
+16 a prompt, half at each of two temperatures, with their log-probabilities under the policy, under the model before and
 under policies that were fine-tuned on fewer answers or more; `helpfulness` is the answers of five systems in PandaLM's
 test set, whose votes come from people, with log-probabilities with and without the instruction before them. Killed at
 any point, the same command goes on.

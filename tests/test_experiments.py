@@ -69,6 +69,9 @@ def test_an_informed_score_has_its_correlation_with_gold() -> None:
     assert name == "mean_logprob" and columns["num_tokens"] is numbers.tokens
     columns, name = policy_columns(numbers, "base_logprob", 0)
     assert name == "logprob" and columns["logprobs"] is numbers.reference
+    columns, name = policy_columns(numbers, "tuned:30", 0)
+    assert name == "logprob_ratio" and columns["reference_logprobs"] is numbers.reference
+    assert columns["logprobs"].tolist() == numbers.tuned[:, 1].tolist()
 
 
 def test_inverted_groups_are_a_blind_spot_that_informed_conflicts_find(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,7 +259,7 @@ def test_tables_of_the_page_are_those_of_the_results() -> None:
     assert page.page(text) == text
     assert {name for _, name, _ in page.MARK.findall(text)} == {*page.tables(), "about"}
     entries = read_json(page.ABOUT)
-    assert set(entries) == set(PLANS) and not any("changes" in entry["commit"] for entry in entries.values())
+    assert set(entries) == {*PLANS, "ppo"} and not any("changes" in entry["commit"] for entry in entries.values())
 
 
 def test_parts_of_the_prompts_are_left_out_and_nothing_else_changes(monkeypatch: pytest.MonkeyPatch) -> None:
