@@ -20,6 +20,7 @@ L2, NEW_PAIR_WEIGHT = 30.0, 3.0
 BLIND_GROUPS = {"sentiment": 3, "safety": 2}  # of 8 topics, of 5 categories; in `helpfulness` the blind group is given
 SHORTER = "shorter is better"
 PAIRS = 640
+FIRST = {"sentiment": 80, "safety": 72}  # prompts that were looked at before the others were sampled
 PARTS = 20  # of all prompts, equally large, the same for all seeds
 THRESHOLDS = {"kendall_threshold": "q0.5", "pacs_threshold": "q0.1", "mean_pacs_threshold": "q0.5"}
 STRATEGIES = (
@@ -51,6 +52,7 @@ class Setting:
             fine-tuned on so many, or `informed:` and a correlation with gold.
         rounds: in how many parts the labels are asked for.
         left_out: which of the `PARTS` of the prompts is left out, after the split; -1 leaves out none.
+        prompts: `all`, `first` for those that were looked at before the others were sampled, or `later` for the others.
     """
 
     task: str
@@ -61,6 +63,7 @@ class Setting:
     policy: str = "logprob_ratio"
     rounds: int = 1
     left_out: int = -1
+    prompts: str = "all"
 
 
 def some_answers(numbers: Numbers, count: int, temperature: str) -> Numbers:
@@ -162,11 +165,11 @@ def experiment(numbers: Numbers, setting: Setting, seed: int, committee: bool = 
     if setting.task in BLIND_GROUPS:
         present = np.array([name for name in names if name in set(numbers.pair_groups)])
         blind = sorted(rng.choice(present, BLIND_GROUPS[setting.task], replace=False).tolist())
-    order = rng.permutation(len(numbers.prompts))
+    order = rng.permutation(np.arange(len(numbers.prompts))[which_prompts(setting)])
     own = numbers.pair_prompts >= 0  # the pairs are about the pool's own prompts: they need prompts of their own
     shares = (0.4, 0.75) if own.any() else (0.0, 2 / 3)
     training, pool, held_out = np.split(order, [round(share * len(order)) for share in shares])
-    parts = np.random.default_rng(derive_seed("parts", setting.task)).permutation(len(order)) % PARTS
+    parts = np.random.default_rng(derive_seed("parts", setting.task)).permutation(len(numbers.prompts)) % PARTS
     pool, held_out = (prompts[parts[prompts] != setting.left_out] for prompts in (pool, held_out))
     usable = np.isin(numbers.pair_prompts, training) | ~own
     drawn = np.flatnonzero(usable)
@@ -219,6 +222,14 @@ def experiment(numbers: Numbers, setting: Setting, seed: int, committee: bool = 
     refine = RefineHead(asked_about.features, measured.features, fit, NEW_PAIR_WEIGHT)
     bench = Bench(asked_about, measured, refine, "group", blind, pool_share=1.0)
     return Experiment(bench, facts(bench), seed, numbers.words[places])
+
+
+def which_prompts(setting: Setting) -> slice:
+    """The positions of the prompts that a setting is about."""
+    if setting.prompts == "all":
+        return slice(None)
+    first = FIRST[setting.task]
+    return slice(first) if setting.prompts == "first" else slice(first, None)
 
 
 def policy_columns(numbers: Numbers, policy: str, seed: int) -> tuple[dict[str, np.ndarray], str]:

@@ -74,6 +74,7 @@ def each(tasks: Sequence[str] = tuple(DEFAULTS), **changes: Sequence[Any]) -> It
 
 SAMPLED = ("sentiment", "safety")
 INFORMEDNESS = tuple(f"{INFORMED}{value}" for value in (0.0, 0.2, 0.4, 0.6, 0.8))
+LEADING = ("logprob_ratio", "mean_logprob", f"{INFORMED}0.4")
 KINDS = (("none", 1.0), ("inverted", 1.0), ("missing", 1.0), ("noise", 0.3), ("length", 0.5))
 PLANS = {
     "main": Plan(tuple(DEFAULTS.values()), STRATEGIES, BUDGETS),
@@ -120,11 +121,21 @@ PLANS = {
         ),
         budgets=ROUNDS,
     ),
+    "later": Plan(
+        tuple(
+            replace(DEFAULTS[task], policy=policy, prompts=prompts)
+            for task in SAMPLED
+            for policy in LEADING
+            for prompts in ("first", "later")
+        ),
+        ("random", "shf_cas"),
+        {task: BUDGETS[task][:2] for task in SAMPLED},  # fewer prompts have fewer pairs
+    ),
     "prompts": Plan(
         tuple(
             replace(DEFAULTS[task], policy=policy, left_out=left_out)
             for task in SAMPLED
-            for policy in ("logprob_ratio", "mean_logprob", f"{INFORMED}0.4")
+            for policy in LEADING
             for left_out in range(-1, PARTS)
         ),
         ("random", "shf_cas"),

@@ -281,6 +281,18 @@ def test_parts_of_the_prompts_are_left_out_and_nothing_else_changes(monkeypatch:
     assert sorted(gone) == sorted(pool | held_out)
 
 
+def test_first_and_later_prompts_are_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.arms.BLIND_GROUPS", {"made": 2})
+    monkeypatch.setattr("experiments.arms.FIRST", {"made": 24})
+    numbers, used = made(), {}
+    for part in ("all", "first", "later"):
+        bench = experiment(numbers, Setting("made", "inverted", prompts=part), 1, committee=False).bench
+        used[part] = [row["prompt_id"] for side in (bench.pool, bench.held_out) for row in side.rows]
+    assert sorted(used["first"]) == numbers.prompts[:24].tolist()
+    assert sorted(used["later"]) == numbers.prompts[24:].tolist()
+    assert sorted(used["all"]) == numbers.prompts.tolist()
+
+
 def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
     values = np.random.default_rng(0).standard_normal(20)
     without = [float(np.delete(values, i).mean()) for i in range(20)]
