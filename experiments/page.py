@@ -14,6 +14,7 @@ from scipy.stats import t as student
 from experiments.arms import TUNED
 from experiments.figure import read
 from experiments.grid import BUDGETS, DEFAULTS, SAMPLED
+from experiments.policies import BEFORE
 from shfcas.compare.output import markdown
 from shfcas.files import read_json, write_text
 
@@ -125,19 +126,34 @@ def examples(row: Row) -> int:
 
 
 def policies() -> Iterator[Row]:
-    """What the policies are worth that follow the refined reward models, seed by seed."""
+    """What the policies are worth that follow the refined reward models, and what they gain over random, by seed."""
     rows = read("ppo")
-    names = dict.fromkeys(row["strategy"] for row in rows)
-    for strategy in ["none", "random", *(name for name in names if name not in ("none", "random"))]:
-        here = [row for row in rows if row["strategy"] == strategy]
-        golds = [float(row["policy_gold_reward"]) for row in here]
+    golds = {name: of_policy(rows, name, "gold_reward") for name in dict.fromkeys(row["strategy"] for row in rows)}
+    first = (BEFORE, "none", "random")
+    for name in (*first, *(name for name in golds if name not in first)):
+        gained = "" if name in (BEFORE, "random") else over_seeds(golds[name] - golds["random"])
         yield {
-            "strategy": f"`{strategy}`",
-            "gold reward": f"{np.mean(golds):.3f}",
-            "of each seed": ", ".join(f"{gold:.3f}" for gold in golds),
-            "win rate": f"{np.mean([float(row['policy_win_rate']) for row in here]):.3f}",
-            "KL": f"{np.mean([float(row['policy_kl']) for row in here]):.2f}",
+            "reward model refined with": name if name == BEFORE else f"`{name}`",
+            "gold reward": f"{golds[name].mean():.3f}",
+            "of each seed": ", ".join(f"{gold:.3f}" for gold in golds[name]),
+            "less `random`": gained,
+            "win rate": f"{of_policy(rows, name, 'win_rate').mean():.3f}",
+            "KL": f"{of_policy(rows, name, 'kl').mean():.2f}",
+            "tokens": f"{of_policy(rows, name, 'length').mean():.1f}",
         }
+
+
+def of_policy(rows: list[Row], strategy: str, metric: str) -> np.ndarray:
+    """A metric of the policies of one strategy, one value a seed, in their order."""
+    return np.array([float(row[metric]) for row in rows if row["strategy"] == strategy])
+
+
+def over_seeds(differences: np.ndarray) -> str:
+    """Their mean with Student's 95 % interval, which is wide for few seeds."""
+    error = float(differences.std(ddof=1)) / math.sqrt(len(differences))
+    reach = error * float(student.ppf(0.975, len(differences) - 1))
+    middle = float(differences.mean())
+    return f"{middle:+.3f} [{middle - reach:+.3f}, {middle + reach:+.3f}]"
 
 
 def over_prompts() -> Iterator[Row]:

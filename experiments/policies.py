@@ -1,13 +1,37 @@
 """What the policies of `make experiments-ppo` are worth, as a table: `python -m experiments.policies`."""
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from experiments.grid import RESULTS, commit, machine, write_table
-from shfcas.files import read_json, read_parquet, write_json
+from shfcas.files import read_json, write_json
 
 RUN = Path("runs/experiments/ppo")
-METRICS = ("policy_gold_reward", "policy_win_rate", "policy_kl")
+BEFORE = "before"  # the policy that all begin with
+
+
+def policies(run: Path) -> Iterator[dict[str, Any]]:
+    """One row for each policy that was evaluated, and one for the policy before."""
+    yield row(run / "round-0" / "metrics.json", BEFORE)
+    found = [(*path.parts[-4:-1], path) for path in run.glob("policies/*/budget-*/seed-*/metrics.json")]
+    for strategy, budget, seed, path in sorted(found):
+        yield row(path, strategy, int(budget.removeprefix("budget-")), int(seed.removeprefix("seed-")))
+
+
+def row(path: Path, strategy: str, budget: int = 0, seed: int = 0) -> dict[str, Any]:
+    """One evaluation: gold reward, win rate against the policy before, KL from it, length in tokens."""
+    metrics = read_json(path)
+    return {
+        "strategy": strategy,
+        "budget": budget,
+        "seed": seed,
+        "gold_reward": metrics["gold_reward"]["mean"],
+        "win_rate": metrics["win_rate"]["mean"],
+        "kl": metrics["kl"],
+        "length": metrics["mean_length"],
+    }
 
 
 def main() -> None:
@@ -16,15 +40,11 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=RUN, help="the comparison's folder")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
-    policies: dict[tuple, dict] = {}
-    for row in read_parquet(options.run / "results.parquet").to_pylist():
-        if row["metric"] in METRICS:
-            at = {name: row[name] for name in ("strategy", "budget", "seed")}
-            policies.setdefault(tuple(at.values()), at)[row["metric"]] = row["value"]
-    write_table(options.output / "ppo.csv", [policies[at] for at in sorted(policies)])
+    rows = list(policies(options.run))
+    write_table(options.output / "ppo.csv", rows)
     about = options.output / "about.json"
     entries = read_json(about) if about.exists() else {}
-    seeds = len({seed for _, _, seed in policies})
+    seeds = len({row["seed"] for row in rows})
     entries["ppo"] = {"command": "make experiments-ppo", "commit": commit(), "machine": machine(), "seeds": seeds}
     write_json(about, dict(sorted(entries.items())))
 

@@ -15,11 +15,11 @@ from experiments.generate import logprobs_of, sample
 from experiments.grid import PLANS, RESULTS, Plan, run_plan, tables, write_table
 from experiments.loaders import Exchange
 from experiments.numbers import Numbers
-from shfcas.compare import Cell, write_parquet
+from shfcas.compare import Cell
 from shfcas.compare.settings import CompareConfig
 from shfcas.config import build, read_yaml
 from shfcas.evaluation import z_scores
-from shfcas.files import read_json
+from shfcas.files import read_json, write_json
 from shfcas.models import load_policy
 from tests import tiny
 from tests.made_numbers import made
@@ -131,24 +131,30 @@ def test_a_killed_grid_goes_on_to_the_same_table(tmp_path: Path, monkeypatch: py
 
 
 def test_the_table_of_policies_has_a_row_for_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    values = {"policy_gold_reward": 0.3, "policy_win_rate": 0.6, "policy_kl": 1.5, "pair_accuracy": 0.5}
-    rows = [
-        {"strategy": name, "budget": budget, "seed": seed, "metric": metric, "group": "", "value": value + seed}
-        for name, budget in (("random", 100), ("none", 0))
-        for seed in range(2)
-        for metric, value in values.items()
-    ]
-    write_parquet(tmp_path / "results.parquet", rows)
+    def evaluated(folder: str, gold: float) -> None:
+        metrics = {"gold_reward": {"mean": gold}, "win_rate": {"mean": 0.6}, "kl": 1.5, "mean_length": 12.5}
+        (tmp_path / folder).mkdir(parents=True)
+        write_json(tmp_path / folder / "metrics.json", metrics | {"pair_accuracy": 0.5})
+
+    evaluated("round-0", 0.1)
+    for seed in range(2):
+        evaluated(f"policies/random/budget-100/seed-{seed}", 0.2 + seed)
+        evaluated(f"policies/none/budget-0/seed-{seed}", 0.3 + seed)
     monkeypatch.setattr("sys.argv", ["policies", "--run", str(tmp_path), "--output", str(tmp_path)])
     policies.main()
     assert (tmp_path / "ppo.csv").read_text(encoding="utf-8").splitlines() == [
-        "strategy,budget,seed,policy_gold_reward,policy_win_rate,policy_kl",
-        "none,0,0,0.3,0.6,1.5",
-        "none,0,1,1.3,1.6,2.5",
-        "random,100,0,0.3,0.6,1.5",
-        "random,100,1,1.3,1.6,2.5",
+        "strategy,budget,seed,gold_reward,win_rate,kl,length",
+        "before,0,0,0.1,0.6,1.5,12.5",
+        "none,0,0,0.3,0.6,1.5,12.5",
+        "none,0,1,1.3,0.6,1.5,12.5",
+        "random,100,0,0.2,0.6,1.5,12.5",
+        "random,100,1,1.2,0.6,1.5,12.5",
     ]
     assert read_json(tmp_path / "about.json")["ppo"]["seeds"] == 2
+    monkeypatch.setattr("experiments.figure.RESULTS", tmp_path)
+    before, none, random = page.policies()
+    assert before["gold reward"] == "0.100" and before["less `random`"] == random["less `random`"] == ""
+    assert none["of each seed"] == "0.300, 1.300" and none["less `random`"] == "+0.100 [+0.100, +0.100]"
 
 
 def test_numbers_on_the_disk(tmp_path: Path) -> None:
