@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 EXAMPLES = {"sentiment": (10, 30), "safety": (10, 30, 300)}  # that policies are fine-tuned on which only score
+FEATURES = ("features", "pairs")
 PER_ANSWER = ("texts", "gold", "logprobs", "reference", "tuned", "tokens", "words", "temperature", "features")
 
 
@@ -52,9 +53,10 @@ class Numbers:
     pair_prompts: np.ndarray
 
     def save(self, path: Path) -> None:
-        """Writes all arrays as one compressed file."""
+        """Writes all arrays as one compressed file, features in half precision."""
         partial = path.with_suffix(".partial.npz")
-        np.savez_compressed(partial, **{f.name: getattr(self, f.name) for f in fields(self)})
+        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
+        np.savez_compressed(partial, **arrays | {name: arrays[name].astype(np.float16) for name in FEATURES})
         partial.replace(path)
 
     @classmethod
@@ -63,7 +65,9 @@ class Numbers:
         with np.load(path) as arrays:
             values = {f.name: arrays[f.name] for f in fields(cls)}
         if values["features"].dtype == np.int8:
-            values |= {name: values[name].astype(np.float64) / STEPS for name in ("features", "pairs")}
+            values |= {name: values[name].astype(np.float64) / STEPS for name in FEATURES}
+        else:
+            values |= {name: values[name].astype(np.float32) for name in FEATURES}
         return cls(**values)
 
     def answers(self, chosen: np.ndarray) -> "Numbers":
@@ -80,7 +84,7 @@ class Numbers:
         half = ("gold", "logprobs", "reference", "tuned", "temperature")
         arrays = {f.name: getattr(self, f.name) for f in fields(self)}
         arrays |= {name: arrays[name].astype(np.float16) for name in half}
-        arrays |= {n: (arrays[n] * STEPS).round().clip(-127, 127).astype(np.int8) for n in ("features", "pairs")}
+        arrays |= {n: (arrays[n] * STEPS).round().clip(-127, 127).astype(np.int8) for n in FEATURES}
         arrays |= {n: arrays[n].astype(np.int16) for n in ("texts", "tokens", "words", "pair_words", "pair_prompts")}
         np.savez_compressed(path, **arrays)
 

@@ -14,7 +14,7 @@ from experiments.features import Crossed
 from experiments.generate import logprobs_of, sample
 from experiments.grid import PLANS, RESULTS, Plan, run_plan, tables, write_table
 from experiments.loaders import Exchange
-from experiments.numbers import Numbers
+from experiments.numbers import FEATURES, Numbers
 from shfcas.compare import Cell
 from shfcas.compare.settings import CompareConfig
 from shfcas.config import build, read_yaml
@@ -161,7 +161,9 @@ def test_numbers_on_the_disk(tmp_path: Path) -> None:
     numbers = made(prompts=6)
     numbers.save(tmp_path / "whole.npz")
     again = Numbers.load(tmp_path / "whole.npz")
-    assert all(np.array_equal(a, b) for a, b in zip(vars(numbers).values(), vars(again).values(), strict=True))
+    for name, values in vars(numbers).items():
+        read = getattr(again, name)
+        assert np.allclose(read, values, rtol=1e-3) if name in FEATURES else np.array_equal(read, values), name
     numbers.quantised(tmp_path / "small.npz")
     small = Numbers.load(tmp_path / "small.npz")
     assert small.features == pytest.approx(numbers.features, abs=0.026)
