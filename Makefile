@@ -96,7 +96,7 @@ experiments: $(VENV)/dev.stamp $(VENV)/models.stamp  ## the experiments of docs/
 experiments-quick: $(VENV)/dev.stamp  ## one table of them in seconds, from committed numbers; the same to the digit
 	@OMP_NUM_THREADS=1 $(BIN)/python -m experiments.quick --check $(ARGS)
 
-experiments-ppo: $(VENV)/dev.stamp $(VENV)/models.stamp  ## policies for the leading strategies, 3 seeds, in hours
+experiments-ppo: $(VENV)/dev.stamp $(VENV)/models.stamp  ## policies for the leading strategies, 4 seeds, in hours
 	OMP_NUM_THREADS=1 $(BIN)/shfcas compare experiments/ppo.yaml
 	$(BIN)/python -m experiments.policies
 
