@@ -140,6 +140,7 @@ def policies() -> Iterator[Row]:
             "win rate": f"{of_policy(rows, name, 'win_rate').mean():.3f}",
             "KL": f"{of_policy(rows, name, 'kl').mean():.2f}",
             "tokens": f"{of_policy(rows, name, 'length').mean():.1f}",
+            "reward model's accuracy": f"{of_policy(rows, name, 'pair_accuracy').mean():.3f}",
         }
 
 

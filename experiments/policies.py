@@ -21,7 +21,7 @@ def policies(run: Path) -> Iterator[dict[str, Any]]:
 
 
 def row(path: Path, strategy: str, budget: int = 0, seed: int = 0) -> dict[str, Any]:
-    """One evaluation: gold reward, win rate against the policy before, KL from it, length in tokens."""
+    """One evaluation: gold reward, win rate against the policy before, KL from it, tokens, its reward model's accuracy."""
     metrics = read_json(path)
     return {
         "strategy": strategy,
@@ -31,6 +31,7 @@ def row(path: Path, strategy: str, budget: int = 0, seed: int = 0) -> dict[str, 
         "win_rate": metrics["win_rate"]["mean"],
         "kl": metrics["kl"],
         "length": metrics["mean_length"],
+        "pair_accuracy": metrics["pair_accuracy"],
     }
 
 

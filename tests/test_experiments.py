@@ -132,9 +132,15 @@ def test_a_killed_grid_goes_on_to_the_same_table(tmp_path: Path, monkeypatch: py
 
 def test_the_table_of_policies_has_a_row_for_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def evaluated(folder: str, gold: float) -> None:
-        metrics = {"gold_reward": {"mean": gold}, "win_rate": {"mean": 0.6}, "kl": 1.5, "mean_length": 12.5}
+        metrics = {
+            "gold_reward": {"mean": gold},
+            "win_rate": {"mean": 0.6},
+            "kl": 1.5,
+            "mean_length": 12.5,
+            "pair_accuracy": 0.5,
+        }
         (tmp_path / folder).mkdir(parents=True)
-        write_json(tmp_path / folder / "metrics.json", metrics | {"pair_accuracy": 0.5})
+        write_json(tmp_path / folder / "metrics.json", metrics | {"mean_abs_pacs": 1.0})
 
     evaluated("round-0", 0.1)
     for seed in range(2):
@@ -143,12 +149,12 @@ def test_the_table_of_policies_has_a_row_for_each(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("sys.argv", ["policies", "--run", str(tmp_path), "--output", str(tmp_path)])
     policies.main()
     assert (tmp_path / "ppo.csv").read_text(encoding="utf-8").splitlines() == [
-        "strategy,budget,seed,gold_reward,win_rate,kl,length",
-        "before,0,0,0.1,0.6,1.5,12.5",
-        "none,0,0,0.3,0.6,1.5,12.5",
-        "none,0,1,1.3,0.6,1.5,12.5",
-        "random,100,0,0.2,0.6,1.5,12.5",
-        "random,100,1,1.2,0.6,1.5,12.5",
+        "strategy,budget,seed,gold_reward,win_rate,kl,length,pair_accuracy",
+        "before,0,0,0.1,0.6,1.5,12.5,0.5",
+        "none,0,0,0.3,0.6,1.5,12.5,0.5",
+        "none,0,1,1.3,0.6,1.5,12.5,0.5",
+        "random,100,0,0.2,0.6,1.5,12.5,0.5",
+        "random,100,1,1.2,0.6,1.5,12.5,0.5",
     ]
     assert read_json(tmp_path / "about.json")["ppo"]["seeds"] == 2
     monkeypatch.setattr("experiments.figure.RESULTS", tmp_path)
