@@ -21,7 +21,7 @@ def policies(run: Path) -> Iterator[dict[str, Any]]:
 
 
 def row(path: Path, strategy: str, budget: int = 0, seed: int = 0) -> dict[str, Any]:
-    """One evaluation: gold reward, win rate against the policy before, KL from it, tokens, the reward model's accuracy."""
+    """One evaluation: gold reward, win rate against the policy before, KL from it, tokens, accuracy of its rewards."""
     metrics = read_json(path)
     return {
         "strategy": strategy,
