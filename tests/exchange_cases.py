@@ -13,11 +13,7 @@ from shfcas.feedback.schema import Item, Judgement, item_id
 from shfcas.feedback.store import Store
 
 CHAT = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "how?"}]
-
-
 WHOLE = ("jsonl", "label-studio", "argilla")  # the formats that carry the log
-
-
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
     ["", "a\nb\r\nc", "\u2028\u2029\x85", "\u202eright to left\u202c", "\x00\x1b[31m", '"]}\\', "\U0001f600", "\ud800"]
 )

@@ -12,30 +12,17 @@ from shfcas.preferences import Preference
 from shfcas.selection import Comparison
 
 KEY = "sk-0123456789-secret"
-
-
 CHAT = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "how?"}]
-
-
 ROWS = [
     {"prompt_id": "a", "prompt": CHAT, "completions": ["short", "much longer", "words"]},
     {"prompt_id": "b", "prompt": CHAT, "completions": ["the longest of all", "no"]},
     {"prompt_id": "c", "prompt": CHAT, "completions": ["yes", "yes, it is"]},
 ]
-
-
 TABLE = CandidateTable.from_rows(ROWS)
-
-
 QUEUE = [Comparison("a", 0, 1), Comparison("b", 0, 1), Comparison("c", 1, 0), Comparison("a", 2, 0)]
-
-
 LONGER = [("a", 1, 0), ("b", 0, 1), ("c", 1, 0)]  # what `longer` comes to; the last comparison is a tie
 
-
 Script = Callable[[Request], str | Response]
-
-
 Serve = Callable[[Script], JudgeServer]
 
 
