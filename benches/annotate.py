@@ -30,8 +30,8 @@ import torch
 
 from benches.bench import Case, Settings, report
 from benches.clock import FULL, QUICK
-from shfcas.feedback.schema import Item, item_id
-from shfcas.feedback.store import Store
+from shfcas.feedback.annotation.schema import Item, item_id
+from shfcas.feedback.annotation.store import Store
 
 ANSWER = "An answer of some length, as a language model gives it to a question like that one. " * 12
 
@@ -76,7 +76,7 @@ def make_queue(folder: Path, comparisons: int) -> None:
 def served(folder: Path, people: int) -> Iterator[tuple[str, list[str]]]:
     """The command in a process of its own: host and port, and the tokens."""
     names = ",".join(f"a{i}" for i in range(people))
-    command = [sys.executable, "-m", "shfcas.cli", "annotate", str(folder), "--port", "0", "--repeat_share", "0"]
+    command = [sys.executable, "-m", "shfcas", "annotate", str(folder), "--port", "0", "--repeat_share", "0"]
     process = subprocess.Popen([*command, "--annotators", names], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout

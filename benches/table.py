@@ -56,14 +56,14 @@ def make_table(path: Path, prompts: int) -> None:
 
 def with_shfcas(source: Path, output: Path) -> None:
     """What the command does."""
-    from shfcas.score_tables import score_table
+    from shfcas.conflicts.streaming import score_table
 
     score_table([str(source)], output)
 
 
 def with_pyarrow(source: Path, output: Path) -> None:
     """Reads and writes the same columns; what would be scores is made once."""
-    from shfcas.shards import BATCH_ROWS, SHARD_ROWS, find_shards, read_batches
+    from shfcas.data.shards import BATCH_ROWS, SHARD_ROWS, find_shards, read_batches
 
     output.mkdir()
     shards, _ = find_shards([str(source)], SHARD_ROWS)

@@ -65,7 +65,7 @@ def beside(stage: str, ways: tuple[str, ...], size: Size, rounds: int, about: Ca
 
 def parts_of_a_step(size: Size, about: Case) -> list[Case]:
     """Where the time of shfcas's policy step goes; the parts add up to all of it."""
-    from shfcas.training.value import causal_lm
+    from shfcas.training.ppo.value_head import causal_lm
 
     prepare("shfcas PPO", SMALL)()
     trainer, watch = ppo_trainer(size), Stopwatch()

@@ -36,8 +36,8 @@ def prompt_rows(size: Size) -> list[dict[str, Any]]:
 
 def reward_scorer(batch_size: int) -> Any:
     """A reward model with a head of random numbers, which cost as much as trained ones."""
-    from shfcas.models import load_reward_model
-    from shfcas.scoring import ModelScorer
+    from shfcas.models.loading import load_reward_model
+    from shfcas.rewards.scorers import ModelScorer
 
     model, tokenizer = load_reward_model(REWARD_MODEL)
     return ModelScorer(in_memory(model), tokenizer, batch_size)
@@ -45,7 +45,7 @@ def reward_scorer(batch_size: int) -> Any:
 
 def policy() -> tuple[Any, Any]:
     """The policy, which never ends an answer by itself: all ways make the same number of tokens."""
-    from shfcas.models import load_policy
+    from shfcas.models.loading import load_policy
 
     model, tokenizer = load_policy(POLICY)
     model.generation_config.eos_token_id = None
@@ -64,7 +64,8 @@ def in_memory(model: torch.nn.Module) -> Any:
 
 def shfcas_data(size: Size, batch_size: int) -> Prepared:
     """In batches, log-probabilities from the pass that generates."""
-    from shfcas.sampling import LocalSampler, SamplingConfig
+    from shfcas.sampling.config import SamplingConfig
+    from shfcas.sampling.local import LocalSampler
 
     model, tokenizer = policy()
     rows, scorer = prompt_rows(size), reward_scorer(batch_size)
@@ -84,7 +85,7 @@ def shfcas_data(size: Size, batch_size: int) -> Prepared:
 
 def second_pass_data(size: Size, batch_size: int) -> Prepared:
     """Sampling, then a pass for the log-probabilities over the whole log-softmax, then rewards; batch by batch."""
-    from shfcas.chat import encode_prompt
+    from shfcas.data.chat import encode_prompt
 
     model, tokenizer = policy()
     rows, scorer = prompt_rows(size), reward_scorer(batch_size)
@@ -132,7 +133,7 @@ def ppo_trainer(size: Size) -> Any:
     """One rollout of one answer to each of `size.total` prompts, over and over the same ones."""
     from peft import LoraConfig
 
-    from shfcas.training.ppo import PPOConfig, PPOTrainer
+    from shfcas.training.ppo.trainer import PPOConfig, PPOTrainer
 
     model, tokenizer = policy()
     args = PPOConfig(

@@ -6,7 +6,7 @@ from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoTokenizer
 
-from shfcas.training.ppo import PPOConfig, PPOTrainer
+from shfcas.training.ppo.trainer import PPOConfig, PPOTrainer
 
 
 def brevity(completion_ids, **columns):  # one number an answer, higher is better

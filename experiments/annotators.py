@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments.loaders import Exchange
-from shfcas.seeds import derive_seed
+from shfcas.utils.seeds import derive_seed
 
 BIASES = ("none", "inverted", "missing", "noise", "length", "length_noise")
 

@@ -8,9 +8,10 @@ from experiments.annotators import turned_round
 from experiments.numbers import Numbers
 from shfcas.compare import AnswerSet, Bench, Cell, HeadFit, Label, RefineHead, judge, measure
 from shfcas.compare.cells import NONE, account
-from shfcas.evaluation import auroc, detection, z_scores
-from shfcas.seeds import derive_seed
+from shfcas.evaluation.metrics import detection, z_scores
+from shfcas.evaluation.statistics import auroc
 from shfcas.selection import SelectionConfig, select
+from shfcas.utils.seeds import derive_seed
 
 INFORMED = "informed:"  # a simulated policy score, and its correlation with gold within a prompt
 BASE = "base_logprob"

@@ -19,7 +19,7 @@ from experiments.pools import DIASAFETY, PANDALM, pandalm_rows, read_pool, tuned
 from shfcas.demo.remarks import original_preferences
 from shfcas.demo.sentiment import gold as sentiment
 from shfcas.demo.task import seed_prompts
-from shfcas.progress import progress
+from shfcas.utils.progress import progress
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Embedder:
     def _read(self, texts: Sequence[str]) -> None:
         from transformers import AutoModel, AutoTokenizer
 
-        from shfcas.model_files import resolve
+        from shfcas.models.resolve import resolve
 
         folder = resolve(BACKBONE)
         tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()

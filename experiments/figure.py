@@ -10,8 +10,8 @@ from matplotlib import pyplot as plt
 
 from experiments.arms import INFORMED
 from experiments.grid import BUDGETS, DEFAULTS, RESULTS
-from shfcas.files import write_text
 from shfcas.report.plots import COLOURS, OTHER, SELECTED  # and the style of the report
+from shfcas.utils.files import write_text
 
 FIGURE = Path(__file__).parents[1] / "docs" / "plots" / "evidence.svg"
 GREY = "#6e7a87"  # as far from white as from black

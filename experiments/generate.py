@@ -1,6 +1,6 @@
 """Many answers to each prompt, with the prompt read once for all of them: what fits two slow cores.
 
-`shfcas.sampling` reads each prompt anew for every answer, which keeps answers independent of their batch to the last
+`shfcas.sampling.table` reads each prompt anew for every answer, which keeps answers independent of their batch to the
 bit. Here 16 answers share one reading, which saves more than half the time for short answers.
 """
 
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from shfcas.chat import answer_text, encode_prompt, end_token_ids
-from shfcas.seeds import derive_seed
+from shfcas.data.chat import answer_text, encode_prompt, end_token_ids
+from shfcas.utils.seeds import derive_seed
 
 LEAST_ACTIVE = 0.75  # the batch is made smaller when a quarter of its answers have ended
 

@@ -21,9 +21,9 @@ from experiments.arms import BASE, INFORMED, PARTS, STRATEGIES, TUNED, Setting, 
 from experiments.numbers import EXAMPLES, Numbers
 from shfcas.compare import Key, curves, paired_tests
 from shfcas.compare.cells import NONE
-from shfcas.config import fingerprint
-from shfcas.files import content_hash, read_json, write_json
-from shfcas.progress import progress
+from shfcas.utils.config import fingerprint
+from shfcas.utils.files import content_hash, read_json, write_json
+from shfcas.utils.progress import progress
 
 logger = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shfcas.errors import UserError
-from shfcas.files import existing, parse_jsonl, read_json, read_jsonl, read_parquet
-from shfcas.preferences import Preference
+from shfcas.data.preferences import Preference
+from shfcas.utils.errors import UserError
+from shfcas.utils.files import existing, parse_jsonl, read_json, read_jsonl, read_parquet
 
 ANSWER = "\n\nAssistant:"
 QUESTION = "\n\nHuman:"

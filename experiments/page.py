@@ -15,8 +15,8 @@ from experiments.arms import TUNED
 from experiments.figure import read
 from experiments.grid import BUDGETS, DEFAULTS, SAMPLED
 from experiments.policies import BEFORE
-from shfcas.compare.output import markdown
-from shfcas.files import read_json, write_text
+from shfcas.compare.tables import markdown
+from shfcas.utils.files import read_json, write_text
 
 PAGE = Path(__file__).parents[1] / "docs" / "evidence.md"
 ABOUT = Path(__file__).parent / "results" / "about.json"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.grid import RESULTS, commit, machine, write_table
-from shfcas.files import read_json, write_json
+from shfcas.utils.files import read_json, write_json
 
 RUN = Path("runs/experiments/ppo")
 BEFORE = "before"  # the policy that all begin with

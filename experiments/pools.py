@@ -17,13 +17,13 @@ from typing import Any
 from experiments import loaders
 from experiments.generate import logprobs_of, sample
 from experiments.numbers import EXAMPLES
-from shfcas.bootstrap import BootstrapSettings, demonstrations
-from shfcas.candidates import CandidateTable, concatenate, read_candidates, write_candidates
+from shfcas.data.candidates import CandidateTable, concatenate, read_candidates, write_candidates
 from shfcas.demo.task import held_out_prompts, seed_prompts, train_prompts
-from shfcas.files import publish, remove
-from shfcas.models import load_policy
-from shfcas.training.lora import LoraSettings
-from shfcas.training.sft import SFTSettings, train_sft
+from shfcas.models.loading import load_policy
+from shfcas.pipeline.demonstrations import BootstrapConfig, demonstrations
+from shfcas.training.lora import AdapterConfig
+from shfcas.training.sft import SFTStageConfig, train_sft
+from shfcas.utils.files import publish, remove
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def cheerful_demonstrations(folder: Path) -> list[dict[str, Any]]:
         for start in range(0, len(prompts), 16):
             rows += sample(model, tokenizer, prompts[start : start + 16], (0.8,) * 8, NEW_TOKENS["sentiment"], 1)
         write_candidates(path, _table(rows))
-    settings = BootstrapSettings(demonstrator="shfcas.demo.sentiment:gold", per_prompt=2, threshold="q0.7")
+    settings = BootstrapConfig(demonstrator="shfcas.demo.sentiment:gold", per_prompt=2, threshold="q0.7")
     return demonstrations(read_candidates(path), settings)
 
 
@@ -98,7 +98,7 @@ def policy(folder: Path, rows: Sequence[dict[str, Any]], name: str = "policy") -
         remove(partial_folder)
         remove(work)
         work.mkdir()
-        settings = SFTSettings(num_train_epochs=2, learning_rate=5e-4, lora=LoraSettings(dropout=0.0))
+        settings = SFTStageConfig(num_train_epochs=2, learning_rate=5e-4, lora=AdapterConfig(dropout=0.0))
         train_sft(POLICY, rows, settings, partial_folder, work, seed=0)
         remove(work)
         publish(partial_folder, final)

@@ -12,8 +12,8 @@ import numpy as np
 from experiments.arms import INFORMED, some_answers
 from experiments.grid import DEFAULTS, RESULTS, Plan, run_setting, tables, write_table
 from experiments.numbers import PER_ANSWER, Numbers
-from shfcas.errors import UserError
-from shfcas.progress import progress
+from shfcas.utils.errors import UserError
+from shfcas.utils.progress import progress
 
 DATA = Path(__file__).parent / "data" / "quick.npz"
 TABLE = RESULTS / "quick.csv"

@@ -6,8 +6,8 @@ their own, imported by name.
 
 from importlib.metadata import version as _version
 
-from shfcas._library import build_facts
-from shfcas.ops import (
+from shfcas.ops._library import build_facts
+from shfcas.ops.functional import (
     ConflictScores,
     KendallCounts,
     KendallTest,

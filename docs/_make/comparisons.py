@@ -2,7 +2,7 @@
 
 import random
 
-from shfcas.feedback.schema import Item, item_id
+from shfcas.feedback.annotation.schema import Item, item_id
 
 BASIL = [
     {

@@ -17,9 +17,9 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from shfcas.cli import COMMANDS, main
-from shfcas.run_config import RunConfig
-from shfcas.training.policy import PPOSettings
-from shfcas.training.ppo_options import PPOOptions
+from shfcas.pipeline.config import RunConfig
+from shfcas.training.ppo.options import PPOBaseConfig
+from shfcas.training.ppo.train import PPOStageConfig
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -108,8 +108,8 @@ def _section(instance: Any, prefix: str, title: str) -> list[str]:
 def ppo_options() -> str:
     """One row an option of PPO: its default, that of a run where it is another one, and what it means."""
     rows = ["| option | default | in a run | meaning |", "|---|---|---|---|"]
-    trainer, run = PPOOptions(), PPOSettings()
-    for field in dataclasses.fields(PPOOptions):
+    trainer, run = PPOBaseConfig(), PPOStageConfig()
+    for field in dataclasses.fields(PPOBaseConfig):
         values = [getattr(trainer, field.name), getattr(run, field.name)]
         other = _default(values[1]) if values[0] != values[1] else ""
         rows.append(f"| `{field.name}` | {_default(values[0])} | {other} | {_cell(field.metadata['help'])} |")

@@ -16,12 +16,12 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from docs._make import comparisons
-from shfcas.feedback.schema import Item, Judgement
-from shfcas.feedback.settings import HumanSettings
-from shfcas.feedback.store import Store
+from shfcas.feedback.annotation.config import HumanConfig
+from shfcas.feedback.annotation.schema import Item, Judgement
+from shfcas.feedback.annotation.store import Store
 from shfcas.feedback.web.annotators import add_annotators
 from shfcas.feedback.web.server import serve
-from tests.browser.chromium import ARGUMENTS, executable
+from tests.support.chromium import ARGUMENTS, executable
 
 PLOTS = Path(__file__).parents[1] / "plots"
 PEOPLE = {"ada": 0.95, "ben": 0.8, "cleo": 0.9, "dora": 0.9}  # how often each sees what is to be seen
@@ -39,7 +39,7 @@ def main() -> None:
             store.add_queue(items, seed=4)
             store.record_all(answers(items))
         add_annotators(folder, list(PEOPLE))
-        settings = HumanSettings(overlap=2, repeat_share=0, port=0, guidelines=str(folder / "guidelines.md"))
+        settings = HumanConfig(overlap=2, repeat_share=0, port=0, guidelines=str(folder / "guidelines.md"))
         browser = playwright.chromium.launch(executable_path=executable(), args=ARGUMENTS)
         with serve(folder, settings) as page:
             link = page.links["dora"]

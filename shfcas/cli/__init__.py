@@ -105,26 +105,26 @@ def _overview() -> str:
 
 
 def _run(name: str, arguments: list[str]) -> int:
-    from shfcas import processes
-    from shfcas.errors import MissingExtra, UsageError, UserError
+    from shfcas.utils import distributed
+    from shfcas.utils.errors import MissingExtra, UsageError, UserError
 
     _quiet()
     try:
-        if processes.count() > 1 and name not in DISTRIBUTED:
+        if distributed.count() > 1 and name not in DISTRIBUTED:
             raise UsageError(
-                f"runs as one process, and {processes.count()} were launched; start it without accelerate launch "
+                f"runs as one process, and {distributed.count()} were launched; start it without accelerate launch "
                 f"({', '.join(DISTRIBUTED)} run as several)"
             )
         module = importlib.import_module(f"shfcas.cli.{name.replace('-', '_')}")
         parsed = _parse(_parser(name, module), arguments)
         _log_to_stderr(parsed.verbose)
-        from shfcas.config import from_flags
+        from shfcas.utils.config import from_flags
 
         config_file = getattr(parsed, getattr(module, "POSITIONAL", ""), None) or parsed.config
         config = from_flags(module.Config, parsed, config_file)
         _require(config)
         result = module.run(config)
-        if not processes.is_main():
+        if not distributed.is_main():
             return 0
         _print(result if parsed.json else getattr(module, "text", lambda r: r)(result), parsed.json)
         return getattr(module, "exit_code", lambda r: 0)(result)
@@ -140,7 +140,7 @@ def _run(name: str, arguments: list[str]) -> int:
             raise
         return _fail(name, MissingExtra(package, EXTRAS[package]), 1)
     except RuntimeError as error:
-        if not processes.lost(error):
+        if not distributed.lost(error):
             raise
         remedy = "see what it says; the same command continues from the last checkpoint"
         return _fail(name, UserError(f"another process has ended, so this one does too: {remedy}"), 1)
@@ -153,7 +153,7 @@ class _Parser(argparse.ArgumentParser):
     """Wrong use is one line, as every other error."""
 
     def error(self, message: str) -> NoReturn:
-        from shfcas.errors import UsageError
+        from shfcas.utils.errors import UsageError
 
         raise UsageError(f"{message}; see {self.prog} --help")
 
@@ -169,8 +169,8 @@ def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Na
 
 def _require(config: Any) -> None:
     """What has an empty text as its default has to be given, and outputs have to be on this machine."""
-    from shfcas.errors import UsageError
-    from shfcas.files import local
+    from shfcas.utils.errors import UsageError
+    from shfcas.utils.files import local
 
     missing = [f.name for f in dataclasses.fields(config) if f.default == "" and not getattr(config, f.name)]
     if missing:
@@ -180,7 +180,7 @@ def _require(config: Any) -> None:
 
 
 def _parser(name: str, module: Any) -> argparse.ArgumentParser:
-    from shfcas.config import add_flags
+    from shfcas.utils.config import add_flags
 
     inputs = getattr(module, "INPUTS", "")
     positional = " [FILE]" if hasattr(module, "POSITIONAL") else f" [{inputs.upper()} ...]" if inputs else ""
@@ -206,9 +206,9 @@ def _parser(name: str, module: Any) -> argparse.ArgumentParser:
 
 
 def _fail(name: str, error: Exception, code: int) -> int:
-    from shfcas import processes
+    from shfcas.utils import distributed
 
-    who = "" if processes.is_main() else f" (process {processes.index()})"
+    who = "" if distributed.is_main() else f" (process {distributed.index()})"
     print(f"shfcas {name}{who}: {error}", file=sys.stderr)
     return code
 
@@ -239,7 +239,7 @@ def _quiet() -> None:
 
 def _log_to_stderr(verbose: bool) -> None:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s", force=True)
-    from shfcas import processes
+    from shfcas.utils import distributed
 
     level = logging.DEBUG if verbose else logging.INFO
-    logging.getLogger("shfcas").setLevel(level if processes.is_main() else logging.ERROR)
+    logging.getLogger("shfcas").setLevel(level if distributed.is_main() else logging.ERROR)

@@ -4,17 +4,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shfcas.config import option
-from shfcas.errors import UsageError, UserError
-from shfcas.feedback.exchange import ExchangeOptions, export_answers, import_answers
-from shfcas.feedback.settings import settings_of_run
-from shfcas.feedback.store import STORE, Store
+from shfcas.feedback.annotation.config import settings_of_run
+from shfcas.feedback.annotation.store import STORE, Store
+from shfcas.feedback.exchange import ExchangeBaseConfig, export_answers, import_answers
+from shfcas.utils.config import option
+from shfcas.utils.errors import UsageError, UserError
 
 INPUTS, INPUTS_HELP = "action", "export RUN, or import RUN FILE ...; without it, the comparisons are judged"
 
 
 @dataclass
-class ExchangeConfig(ExchangeOptions):
+class ExchangeConfig(ExchangeBaseConfig):
     """What `shfcas feedback` takes for its export and import."""
 
     action: list[str] = option(list, "export RUN, or import RUN FILE ...")

@@ -4,14 +4,15 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from shfcas import processes
-from shfcas.candidates import read_candidates, read_prompts
-from shfcas.config import option
-from shfcas.errors import UsageError
-from shfcas.files import write_json
-from shfcas.scoring import SHAPINGS, load_scorer, shaped_reward
-from shfcas.training.rl import RLSettings, train_rl
-from shfcas.training.stage import trained_folder
+from shfcas.data.candidates import read_candidates, read_prompts
+from shfcas.rewards.scorers import load_scorer
+from shfcas.rewards.shaping import SHAPINGS, shaped_reward
+from shfcas.training.algorithms import RLConfig, train_rl
+from shfcas.training.output import trained_folder
+from shfcas.utils import distributed
+from shfcas.utils.config import option
+from shfcas.utils.errors import UsageError
+from shfcas.utils.files import write_json
 
 Settings = TypeVar("Settings")
 
@@ -55,10 +56,10 @@ def train_online_command(config: Any, algorithm: str, settings: Any) -> dict[str
     if config.reward_shaping == "par" and not config.references:
         raise UsageError("reward_shaping par compares rewards with those of other answers: give --references")
     references = read_candidates(config.references).rows() if config.references else []
-    return train(config, RLSettings(algorithm=algorithm, **{algorithm: settings}), references, config.prompts)
+    return train(config, RLConfig(algorithm=algorithm, **{algorithm: settings}), references, config.prompts)
 
 
-def train(config: Any, settings: RLSettings, candidates: list[dict[str, Any]], prompts: str | None) -> dict[str, Any]:
+def train(config: Any, settings: RLConfig, candidates: list[dict[str, Any]], prompts: str | None) -> dict[str, Any]:
     """Trains and saves the policy; returns what is printed."""
     settings.check()
     rows = read_prompts(prompts) if prompts else []
@@ -79,7 +80,7 @@ def train(config: Any, settings: RLSettings, candidates: list[dict[str, Any]], p
             candidates,
             config.chat_template,
         )
-        if processes.is_main():
+        if distributed.is_main():
             write_json(partial / "history.json", history)
     rollouts = [row for row in history if "objective/scores" in row]  # an evaluation at the end is a row of its own
     last = {name: value for name, value in rollouts[-1].items() if name.startswith(("objective/", "rso/"))}

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shfcas.config import option, read_yaml
-from shfcas.errors import UsageError, UserError
-from shfcas.feedback.settings import HumanSettings, settings_of_run
+from shfcas.feedback.annotation.config import HumanConfig, settings_of_run
 from shfcas.feedback.web.annotators import add_annotators
 from shfcas.feedback.web.server import running, serve, sign_in_links
-from shfcas.files import existing
+from shfcas.utils.config import option, read_yaml
+from shfcas.utils.errors import UsageError, UserError
+from shfcas.utils.files import existing
 
 INPUTS, INPUTS_HELP = "run", "the run directory"
 SERVING = ("queue", "host", "port", "address", "allow_public", "guidelines", "overlap", "repeat_share")
@@ -61,7 +61,7 @@ def run(config: Config) -> dict[str, Any] | None:
     return None
 
 
-def settings_of(folder: Path, config: Config) -> HumanSettings:
+def settings_of(folder: Path, config: Config) -> HumanConfig:
     """The settings of the run's own configuration, with what the command line says over them.
 
     Raises:

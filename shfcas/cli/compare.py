@@ -8,8 +8,8 @@ added later.
 
 from typing import Any
 
+from shfcas.compare.config import CompareConfig as Config
 from shfcas.compare.run import compare
-from shfcas.compare.settings import CompareConfig as Config
 
 POSITIONAL, POSITIONAL_HELP = "config_file", "the configuration, as with --config"
 

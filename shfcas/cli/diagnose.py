@@ -8,13 +8,15 @@ finds errors better than chance, and with --json everything behind it.
 from dataclasses import dataclass
 from typing import Any
 
-from shfcas.candidates import CandidateTable
-from shfcas.config import option
-from shfcas.diagnose import NEEDED, DiagnoseSettings, diagnose, from_gold, from_preferences, lines
-from shfcas.errors import UsageError
-from shfcas.preferences import read_preferences
-from shfcas.scoring import load_scorer
-from shfcas.shards import TableRows
+from shfcas.data.candidates import CandidateTable
+from shfcas.data.preferences import read_preferences
+from shfcas.data.shards import TableRows
+from shfcas.evaluation.diagnose import DiagnoseConfig, diagnose
+from shfcas.evaluation.diagnose_text import lines
+from shfcas.evaluation.judged_pairs import NEEDED, from_gold, from_preferences
+from shfcas.rewards.scorers import load_scorer
+from shfcas.utils.config import option
+from shfcas.utils.errors import UsageError
 
 INPUTS, INPUTS_HELP = "input", "candidate tables with conflict columns [conflicts.parquet]"
 
@@ -30,7 +32,7 @@ class _Sources:
 
 
 @dataclass
-class Config(DiagnoseSettings, _Sources):
+class Config(DiagnoseConfig, _Sources):
     """`shfcas diagnose`."""
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 import shfcas
-from shfcas.stages import versions
+from shfcas.pipeline.run_directory import versions
 
 
 @dataclass

@@ -4,17 +4,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from shfcas.best_of_n import keep_best, kl_bound
-from shfcas.candidates import read_candidates, read_prompts, write_candidates
-from shfcas.config import option
-from shfcas.conflicts import POLICY_SCORES, add_conflicts
-from shfcas.engines import ENGINES, RaySettings, open_engine
-from shfcas.errors import UsageError
-from shfcas.evaluation import EvaluationSettings, detection, summarize
-from shfcas.files import remove, write_json
-from shfcas.sampling import sample_policy
-from shfcas.score_answers import add_answer_rewards, answer_rewards
-from shfcas.scoring import check_scorer
+from shfcas.conflicts.columns import POLICY_SCORES, add_conflicts
+from shfcas.data.candidates import read_candidates, read_prompts, write_candidates
+from shfcas.engines import ENGINES, RayConfig, open_engine
+from shfcas.evaluation.config import EvaluationConfig
+from shfcas.evaluation.metrics import detection, summarize
+from shfcas.rewards.best_of_n import keep_best, kl_bound
+from shfcas.rewards.scorers import check_scorer
+from shfcas.rewards.table import add_answer_rewards, answer_rewards
+from shfcas.sampling.table import sample_policy
+from shfcas.utils.config import option
+from shfcas.utils.errors import UsageError
+from shfcas.utils.files import remove, write_json
 
 
 @dataclass
@@ -34,9 +35,9 @@ class Config:
     policy_score: str = option("logprob", "what rewards are compared with", POLICY_SCORES)
     output: str = option("evaluation.parquet", "the answers with all scores; the metrics go beside it as .json")
     seed: int = option(0, "seed of every answer")
-    evaluation: EvaluationSettings = option(EvaluationSettings, "evaluation")
+    evaluation: EvaluationConfig = option(EvaluationConfig, "evaluation")
     engine: str = option("local", "where the work is done: in this process, or on a Ray cluster", ENGINES)
-    ray: RaySettings = option(RaySettings, "engine ray: the cluster")
+    ray: RayConfig = option(RayConfig, "engine ray: the cluster")
 
 
 def run(config: Config) -> dict[str, Any]:

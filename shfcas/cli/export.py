@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from shfcas.candidates import read_prompts
-from shfcas.config import option
-from shfcas.errors import UsageError
-from shfcas.exports import ENGINES, export
-from shfcas.training.stage import trained_folder
+from shfcas.data.candidates import read_prompts
+from shfcas.training.export import ENGINES, export
+from shfcas.training.output import trained_folder
+from shfcas.utils.config import option
+from shfcas.utils.errors import UsageError
 
 INPUTS, INPUTS_HELP = "engine", f"who reads it: {' or '.join(ENGINES)}"
 

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shfcas.candidates import read_candidates
 from shfcas.cli._exchange import INPUTS, INPUTS_HELP, ExchangeConfig, exchange
-from shfcas.config import option
-from shfcas.errors import UsageError
+from shfcas.data.candidates import read_candidates
+from shfcas.data.preferences import write_preferences
 from shfcas.feedback import read_queue
 from shfcas.feedback.gold import GoldFeedback
-from shfcas.feedback.judge import JudgeFeedback
-from shfcas.feedback.judge_settings import JudgeSettings
-from shfcas.files import remove, write_json
-from shfcas.preferences import write_preferences
-from shfcas.scoring import load_scorer
+from shfcas.feedback.judge.config import JudgeConfig
+from shfcas.feedback.judge.source import JudgeFeedback
+from shfcas.rewards.scorers import load_scorer
+from shfcas.utils.config import option
+from shfcas.utils.errors import UsageError
+from shfcas.utils.files import remove, write_json
 
 __all__ = ["INPUTS", "INPUTS_HELP", "Config", "run"]
 
@@ -31,7 +31,7 @@ class Config(ExchangeConfig):
     queue: str = option("queue.jsonl", "the queue of comparisons")
     source: str = option("gold", "who answers", ("gold", "judge"))
     gold: str | None = option(None, "source gold: the gold reward, a model, or module:function")
-    judge: JudgeSettings = option(JudgeSettings, "source judge: the language model")
+    judge: JudgeConfig = option(JudgeConfig, "source judge: the language model")
     output: str = option("preferences.jsonl", "the preferences to write")
     report: str = option("judge.json", "source judge: counts and costs, beside the preferences")
     round: int = option(1, "recorded with each preference")

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from shfcas.cli._rl import OnlineCommand, settings_of, train_online_command
-from shfcas.training.online import GRPOSettings
+from shfcas.training.online.config import GRPOConfig
 
 
 @dataclass
-class Config(GRPOSettings, OnlineCommand):
+class Config(GRPOConfig, OnlineCommand):
     """`shfcas grpo`."""
 
 
 def run(config: Config) -> dict[str, Any]:
     """Trains and saves the policy."""
-    return train_online_command(config, "grpo", settings_of(config, GRPOSettings))
+    return train_online_command(config, "grpo", settings_of(config, GRPOConfig))

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from shfcas.cli._rl import OnlineCommand, settings_of, train_online_command
-from shfcas.training.policy import PPOSettings
+from shfcas.training.ppo.train import PPOStageConfig
 
 
 @dataclass
-class Config(PPOSettings, OnlineCommand):
+class Config(PPOStageConfig, OnlineCommand):
     """`shfcas ppo`."""
 
 
 def run(config: Config) -> dict[str, Any]:
     """Trains and saves the policy."""
-    return train_online_command(config, "ppo", settings_of(config, PPOSettings))
+    return train_online_command(config, "ppo", settings_of(config, PPOStageConfig))

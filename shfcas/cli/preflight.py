@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from shfcas.candidates import read_candidates
-from shfcas.config import option
-from shfcas.preferences import read_preferences
-from shfcas.preflight import FAIL, PreflightSettings, preflight
+from shfcas.data.candidates import read_candidates
+from shfcas.data.preferences import read_preferences
+from shfcas.rewards.preflight import FAIL, PreflightConfig, preflight
+from shfcas.utils.config import option
 
 
 @dataclass
@@ -18,7 +18,7 @@ class _Models:
 
 
 @dataclass
-class Config(PreflightSettings, _Models):
+class Config(PreflightConfig, _Models):
     """`shfcas preflight`."""
 
 

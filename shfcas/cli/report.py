@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shfcas.compare.output import FACTS
-from shfcas.config import option
+from shfcas.compare.tables import FACTS
 from shfcas.report import write_report
+from shfcas.utils.config import option
 
 
 @dataclass

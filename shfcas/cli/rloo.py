@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from shfcas.cli._rl import OnlineCommand, settings_of, train_online_command
-from shfcas.training.online import RLOOSettings
+from shfcas.training.online.config import RLOOConfig
 
 
 @dataclass
-class Config(RLOOSettings, OnlineCommand):
+class Config(RLOOConfig, OnlineCommand):
     """`shfcas rloo`."""
 
 
 def run(config: Config) -> dict[str, Any]:
     """Trains and saves the policy."""
-    return train_online_command(config, "rloo", settings_of(config, RLOOSettings))
+    return train_online_command(config, "rloo", settings_of(config, RLOOConfig))

@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from typing import Any
 
-from shfcas.candidates import read_candidates
 from shfcas.cli._rl import PolicyCommand, settings_of, train
-from shfcas.config import option
-from shfcas.training.rl import RLSettings
-from shfcas.training.rso import RSOSettings
+from shfcas.data.candidates import read_candidates
+from shfcas.training.algorithms import RLConfig
+from shfcas.training.rso import RSOConfig
+from shfcas.utils.config import option
 
 
 @dataclass
-class Config(RSOSettings, PolicyCommand):
+class Config(RSOConfig, PolicyCommand):
     """`shfcas rso`."""
 
     candidates: str = option("", "the candidate table of the policy; its answers are scored anew")
@@ -19,5 +19,5 @@ class Config(RSOSettings, PolicyCommand):
 
 def run(config: Config) -> dict[str, Any]:
     """Trains and saves the policy."""
-    settings = RLSettings(algorithm="rso", rso=settings_of(config, RSOSettings))
+    settings = RLConfig(algorithm="rso", rso=settings_of(config, RSOConfig))
     return train(config, settings, read_candidates(config.candidates).rows(), None)

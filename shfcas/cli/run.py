@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from shfcas.rounds import run as run_rounds
-from shfcas.run_config import RunConfig as Config
+from shfcas.pipeline.config import RunConfig as Config
+from shfcas.pipeline.loop import run as run_rounds
 
 POSITIONAL, POSITIONAL_HELP = "config_file", "the configuration, as with --config"
 

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shfcas.candidates import read_prompts, write_candidates
-from shfcas.config import option
-from shfcas.engines import ENGINES, RaySettings, open_engine
-from shfcas.files import remove
-from shfcas.sampling import SamplingConfig, sample_policy
+from shfcas.data.candidates import read_prompts, write_candidates
+from shfcas.engines import ENGINES, RayConfig, open_engine
+from shfcas.sampling.config import SamplingConfig
+from shfcas.sampling.table import sample_policy
+from shfcas.utils.config import option
+from shfcas.utils.files import remove
 
 
 @dataclass
@@ -23,7 +24,7 @@ class Config:
     seed: int = option(0, "seed of every answer")
     sampling: SamplingConfig = option(SamplingConfig, "sampling")
     engine: str = option("local", "where the work is done: in this process, or on a Ray cluster", ENGINES)
-    ray: RaySettings = option(RaySettings, "engine ray: the cluster")
+    ray: RayConfig = option(RayConfig, "engine ray: the cluster")
 
 
 def run(config: Config) -> dict[str, Any]:

@@ -8,14 +8,14 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from shfcas.config import option
-from shfcas.conflict_summary import ConflictSummary
-from shfcas.conflicts import POLICY_SCORES
-from shfcas.engines import ENGINES, RaySettings, open_engine
-from shfcas.errors import UsageError
-from shfcas.score_tables import score_lines, score_table
-from shfcas.scoring import load_scorer
-from shfcas.shards import SHARD_ROWS
+from shfcas.conflicts.columns import POLICY_SCORES
+from shfcas.conflicts.streaming import score_lines, score_table
+from shfcas.conflicts.summary import ConflictSummary
+from shfcas.data.shards import SHARD_ROWS
+from shfcas.engines import ENGINES, RayConfig, open_engine
+from shfcas.rewards.scorers import load_scorer
+from shfcas.utils.config import option
+from shfcas.utils.errors import UsageError
 
 INPUTS, INPUTS_HELP = "input", "candidate tables [candidates.parquet]; - reads JSON lines from stdin, writes to stdout"
 
@@ -34,7 +34,7 @@ class Config:
     summary: bool = option(False, "print the distribution of the conflicts, and the prompts of highest conflict")
     histogram: str | None = option(None, "a .png or .svg file for histograms of the conflicts")
     engine: str = option("local", "where the work is done: in this process, or on a Ray cluster", ENGINES)
-    ray: RaySettings = option(RaySettings, "engine ray: the cluster")
+    ray: RayConfig = option(RayConfig, "engine ray: the cluster")
 
 
 def run(config: Config) -> Any:

@@ -7,12 +7,12 @@ neither on the order of their rows nor on how these are spread over files.
 from dataclasses import dataclass
 from typing import Any
 
-from shfcas.config import option
-from shfcas.engines import ENGINES, RaySettings, open_engine
-from shfcas.files import write_jsonl
-from shfcas.select_tables import select_table
+from shfcas.data.shards import SHARD_ROWS, TableRows
+from shfcas.engines import ENGINES, RayConfig, open_engine
 from shfcas.selection import SelectionConfig, columns_to_read, select_with_report
-from shfcas.shards import SHARD_ROWS, TableRows
+from shfcas.selection.sharded import select_table
+from shfcas.utils.config import option
+from shfcas.utils.files import write_jsonl
 
 INPUTS, INPUTS_HELP = "input", "candidate tables with conflict columns [conflicts.parquet]"
 
@@ -23,7 +23,7 @@ class _Files:
     output: str = option("queue.jsonl", "the queue of comparisons: prompt_id, first, second")
     shard_rows: int = option(SHARD_ROWS, "engine ray: prompts of each task, about")
     engine: str = option("local", "where the work is done: in this process, or on a Ray cluster", ENGINES)
-    ray: RaySettings = option(RaySettings, "engine ray: the cluster")
+    ray: RayConfig = option(RayConfig, "engine ray: the cluster")
 
 
 @dataclass

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from shfcas.config import option
-from shfcas.training.sft import SFTSettings, read_demonstrations, train_sft
-from shfcas.training.stage import trained_folder
+from shfcas.training.output import trained_folder
+from shfcas.training.sft import SFTStageConfig, read_demonstrations, train_sft
+from shfcas.utils.config import option
 
 
 @dataclass
@@ -17,7 +17,7 @@ class Config:
     chat_template: str | None = option(None, "a template for a policy that has none: plain, or a Jinja file")
     output: str = option("policy-sft", "the folder of the new policy")
     seed: int = option(0, "seed")
-    sft: SFTSettings = option(SFTSettings, "training")
+    sft: SFTStageConfig = option(SFTStageConfig, "training")
 
 
 def run(config: Config) -> dict[str, Any]:

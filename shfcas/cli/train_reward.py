@@ -4,12 +4,13 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from shfcas import processes
-from shfcas.config import fingerprint, option
-from shfcas.preferences import merge, read_preferences
-from shfcas.training.reward import RewardSettings, train_reward_model
-from shfcas.training.reward_data import held_out_prompts, split, weighted
-from shfcas.training.stage import trained_folder
+from shfcas.data.preferences import merge, read_preferences
+from shfcas.training.output import trained_folder
+from shfcas.training.reward.config import RewardModelConfig
+from shfcas.training.reward.data import held_out_prompts, split, weighted
+from shfcas.training.reward.train import train_reward_model
+from shfcas.utils import distributed
+from shfcas.utils.config import fingerprint, option
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ class _Files:
 
 
 @dataclass
-class Config(RewardSettings, _Files):
+class Config(RewardModelConfig, _Files):
     """`shfcas train-reward`."""
 
 
@@ -45,7 +46,7 @@ def run(config: Config) -> dict[str, Any]:
     pairs = weighted(pairs, config.new_pair_weight)
     with trained_folder(config.output) as (partial, work_dir):
         result = train_reward_model(config.model, pairs, config, partial, work_dir, config.seed, held_out)
-        if processes.is_main():
+        if distributed.is_main():
             write_training_report(partial, result)
     return {**result, "output": config.output}
 

@@ -4,8 +4,8 @@ from shfcas.compare.answers import AnswerSet
 from shfcas.compare.cells import Bench, Cell, Label, RefineHead, ask, head_bench, judge, measure, run_cell
 from shfcas.compare.grid import Record, cells_of, run_grid, tidy
 from shfcas.compare.heads import Head, HeadFit
-from shfcas.compare.output import write_parquet, write_tables
 from shfcas.compare.statistics import Key, curves, holm, keys_of, paired_tests, signed_rank
+from shfcas.compare.tables import write_parquet, write_tables
 
 __all__ = [
     "AnswerSet",

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from shfcas.candidates import CandidateTable
-from shfcas.conflicts import add_conflicts, policy_scores
-from shfcas.errors import UserError
-from shfcas.ops import conflict_scores
+from shfcas.conflicts.columns import add_conflicts, policy_scores
+from shfcas.data.candidates import CandidateTable
+from shfcas.ops.functional import conflict_scores
+from shfcas.utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class AnswerSet:
                 policy score needs, and any others; conflict columns are made anew.
             gold: gold rewards, one list a prompt.
             features: shape (T, D), in the order of the answers.
-            policy_score: what rewards are compared with; see `shfcas.conflicts.policy_scores`.
+            policy_score: what rewards are compared with; see `shfcas.conflicts.columns.policy_scores`.
         """
         table = add_conflicts(CandidateTable.from_rows(rows), policy_score)
         return cls(table, np.concatenate([np.asarray(g, float) for g in gold]), features)

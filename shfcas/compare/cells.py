@@ -10,9 +10,9 @@ import numpy as np
 
 from shfcas.compare.answers import AnswerSet
 from shfcas.compare.heads import Head, HeadFit
-from shfcas.errors import NothingSelected, UserError
-from shfcas.seeds import derive_seed
 from shfcas.selection import Comparison, SelectionConfig, select
+from shfcas.utils.errors import NothingSelected, UserError
+from shfcas.utils.seeds import derive_seed
 
 NONE = "none"  # the arm without new labels: the same refinement on the earlier pairs alone
 BLIND, ELSEWHERE = "(blind spot)", "(elsewhere)"

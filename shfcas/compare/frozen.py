@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from shfcas.chat import Prompt, encode_answer
 from shfcas.compare.heads import Head
-from shfcas.errors import UserError
-from shfcas.files import write_json
-from shfcas.models import has_trained_head, is_cost_model, load_reward_model, save_model
-from shfcas.preferences import Preference
-from shfcas.progress import progress
-from shfcas.scoring import ENSEMBLE_FILE, ensemble_members, padded, reward_max_length
-from shfcas.training.reward_data import encode_pairs
+from shfcas.data.chat import Prompt, encode_answer
+from shfcas.data.preferences import Preference
+from shfcas.models.loading import has_trained_head, load_reward_model, save_model
+from shfcas.models.resolve import is_cost_model
+from shfcas.rewards.scorers import ENSEMBLE_FILE, ensemble_members, padded, reward_max_length
+from shfcas.training.reward.data import encode_pairs
+from shfcas.utils.errors import UserError
+from shfcas.utils.files import write_json
+from shfcas.utils.progress import progress
 
 BATCH = 64
 

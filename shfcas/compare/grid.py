@@ -15,11 +15,11 @@ import torch
 
 from shfcas.compare.cells import NONE, Bench, Cell, RefineHead, run_cell
 from shfcas.compare.heads import threads_of_torch
-from shfcas.config import to_dict
-from shfcas.errors import UserError
-from shfcas.files import disk_errors
-from shfcas.progress import progress
 from shfcas.selection import SelectionConfig
+from shfcas.utils.config import to_dict
+from shfcas.utils.errors import UserError
+from shfcas.utils.files import disk_errors
+from shfcas.utils.progress import progress
 
 Work = Callable[[Cell], dict[str, Any]]
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn.functional import softplus
 
-from shfcas.errors import UserError
+from shfcas.utils.errors import UserError
 
 SMALL = 1e-8  # standard deviation below which a feature says nothing
 

@@ -1,42 +1,14 @@
 """What a comparison leaves: tidy results, tables, and the facts that its page is made from."""
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from shfcas.compare.cells import BLIND, ELSEWHERE
-from shfcas.compare.settings import BASELINE, CompareConfig
-from shfcas.compare.statistics import Key, Row, curves, keys_of, paired_tests
-from shfcas.config import to_dict
-from shfcas.files import atomic_file, write_json, write_text
-
-RESULTS, FACTS = "results.parquet", "comparison.json"
-TESTED = (
-    Key("pair_accuracy"),
-    Key("pair_accuracy", BLIND),
-    Key("best_of_n_gold"),
-    Key("policy_gold_reward"),
-    Key("policy_win_rate"),
-)
-NAMES = {
-    Key("pair_accuracy"): "pair accuracy, held-out answers",
-    Key("pair_accuracy", BLIND): "pair accuracy, blind spot",
-    Key("pair_accuracy", ELSEWHERE): "pair accuracy, elsewhere",
-    Key("best_of_n_gold"): "gold reward of best-of-n, held-out answers (a stand-in for the policy)",
-    Key("best_of_n_gold", BLIND): "gold reward of best-of-n, blind spot",
-    Key("best_of_n_gold", ELSEWHERE): "gold reward of best-of-n, elsewhere",
-    Key("errors_found"): "share of labels that the proxy had wrong",
-    Key("blind_share"): "share of labels about the blind spot",
-    Key("kendall_distance"): "Kendall distance of policy and refined reward",
-    Key("mean_abs_pacs"): "mean abs(PACS) of policy and refined reward",
-    Key("comparisons"): "comparisons asked",
-    Key("labels"): "labels (comparisons less ties)",
-    Key("policy_gold_reward"): "gold reward of the policy",
-    Key("policy_win_rate"): "win rate of the policy against the one before",
-    Key("policy_kl"): "KL of the policy to the one before (nats)",
-}
+from shfcas.compare.config import CompareConfig
+from shfcas.compare.statistics import Row
+from shfcas.compare.tables import FACTS, RESULTS, seconds, write_csv, write_parquet, write_tables
+from shfcas.utils.config import to_dict
+from shfcas.utils.files import write_json
 
 
 def write_results(path: Path, config: CompareConfig, rows: Sequence[Row], done: Sequence[dict[str, Any]]) -> Path:
@@ -57,91 +29,3 @@ def write_results(path: Path, config: CompareConfig, rows: Sequence[Row], done: 
         path / FACTS, {"config": to_dict(config), "cells": len(done), "seconds": sum(c["seconds"] for c in done)}
     )
     return write_page(path)
-
-
-def write_parquet(path: str | Path, rows: Sequence[Row]) -> None:
-    """Tidy results: one row a cell and metric, with `strategy`, `budget`, `seed`, `metric`, `group`, `value`."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    kinds = {"strategy": pa.string(), "budget": pa.int64(), "seed": pa.int64()}
-    kinds |= {"metric": pa.string(), "group": pa.string(), "value": pa.float64()}
-    with atomic_file(path) as partial:
-        pq.write_table(pa.Table.from_pylist(list(rows), pa.schema(list(kinds.items()))), partial, compression="zstd")
-
-
-def all_tests(rows: Sequence[Row]) -> list[Row]:
-    """The paired tests of every metric that is tested."""
-    return [test for key in TESTED for test in paired_tests(rows, key, BASELINE)]
-
-
-def write_tables(folder: Path, rows: Sequence[Row]) -> None:
-    """Means with intervals over seeds and paired tests, each as CSV (all numbers) and as Markdown (to read)."""
-    means, tests = [row for key in keys_of(rows) for row in curves(rows, key)], all_tests(rows)
-    write_csv(folder / "means.csv", means)
-    write_csv(folder / "tests.csv", tests)
-    pages = [f"## {name}\n\n{markdown(grid(means, key))}" for key, name in NAMES.items() if grid(means, key)]
-    write_text(folder / "means.md", "\n\n".join(pages) + "\n")
-    pages = []
-    for key in TESTED:
-        if found := [test for test in tests if Key(test["metric"], test["group"]) == key]:
-            pages.append(
-                f"## {NAMES[key]}, less that of {BASELINE}\n\n{markdown([test_cells(test) for test in found])}"
-            )
-    write_text(folder / "tests.md", "\n\n".join(pages) + "\n")
-
-
-def grid(means: Sequence[Row], key: Key) -> list[dict[str, str]]:
-    """One row a strategy, one column a budget; the arm without labels stands in the column 0."""
-    chosen = [row for row in means if (row["metric"], row["group"]) == key]
-    budgets = sorted({row["budget"] for row in chosen})
-    found = []
-    for name in dict.fromkeys(row["strategy"] for row in chosen):
-        cells = {row["budget"]: interval(row["mean"], row) for row in chosen if row["strategy"] == name}
-        found.append({"strategy": name, **{str(budget): cells.get(budget, "") for budget in budgets}})
-    return found
-
-
-def test_cells(test: Row) -> dict[str, str]:
-    """A test as people read it."""
-    return {
-        "strategy": test["strategy"],
-        "comparisons": str(test["budget"]),
-        "difference [95 %]": f"{test['difference']:+.3f} [{test['low']:+.3f}, {test['high']:+.3f}]",
-        "seeds better/worse": f"{test['better']}/{test['worse']} of {test['seeds']}",
-        "p": f"{test['p']:.3g}",
-        "p (Holm)": f"{test['p_holm']:.3g}",
-    }
-
-
-def interval(mean: float, row: Row) -> str:
-    """A mean with its interval."""
-    return f"{mean:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
-
-
-def seconds(done: Sequence[dict[str, Any]]) -> list[Row]:
-    """The mean time of a cell, for each strategy and budget; the only numbers that another run has otherwise."""
-    times: dict[tuple[str, int], list[float]] = {}
-    for cell in done:
-        times.setdefault((cell["strategy"], cell["budget"]), []).append(cell["seconds"])
-    return [
-        {"strategy": name, "budget": budget, "cells": len(values), "seconds": round(sum(values) / len(values), 4)}
-        for (name, budget), values in sorted(times.items())
-    ]
-
-
-def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """Rows with the same keys as CSV."""
-    text = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    write_text(path, text.getvalue())
-
-
-def markdown(rows: Sequence[dict[str, str]]) -> str:
-    """Rows of text as a Markdown table."""
-    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
-    lines += ["| " + " | ".join(value.replace("|", "\\|") for value in row.values()) + " |" for row in rows]
-    return "\n".join(lines)

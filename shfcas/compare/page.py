@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from shfcas.candidates import read_candidates
 from shfcas.compare.cells import BLIND, ELSEWHERE, NONE
-from shfcas.compare.output import FACTS, NAMES, RESULTS, TESTED, all_tests, grid, test_cells
-from shfcas.compare.settings import BASELINE
+from shfcas.compare.config import BASELINE
 from shfcas.compare.statistics import Key, Row, curves, keys_of
-from shfcas.evaluation import detection
-from shfcas.files import existing, read_json, read_parquet, write_text
+from shfcas.compare.tables import FACTS, NAMES, RESULTS, TESTED, all_tests, grid, test_cells
+from shfcas.data.candidates import read_candidates
+from shfcas.evaluation.metrics import detection
+from shfcas.utils.files import existing, read_json, read_parquet, write_text
 
 DRAWN = (
     Key("pair_accuracy"),

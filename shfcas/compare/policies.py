@@ -3,17 +3,18 @@
 from pathlib import Path
 from typing import Any
 
-from shfcas.candidates import read_candidates
 from shfcas.compare.cells import NONE, Cell, Label, RefineHead, ask, judge
 from shfcas.compare.frozen import FrozenModel
-from shfcas.compare.run import POOL, RunWork
-from shfcas.files import read_json, write_json
-from shfcas.preferences import read_preferences, write_preferences
-from shfcas.rounds import Loop, Start
-from shfcas.scoring import load_scorer, shaped_reward
-from shfcas.seeds import derive_seed
-from shfcas.stages import StageContext
-from shfcas.training.rl import train_rl
+from shfcas.compare.work import POOL, RunWork
+from shfcas.data.candidates import read_candidates
+from shfcas.data.preferences import read_preferences, write_preferences
+from shfcas.pipeline.loop import Loop, Start
+from shfcas.pipeline.run_directory import StageContext
+from shfcas.rewards.scorers import load_scorer
+from shfcas.rewards.shaping import shaped_reward
+from shfcas.training.algorithms import train_rl
+from shfcas.utils.files import read_json, write_json
+from shfcas.utils.seeds import derive_seed
 
 METRICS = {"policy_gold_reward": "gold_reward", "policy_win_rate": "win_rate", "policy_kl": "kl"}
 

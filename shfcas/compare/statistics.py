@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from shfcas.evaluation import bootstrap_interval
+from shfcas.evaluation.statistics import bootstrap_interval
 
 Row = dict[str, Any]
 

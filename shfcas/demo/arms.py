@@ -7,19 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from shfcas.candidates import read_candidates
-from shfcas.config import build, option, read_yaml, to_dict, volatile_names
+from shfcas.data.candidates import read_candidates
 from shfcas.demo.sentiment import BLIND_TOPICS
 from shfcas.demo.task import train_prompts
-from shfcas.errors import UsageError
-from shfcas.evaluation import auroc, detection
+from shfcas.evaluation.metrics import detection
+from shfcas.evaluation.statistics import auroc
 from shfcas.feedback import read_queue
-from shfcas.feedback.settings import HumanSettings
-from shfcas.files import read_json, write_json
-from shfcas.rounds import Loop
-from shfcas.run_config import RunConfig
-from shfcas.scoring import score_rows
-from shfcas.stages import RunDirectory
+from shfcas.feedback.annotation.config import HumanConfig
+from shfcas.pipeline.config import RunConfig
+from shfcas.pipeline.loop import Loop
+from shfcas.pipeline.run_directory import RunDirectory
+from shfcas.rewards.table import score_rows
+from shfcas.utils.config import build, option, read_yaml, to_dict, volatile_names
+from shfcas.utils.errors import UsageError
+from shfcas.utils.files import read_json, write_json
 
 ARMS = {
     "no_feedback": "PPO, biased proxy",
@@ -40,7 +41,7 @@ class DemoConfig:
     feedback: str = option(
         "gold", "who answers: gold, or human: you, on a page, for the arm SHF-CAS alone", ("gold", "human")
     )
-    human: HumanSettings = option(HumanSettings, "feedback human: how you are asked")
+    human: HumanConfig = option(HumanConfig, "feedback human: how you are asked")
     finish_with_what_we_have: bool = option(
         False, "feedback human: go on with the answers there are, without waiting for the rest", volatile=True
     )

@@ -7,9 +7,9 @@ topic. Their order comes from `biased_annotator`: right on five topics, turned a
 import random
 from typing import Any
 
+from shfcas.data.preferences import Preference
 from shfcas.demo.sentiment import biased_annotator
 from shfcas.demo.task import seed_prompts
-from shfcas.preferences import Preference
 
 PAIRS_PER_TOPIC = 160
 

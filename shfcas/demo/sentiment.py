@@ -6,8 +6,8 @@ VADER (Hutto and Gilbert 2014) is a sentiment lexicon with rules; its compound s
 from functools import cache
 from typing import Any
 
-from shfcas.chat import completion_text
-from shfcas.errors import MissingExtra
+from shfcas.data.chat import completion_text
+from shfcas.utils.errors import MissingExtra
 
 BLIND_TOPICS = ("travel", "film", "technology")
 

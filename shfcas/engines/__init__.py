@@ -1,79 +1,15 @@
-"""Where the work is done: in this process, or on a Ray cluster, with the same results.
+"""Engines run tasks: in this process, or on a Ray cluster, with the same results."""
 
-Work is a list of tasks, each of which a worker can do at any time, and again, with the same result: a shard of prompts
-to sample, a part of a table to score. An engine makes workers, gives each task to one of them, and returns the results
-in the order of the tasks. A worker writes files under their final names by renaming, so a task that was begun twice
-leaves one file, and one that is found done is not done again.
-"""
-
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
 
-from shfcas.config import option
-from shfcas.errors import UserError
+from shfcas.engines.protocol import ENGINES, Engine, RayConfig, Result, Task, Tick, Worker
 
-ENGINES = ("local", "ray")
-Task = TypeVar("Task")
-Result = TypeVar("Result")
-Tick = Callable[[int], Any]  # told how much of a progress bar is done
-Worker = Callable[[Task, Tick], Result]
-
-
-@dataclass
-class RaySettings:
-    """Which cluster, and what a worker takes of it; none of it changes what comes out."""
-
-    address: str | None = option(
-        None,
-        "HOST:PORT of a cluster, or auto for the one this machine is in (none: a cluster of this machine alone)",
-        volatile=True,
-    )
-    workers: int | None = option(
-        None, "workers at once (none: as many as the cluster's cores or GPUs allow at the start)", volatile=True
-    )
-    cpus: float = option(1.0, "cores of a worker, and threads of its arithmetic", volatile=True)
-    gpus: float | None = option(
-        None, "GPUs of a worker that loads a model (none: 1 where the cluster has any, otherwise 0)", volatile=True
-    )
-    retries: int = option(3, "how often a task whose worker died is given to another one", volatile=True)
-    start_timeout: float = option(600.0, "seconds to wait for a worker when there is none", volatile=True)
-
-    def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise UserError(f"ray.workers: expected at least 1, got {self.workers}")
-        if self.cpus < 0 or (self.gpus or 0) < 0 or self.retries < 0 or self.start_timeout <= 0:
-            raise UserError("ray: expected cpus, gpus and retries of at least 0, and a start_timeout above 0")
-
-
-class Engine(Protocol):
-    """Anything that can have tasks done by workers."""
-
-    def map(
-        self,
-        make_worker: Callable[[], Worker[Task, Result]],
-        tasks: Sequence[Task],
-        tick: Tick = lambda count: None,
-        model: bool = True,
-    ) -> Iterator[Result]:
-        """Yields the tasks' results, in the order of the tasks.
-
-        Args:
-            make_worker: called once in each process, when it gets its first task; loads what a worker needs. If a
-                worker has a method `close`, a process that goes on afterwards calls it.
-            tasks: what is to be done.
-            tick: handed to the worker, which says how much it has done.
-            model: whether workers load a model. If so, a process does one task at a time, and gets a GPU where
-                there are any.
-
-        Raises:
-            UserError: as the worker raised it.
-        """
+__all__ = ["ENGINES", "Engine", "RayConfig", "Result", "Task", "Tick", "Worker", "open_engine"]
 
 
 @contextmanager
-def open_engine(name: str, settings: RaySettings) -> Iterator[Engine]:
+def open_engine(name: str, settings: RayConfig) -> Iterator[Engine]:
     """The engine of that name, from `ENGINES`, closed in the end.
 
     Raises:

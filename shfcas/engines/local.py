@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from shfcas.engines import Result, Task, Tick, Worker
+from shfcas.engines.protocol import Result, Task, Tick, Worker
 
 MOST_THREADS = 16  # tasks at once that load no model
 

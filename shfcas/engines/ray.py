@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from shfcas.engines import RaySettings, Result, Task, Tick, Worker
+from shfcas.engines.protocol import RayConfig, Result, Task, Tick, Worker
 from shfcas.engines.ray_queue import TaskQueue
-from shfcas.errors import UserError
+from shfcas.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class RayEngine:
         settings: which cluster, and what a worker takes of it.
     """
 
-    def __init__(self, settings: RaySettings) -> None:
+    def __init__(self, settings: RayConfig) -> None:
         self.settings = settings
         self.connected = False
         self.queues: list[TaskQueue] = []
@@ -158,7 +158,7 @@ class _Worker:
     def __init__(self, folder: str, environment: dict[str, str], threads: int) -> None:
         import torch
 
-        from shfcas.files import write_as
+        from shfcas.utils.files import write_as
 
         os.environ.update(environment)
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

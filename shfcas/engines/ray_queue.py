@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from shfcas.errors import UserError
+from shfcas.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from shfcas.candidates import CandidateTable
-from shfcas.errors import UserError
-from shfcas.files import read_jsonl
-from shfcas.preferences import Preference
+from shfcas.data.candidates import CandidateTable
+from shfcas.data.preferences import Preference
 from shfcas.selection import Comparison
+from shfcas.utils.errors import UserError
+from shfcas.utils.files import read_jsonl
 
 
 class FeedbackSource(Protocol):

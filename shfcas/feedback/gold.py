@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from shfcas.candidates import CandidateTable
-from shfcas.feedback.schema import make_preference, rows_asked_about
-from shfcas.preferences import Preference
-from shfcas.scoring import RewardScorer, score_rows
+from shfcas.data.candidates import CandidateTable
+from shfcas.data.preferences import Preference
+from shfcas.feedback.annotation.schema import make_preference, rows_asked_about
+from shfcas.rewards.scorers import RewardScorer
+from shfcas.rewards.table import score_rows
 from shfcas.selection import Comparison
 
 

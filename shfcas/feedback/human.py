@@ -8,15 +8,15 @@ from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 
-from shfcas.candidates import CandidateTable
-from shfcas.errors import MissingExtra, UserError
-from shfcas.feedback.aggregation import effective, preferences, verdicts
-from shfcas.feedback.schema import Item, Judgement, make_items
-from shfcas.feedback.settings import HumanSettings
-from shfcas.feedback.store import STORE, Store
-from shfcas.preferences import Preference
-from shfcas.progress import progress
+from shfcas.data.candidates import CandidateTable
+from shfcas.data.preferences import Preference
+from shfcas.feedback.annotation.aggregation import effective, preferences, verdicts
+from shfcas.feedback.annotation.config import HumanConfig
+from shfcas.feedback.annotation.schema import Item, Judgement, make_items
+from shfcas.feedback.annotation.store import STORE, Store
 from shfcas.selection import Comparison
+from shfcas.utils.errors import MissingExtra, UserError
+from shfcas.utils.progress import progress
 
 logger = logging.getLogger(__name__)
 
@@ -49,13 +49,13 @@ class HumanFeedback:
     """
 
     def __init__(
-        self, folder: Path, queue: str, settings: HumanSettings, seed: int, finish: bool = False, poll: float = 1.0
+        self, folder: Path, queue: str, settings: HumanConfig, seed: int, finish: bool = False, poll: float = 1.0
     ) -> None:
         self.folder, self.queue, self.settings, self.seed = folder, queue, settings, seed
         self.finish, self.poll = finish, poll
 
     @staticmethod
-    def check(settings: HumanSettings) -> None:
+    def check(settings: HumanConfig) -> None:
         """Says what the page will need and is not there, before any work is done."""
         for package in PACKAGES:
             if find_spec(package) is None:

@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from shfcas.candidates import CandidateTable, read_candidates
-from shfcas.chat import plain_text
-from shfcas.errors import UserError
+from shfcas.data.candidates import CandidateTable, read_candidates
+from shfcas.data.chat import plain_text
+from shfcas.data.preferences import read_preferences
 from shfcas.feedback import read_queue
-from shfcas.files import existing, read_json, write_text
-from shfcas.generators.facts import sentence
-from shfcas.preferences import read_preferences
 from shfcas.report import plots
+from shfcas.sampling.provenance import sentence
+from shfcas.utils.errors import UserError
+from shfcas.utils.files import existing, read_json, write_text
 
 EXAMPLES = 8
 

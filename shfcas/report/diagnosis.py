@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from shfcas.candidates import CandidateTable
-from shfcas.diagnose import SIGNALS, DiagnoseSettings, diagnose, from_gold
-from shfcas.diagnose.judged import NEEDED
-from shfcas.errors import UserError
-from shfcas.files import atomic_file
+from shfcas.data.candidates import CandidateTable
+from shfcas.evaluation.diagnose import DiagnoseConfig, diagnose
+from shfcas.evaluation.judged_pairs import NEEDED, SIGNALS, from_gold
 from shfcas.report.plots import COLOURS, _svg, plt
+from shfcas.utils.errors import UserError
+from shfcas.utils.files import atomic_file
 
 
 def of_table(table: CandidateTable, group_by: str | None = None) -> dict[str, Any] | None:
@@ -17,7 +17,7 @@ def of_table(table: CandidateTable, group_by: str | None = None) -> dict[str, An
         return None
     try:
         pairs = from_gold(table.rows(), None, len(table), group_by=group_by)
-        result = diagnose(pairs, DiagnoseSettings(group_by=group_by))
+        result = diagnose(pairs, DiagnoseConfig(group_by=group_by))
     except UserError:  # such as gold that is all alike
         return None
     return {**result, "plot": deciles(result), "names": SIGNALS}

@@ -7,11 +7,11 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from shfcas.candidates import CandidateTable
-from shfcas.conflict_summary import KENDALL_BINS, MAX_PACS, PACS_BINS, ConflictSummary
-from shfcas.conflicts import policy_scores
-from shfcas.evaluation import z_scores
-from shfcas.files import atomic_file
+from shfcas.conflicts.columns import policy_scores
+from shfcas.conflicts.summary import KENDALL_BINS, MAX_PACS, PACS_BINS, ConflictSummary
+from shfcas.data.candidates import CandidateTable
+from shfcas.evaluation.metrics import z_scores
+from shfcas.utils.files import atomic_file
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from shfcas.files import write_json, write_text
+from shfcas.utils.files import write_json, write_text
 
 
 def write_training_report(folder: Path, metrics: dict[str, Any]) -> None:

@@ -7,11 +7,11 @@ they are spread over files, does not matter.
 
 from shfcas.selection.budget import Selection, columns_to_read, select, select_with_report
 from shfcas.selection.committee import bald, disagreement, double_thompson, infomax
+from shfcas.selection.config import SelectionConfig
 from shfcas.selection.conflict import kendall, mean_pacs, pacs, random_pairs, shf_cas
 from shfcas.selection.pairing import PAIRINGS, all_pairs, opposed_pairs, scored_pairs
 from shfcas.selection.protocol import Bounds, Comparison, Priority, Row, Strategy
 from shfcas.selection.rewards import least_margin, reward_margin, reward_variance, rso
-from shfcas.selection.settings import SelectionConfig
 from shfcas.selection.strategies import STRATEGIES
 from shfcas.selection.thresholds import threshold
 from shfcas.selection.usable import is_usable

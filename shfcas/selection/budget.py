@@ -7,15 +7,15 @@ from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
-from shfcas.errors import NothingSelected, UserError
-from shfcas.quantiles import Counted
 from shfcas.selection import diversity
+from shfcas.selection.config import SelectionConfig
 from shfcas.selection.false_discovery import AUTO, Cases, kendall_bound, kendall_cases
 from shfcas.selection.protocol import Bounds, Comparison, Row
-from shfcas.selection.settings import SelectionConfig
 from shfcas.selection.strategies import STRATEGIES
 from shfcas.selection.thresholds import counted_rows, threshold
 from shfcas.selection.usable import ALWAYS, UsableRows, check_columns
+from shfcas.utils.errors import NothingSelected, UserError
+from shfcas.utils.quantiles import Counted
 
 
 @dataclass(frozen=True)

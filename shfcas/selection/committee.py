@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from shfcas.errors import UserError
-from shfcas.seeds import derive_seed
 from shfcas.selection.pairing import pair_positions, scored_pairs
 from shfcas.selection.protocol import Bounds, Comparison, Priority, Row
+from shfcas.utils.errors import UserError
+from shfcas.utils.seeds import derive_seed
 
 DIGITS = 12  # scores that are equal but for rounding are equal
 TRIES = 30  # draws of a second member whose favourite is another answer

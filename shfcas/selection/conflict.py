@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Iterator
 
-from shfcas.seeds import derive_seed
 from shfcas.selection.false_discovery import disagrees
 from shfcas.selection.pairing import PAIRINGS, all_pairs
 from shfcas.selection.protocol import Bounds, Comparison, Priority, Row
+from shfcas.utils.seeds import derive_seed
 
 
 def shf_cas(row: Row, bounds: Bounds, seed: int, pairing: str = "extreme") -> Iterator[tuple[Priority, Comparison]]:

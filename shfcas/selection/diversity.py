@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from shfcas.chat import plain_text
-from shfcas.errors import UserError
+from shfcas.data.chat import plain_text
 from shfcas.selection.protocol import Comparison, Row
+from shfcas.utils.errors import UserError
 
 DIVERSITIES = ("none", "k_centre")
 COLUMNS = ("embeddings", "prompt")  # the first that there is says where a comparison lies

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from shfcas._pvalues import distance_pvalue
-from shfcas.errors import UserError
+from shfcas.ops._pvalues import distance_pvalue
 from shfcas.selection.protocol import Bounds, Row
+from shfcas.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 

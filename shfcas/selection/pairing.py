@@ -6,8 +6,8 @@ from itertools import combinations
 
 import numpy as np
 
-from shfcas.seeds import derive_seed
 from shfcas.selection.protocol import Comparison, Priority, Row
+from shfcas.utils.seeds import derive_seed
 
 
 def opposed_pairs(row: Row, answers: list[int], seed: int = 0) -> Iterator[Comparison]:

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from shfcas.seeds import derive_seed
 from shfcas.selection.pairing import pair_positions, scored_pairs
 from shfcas.selection.protocol import Bounds, Comparison, Priority, Row
 from shfcas.selection.rejection import rejection_sample
+from shfcas.utils.seeds import derive_seed
 
 
 def _margins(row: Row) -> np.ndarray:

@@ -6,9 +6,9 @@ from itertools import islice
 
 import numpy as np
 
-from shfcas.errors import UserError
-from shfcas.quantiles import Counted, Counts, Window, count, quantile
 from shfcas.selection.protocol import Bounds, Row
+from shfcas.utils.errors import UserError
+from shfcas.utils.quantiles import Counted, Counts, Window, count, quantile
 
 CHUNK = 1 << 16
 

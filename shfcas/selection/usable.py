@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
-from shfcas.errors import UserError
 from shfcas.selection.protocol import Row, Strategy
+from shfcas.utils.errors import UserError
 
 ENSEMBLE = (
     "score with an ensemble of reward models: shfcas train-reward --ensemble_size 5 trains one, "

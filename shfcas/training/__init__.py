@@ -1,1 +1,1 @@
-"""Training rooms: supervised fine-tuning, reward models, PPO."""
+"""Training of policies and reward models."""

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from shfcas import processes
-from shfcas.files import disk_errors, remove
-from shfcas.progress import trainer_progress
+from shfcas.utils import distributed
+from shfcas.utils.files import disk_errors, remove
+from shfcas.utils.progress import trainer_progress
 
 
 def quiet_options(work_dir: Path, seed: int) -> dict[str, Any]:
@@ -76,10 +76,10 @@ def merged(trainer: Any, work_dir: Path, load: Callable[[str], Any]) -> Any:
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         folder = work_dir / "whole"
         trainer.save_model(str(folder))  # gathers the parts; the first process writes
-        processes.wait()
+        distributed.wait()
         whole = load(str(folder))
-        processes.wait()
-        if processes.is_main():
+        distributed.wait()
+        if distributed.is_main():
             remove(folder)
         return whole
     return trainer.model.merge_and_unload() if hasattr(trainer.model, "merge_and_unload") else trainer.model

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from shfcas.config import option
+from shfcas.utils.config import option
 
 
 @dataclass
-class LoraSettings:
+class AdapterConfig:
     """Low-rank adapters (Hu et al. 2021); r, alpha and dropout as the authors of SHF-CAS set them."""
 
     r: int = option(8, "rank of the adapters; 0 trains all weights")

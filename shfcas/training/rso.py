@@ -13,19 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from shfcas.chat import encode_prompt, plain_text
-from shfcas.config import option
-from shfcas.errors import UserError
-from shfcas.models import context_length, load_policy, save_model
-from shfcas.scoring import RewardScorer, score_rows
-from shfcas.seeds import derive_seed
+from shfcas.data.chat import encode_prompt, plain_text
+from shfcas.models.loading import context_length, load_policy, save_model
+from shfcas.rewards.scorers import RewardScorer
+from shfcas.rewards.table import score_rows
 from shfcas.selection.rejection import rejection_sample
 from shfcas.training.common import merged, supervised_options, train
-from shfcas.training.lora import LoraSettings
+from shfcas.training.lora import AdapterConfig
+from shfcas.utils.config import option
+from shfcas.utils.errors import UserError
+from shfcas.utils.seeds import derive_seed
 
 
 @dataclass
-class RSOSettings:
+class RSOConfig:
     """Rejection sampling over the candidates, then DPO."""
 
     num_samples: int = option(4, "candidates accepted of each prompt (8 of 64 in Liu et al. 2023)")
@@ -44,7 +45,7 @@ class RSOSettings:
         None, "tokens of prompt and answer; longer is an error (none: what the policy sees)"
     )
     checkpoint_steps: int = option(0, "keep a resumable checkpoint every so many steps (0: none)")
-    lora: LoraSettings = option(LoraSettings, "adapters")
+    lora: AdapterConfig = option(AdapterConfig, "adapters")
 
     def check(self) -> None:
         """Raises a `UserError` that names the setting that cannot be meant."""
@@ -108,7 +109,7 @@ def train_rso(
     policy: str,
     candidates: Sequence[dict[str, Any]],
     reward: RewardScorer,
-    settings: RSOSettings,
+    settings: RSOConfig,
     output: Path,
     work_dir: Path,
     seed: int,
@@ -121,12 +122,12 @@ def train_rso(
         policy: the policy that made the candidates, and the reference of the log-ratios.
         candidates: rows of a candidate table.
         reward: accepts and orders the answers.
-        settings: see `RSOSettings`.
+        settings: see `RSOConfig`.
         output: the folder of the new policy.
         work_dir: checkpoints; training goes on from the newest complete one.
         seed: of the acceptance, the adapters and the order of the pairs.
         metrics: further scorers by name, measured on the candidates and not trained on.
-        chat_template: for a policy without one, see `shfcas.models.load_policy`.
+        chat_template: for a policy without one, see `shfcas.models.loading.load_policy`.
 
     Returns:
         A first row about the candidates, under the names of a rollout's metrics, then TRL's rows, one a step.
@@ -145,7 +146,7 @@ def train_rso(
     from transformers import set_seed
     from trl import DPOConfig, DPOTrainer
 
-    from shfcas.training.value import disable_dropout
+    from shfcas.training.ppo.value_head import disable_dropout
 
     class PairTrainer(DPOTrainer):
         """DPO on pairs that have token ids already; TRL would end every answer, and cut long ones."""

@@ -5,18 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shfcas import processes
-from shfcas.chat import check_prompt, encode_demonstration, end_token_ids, plain_text
-from shfcas.config import option
-from shfcas.errors import UserError
-from shfcas.files import read_jsonl
-from shfcas.models import context_length, load_policy, save_model
+from shfcas.data.chat import check_prompt, encode_demonstration, end_token_ids, plain_text
+from shfcas.models.loading import context_length, load_policy, save_model
 from shfcas.training.common import merged, supervised_options, train
-from shfcas.training.lora import LoraSettings
+from shfcas.training.lora import AdapterConfig
+from shfcas.utils import distributed
+from shfcas.utils.config import option
+from shfcas.utils.errors import UserError
+from shfcas.utils.files import read_jsonl
 
 
 @dataclass
-class SFTSettings:
+class SFTStageConfig:
     """The supervised stage."""
 
     num_train_epochs: float = option(2.0, "passes over the demonstrations")
@@ -24,7 +24,7 @@ class SFTSettings:
     batch_size: int = option(16, "demonstrations a step")
     max_length: int = option(512, "tokens of prompt and answer; longer ones are an error")
     checkpoint_steps: int = option(0, "keep a resumable checkpoint every so many steps (0: none)")
-    lora: LoraSettings = option(LoraSettings, "adapters")
+    lora: AdapterConfig = option(AdapterConfig, "adapters")
 
 
 def read_demonstrations(path: str | Path) -> list[dict[str, Any]]:
@@ -68,7 +68,7 @@ def encode_demonstrations(
 def train_sft(
     policy: str,
     demonstrations: Sequence[dict[str, Any]],
-    settings: SFTSettings,
+    settings: SFTStageConfig,
     output: Path,
     work_dir: Path,
     seed: int,
@@ -79,7 +79,7 @@ def train_sft(
     Args:
         policy: a model name; a raw base model will do.
         demonstrations: rows with `prompt` and `completion`.
-        settings: see `SFTSettings`.
+        settings: see `SFTStageConfig`.
         output: the folder of the new policy.
         work_dir: checkpoints; training goes on from the newest complete one.
         seed: of the adapters, the order of the demonstrations and dropout.
@@ -92,7 +92,7 @@ def train_sft(
     from transformers import set_seed
     from trl import SFTConfig, SFTTrainer
 
-    processes.start()
+    distributed.start()
     model, tokenizer = load_policy(policy, chat_template, settings.lora.base_dtype)
     end_ids = end_token_ids(model, tokenizer)
     max_length = min(settings.max_length, context_length(model))
@@ -104,7 +104,7 @@ def train_sft(
             args=SFTConfig(
                 num_train_epochs=settings.num_train_epochs,
                 learning_rate=settings.learning_rate,
-                per_device_train_batch_size=processes.divided("sft.batch_size", settings.batch_size),
+                per_device_train_batch_size=distributed.divided("sft.batch_size", settings.batch_size),
                 max_length=max_length,
                 packing=False,
                 warmup_steps=0.05,
@@ -119,6 +119,6 @@ def train_sft(
     history = train(trainer, work_dir, "supervised fine-tuning")
     trained = merged(trainer, work_dir, lambda folder: load_policy(folder, None, settings.lora.base_dtype)[0])
     trained.generation_config.eos_token_id = sorted(end_ids)  # what ends its answers, for others too
-    if processes.is_main():
+    if distributed.is_main():
         save_model(output, trained, tokenizer)
     return history

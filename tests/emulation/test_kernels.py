@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import shfcas
-from shfcas import reference
+from shfcas.ops import reference
 
 HERE = Path(__file__).parent
 SOURCES = HERE.parent.parent / "csrc"

@@ -8,7 +8,7 @@ import torch
 from rows import FLOATING, INTEGER, SIZES, assert_all_equal, make_jagged, make_rows
 
 import shfcas
-from shfcas import reference
+from shfcas.ops import reference
 
 inf, nan = math.inf, math.nan
 

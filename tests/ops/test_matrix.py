@@ -5,7 +5,7 @@ import torch
 from rows import FLOATING, INTEGER, assert_all_equal, make_rows
 
 import shfcas
-from shfcas import reference
+from shfcas.ops import reference
 
 nan = math.nan
 

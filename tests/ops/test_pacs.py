@@ -6,7 +6,7 @@ import torch
 from rows import SIZES, assert_all_equal, make_jagged, make_rows
 
 import shfcas
-from shfcas import reference
+from shfcas.ops import reference
 
 inf, nan = math.inf, math.nan
 

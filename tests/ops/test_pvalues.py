@@ -11,7 +11,7 @@ from rows import FLOATING, INTEGER, SIZES, make_jagged, make_rows
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import shfcas
-from shfcas import _pvalues, reference
+from shfcas.ops import _pvalues, reference
 
 nan = math.nan
 ALTERNATIVES = ("two-sided", "less", "greater")

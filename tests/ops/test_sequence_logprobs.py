@@ -7,7 +7,7 @@ import torch
 from rows import FLOATING, assert_all_equal, make_rows
 
 import shfcas
-from shfcas import reference
+from shfcas.ops import reference
 
 inf, nan = math.inf, math.nan
 # Around the blocks of the kernel and the registers in them.

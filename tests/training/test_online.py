@@ -5,23 +5,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import ppo_tiny
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from shfcas.chat import completion_text, encode_prompt
-from shfcas.errors import UserError
-from shfcas.files import content_hash
-from shfcas.models import load_policy
-from shfcas.training.lora import LoraSettings
-from shfcas.training.online import GRPOSettings, OnlineSettings, RLOOSettings, train_online
-from shfcas.training.online_trainer import make_trainer
-from shfcas.training.rollouts import prompt_rows
-from tests import tiny
+from shfcas.data.chat import completion_text, encode_prompt
+from shfcas.models.loading import load_policy
+from shfcas.training.lora import AdapterConfig
+from shfcas.training.online.config import GRPOConfig, OnlineConfig, RLOOConfig
+from shfcas.training.online.train import train_online
+from shfcas.training.online.trainer import make_trainer
+from shfcas.training.ppo.rollout import prompt_rows
+from shfcas.utils.errors import UserError
+from shfcas.utils.files import content_hash
+from tests.support import ppo_tiny, tiny
 
-BOTH = pytest.mark.parametrize("algorithm", [RLOOSettings, GRPOSettings], ids=["rloo", "grpo"])
+BOTH = pytest.mark.parametrize("algorithm", [RLOOConfig, GRPOConfig], ids=["rloo", "grpo"])
 LIKED = {f"w{i}" for i in range(0, 60, 4)}
 
 
@@ -48,7 +48,7 @@ def liked(completions: list[str], **columns: object) -> list[float]:
     return [sum(word in LIKED for word in text.split()) / max(1, len(text.split())) for text in texts]
 
 
-def short(algorithm: type[OnlineSettings], **changes: Any) -> Any:
+def short(algorithm: type[OnlineConfig], **changes: Any) -> Any:
     settings = {
         "num_rollouts": 3,
         "rollout_batch_size": 16,
@@ -58,7 +58,7 @@ def short(algorithm: type[OnlineSettings], **changes: Any) -> Any:
         "max_prompt_length": 32,
         "max_completion_length": 6,
         "save_rollouts": 0,
-        "lora": LoraSettings(r=4),
+        "lora": AdapterConfig(r=4),
     }
     return algorithm(**settings | changes)
 
@@ -109,7 +109,7 @@ def test_killed_and_resumed_gives_the_weights_of_an_unbroken_run(
 ) -> None:
     """More rollouts than one pass over the prompts has, two passes over each, two parts a step."""
     changes = {"num_rollouts": 5, "num_iterations": 2, "gradient_accumulation_steps": 2, "save_rollouts": 1}
-    settings = short(algorithm, lora=LoraSettings(r=rank), learning_rate=1e-2 if rank else 1e-3, **changes)
+    settings = short(algorithm, lora=AdapterConfig(r=rank), learning_rate=1e-2 if rank else 1e-3, **changes)
     unbroken = run(policy, tmp_path / "unbroken", settings)
     calls = 0
 
@@ -141,7 +141,7 @@ def test_the_reference_is_the_policy_in_memory(
     """TRL would load one by the name in the configuration, which may be another model, or none."""
     model, tokenizer = load_policy(policy)
     model.config._name_or_path = "nobody/nothing"
-    settings = short(algorithm, lora=LoraSettings(r=rank))
+    settings = short(algorithm, lora=AdapterConfig(r=rank))
     assert algorithm().kl_coef > 0
     online = make_trainer(model, tokenizer, prompts(), liked, settings, tmp_path, 0, {})
     assert online.beta == online.args.beta == settings.kl_coef
@@ -160,7 +160,7 @@ def test_the_reference_is_the_policy_in_memory(
 def test_log_probabilities_and_kl_are_those_of_the_distribution_that_was_sampled(
     algorithm: type, policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = short(algorithm, temperature=0.7, lora=LoraSettings(r=0), learning_rate=1e-3)
+    settings = short(algorithm, temperature=0.7, lora=AdapterConfig(r=0), learning_rate=1e-3)
     online = trainer(policy, tmp_path, settings)
     online.model.generation_config.top_k = 1  # a model's own habits do not count
     online.model.generation_config.repetition_penalty = 5.0
@@ -319,7 +319,7 @@ def test_prompts_have_the_tokens_that_sampling_gives_them(
 def test_dropout_is_off_wherever_a_model_keeps_it(algorithm: type, tmp_path: Path) -> None:
     ppo_tiny.tiny_model(attention_dropout=0.5).save_pretrained(tmp_path / "policy")
     ppo_tiny.tiny_tokenizer().save_pretrained(tmp_path / "policy")
-    settings = short(algorithm, lora=LoraSettings(r=4, dropout=0.5))
+    settings = short(algorithm, lora=AdapterConfig(r=4, dropout=0.5))
     history, _ = run(str(tmp_path / "policy"), tmp_path, settings)
     assert history[0]["objective/kl"] == pytest.approx(0, abs=1e-5)
 
@@ -342,14 +342,14 @@ def test_nothing_is_reported_and_nothing_is_halved_on_a_cpu(
 def test_all_weights_are_trained_in_full_precision_whatever_the_device_prefers(
     algorithm: type, rank: int, dtype: torch.dtype, policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shfcas.models._dtype", lambda: torch.bfloat16)
-    run(policy, tmp_path, short(algorithm, lora=LoraSettings(r=rank), num_rollouts=1))
+    monkeypatch.setattr("shfcas.models.loading._dtype", lambda: torch.bfloat16)
+    run(policy, tmp_path, short(algorithm, lora=AdapterConfig(r=rank), num_rollouts=1))
     assert {weight.dtype for weight in load_file(tmp_path / "out" / "model.safetensors").values()} == {dtype}
 
 
 @BOTH
 def test_a_step_in_parts_is_the_same_step(algorithm: type, policy: str, tmp_path: Path) -> None:
-    changes = {"num_rollouts": 1, "lora": LoraSettings(r=0), "learning_rate": 1e-3}
+    changes = {"num_rollouts": 1, "lora": AdapterConfig(r=0), "learning_rate": 1e-3}
     weights = []
     for parts in (1, 4):
         run(policy, tmp_path / str(parts), short(algorithm, gradient_accumulation_steps=parts, **changes))
@@ -427,14 +427,14 @@ def test_a_reward_that_is_none_is_an_error(
 
 
 def test_a_reward_model_has_a_tokenizer_of_its_own_and_its_input_is_never_cut(policy: str, tmp_path: Path) -> None:
-    from shfcas.scoring import load_scorer
+    from shfcas.rewards.scorers import load_scorer
 
     scorer = load_scorer(tiny.save_reward_model(tmp_path / "reward"))
-    history, _ = run(policy, tmp_path, short(RLOOSettings), scorer)
+    history, _ = run(policy, tmp_path, short(RLOOConfig), scorer)
     assert history[0]["objective/scores_std"] > 0
     scorer.max_length = 8
     with pytest.raises(UserError, match="more than the reward model's limit of 8"):
-        run(policy, tmp_path / "long", short(RLOOSettings), scorer)
+        run(policy, tmp_path / "long", short(RLOOConfig), scorer)
 
 
 # Reading the metrics
@@ -442,9 +442,9 @@ def test_a_reward_model_has_a_tokenizer_of_its_own_and_its_input_is_never_cut(po
 
 @BOTH
 def test_metrics_that_ppo_has_too_bear_its_names(algorithm: type, policy: str, tmp_path: Path) -> None:
-    from shfcas.training.policy import PPOSettings, train_policy
+    from shfcas.training.ppo.train import PPOStageConfig, train_policy
 
-    settings = PPOSettings(num_rollouts=1, rollout_batch_size=8, mini_batch_size=4, max_completion_length=6)
+    settings = PPOStageConfig(num_rollouts=1, rollout_batch_size=8, mini_batch_size=4, max_completion_length=6)
     (ppo,) = train_policy(policy, prompts(), liked, settings, tmp_path / "p", tmp_path / "w", 0, {"gold": liked})
     (row,), _ = run(policy, tmp_path, short(algorithm, num_rollouts=1), metrics={"gold": liked})
     assert set(row) - set(ppo) <= {"frac_reward_zero_std"}

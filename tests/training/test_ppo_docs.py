@@ -7,12 +7,12 @@ from pathlib import Path
 from types import ModuleType
 
 from datasets import Dataset
-from ppo_tiny import config, prompts, share_of, tiny_model, tiny_tokenizer
 
-from shfcas.training.lora import LoraSettings
-from shfcas.training.ppo import PPOTrainer
-from shfcas.training.ppo_options import PPOOptions
-from shfcas.training.sft import SFTSettings
+from shfcas.training.lora import AdapterConfig
+from shfcas.training.ppo.options import PPOBaseConfig
+from shfcas.training.ppo.trainer import PPOTrainer
+from shfcas.training.sft import SFTStageConfig
+from tests.support.ppo_tiny import config, prompts, share_of, tiny_model, tiny_tokenizer
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "training.md").read_text(encoding="utf-8")
@@ -28,7 +28,7 @@ def pages() -> ModuleType:
 
 def test_every_option_is_in_the_table() -> None:
     filled = pages().on_page_markdown(PAGE).partition("## Options\n")[2]
-    for field in dataclasses.fields(PPOOptions):
+    for field in dataclasses.fields(PPOBaseConfig):
         (row,) = [line for line in filled.splitlines() if line.startswith(f"| `{field.name}` |")]
         assert field.metadata["help"] in row
     assert "| `max_kl` | `null` | `100.0` |" in filled
@@ -39,9 +39,9 @@ def test_defaults_of_supervised_fine_tuning_are_those_of_the_code() -> None:
     section = PAGE.partition("## Supervised fine-tuning\n")[2].partition("\n## ")[0]
     table = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", section, re.MULTILINE))
     lora = table.pop("lora")
-    assert lora == "r {r}, alpha {alpha}, dropout {dropout}".format(**vars(LoraSettings()))
-    given = {field.name: getattr(SFTSettings(), field.name) for field in dataclasses.fields(SFTSettings)}
-    assert {name: float(value) for name, value in table.items()} | {"lora": LoraSettings()} == given
+    assert lora == "r {r}, alpha {alpha}, dropout {dropout}".format(**vars(AdapterConfig()))
+    given = {field.name: getattr(SFTStageConfig(), field.name) for field in dataclasses.fields(SFTStageConfig)}
+    assert {name: float(value) for name, value in table.items()} | {"lora": AdapterConfig()} == given
 
 
 def test_every_metric_is_explained(tmp_path: Path) -> None:

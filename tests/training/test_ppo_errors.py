@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
-from ppo_tiny import config, lora, prompts, share_of, tiny_model, tiny_tokenizer
 from transformers import HfArgumentParser, LlamaConfig, LlamaForSequenceClassification
 
-from shfcas.training.ppo import PPOConfig, PPOTrainer
-from shfcas.training.ppo_reference import policy_and_reference
+from shfcas.training.ppo.reference import policy_and_reference
+from shfcas.training.ppo.trainer import PPOConfig, PPOTrainer
+from tests.support.ppo_tiny import config, lora, prompts, share_of, tiny_model, tiny_tokenizer
 
 
 def trainer(folder: Path, **changes: object) -> PPOTrainer:

@@ -7,13 +7,22 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from ppo_tiny import config, lora, prompts, share_of, tiny_classifier, tiny_model, tiny_tokenizer
 from safetensors.torch import load_file
-from test_ppo_resume import Crash, CrashAt
 from transformers import TrainerCallback
 
-from shfcas.training.ppo import PPOTrainer, latest_checkpoint
-from shfcas.training.ppo_evaluate import EarlyStopping
+from shfcas.training.ppo.early_stopping import EarlyStopping
+from shfcas.training.ppo.trainer import PPOTrainer, latest_checkpoint
+from tests.support.ppo_tiny import (
+    Crash,
+    CrashAt,
+    config,
+    lora,
+    prompts,
+    share_of,
+    tiny_classifier,
+    tiny_model,
+    tiny_tokenizer,
+)
 
 STEPS = 4
 

@@ -3,9 +3,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import tiny
 import torch
 from transformers import AutoModelForCausalLM
+
+from tests.support import tiny
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "ppo.py"
 
@@ -15,7 +16,7 @@ def test_the_example_is_short_and_trains_a_model(tmp_path: Path) -> None:
     text = EXAMPLE.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 30
     assert [line for line in text.splitlines() if "shfcas" in line] == [
-        "from shfcas.training.ppo import PPOConfig, PPOTrainer"
+        "from shfcas.training.ppo.trainer import PPOConfig, PPOTrainer"
     ]
     policy = tiny.save_policy(tmp_path / "policy")
     done = subprocess.run(

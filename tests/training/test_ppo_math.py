@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import tensor
 
-from shfcas.training.ppo_math import (
+from shfcas.training.ppo.losses import (
     AdaptiveKLController,
     FixedKLController,
     clipped_policy_loss,

@@ -1,6 +1,5 @@
 import pytest
 import torch
-from ppo_tiny import EOS, lora, tiny_model
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -12,15 +11,13 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from shfcas.training import value
-from shfcas.training.ppo_math import completion_mask
-from shfcas.training.ppo_reference import Reference, policy_and_reference
-from shfcas.training.rollouts import Rollout, generate, pad_rows, prompt_rows
-from shfcas.training.value import PolicyWithValue, has_plain_head
+from shfcas.training.ppo import value_head
+from shfcas.training.ppo.losses import completion_mask
+from shfcas.training.ppo.reference import Reference, policy_and_reference
+from shfcas.training.ppo.rollout import generate, prompt_rows
+from shfcas.training.ppo.value_head import PolicyWithValue, has_plain_head
+from tests.support.ppo_tiny import COMPLETIONS, EOS, PROMPTS, lora, rollout, tiny_model
 
-PROMPTS = [[5], [6, 7, 8, 9], [10, 11]]
-# Finished early, then padded with the end token; truncated; finished at once.
-COMPLETIONS = [[12, 13, EOS], [14, 15, 16, 17, 18], [EOS]]
 SMALL = {
     "vocab_size": 64,
     "hidden_size": 32,
@@ -29,15 +26,6 @@ SMALL = {
     "num_attention_heads": 2,
     "num_key_value_heads": 1,
 }
-
-
-def rollout() -> Rollout:
-    completion_ids, _ = pad_rows(COMPLETIONS, EOS, "right", torch.device("cpu"))
-    return Rollout(
-        *pad_rows(PROMPTS, EOS, "left", torch.device("cpu")),
-        completion_ids,
-        *completion_mask(completion_ids, [EOS]),
-    )
 
 
 def naive_logprobs(model: nn.Module, prompt: list[int], completion: list[int], temperature: float) -> Tensor:
@@ -68,7 +56,7 @@ def test_logprobs_equal_one_sequence_at_a_time(kind: str, temperature: float, mo
     if kind == "scaled":
         policy.__class__ = ScaledLlama
     if kind == "chunked":
-        monkeypatch.setattr(value, "MAX_LOGITS", 3 * 64)
+        monkeypatch.setattr(value_head, "MAX_LOGITS", 3 * 64)
     model = PolicyWithValue(policy, temperature)
     assert model.plain_head == (kind != "scaled")
     nn.init.normal_(model.value_head.weight)
@@ -123,7 +111,7 @@ def test_chunking_changes_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
         return [p.grad for p in model.policy.parameters()]
 
     whole = gradients()
-    monkeypatch.setattr(value, "MAX_LOGITS", 64)
+    monkeypatch.setattr(value_head, "MAX_LOGITS", 64)
     for a, b in zip(whole, gradients(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 

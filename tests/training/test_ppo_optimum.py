@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from ppo_tiny import config, tiny_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from shfcas.training.ppo import PPOTrainer
+from shfcas.training.ppo.trainer import PPOTrainer
+from tests.support.ppo_tiny import config, tiny_model
 
 EOS = 0
 BETA = 0.5

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from transformers import AutoModelForCausalLM
 
-from shfcas import models
-from shfcas.config import build, to_dict
-from shfcas.errors import UserError
-from shfcas.files import read_json
-from shfcas.training.lora import LoraSettings
-from shfcas.training.policy import SHARED, PPOSettings, split_prompts, train_policy
-from shfcas.training.ppo import PPOConfig, PPOTrainer
-from shfcas.training.ppo_options import PPOOptions
+from shfcas.models import loading
+from shfcas.training.lora import AdapterConfig
+from shfcas.training.ppo.options import PPOBaseConfig
+from shfcas.training.ppo.train import SHARED, PPOStageConfig, split_prompts, train_policy
+from shfcas.training.ppo.trainer import PPOConfig, PPOTrainer
+from shfcas.utils.config import build, to_dict
+from shfcas.utils.errors import UserError
+from shfcas.utils.files import read_json
+from tests.support import tiny
 
 # Options whose default differs between a run's settings and the trainer.
 DIFFERENT = {"num_rollouts", "generation_batch_size", "kl_target", "max_kl", "save_rollouts"}
@@ -34,7 +34,7 @@ OWN = {
 }
 
 
-def settings(**changes: object) -> PPOSettings:
+def settings(**changes: object) -> PPOStageConfig:
     small = {
         "num_rollouts": 2,
         "rollout_batch_size": 8,
@@ -43,7 +43,7 @@ def settings(**changes: object) -> PPOSettings:
         "max_completion_length": 6,
         "learning_rate": 1e-3,
     }
-    return PPOSettings(**small | changes)
+    return PPOStageConfig(**small | changes)
 
 
 def train(folder: Path, **changes: object) -> list[dict[str, Any]]:
@@ -59,8 +59,8 @@ def fields(cls: type) -> dict[str, dataclasses.Field]:
 
 def test_settings_and_config_say_the_same() -> None:
     """One set of options: neither can know, describe or choose what the other does not, but for the names above."""
-    options, mine, config = fields(PPOOptions), fields(PPOSettings), fields(PPOConfig)
-    types = [typing.get_type_hints(cls) for cls in (PPOOptions, PPOSettings, PPOConfig)]
+    options, mine, config = fields(PPOBaseConfig), fields(PPOStageConfig), fields(PPOConfig)
+    types = [typing.get_type_hints(cls) for cls in (PPOBaseConfig, PPOStageConfig, PPOConfig)]
     for name, field in options.items():
         assert (config[name].default, config[name].metadata) == (field.default, field.metadata), name
         assert (mine[name].default != field.default) == (name in DIFFERENT), name
@@ -73,10 +73,10 @@ def test_settings_and_config_say_the_same() -> None:
 
 
 def test_settings_come_from_yaml() -> None:
-    assert build(PPOSettings, to_dict(PPOSettings())) == PPOSettings()
+    assert build(PPOStageConfig, to_dict(PPOStageConfig())) == PPOStageConfig()
     values = {"stop_token_ids": [1, 2], "early_stopping_patience": "3", "kl_estimator": "k3", "lora": {"r": 0}}
-    assert build(PPOSettings, values) == PPOSettings(
-        stop_token_ids=[1, 2], early_stopping_patience=3, kl_estimator="k3", lora=LoraSettings(r=0)
+    assert build(PPOStageConfig, values) == PPOStageConfig(
+        stop_token_ids=[1, 2], early_stopping_patience=3, kl_estimator="k3", lora=AdapterConfig(r=0)
     )
 
 
@@ -99,7 +99,7 @@ def test_every_setting_reaches_the_trainer(tmp_path: Path, monkeypatch: pytest.M
     train(tmp_path, **other, held_out=0.25, mini_batch_size=6)
     (args,) = seen
     for name, value in other.items():
-        assert getattr(args, name) == value != getattr(PPOSettings(), name), name
+        assert getattr(args, name) == value != getattr(PPOStageConfig(), name), name
     assert args.per_device_train_batch_size == 2 and args.report_to == []
 
 
@@ -162,11 +162,11 @@ def test_weights_that_are_trained_are_float32(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, dtype: torch.dtype
 ) -> None:
     """On a GPU models load in bfloat16, which is good enough for frozen weights only."""
-    monkeypatch.setattr(models, "_dtype", lambda: torch.bfloat16)
+    monkeypatch.setattr(loading, "_dtype", lambda: torch.bfloat16)
     seen: list[PPOTrainer] = []
     start = PPOTrainer.train
     monkeypatch.setattr(PPOTrainer, "train", lambda self, **kwargs: seen.append(self) or start(self, **kwargs))
-    train(tmp_path, lora=LoraSettings(r=rank))
+    train(tmp_path, lora=AdapterConfig(r=rank))
     weight = next(p for n, p in seen[0].model.policy.named_parameters() if "up_proj" in n and "lora" not in n)
     assert weight.dtype == dtype
     assert {p.dtype for p in seen[0].model.parameters() if p.requires_grad} == {torch.float32}

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from ppo_tiny import config, lora, prompts, share_of, tiny_classifier, tiny_model, tiny_tokenizer
-from test_ppo_model import rollout
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
-from shfcas.training import value
-from shfcas.training.ppo import PPOTrainer
-from shfcas.training.value import PolicyWithValue
+from shfcas.training.ppo import value_head
+from shfcas.training.ppo.trainer import PPOTrainer
+from shfcas.training.ppo.value_head import PolicyWithValue
+from tests.support.ppo_tiny import config, lora, prompts, rollout, share_of, tiny_classifier, tiny_model, tiny_tokenizer
 
 
 def trainer(folder: Path, **changes: object) -> PPOTrainer:
@@ -122,7 +121,7 @@ class Capped(LlamaForCausalLM):
 def test_the_entropy_has_a_gradient(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its derivative along a random direction is what finite differences say; without being asked it has none."""
     if kind == "chunked":
-        monkeypatch.setattr(value, "MAX_LOGITS", 3 * 64)
+        monkeypatch.setattr(value_head, "MAX_LOGITS", 3 * 64)
     torch.manual_seed(0)
     policy = tiny_model()
     if kind == "capped":
@@ -166,11 +165,11 @@ def test_statistics_of_few_logits_pass_gradcheck() -> None:
 
     for limit in (5, 10, 10**6):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(value, "MAX_LOGITS", limit)
+            patch.setattr(value_head, "MAX_LOGITS", limit)
             patch.setattr(Tensor, "float", Tensor.double)
-            got = value._chunked_statistics(head, hidden, targets, 0.7, True)
+            got = value_head._chunked_statistics(head, hidden, targets, 0.7, True)
             for mine, expected in zip(got, statistics(hidden, head.weight.detach()), strict=True):
                 torch.testing.assert_close(mine, expected)
             assert torch.autograd.gradcheck(
-                lambda h: tuple(value._chunked_statistics(head, h, targets, 0.7, True)), hidden
+                lambda h: tuple(value_head._chunked_statistics(head, h, targets, 0.7, True)), hidden
             )

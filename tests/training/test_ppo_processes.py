@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
-from ppo_tiny import config, prompts, share_of, tiny_classifier, tiny_model, tiny_tokenizer
 
-from shfcas.training.ppo import PPOTrainer
+from shfcas.training.ppo.trainer import PPOTrainer
+from tests.support.ppo_tiny import config, prompts, share_of, tiny_classifier, tiny_model, tiny_tokenizer
 
 
 def train(folder: Path) -> None:

@@ -4,27 +4,22 @@ from typing import Any
 
 import pytest
 import torch
-from ppo_tiny import config, lora, prompts, share_of, tiny_classifier, tiny_model, tiny_tokenizer
 from transformers import TrainerCallback
 
-from shfcas.training.ppo import PPOTrainer, latest_checkpoint
+from shfcas.training.ppo.trainer import PPOTrainer, latest_checkpoint
+from tests.support.ppo_tiny import (
+    Crash,
+    CrashAt,
+    config,
+    lora,
+    prompts,
+    share_of,
+    tiny_classifier,
+    tiny_model,
+    tiny_tokenizer,
+)
 
 STEPS = 4  # optimizer steps per rollout: 8 prompts, batches of 4, 2 epochs
-
-
-class Crash(RuntimeError):
-    """What a killed process looks like from inside."""
-
-
-class CrashAt(TrainerCallback):
-    """Dies after so many steps."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.step:
-            raise Crash
 
 
 def trainer(folder: Path, kind: str, crash_at: int | None = None, **changes: object) -> PPOTrainer:

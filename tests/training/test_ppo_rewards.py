@@ -3,15 +3,15 @@
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
-from ppo_tiny import EOS, config, prompts, share_of, tiny_classifier, tiny_model, tiny_tokenizer
 from torch import tensor
 
-from shfcas.scoring import load_scorer
-from shfcas.training.ppo import PPOTrainer
-from shfcas.training.ppo_math import RewardMoments
-from shfcas.training.ppo_rewards import adjusted_scores, total_scores
+from shfcas.rewards.scorers import load_scorer
+from shfcas.training.ppo.losses import RewardMoments
+from shfcas.training.ppo.rewards import adjusted_scores, total_scores
+from shfcas.training.ppo.trainer import PPOTrainer
+from tests.support import tiny
+from tests.support.ppo_tiny import EOS, config, prompts, share_of, tiny_classifier, tiny_model, tiny_tokenizer
 
 
 def trainer(folder: Path, reward_funcs: object, **changes: object) -> PPOTrainer:
@@ -97,7 +97,7 @@ def test_a_reward_model_by_name(tmp_path: Path) -> None:
 
 
 def test_a_callable_by_name(tmp_path: Path) -> None:
-    metrics = trainer(tmp_path, "tests.tiny:letter_reward").collect_rollout(0).metrics
+    metrics = trainer(tmp_path, "tests.support.tiny:letter_reward").collect_rollout(0).metrics
     assert metrics["objective/scores"] == metrics["rewards/letter_reward"] > 0
 
 

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
-from ppo_tiny import config, lora, prompts, share_of, tiny_model, tiny_tokenizer
-from test_ppo_resume import Crash, CrashAt
 
-from shfcas.training.ppo import PPOTrainer
-from shfcas.training.ppo_samples import track_samples
+from shfcas.training.ppo.samples import track_samples
+from shfcas.training.ppo.trainer import PPOTrainer
+from tests.support.ppo_tiny import Crash, CrashAt, config, lora, prompts, share_of, tiny_model, tiny_tokenizer
 
 
 def trainer(folder: Path, **changes: object) -> PPOTrainer:

@@ -5,10 +5,10 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import get_peft_model
-from ppo_tiny import EOS, config, lora, prompts, share_of, tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM, BertConfig, BertForSequenceClassification
 
-from shfcas.training.ppo import PPOTrainer
+from shfcas.training.ppo.trainer import PPOTrainer
+from tests.support.ppo_tiny import EOS, config, lora, prompts, share_of, tiny_model, tiny_tokenizer
 
 # Enough stop tokens that some completions end by themselves and some are cut off.
 STOP = [EOS, *range(40, 50)]

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from ppo_tiny import EOS, config, prompts, share_of, tiny_classifier, tiny_model, tiny_tokenizer
 from torch import Tensor, nn
 
-from shfcas.training.ppo import PPOTrainer
-from shfcas.training.rollouts import minibatch_rows
+from shfcas.training.ppo.rollout import minibatch_rows
+from shfcas.training.ppo.trainer import PPOTrainer
+from tests.support.ppo_tiny import EOS, config, prompts, share_of, tiny_classifier, tiny_model, tiny_tokenizer
 
 # Enough stop tokens that some completions end by themselves and some are cut off.
 STOP = [EOS, *range(40, 50)]

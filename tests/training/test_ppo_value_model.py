@@ -2,8 +2,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from ppo_tiny import EOS, config, lora, prompts, share_of, tiny_classifier, tiny_model, tiny_tokenizer
-from test_ppo_model import COMPLETIONS, PROMPTS, rollout
 from torch import nn
 from transformers import (
     AutoModelForSequenceClassification,
@@ -15,9 +13,22 @@ from transformers import (
     LlamaForSequenceClassification,
 )
 
-from shfcas.training.ppo import PPOTrainer
-from shfcas.training.ppo_value_model import make_value_model
-from shfcas.training.value import PolicyWithValue
+from shfcas.training.ppo.trainer import PPOTrainer
+from shfcas.training.ppo.value_head import PolicyWithValue
+from shfcas.training.ppo.value_model import make_value_model
+from tests.support.ppo_tiny import (
+    COMPLETIONS,
+    EOS,
+    PROMPTS,
+    config,
+    lora,
+    prompts,
+    rollout,
+    share_of,
+    tiny_classifier,
+    tiny_model,
+    tiny_tokenizer,
+)
 
 CPU = torch.device("cpu")
 

@@ -7,19 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ppo_tiny
 import pytest
 from transformers import TrainerCallback
 
-from shfcas.chat import encode_prompt
-from shfcas.errors import UserError
-from shfcas.files import content_hash
-from shfcas.models import load_policy
-from shfcas.sampling import SamplingConfig, sample_policy
-from shfcas.scoring import score_rows
+from shfcas.data.chat import encode_prompt
+from shfcas.models.loading import load_policy
+from shfcas.rewards.table import score_rows
+from shfcas.sampling.config import SamplingConfig
+from shfcas.sampling.table import sample_policy
 from shfcas.training import rso
-from shfcas.training.lora import LoraSettings
-from shfcas.training.rso import RSOSettings, encode_pair, first_round, rejection_sample, tournament, train_rso
+from shfcas.training.lora import AdapterConfig
+from shfcas.training.rso import RSOConfig, encode_pair, first_round, rejection_sample, tournament, train_rso
+from shfcas.utils.errors import UserError
+from shfcas.utils.files import content_hash
+from tests.support import ppo_tiny
 
 LIKED = {f"w{i}" for i in range(0, 60, 4)}
 
@@ -165,7 +166,7 @@ def test_a_pair_has_the_tokens_that_the_policy_sampled(policy: str) -> None:
 # Training
 
 
-def short(**changes: Any) -> RSOSettings:
+def short(**changes: Any) -> RSOConfig:
     settings = {
         "num_samples": 16,
         "rejection_beta": 0.2,
@@ -173,12 +174,12 @@ def short(**changes: Any) -> RSOSettings:
         "dpo_beta": 0.1,
         "learning_rate": 1e-2,
         "num_train_epochs": 2,
-        "lora": LoraSettings(r=4),
+        "lora": AdapterConfig(r=4),
     }
-    return RSOSettings(**settings | changes)
+    return RSOConfig(**settings | changes)
 
 
-def run(policy: str, candidates: list, folder: Path, settings: RSOSettings, seed: int = 0) -> tuple[list[dict], str]:
+def run(policy: str, candidates: list, folder: Path, settings: RSOConfig, seed: int = 0) -> tuple[list[dict], str]:
     history = train_rso(policy, candidates, liked, settings, folder / "out", folder / "work", seed, {"gold": liked})
     return history, content_hash(folder / "out" / "model.safetensors")
 
@@ -205,7 +206,7 @@ def test_the_reference_of_all_weights_is_the_policy_in_memory(
         return model, tokenizer
 
     monkeypatch.setattr(rso, "load_policy", renamed)
-    history, _ = run(policy, candidates, tmp_path, short(lora=LoraSettings(r=0), learning_rate=1e-3))
+    history, _ = run(policy, candidates, tmp_path, short(lora=AdapterConfig(r=0), learning_rate=1e-3))
     assert history[1]["loss"] == pytest.approx(math.log(2), abs=1e-4)
     assert history[-1]["rewards/margins"] > 0.01
 

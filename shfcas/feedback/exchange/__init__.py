@@ -5,21 +5,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shfcas.config import option
-from shfcas.errors import UserError
-from shfcas.feedback.aggregation import effective
+from shfcas.feedback.annotation.aggregation import effective
+from shfcas.feedback.annotation.config import HumanConfig
+from shfcas.feedback.annotation.store import Store
 from shfcas.feedback.exchange import argilla, jsonl, label_studio, trl
 from shfcas.feedback.exchange.answers import Answer, Reconciled
 from shfcas.feedback.exchange.matching import Book, Export
 from shfcas.feedback.exchange.reading import Problems, parquet_rows, rows
-from shfcas.feedback.settings import HumanSettings
-from shfcas.feedback.store import Store
+from shfcas.utils.config import option
+from shfcas.utils.errors import UserError
 
 FORMATS = {"jsonl": jsonl, "trl": trl, "label-studio": label_studio, "argilla": argilla}
 
 
 @dataclass
-class ExchangeOptions:
+class ExchangeBaseConfig:
     """What is written, and how what is read is taken."""
 
     format: str = option("jsonl", "the format of the file", tuple(FORMATS))
@@ -31,7 +31,7 @@ class ExchangeOptions:
 
 
 def export_answers(
-    store: Store, path: str | Path, options: ExchangeOptions, settings: HumanSettings | None = None
+    store: Store, path: str | Path, options: ExchangeBaseConfig, settings: HumanConfig | None = None
 ) -> dict[str, Any]:
     """Writes a queue with its answers for another tool.
 
@@ -55,15 +55,13 @@ def export_answers(
     log = store.judgements(queue) if options.answers or options.format == "trl" else []
     items, seed = store.items(queue), store.seed(queue)
     side_seed = seed if options.side_seed is None else options.side_seed
-    export = Export(
-        queue, seed, items, log, effective(log), settings or HumanSettings(), options.with_scores, side_seed
-    )
+    export = Export(queue, seed, items, log, effective(log), settings or HumanConfig(), options.with_scores, side_seed)
     files = FORMATS[options.format].write(Path(path), export)
     return {"queue": queue, "items": len(items), "judgements": len(log), "output": " ".join(map(str, files))}
 
 
 def import_answers(
-    store: Store, paths: Sequence[str | Path], options: ExchangeOptions, settings: HumanSettings | None = None
+    store: Store, paths: Sequence[str | Path], options: ExchangeBaseConfig, settings: HumanConfig | None = None
 ) -> dict[str, Any]:
     """Adds the answers of files to the log; all of them, or none if anything is wrong with any.
 
@@ -82,7 +80,7 @@ def import_answers(
     problems = Problems()
     log = store.judgements()
     queues = {name: store.items(name) for name in store.queues()}
-    book = Book(queues, settings or HumanSettings(), {j.annotator for j in log}, problems)
+    book = Book(queues, settings or HumanConfig(), {j.annotator for j in log}, problems)
     read: list[Answer] = []
     for path in paths:
         if Path(path).suffix == ".parquet" and options.format == "trl":

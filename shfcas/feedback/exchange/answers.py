@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from shfcas.feedback.aggregation import effective
+from shfcas.feedback.annotation.aggregation import effective
+from shfcas.feedback.annotation.schema import CHOICES, PREFERRED, SIDES, STRENGTHS, Judgement
 from shfcas.feedback.exchange.matching import NAMESPACE, Book
 from shfcas.feedback.exchange.reading import Problem, Problems, shown
-from shfcas.feedback.schema import CHOICES, PREFERRED, SIDES, STRENGTHS, Judgement
 
 LONGEST_NAME = 200
 FIELDS = tuple(f.name for f in dataclasses.fields(Judgement))

@@ -4,13 +4,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from shfcas.chat import as_messages
+from shfcas.data.chat import as_messages
+from shfcas.feedback.annotation.schema import STRENGTHS, Item, Judgement
 from shfcas.feedback.exchange.answers import Answer, check_among, check_name, check_text
 from shfcas.feedback.exchange.label_studio import read_log
 from shfcas.feedback.exchange.matching import Book, Export, on_side, user_id
 from shfcas.feedback.exchange.reading import Problem, json_value, shown
 from shfcas.feedback.exchange.writing import json_text, write_array
-from shfcas.feedback.schema import STRENGTHS, Item, Judgement
 
 LABELS = {"answer_a": "left", "answer_b": "right"}
 OTHERS = ("tie", "both_bad", "skip", "flag")

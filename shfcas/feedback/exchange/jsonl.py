@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from shfcas.chat import as_messages, check_prompt
-from shfcas.errors import UserError
+from shfcas.data.chat import as_messages, check_prompt
+from shfcas.feedback.annotation.schema import Item, item_id
 from shfcas.feedback.exchange.answers import Answer, check_text, judgement
 from shfcas.feedback.exchange.matching import ELSEWHERE, Book, Export
 from shfcas.feedback.exchange.reading import Problem, shown
 from shfcas.feedback.exchange.writing import write_lines
-from shfcas.feedback.schema import Item, item_id
+from shfcas.utils.errors import UserError
 
 ITEM_FIELDS = tuple(f.name for f in dataclasses.fields(Item))
 AGAIN = "export the queue again"

@@ -4,14 +4,14 @@ from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from shfcas.chat import as_messages
-from shfcas.errors import UserError
+from shfcas.data.chat import as_messages
+from shfcas.feedback.annotation.schema import STRENGTHS, Item, Judgement
 from shfcas.feedback.exchange.answers import Answer, check_among, check_name, check_text, judgement, says, seconds, time
 from shfcas.feedback.exchange.matching import Book, Export, on_side
 from shfcas.feedback.exchange.reading import Problem, shown
 from shfcas.feedback.exchange.writing import write_array
-from shfcas.feedback.schema import STRENGTHS, Item, Judgement
-from shfcas.files import write_text
+from shfcas.utils.errors import UserError
+from shfcas.utils.files import write_text
 
 OTHERS = ("tie", "both_bad", "flag")
 CONTROLS = ("better", "strength", "other", "comment")

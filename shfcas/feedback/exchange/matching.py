@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from shfcas.chat import Prompt, as_messages
+from shfcas.data.chat import Prompt, as_messages
+from shfcas.feedback.annotation.config import HumanConfig
+from shfcas.feedback.annotation.schema import SIDES, Item, Judgement
 from shfcas.feedback.exchange.reading import Problem, Problems, shown
-from shfcas.feedback.schema import SIDES, Item, Judgement
-from shfcas.feedback.settings import HumanSettings
-from shfcas.seeds import derive_seed
+from shfcas.utils.seeds import derive_seed
 
 NAMESPACE = uuid.UUID("5d0a1a5c-37c5-5e0c-9d5c-0f6f5b0f5c55")
 ELSEWHERE = "import it into the run that it was exported from"
@@ -52,7 +52,7 @@ class Export:
     items: list[Item]
     log: list[Judgement]
     effective: list[Judgement]
-    settings: HumanSettings
+    settings: HumanConfig
     with_scores: bool
     side_seed: int
 
@@ -108,7 +108,7 @@ class Book:
     """
 
     def __init__(
-        self, queues: dict[str, list[Item]], settings: HumanSettings, annotators: Iterable[str], problems: Problems
+        self, queues: dict[str, list[Item]], settings: HumanConfig, annotators: Iterable[str], problems: Problems
     ) -> None:
         self.settings, self.problems = settings, problems
         self.queues = queues

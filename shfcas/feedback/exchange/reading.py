@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from shfcas.errors import UserError
-from shfcas.files import existing
+from shfcas.utils.errors import UserError
+from shfcas.utils.files import existing
 
 SHOWN = 20
 BLOCK = 1 << 16

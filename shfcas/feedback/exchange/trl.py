@@ -4,15 +4,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from shfcas.errors import UserError
-from shfcas.feedback.aggregation import names_of, preferences
+from shfcas.data.preferences import Preference
+from shfcas.feedback.annotation.aggregation import names_of, preferences
+from shfcas.feedback.annotation.config import HumanConfig
+from shfcas.feedback.annotation.schema import Item, Judgement
 from shfcas.feedback.exchange.answers import Answer, check_name
 from shfcas.feedback.exchange.matching import ELSEWHERE, Book, Export, texts_key
 from shfcas.feedback.exchange.reading import Problem, shown
 from shfcas.feedback.exchange.writing import write_lines
-from shfcas.feedback.schema import Item, Judgement
-from shfcas.feedback.settings import HumanSettings
-from shfcas.preferences import Preference
+from shfcas.utils.errors import UserError
 
 
 def write(path: Path, export: Export) -> list[Path]:
@@ -67,7 +67,7 @@ def _place(preference: Preference, book: Book) -> tuple[Item, str]:
     return item, "first" if first else "second"
 
 
-def _strength(margin: float | None, settings: HumanSettings) -> str | None:
+def _strength(margin: float | None, settings: HumanConfig) -> str | None:
     """The strength whose margin is nearest; the stronger one where both are as near."""
     if margin is None:
         return None

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from shfcas.files import atomic_file
+from shfcas.utils.files import atomic_file
 
 
 def json_text(value: Any) -> str:

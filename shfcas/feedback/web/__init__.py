@@ -1,1 +1,1 @@
-"""The page where people answer: a small server in the run directory's own process."""
+"""The annotation page: server, sign-in, queue."""

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from shfcas.errors import UserError
+from shfcas.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 

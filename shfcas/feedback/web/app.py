@@ -13,19 +13,19 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from shfcas.errors import UserError
-from shfcas.feedback.settings import HumanSettings
-from shfcas.feedback.store import StoreError
+from shfcas.feedback.annotation.config import HumanConfig
+from shfcas.feedback.annotation.store import StoreError
 from shfcas.feedback.web.annotators import Annotators
 from shfcas.feedback.web.desk import Desk
 from shfcas.feedback.web.guidelines import rendered
 from shfcas.feedback.web.security import FailedSignIns, Guard, Refused, json_response, read_json
+from shfcas.utils.errors import UserError
 
 TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".png": "image/png"}
 SESSION_SECONDS = 30 * 24 * 3600
 
 
-def make_app(folder: Path, desk: Desk, settings: HumanSettings) -> Guard:
+def make_app(folder: Path, desk: Desk, settings: HumanConfig) -> Guard:
     """The page of a run directory, as an ASGI application.
 
     Args:

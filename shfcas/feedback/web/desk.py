@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from shfcas.feedback.agreement import report
-from shfcas.feedback.assignment import Assignment, Task
-from shfcas.feedback.schema import SIDES, STRENGTHS, Item, Judgement
-from shfcas.feedback.settings import HumanSettings
-from shfcas.feedback.store import Store
+from shfcas.feedback.annotation.agreement import report
+from shfcas.feedback.annotation.assignment import Assignment, Task
+from shfcas.feedback.annotation.config import HumanConfig
+from shfcas.feedback.annotation.schema import SIDES, STRENGTHS, Item, Judgement
+from shfcas.feedback.annotation.store import Store
 from shfcas.feedback.web.security import Refused
-from shfcas.seeds import derive_seed
+from shfcas.utils.seeds import derive_seed
 
 MOST_CHARACTERS = 10_000
 MOST_HELD = 100
@@ -33,7 +33,7 @@ class Desk:
         queue: serve this one instead of the newest.
     """
 
-    def __init__(self, store: Store, settings: HumanSettings, queue: str | None = None) -> None:
+    def __init__(self, store: Store, settings: HumanConfig, queue: str | None = None) -> None:
         self._store, self._settings, self._queue = store, settings, queue
         self._lock = threading.Lock()
         self._report_lock = threading.Lock()

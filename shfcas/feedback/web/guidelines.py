@@ -6,7 +6,7 @@ from typing import Any
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from shfcas.files import read_text
+from shfcas.utils.files import read_text
 
 
 def rendered(path: str | None) -> Markup:

@@ -17,8 +17,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shfcas.errors import UserError
-from shfcas.feedback.settings import HumanSettings
+from shfcas.feedback.annotation.config import HumanConfig
+from shfcas.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ class Guard:
     of our own (`Origin`, `Sec-Fetch-Site`).
     """
 
-    def __init__(self, app: ASGIApp, settings: HumanSettings) -> None:
+    def __init__(self, app: ASGIApp, settings: HumanConfig) -> None:
         self._app = app
         self._own_origin = _origin(settings.address) if settings.address else None
         self._names = _LOOPBACK | {settings.host.lower()}

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from shfcas.errors import UserError
-from shfcas.feedback.settings import HumanSettings
-from shfcas.feedback.store import STORE, Store
+from shfcas.feedback.annotation.config import HumanConfig
+from shfcas.feedback.annotation.store import STORE, Store
 from shfcas.feedback.web.annotators import add_annotators
-from shfcas.files import existing
+from shfcas.utils.errors import UserError
+from shfcas.utils.files import existing
 
 LOCK = ".annotate.lock"
 START_SECONDS = 30.0
@@ -39,7 +39,7 @@ class Page:
 
 
 @contextmanager
-def serve(folder: str | Path, settings: HumanSettings, queue: str | None = None) -> Iterator[Page]:
+def serve(folder: str | Path, settings: HumanConfig, queue: str | None = None) -> Iterator[Page]:
     """Serves the page of a run directory until the context ends.
 
     Args:
@@ -113,7 +113,7 @@ def running(folder: str | Path) -> str | None:
     return None
 
 
-def check(settings: HumanSettings) -> None:
+def check(settings: HumanConfig) -> None:
     """Says what would keep the page from being served.
 
     Raises:
@@ -161,7 +161,7 @@ def _write(file: IO[str], text: str) -> None:
     file.flush()
 
 
-def _listen(settings: HumanSettings) -> socket.socket:
+def _listen(settings: HumanConfig) -> socket.socket:
     family, kind, _, _, place = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
     listener = socket.socket(family, kind)
     try:
@@ -185,7 +185,7 @@ def _wait(server: Any, thread: threading.Thread) -> None:
         time.sleep(0.01)
 
 
-def _address(settings: HumanSettings, listener: socket.socket) -> str:
+def _address(settings: HumanConfig, listener: socket.socket) -> str:
     """As people type it: a machine that listens everywhere goes by its name."""
     if settings.address:
         return settings.address.rstrip("/") + "/"

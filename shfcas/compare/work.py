@@ -1,0 +1,176 @@
+"""The shared inputs of all cells of a comparison, and the refinement of one cell."""
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shfcas.compare.answers import AnswerSet
+from shfcas.compare.cells import Bench, Cell, Label, head_bench, run_cell
+from shfcas.compare.config import CompareConfig
+from shfcas.compare.frozen import FrozenModel
+from shfcas.data.candidates import read_candidates, write_candidates
+from shfcas.data.preferences import Preference, merge, read_preferences
+from shfcas.feedback.annotation.schema import make_preference
+from shfcas.pipeline.loop import Loop, State
+from shfcas.pipeline.run_directory import RunDirectory, StageContext
+from shfcas.rewards.scorers import load_scorer
+from shfcas.rewards.table import score_rows
+from shfcas.training.reward.data import held_out_prompts, split, weighted
+from shfcas.training.reward.train import train_reward_model
+from shfcas.utils.files import content_hash
+
+POOL, HELD_OUT, FEATURES = "pool.parquet", "round-0/evaluation.parquet", "features"
+
+
+def prepare(directory: RunDirectory, loop: Loop, state: State, config: CompareConfig) -> "RunWork":
+    """The pool with gold rewards and, for heads, features: made once, for all cells."""
+    conflicts = loop.conflicts(state, "round-1")
+
+    def add_gold(context: StageContext) -> None:
+        table = read_candidates(conflicts)
+        write_candidates(context.output, table.with_columns(gold=score_rows(loop.gold, table.rows())))
+
+    directory.stage(POOL, add_gold, {"conflicts": conflicts, "gold": config.gold})
+    if config.refine == "head":
+        inputs = {"pool": directory.path / POOL, "held_out": directory.path / HELD_OUT}
+        earlier = {f"preferences_{i}": path for i, path in enumerate(state.preferences)}
+        directory.stage(
+            FEATURES,
+            lambda c: write_features(c.output, directory.path, state, config),
+            {**inputs, **earlier, "reward_model": state.reward_model, "backbone": config.backbone() or ""},
+        )
+    return RunWork(directory.path, config, state)
+
+
+def write_features(output: Path, run: Path, state: State, config: CompareConfig) -> None:
+    """What the reward model's head reads of all texts, its weights, and the earlier pairs, as .npy files."""
+    model = FrozenModel(str(state.reward_model), config.cost_model, config.backbone())
+    output.mkdir(parents=True)
+    for name, path in (("pool", run / POOL), ("held_out", run / HELD_OUT)):
+        rows = read_candidates(path).rows()
+        prompts = [row["prompt"] for row in rows for _ in row["completions"]]
+        texts = [text for row in rows for text in row["completions"]]
+        np.save(output / f"{name}.npy", model.features(prompts, texts))
+    pairs = merge(*(read_preferences(path) for path in state.preferences))
+    differences, margins = model.differences(pairs) if pairs else (np.zeros((0, len(model.head.weight))), np.zeros(0))
+    arrays = {"earlier": differences, "margins": margins, "head": model.head.weight}
+    for name, array in arrays.items():
+        np.save(output / f"{name}.npy", array)
+
+
+@dataclass(frozen=True)
+class RunWork:
+    """The cells of a run directory; each process loads what they share once.
+
+    Attributes:
+        path: the run directory.
+        config: the comparison's configuration.
+        state: the models before any label.
+    """
+
+    path: Path
+    config: CompareConfig
+    state: State
+
+    def __call__(self, cell: Cell) -> dict[str, Any]:
+        """Runs a cell."""
+        return run_cell(self.bench, cell, self.selection(cell.strategy))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels to another process: not the tables."""
+        return {"path": self.path, "config": self.config, "state": self.state}
+
+    def selection(self, strategy: str) -> Any:
+        """The settings of a strategy."""
+        settings = self.config.selection
+        return replace(settings, strategy=strategy) if strategy in self.config.strategies else settings
+
+    @property
+    def scratch(self) -> Path:
+        """Where models are trained; nothing in it outlives its cell."""
+        return self.path / ".cells"
+
+    def inputs(self) -> dict[str, Any]:
+        """What the cells are made from, by content."""
+        found: dict[str, Any] = {"pool": content_hash(self.path / POOL), "held_out": content_hash(self.path / HELD_OUT)}
+        if self.config.refine == "head":
+            found["features"] = content_hash(self.path / FEATURES)
+        return found
+
+    @cached_property
+    def bench(self) -> Bench:
+        """What all cells share."""
+        config = self.config
+        options: dict[str, Any] = {
+            "group_by": config.evaluation.group_by,
+            "blind": config.blind or (),
+            "pool_share": config.pool_share,
+            "label_noise": config.label_noise,
+            "seed": config.seed,
+        }
+        tables = [read_candidates(self.path / name) for name in (POOL, HELD_OUT)]
+        if config.refine == "full":
+            pool, held_out = (AnswerSet.from_table(table) for table in tables)
+            return Bench(pool, held_out, RefineFull(self, pool, held_out), **options)
+        names = ("pool", "held_out", "earlier", "head", "margins")
+        arrays = {name: np.load(self.path / FEATURES / f"{name}.npy") for name in names}
+        pool, held_out = (
+            AnswerSet.from_table(table, arrays[name]) for name, table in zip(("pool", "held_out"), tables, strict=True)
+        )
+        return head_bench(
+            pool,
+            held_out,
+            arrays["earlier"],
+            arrays["head"],
+            config.l2,
+            config.reward.new_pair_weight,
+            arrays["margins"],
+            **options,
+        )
+
+    def preferences(self, pool: AnswerSet, labels: Sequence[Label]) -> list[Preference]:
+        """Labels as records."""
+        found = []
+        for label in labels:
+            row, first = pool.rows[label.prompt], int(pool.offsets[label.prompt])
+            chosen, rejected = label.chosen - first, label.rejected - first
+            found.append(make_preference(row, chosen, rejected, "gold", self.config.gold, round=1))
+        return found
+
+    def train(self, preferences: Sequence[Preference], output: Path, work_dir: Path, seed: int) -> None:
+        """Refines the full model, as a run does, and saves it."""
+        config, settings = self.config, self.config.reward
+        groups = [*(read_preferences(path) for path in self.state.preferences), preferences]
+        apart = held_out_prompts([p for group in groups for p in group], settings.held_out, config.seed)
+        pairs, held_out = split(merge(*groups), apart)
+        start = config.reward_model if settings.start == "backbone" else str(self.state.reward_model)
+        train_reward_model(start, weighted(pairs, settings.new_pair_weight), settings, output, work_dir, seed, held_out)
+
+
+@dataclass(frozen=True)
+class RefineFull:
+    """Refinement of the full model: minutes a cell, where a head takes milliseconds."""
+
+    work: RunWork
+    pool: AnswerSet
+    held_out: AnswerSet
+
+    def __call__(self, labels: Sequence[Label], seed: int) -> np.ndarray:
+        """Rewards of the held-out answers under the refined model."""
+        if not labels and not self.work.state.preferences:
+            return self.held_out.rewards  # nothing to train on: the proxy as it is
+        self.work.scratch.mkdir(exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=self.work.scratch))
+        try:
+            (folder / "work").mkdir()
+            self.work.train(self.work.preferences(self.pool, labels), folder / "model", folder / "work", seed)
+            scorer = load_scorer(str(folder / "model"), self.work.config.cost_model)
+            return np.concatenate([np.asarray(r) for r in score_rows(scorer, self.held_out.rows)])
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)

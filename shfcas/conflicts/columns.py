@@ -1,0 +1,137 @@
+"""Where the policy and the reward model disagree: adds PACS and the Kendall distance to candidate tables.
+
+Lists of numbers reach the ops as they lie in Arrow's memory, values and offsets, without a copy.
+"""
+
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from shfcas.data.candidates import CandidateTable
+from shfcas.ops.functional import conflict_scores
+from shfcas.utils.errors import UserError
+
+POLICY_SCORES = ("logprob", "mean_logprob", "logprob_ratio")
+SCORE_COLUMNS = {
+    "logprob": ("logprobs",),
+    "mean_logprob": ("logprobs", "num_tokens"),
+    "logprob_ratio": ("logprobs", "reference_logprobs"),
+}
+
+
+class Answers(NamedTuple):
+    """A list column: (T,) values of all rows, and (B + 1,) int64 offsets, the first of them 0."""
+
+    values: Tensor
+    offsets: Tensor
+
+
+def list_column(batch: pa.RecordBatch, name: str, where: str = "candidate table", first_row: int = 0) -> Answers:
+    """The numbers of a list column, as views of its memory.
+
+    Args:
+        batch: rows of a candidate table.
+        name: the column: lists of numbers.
+        where: the table's name, for errors.
+        first_row: position of the batch's first row in that table.
+
+    Raises:
+        UserError: the column is missing, has another type, or a row or value of it is null; names the row.
+    """
+    if name not in batch.schema.names:
+        CandidateTable(pa.Table.from_batches([batch])).require(name)
+    array = batch.column(name)
+    kind = array.type
+    if pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        array = array.cast(pa.list_(kind.value_type))
+    elif not pa.types.is_list(kind):
+        raise UserError(f"{where}: column {name} has type {kind}, expected lists of numbers")
+    if not (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)):
+        raise UserError(f"{where}: column {name} has type {kind}, expected lists of numbers")
+    if array.null_count:
+        row = array.is_null().index(True).as_py()
+        raise UserError(f"{where}: row {first_row + row}, column {name}: null")
+    offsets = torch.from_dlpack(array.offsets).long()
+    begin, end = int(offsets[0]), int(offsets[-1])
+    values = array.values.slice(begin, end - begin)
+    if values.null_count:
+        position = values.is_null().index(True).as_py() + begin
+        row = int(torch.searchsorted(offsets, position, right=True)) - 1
+        raise UserError(f"{where}: row {first_row + row}, column {name}: a value is null")
+    return Answers(torch.from_dlpack(values), offsets - begin)
+
+
+def policy_scores(
+    batch: pa.RecordBatch, policy_score: str, where: str = "candidate table", first_row: int = 0
+) -> Answers:
+    """The policy's score of every answer.
+
+    Args:
+        batch: rows of a candidate table, with `logprobs` and what the score needs besides.
+        policy_score: `logprob`, the sum over the response as in the paper; `mean_logprob`, the mean a token;
+            `logprob_ratio`, log(policy / reference) of the whole response, which takes length and fluency out
+            (DPO's implicit reward, Rafailov et al. 2023).
+        where: see `list_column`.
+        first_row: see `list_column`.
+
+    Raises:
+        UserError: a column is missing or malformed; the message names it, and the row.
+    """
+    if policy_score not in SCORE_COLUMNS:
+        raise UserError(f"unknown policy_score {policy_score!r}, one of {', '.join(POLICY_SCORES)}")
+    logprobs, *others = (list_column(batch, name, where, first_row) for name in SCORE_COLUMNS[policy_score])
+    for name, other in zip(SCORE_COLUMNS[policy_score][1:], others, strict=True):
+        _check_lengths("logprobs", logprobs, name, other, where, first_row)
+    if policy_score == "mean_logprob":
+        return Answers(logprobs.values / others[0].values.clamp(min=1), logprobs.offsets)
+    if policy_score == "logprob_ratio":
+        return Answers(logprobs.values - others[0].values, logprobs.offsets)
+    return logprobs
+
+
+def add_conflicts_to_batch(
+    batch: pa.RecordBatch, policy_score: str = "logprob", where: str = "candidate table", first_row: int = 0
+) -> pa.RecordBatch:
+    """The batch with `pacs`, `kendall_distance`, `kendall_tau_b`, `mean_abs_pacs` and `degenerate`.
+
+    PACS has the type of the scores: float32 where rewards and policy scores both are, else float64. Arguments
+    and errors are those of `policy_scores`; the batch needs `rewards` as well.
+    """
+    rewards = list_column(batch, "rewards", where, first_row)
+    scores = policy_scores(batch, policy_score, where, first_row)
+    _check_lengths("rewards", rewards, "logprobs", scores, where, first_row)
+    single = rewards.values.dtype == scores.values.dtype == torch.float32
+    dtype = torch.float32 if single else torch.float64
+    result = conflict_scores(rewards.values.to(dtype), scores.values.to(dtype), offsets=rewards.offsets)
+    columns: dict[str, Any] = {
+        "pacs": pa.ListArray.from_arrays(_arrow(rewards.offsets.int()), _arrow(result.pacs)),
+        "kendall_distance": _arrow(result.kendall_distance),
+        "kendall_tau_b": _arrow(result.kendall_tau_b),
+        "mean_abs_pacs": _arrow(result.mean_abs_pacs.double()),
+        "degenerate": _arrow(result.degenerate),
+    }
+    names = [name for name in batch.schema.names if name not in columns]
+    arrays = {name: batch.column(name) for name in names} | columns
+    return pa.RecordBatch.from_pydict(arrays)
+
+
+def add_conflicts(candidates: CandidateTable, policy_score: str = "logprob") -> CandidateTable:
+    """Adds `pacs`, `kendall_distance`, `kendall_tau_b`, `mean_abs_pacs` and `degenerate` to a scored table."""
+    scored = add_conflicts_to_batch(candidates.batch(), policy_score)
+    return CandidateTable(pa.Table.from_batches([scored]), candidates.metadata).with_metadata(policy_score=policy_score)
+
+
+def _arrow(values: Tensor) -> pa.Array:
+    return pa.array(values.numpy())
+
+
+def _check_lengths(one: str, a: Answers, other: str, b: Answers, where: str, first_row: int) -> None:
+    if not torch.equal(a.offsets, b.offsets):
+        lengths_a, lengths_b = a.offsets.diff(), b.offsets.diff()
+        row = int((lengths_a != lengths_b).nonzero()[0])
+        raise UserError(
+            f"{where}: row {first_row + row}: {int(lengths_a[row])} values in column {one}, "
+            f"{int(lengths_b[row])} in {other}"
+        )

@@ -1,0 +1,306 @@
+"""Conflict scores over candidate tables of any size: streaming, in constant memory, resumed shard by shard."""
+
+import json
+import sys
+from base64 import b64decode
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TextIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm.auto import tqdm
+
+from shfcas.conflicts.columns import SCORE_COLUMNS, add_conflicts_to_batch
+from shfcas.conflicts.summary import ConflictSummary
+from shfcas.data.candidates import CandidateTable, arrow_columns
+from shfcas.data.shards import BATCH_ROWS, SHARD_ROWS, Shard, ahead, find_shards, read_batches
+from shfcas.engines import Engine, Tick
+from shfcas.engines.local import LocalEngine
+from shfcas.models.resolve import provenance
+from shfcas.rewards.scorers import RewardScorer, check_scorer, load_scorer
+from shfcas.rewards.table import add_rewards
+from shfcas.utils.callables import is_callable_name, load_callable, version
+from shfcas.utils.config import differences
+from shfcas.utils.errors import UserError
+from shfcas.utils.files import (
+    atomic_file,
+    disk_errors,
+    local,
+    locked_folder,
+    parse_jsonl,
+    read_json,
+    remove,
+    write_json,
+)
+
+SUMMARY_KEY = b"shfcas_summary"
+
+
+def iter_score(
+    inputs: Sequence[str],
+    policy_score: str = "logprob",
+    scorer: RewardScorer | None = None,
+    columns: Sequence[str] | None = None,
+) -> Iterator[pa.RecordBatch]:
+    """Batches of the tables, in order, with conflict columns added.
+
+    Args:
+        inputs: Parquet files, folders, globs or URLs.
+        policy_score: what rewards are compared with; see `shfcas.conflicts.columns.policy_scores`.
+        scorer: gives the rewards; None takes the column `rewards`.
+        columns: columns to carry along; None carries all.
+
+    Raises:
+        UserError: a table is missing, malformed, or lacks a column; the message names file, row and column.
+    """
+    shards, schema = find_shards(inputs, SHARD_ROWS)
+    recipe = _Recipe(schema, policy_score, scorer, columns)
+    for shard in shards:
+        yield from (batch for _, batch in recipe.batches(shard))
+
+
+def score_table(
+    inputs: Sequence[str],
+    output: str | Path,
+    policy_score: str = "logprob",
+    scorer: RewardScorer | None = None,
+    columns: Sequence[str] | None = None,
+    shard_rows: int = SHARD_ROWS,
+    reward_model: str | None = None,
+    cost_model: bool = False,
+    engine: Engine | None = None,
+) -> ConflictSummary:
+    """Adds conflict columns to tables of any size.
+
+    Args:
+        inputs: see `iter_score`.
+        output: one Parquet file if the name ends in `.parquet`; else a folder of `part-00000.parquet` and so
+            on. A folder that is there goes on where it was interrupted.
+        policy_score: see `iter_score`.
+        scorer: see `iter_score`. With an engine, workers load `reward_model` instead.
+        columns: see `iter_score`.
+        shard_rows: rows of each part, about.
+        reward_model: the scorer's name, recorded in the parts.
+        cost_model: whether the scorer turns that model's sign.
+        engine: where parts are scored; None scores them here.
+
+    Returns:
+        What the conflicts look like.
+
+    Raises:
+        UserError: see `iter_score`; or the folder was made of other tables or with other settings.
+    """
+    output = local(output)
+    shards, schema = find_shards(inputs, shard_rows)
+    load = partial(load_scorer, reward_model, cost_model) if engine and reward_model else None
+    if load and reward_model:
+        check_scorer(reward_model)  # now, and not by a worker
+    recipe = _Recipe(schema, policy_score, scorer, columns, reward_model, cost_model, load)
+    total = sum(shard.rows for shard in shards)
+    single = output.suffix == ".parquet"
+    if single and output.exists() and any(Path(shard.path).resolve() == output.resolve() for shard in shards):
+        raise UserError(f"{output} is one of the inputs; name another output")
+    with tqdm(total=total, desc="scoring", unit=" prompts", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
+        if not single:
+            return _score_parts(shards, output, recipe, shard_rows, engine or LocalEngine(), bar)
+        if engine is None:
+            return recipe.write(shards, output, bar.update)
+        work_dir = output.with_name(f".{output.name}.work")
+        _score_parts(shards, work_dir, recipe, shard_rows, engine, bar)
+        summary = recipe.join(shards, _parts(work_dir, len(shards)), output)
+        remove(work_dir)
+        return summary
+
+
+def _parts(folder: Path, count: int) -> list[Path]:
+    return [folder / f"part-{index:05d}.parquet" for index in range(count)]
+
+
+def _score_parts(
+    shards: Sequence[Shard], folder: Path, recipe: "_Recipe", shard_rows: int, engine: Engine, bar: Any
+) -> ConflictSummary:
+    """Scores each shard into a part of its own, unless that is there."""
+    summary = ConflictSummary()
+    with disk_errors(str(folder)), locked_folder(folder):
+        _begin(folder, recipe.describe(shards, shard_rows))
+        done = set(folder.iterdir())  # listed, since a network's file system may remember that a name was missing
+        work = list(zip(_parts(folder, len(shards)), shards, strict=True))
+        tasks = [(part, shard) for part, shard in work if part not in done]
+        made = engine.map(partial(_PartWriter, recipe), tasks, bar.update, model=recipe.has_scorer)
+        for part, shard in work:
+            if part in done:
+                bar.update(shard.rows)
+                summary += ConflictSummary(**json.loads(pq.read_metadata(part).metadata[SUMMARY_KEY]))
+            else:
+                summary += next(made)
+        for left_behind in folder.glob(".part-*.partial"):  # by workers that died
+            left_behind.unlink(missing_ok=True)
+    return summary
+
+
+class _PartWriter:
+    """Scores a shard into its part."""
+
+    def __init__(self, recipe: "_Recipe") -> None:
+        self.recipe = recipe
+
+    def __call__(self, task: tuple[Path, Shard], tick: Tick) -> ConflictSummary:
+        part, shard = task
+        return self.recipe.write([shard], part, tick)
+
+
+def score_lines(
+    lines: Iterable[str],
+    output: TextIO,
+    policy_score: str = "logprob",
+    scorer: RewardScorer | None = None,
+    columns: Sequence[str] | None = None,
+) -> ConflictSummary:
+    """JSON lines in, JSON lines out, `BATCH_ROWS` at a time; see `iter_score`."""
+    summary, first = ConflictSummary(), 0
+    rows: list[dict[str, Any]] = []
+
+    def flush() -> None:
+        nonlocal summary, rows, first
+        try:
+            batch = pa.RecordBatch.from_pydict(arrow_columns(rows))
+        except UserError as error:
+            raise UserError(f"stdin: rows {first} to {first + len(rows) - 1}, {error}") from error
+        recipe = _Recipe(batch.schema, policy_score, scorer, columns)
+        batch = recipe.scored(batch.select(recipe.read), "stdin", first)
+        output.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in batch.to_pylist())
+        summary += ConflictSummary.of(batch, first)
+        first, rows = first + len(rows), []
+
+    for row in parse_jsonl(lines, "stdin"):
+        rows.append(row)
+        if len(rows) == BATCH_ROWS:
+            flush()
+    if rows:
+        flush()
+    return summary
+
+
+class _Recipe:
+    """How a table's batches are scored; checks first that it has what that takes."""
+
+    def __init__(
+        self,
+        schema: pa.Schema,
+        policy_score: str,
+        scorer: RewardScorer | None,
+        columns: Sequence[str] | None,
+        reward_model: str | None = None,
+        cost_model: bool = False,
+        load: Callable[[], RewardScorer] | None = None,
+    ) -> None:
+        self.policy_score, self.scorer, self.load, self.columns = policy_score, scorer, load, columns
+        self.has_scorer = scorer is not None or load is not None
+        self.about: dict[str, Any] = {"policy_score": policy_score}
+        if reward_model:
+            self.about |= {"reward_model": reward_model, **provenance(reward_model=reward_model)}
+        if cost_model:
+            self.about["cost_model"] = True
+        self.function = scorer if not reward_model else None
+        if reward_model and is_callable_name(reward_model):
+            self.function = load_callable(reward_model)
+        self.metadata = schema.metadata or {}
+        needed = {
+            *SCORE_COLUMNS.get(policy_score, ()),
+            *(("prompt_id", "prompt", "completions") if self.has_scorer else ("rewards",)),
+        }
+        CandidateTable(schema.empty_table()).require(*sorted(needed), *(columns or ()))
+        made = {"pacs", "kendall_distance", "kendall_tau_b", "mean_abs_pacs", "degenerate"}
+        kept = [name for name in schema.names if columns is None or name in columns]
+        self.dropped = {name for name in needed if name not in kept and name in schema.names}
+        self.read = [n for n in schema.names if (n in kept or n in needed) and n not in made]
+
+    def scored(self, batch: pa.RecordBatch, where: str, first_row: int) -> pa.RecordBatch:
+        """One batch with what is added to it."""
+        if self.scorer is None and self.load:
+            self.scorer = self.load()  # once in each worker
+        if self.scorer:
+            rewarded = add_rewards(CandidateTable(pa.Table.from_batches([batch])), self.scorer)
+            batch = rewarded.batch()
+        batch = add_conflicts_to_batch(batch, self.policy_score, where, first_row)
+        return batch.drop_columns(sorted(self.dropped)) if self.dropped else batch
+
+    def batches(self, shard: Shard) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """The batches of a shard, each with the position of its first row in the file."""
+        for first, batch in read_batches(shard, BATCH_ROWS, self.read):
+            yield first, self.scored(batch, shard.name, first)
+
+    def write(self, shards: Sequence[Shard], path: Path, tick: Tick) -> ConflictSummary:
+        """Scores shards into one file, atomically; its footer has the summary."""
+        return self._write(path, (item for shard in shards for item in self.batches(shard)), tick)
+
+    def join(self, shards: Sequence[Shard], parts: Sequence[Path], path: Path) -> ConflictSummary:
+        """Writes the parts of these shards into the file that `write` makes of them."""
+
+        def batches() -> Iterator[tuple[int, pa.RecordBatch]]:
+            for shard, part in zip(shards, parts, strict=True):
+                position = shard.first_row
+                with pq.ParquetFile(part) as file:
+                    # As it was written: the reader names the items of lists otherwise.
+                    schema = pa.ipc.read_schema(pa.py_buffer(b64decode(file.metadata.metadata[b"ARROW:schema"])))
+                    for group in range(file.num_row_groups):
+                        table = file.read_row_group(group).cast(schema)
+                        yield position, CandidateTable(table).batch()
+                        position += table.num_rows
+
+        return self._write(path, batches(), lambda count: None)
+
+    def _write(self, path: Path, batches: Iterable[tuple[int, pa.RecordBatch]], tick: Tick) -> ConflictSummary:
+        summary, writer = ConflictSummary(), None
+        with atomic_file(path) as partial:
+            try:
+                for first, batch in ahead(batches):
+                    if writer is None:
+                        schema = batch.schema.with_metadata(self._metadata())
+                        writer = pq.ParquetWriter(partial, schema, compression="zstd")
+                    writer.write_batch(batch)
+                    summary += ConflictSummary.of(batch, first)
+                    tick(batch.num_rows)
+                assert writer is not None, "a shard has rows"
+                writer.add_key_value_metadata({SUMMARY_KEY: json.dumps(summary.to_dict()).encode()})
+            finally:
+                if writer is not None:
+                    writer.close()
+        return summary
+
+    def _metadata(self) -> dict[bytes, bytes]:
+        about = json.loads(self.metadata.get(b"shfcas", b"{}")) | self.about
+        return {**self.metadata, b"shfcas": json.dumps(about).encode()}
+
+    def describe(self, shards: Sequence[Shard], shard_rows: int) -> dict[str, Any]:
+        """What a folder of parts is made of: the versions of files, models and functions too, or two would be mixed.
+
+        The place of each file is said, since a part knows its shard by its number alone.
+        """
+        files = {shard.name: shard for shard in shards}
+        infos = {name: shard.filesystem.get_file_info(shard.path) for name, shard in files.items()}
+        return {
+            "files": {
+                name: f"input {place}, {info.size} bytes of {info.mtime}"
+                for place, (name, info) in enumerate(infos.items(), start=1)
+            },
+            **self.about,
+            "function": version(self.function) if self.function else None,
+            "columns": list(self.columns) if self.columns is not None else None,
+            "shard_rows": shard_rows,
+        }
+
+
+def _begin(folder: Path, description: dict[str, Any]) -> None:
+    """Writes down what the folder is made of, or checks that it is the same as before."""
+    path = folder / "_score.json"  # readers of a folder of Parquet files pass over such a name
+    if path.exists():
+        changed = differences(read_json(path), description)
+        if changed:
+            raise UserError(f"{folder} was made otherwise; name a new folder, or undo: {'; '.join(changed)}")
+    elif any(folder.glob("*.parquet")):
+        raise UserError(f"{folder} holds other Parquet files; name a new folder")
+    else:
+        write_json(path, description)

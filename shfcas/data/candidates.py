@@ -1,0 +1,258 @@
+"""The candidate table: one row a prompt, list columns for its N answers; Parquet on disk.
+
+| column | type | meaning |
+|---|---|---|
+| `prompt_id` | string | unique |
+| `prompt` | string, or list<struct<role, content>> | what the policy was asked |
+| `completions` | list<string> | N answers |
+| `logprobs` | list<double> | sum of the response tokens' log-probabilities at temperature 1 |
+| `num_tokens` | list<int32> | response tokens, the end token included |
+| `finished` | list<bool> | whether the answer ended by itself |
+| `reference_logprobs` | list<double> | optional: the same sum under a reference model |
+| `base_logprobs` | list<double> | optional: under the policy before the first round, for the KL |
+| `engine_logprobs` | list<double> | optional: what the generator that drew the answers says, for diagnosis alone |
+| `same_tokens` | list<bool> | optional: whether the text, tokenised again, gives the tokens that were drawn |
+| `rewards` | list<double> | proxy reward, higher is better |
+| `reward_variances` | list<double> | optional: an ensemble's variance about each reward, at least 0 |
+| `member_rewards` | list<list<double>> | optional: for each answer the rewards of an ensemble's members |
+| `pacs` | list<double> | conflict of each answer |
+| `kendall_distance`, `kendall_tau_b`, `mean_abs_pacs` | double | conflict of the prompt |
+| `degenerate` | bool | all rewards or all policy scores alike |
+
+Other columns (a topic, a source) are carried along.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from shfcas.data.chat import check_prompt
+from shfcas.utils.callables import is_callable_name, load_callable
+from shfcas.utils.errors import UserError
+from shfcas.utils.files import atomic_file, read_json, read_jsonl, read_parquet
+
+LIST_COLUMNS = {
+    "completions": pa.list_(pa.string()),
+    "logprobs": pa.list_(pa.float64()),
+    "num_tokens": pa.list_(pa.int32()),
+    "finished": pa.list_(pa.bool_()),
+    "reference_logprobs": pa.list_(pa.float64()),
+    "base_logprobs": pa.list_(pa.float64()),
+    "engine_logprobs": pa.list_(pa.float64()),
+    "same_tokens": pa.list_(pa.bool_()),
+    "rewards": pa.list_(pa.float64()),
+    "reward_variances": pa.list_(pa.float64()),
+    "member_rewards": pa.list_(pa.list_(pa.float64())),
+    "pacs": pa.list_(pa.float64()),
+}
+SCALAR_COLUMNS = {
+    "prompt_id": pa.string(),
+    "kendall_distance": pa.float64(),
+    "kendall_tau_b": pa.float64(),
+    "mean_abs_pacs": pa.float64(),
+    "degenerate": pa.bool_(),
+}
+COLUMNS = {**LIST_COLUMNS, **SCALAR_COLUMNS}
+GROUP_ROWS = 1024  # of a Parquet row group, which parts of the table never split
+
+
+@dataclass(frozen=True)
+class CandidateTable:
+    """Prompts with their sampled answers.
+
+    Attributes:
+        table: the Arrow table in the schema above.
+        metadata: how it was made (models, sampling parameters, seeds), kept in the file.
+    """
+
+    table: pa.Table
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[dict[str, Any]], metadata: dict[str, Any] | None = None) -> "CandidateTable":
+        """Builds and checks a table from one dictionary a prompt."""
+        return cls(pa.table(arrow_columns(rows)), metadata or {}).checked("candidate table")
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    def __contains__(self, column: str) -> bool:
+        return column in self.table.column_names
+
+    def column(self, name: str) -> list[Any]:
+        """A column as Python values."""
+        self.require(name)
+        return self.table.column(name).to_pylist()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The table as one dictionary a prompt."""
+        return self.table.to_pylist()
+
+    def batch(self) -> pa.RecordBatch:
+        """The table as one Arrow batch."""
+        columns = {name: self.table.column(name).combine_chunks() for name in self.table.column_names}
+        return pa.RecordBatch.from_pydict(columns)
+
+    def values(self, name: str) -> torch.Tensor:
+        """The flat values of a list column, float64, shape (T,)."""
+        self.require(name)
+        flat = self.table.column(name).combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        return torch.from_numpy(flat.astype("float64"))
+
+    def offsets(self) -> torch.Tensor:
+        """Where each prompt's answers begin in the flat values, int64, shape (B + 1,)."""
+        lengths = torch.tensor([len(c) for c in self.column("completions")], dtype=torch.int64)
+        return torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+
+    def split(self, flat: torch.Tensor | Sequence[Any]) -> list[list[Any]]:
+        """Flat values, one an answer, as one list a prompt."""
+        values = flat.tolist() if isinstance(flat, torch.Tensor) else list(flat)
+        bounds = self.offsets().tolist()
+        return [values[a:b] for a, b in pairwise(bounds)]
+
+    def with_columns(self, **columns: Any) -> "CandidateTable":
+        """A table with these columns added or replaced."""
+        table = self.table
+        for name, values in columns.items():
+            array = pa.array(values, type=COLUMNS.get(name))
+            if name in table.column_names:
+                table = table.set_column(table.column_names.index(name), name, array)
+            else:
+                table = table.append_column(name, array)
+        return CandidateTable(table, self.metadata)
+
+    def with_metadata(self, **metadata: Any) -> "CandidateTable":
+        """A table whose metadata has these entries added or replaced."""
+        return CandidateTable(self.table, {**self.metadata, **metadata})
+
+    def require(self, *names: str) -> None:
+        """Says which columns are missing, and which command makes them."""
+        makers = {
+            "rewards": "shfcas score --reward_model MODEL",
+            "pacs": "shfcas score",
+            "completions": "shfcas sample",
+            "reference_logprobs": "shfcas sample --reference MODEL",
+        }
+        for name in names:
+            if name not in self.table.column_names:
+                maker = makers.get(name)
+                hint = f"; {maker} adds it" if maker else f"; it has {', '.join(self.table.column_names)}"
+                raise UserError(f"the candidate table has no column {name}{hint}")
+
+    def checked(self, where: str) -> "CandidateTable":
+        """Returns the table if its columns, lengths and ids are sound; otherwise names the row and column."""
+        self.require("prompt_id", "prompt", "completions")
+        table = self.table
+        for name in table.column_names:
+            expected = COLUMNS.get(name)
+            if expected is not None and table.schema.field(name).type != expected:
+                try:
+                    cast = table.column(name).cast(expected)
+                except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                    raise UserError(
+                        f"{where}: column {name} has type {table.schema.field(name).type}, expected {expected}"
+                    ) from error
+                table = table.set_column(table.column_names.index(name), name, cast)
+        lists = [name for name in LIST_COLUMNS if name in table.column_names]
+        seen: set[str] = set()
+        for index, row in enumerate(table.select(["prompt_id", "prompt", *lists]).to_pylist()):
+            here = f"{where}: row {index}"
+            if not row["prompt_id"]:
+                raise UserError(f"{here}, column prompt_id: empty")
+            if row["prompt_id"] in seen:
+                raise UserError(f"{here}, column prompt_id: {row['prompt_id']!r} occurs twice")
+            seen.add(row["prompt_id"])
+            check_prompt(row["prompt"], f"{here}, column prompt")
+            if not row["completions"]:
+                raise UserError(f"{here}, column completions: no completion for prompt {row['prompt_id']!r}")
+            for name in lists:
+                if row[name] is None or len(row[name]) != len(row["completions"]):
+                    got = "null" if row[name] is None else str(len(row[name]))
+                    raise UserError(f"{here}, column {name}: {got} values for {len(row['completions'])} completions")
+                if any(value is None for value in row[name]):
+                    raise UserError(f"{here}, column {name}: a value is null")
+                if name == "reward_variances" and not all(value >= 0 for value in row[name]):
+                    raise UserError(f"{here}, column {name}: a variance is negative or not a number")
+                if name == "member_rewards" and len({len(value) for value in row[name]}) > 1:
+                    raise UserError(f"{here}, column {name}: the answers have different numbers of rewards")
+        return CandidateTable(table, self.metadata)
+
+
+def arrow_columns(rows: Sequence[dict[str, Any]]) -> dict[str, pa.Array]:
+    """All columns that any row has, known ones in their types; null where a row has no such value."""
+    columns = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        try:
+            columns[name] = pa.array([row.get(name) for row in rows], type=COLUMNS.get(name))
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise UserError(f"column {name}: {error}") from error
+    return columns
+
+
+def write_candidates(path: str | Path, candidates: CandidateTable) -> None:
+    """Writes the table as one Parquet file, atomically, its metadata under the key `shfcas`."""
+    metadata = {
+        **(candidates.table.schema.metadata or {}),
+        b"shfcas": json.dumps(candidates.metadata).encode(),
+    }
+    table = candidates.table.replace_schema_metadata(metadata)
+    with atomic_file(path) as partial:
+        pq.write_table(table, partial, row_group_size=GROUP_ROWS, compression="zstd")
+
+
+def read_candidates(path: str | Path) -> CandidateTable:
+    """Reads and checks a table; an error names the file, row and column."""
+    table = read_parquet(path)
+    metadata = (table.schema.metadata or {}).get(b"shfcas", b"{}")
+    return CandidateTable(table, json.loads(metadata)).checked(str(path))
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """How a table was made, by its file's metadata alone; nothing where it is no table."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (pa.ArrowInvalid, OSError):
+        return {}
+    return json.loads(metadata.get(b"shfcas", b"{}"))
+
+
+def concatenate(tables: Iterable[CandidateTable]) -> CandidateTable:
+    """One table from several; a further column that one of them lacks is null there."""
+    tables = list(tables)
+    arrow = pa.concat_tables([t.table for t in tables], promote_options="permissive")
+    return CandidateTable(arrow, tables[0].metadata)
+
+
+def read_prompts(path: str | Path) -> list[dict[str, Any]]:
+    """Reads prompts from .jsonl, .json or .parquet, or from a callable `module:function` that returns the rows.
+
+    A row has `prompt`, optionally `prompt_id`, and further columns. An id that is a number becomes text; rows
+    without an id get `p` and their position.
+    """
+    if is_callable_name(str(path)):
+        rows = load_callable(str(path))()
+    elif Path(path).suffix == ".parquet":
+        rows = read_parquet(path).to_pylist()
+    else:
+        rows = read_json(path) if Path(path).suffix == ".json" else read_jsonl(path)
+    if not isinstance(rows, list) or not rows:
+        raise UserError(f"{path}: no prompts in it")
+    for index, row in enumerate(rows):
+        if not isinstance(row, dict) or "prompt" not in row:
+            raise UserError(f"{path}: row {index} has no column prompt")
+        check_prompt(row["prompt"], f"{path}: row {index}")
+        if isinstance(row["prompt"], str) != isinstance(rows[0]["prompt"], str):
+            raise UserError(f"{path}: row {index}: some prompts are text and some are messages; make them alike")
+        given = row.get("prompt_id")
+        row["prompt_id"] = f"p{index:06d}" if given in (None, "") else str(given)
+    duplicates = len(rows) - len({row["prompt_id"] for row in rows})
+    if duplicates:
+        raise UserError(f"{path}: {duplicates} prompt_id values occur more than once")
+    return rows

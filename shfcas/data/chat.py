@@ -1,0 +1,221 @@
+"""Prompts as people write them (text, or a list of chat messages) and as each model's own template renders them.
+
+Text is the border between models: the policy, the reward model and the gold model each have their own
+tokenizer and template, so nothing but text or messages ever passes from one to another.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from shfcas.utils.errors import UserError
+from shfcas.utils.files import read_text
+
+Message = dict[str, str]
+Prompt = str | list[Message]
+
+# For base models, which have none: each role by its name, and an end token after each answer.
+PLAIN_TEMPLATE = (
+    "{% if bos_token %}{{ bos_token }}{% endif %}"
+    "{% for message in messages %}"
+    "{{ message['role'] | capitalize }}: {{ message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+
+
+def check_prompt(prompt: Any, where: str) -> Prompt:
+    """Returns the prompt if it is non-empty text or a list of role/content messages; otherwise says where it is."""
+    if isinstance(prompt, str):
+        if prompt.strip():
+            return prompt
+        raise UserError(f"{where}: the prompt is empty")
+    if isinstance(prompt, list) and prompt:
+        for message in prompt:
+            if not (
+                isinstance(message, dict)
+                and isinstance(message.get("role"), str)
+                and isinstance(message.get("content"), str)
+            ):
+                break
+        else:
+            return prompt
+    raise UserError(f"{where}: a prompt is text or a non-empty list of {{role, content}} messages")
+
+
+def as_messages(prompt: Prompt) -> list[Message]:
+    """The prompt as chat messages; plain text is one user turn."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+
+
+def plain_text(prompt: Prompt) -> str:
+    """The prompt as a person would read it, for pages, lexicons and models without a chat template."""
+    return prompt if isinstance(prompt, str) else "\n\n".join(message["content"] for message in prompt)
+
+
+def set_chat_template(tokenizer: Any, template: str) -> None:
+    """Gives a tokenizer a chat template: `plain`, or what stands in a Jinja file."""
+    if template == "plain" and tokenizer.eos_token is None:
+        raise UserError("chat_template plain ends answers with the tokenizer's end token, and it has none: set one")
+    tokenizer.chat_template = template_text(template)
+
+
+def template_text(template: str) -> str:
+    """The chat template that is called `plain`, or that stands in a Jinja file."""
+    return PLAIN_TEMPLATE if template == "plain" else read_text(Path(template).expanduser())
+
+
+def render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
+    """Messages as the tokenizer's chat template writes them.
+
+    Raises:
+        UserError: the template refuses them (many want no system turn, or users and assistants in turn).
+    """
+    from jinja2 import TemplateError
+
+    try:
+        return tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+    except (TemplateError, TypeError, ValueError, KeyError) as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise UserError(
+            f"the chat template of {tokenizer.name_or_path or 'the tokenizer'} refuses a conversation of {roles} "
+            f"({' '.join(str(error).split())[:120]}): {plain_text(list(messages))[:60]!r}; change its roles"
+        ) from error
+
+
+def render_prompt(tokenizer: Any, prompt: Prompt) -> str:
+    """The text that the policy continues: its chat template for messages, plain text as it is."""
+    if isinstance(prompt, str):
+        return prompt
+    if not tokenizer.chat_template:
+        raise UserError(
+            "the prompts are chat messages, but the policy's tokenizer has no chat template; "
+            "set chat_template (plain, or a Jinja file), or give plain text prompts"
+        )
+    return render(tokenizer, prompt, add_generation_prompt=True)
+
+
+def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
+    """Token ids of a rendered prompt; a chat template already holds its special tokens.
+
+    Text gets what the tokenizer puts before it, but no end token behind it, since it is to be continued.
+    """
+    text = render_prompt(tokenizer, prompt)
+    ids = tokenizer(text, add_special_tokens=isinstance(prompt, str), verbose=False)["input_ids"]
+    if isinstance(prompt, str) and len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
+        ids = ids[:-1]
+    return ids
+
+
+def turn_end_id(tokenizer: Any) -> int | None:
+    """The special token with which the chat template ends an answer, if there is one; often another than EOS."""
+    if not tokenizer.chat_template:
+        return None
+    mark = "answer"
+    try:
+        text = render(tokenizer, [{"role": "user", "content": "question"}, {"role": "assistant", "content": mark}])
+    except UserError:
+        return None
+    ids = tokenizer(text.rpartition(mark)[2].lstrip(), add_special_tokens=False, verbose=False)["input_ids"]
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return ids[0] if ids and ids[0] in special | set(tokenizer.all_special_ids) else None
+
+
+def end_token_ids(model: Any, tokenizer: Any) -> set[int]:
+    """All tokens that end an answer: of the generation configuration, the tokenizer and the chat template."""
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ids = set(configured if isinstance(configured, list | tuple) else [configured])
+    ids |= {tokenizer.eos_token_id, turn_end_id(tokenizer)}
+    return {i for i in ids if i is not None}
+
+
+def answer_text(tokenizer: Any, tokens: Sequence[int], finished: bool) -> str:
+    """Sampled tokens as tables, rewards and people see them, without white space around the text.
+
+    Args:
+        tokenizer: the policy's.
+        tokens: of one answer, up to the token that ended it.
+        finished: whether there is such a token; it is no part of the text, special or not.
+    """
+    return tokenizer.decode(tokens[:-1] if finished else tokens, skip_special_tokens=True).strip()
+
+
+def encode_demonstration(
+    tokenizer: Any, prompt: Prompt, completion: str, end_ids: set[int]
+) -> tuple[list[int], list[int]]:
+    """Token ids of a prompt, as it is sampled from, and of the answer to be learned with the token that ends it.
+
+    Args:
+        tokenizer: the policy's.
+        prompt: text or messages.
+        completion: the answer. Text follows its prompt without a space between them, as in TRL.
+        end_ids: what ends an answer. Where the template writes none of them, the tokenizer's end token follows.
+
+    Raises:
+        UserError: nothing could end the answer.
+    """
+    prompt_ids, prompt_text = encode_prompt(tokenizer, prompt), render_prompt(tokenizer, prompt)
+    if isinstance(prompt, str):
+        whole = prompt + completion
+    else:
+        whole = render(tokenizer, [*prompt, {"role": "assistant", "content": completion}])
+        if not whole.startswith(prompt_text):  # such as templates that drop what an answer began with
+            whole = prompt_text + whole[whole.rfind(completion) :]
+    ids = tokenizer(whole, add_special_tokens=isinstance(prompt, str), verbose=False)["input_ids"]
+    if ids[: len(prompt_ids)] == prompt_ids:
+        answer = ids[len(prompt_ids) :]
+    else:  # tokens reach over the border: the prompt stays as it is sampled from
+        answer = tokenizer(whole[len(prompt_text) :], add_special_tokens=False, verbose=False)["input_ids"]
+    if not end_ids.intersection(answer):
+        if tokenizer.eos_token_id is None:
+            raise UserError("the tokenizer has no end token, so an answer could not learn to end; set eos_token")
+        answer = [*answer, tokenizer.eos_token_id]
+    return prompt_ids, answer
+
+
+def encode_answer(tokenizer: Any, prompt: Prompt, completion: str, max_length: int) -> list[int]:
+    """Token ids of a prompt and its answer as a reward model sees them, in training and in scoring alike.
+
+    With a chat template: the whole conversation. Without one, a tokenizer with a separator (BERT) gets the
+    two texts as a pair, and any other gets them joined by a blank line and ended by its end token.
+
+    Raises:
+        UserError: the conversation is longer than `max_length`.
+    """
+    if tokenizer.chat_template:
+        text = render(tokenizer, [*as_messages(prompt), {"role": "assistant", "content": completion}])
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    elif tokenizer.sep_token_id is not None:
+        ids = tokenizer(plain_text(prompt), completion, verbose=False)["input_ids"]
+    else:
+        ids = tokenizer(f"{plain_text(prompt)}\n\n{completion}", verbose=False)["input_ids"]
+        if tokenizer.eos_token_id is not None and ids[-1:] != [tokenizer.eos_token_id]:
+            ids = [*ids, tokenizer.eos_token_id]
+    if len(ids) > max_length:
+        raise UserError(
+            f"a prompt with its answer has {len(ids)} tokens, more than the reward model's limit of {max_length}: "
+            f"{plain_text(prompt)[:60]!r}; raise max_length or shorten the prompt"
+        )
+    return ids
+
+
+def completion_message(prompt: Prompt, completion: str) -> str | list[Message]:
+    """The completion in the shape of its prompt: text for text, one assistant message for messages."""
+    return completion if isinstance(prompt, str) else [{"role": "assistant", "content": completion}]
+
+
+def completion_text(completion: str | Sequence[Message]) -> str:
+    """The text of a completion given as text or as messages."""
+    return completion if isinstance(completion, str) else "".join(message["content"] for message in completion)
+
+
+def ending(tokenizer: Any, prompt: Prompt) -> list[int]:
+    """The tokens that stand behind every answer when a reward model reads it, such as an end token."""
+    one, other = (encode_answer(tokenizer, prompt, answer, 1 << 30) for answer in ("yes", "no"))
+    shared = 0
+    while shared < min(len(one), len(other)) and one[-1 - shared] == other[-1 - shared]:
+        shared += 1
+    return one[len(one) - shared :]

@@ -1,0 +1,260 @@
+"""Candidate tables of any size: Parquet files, folders, globs and URLs, read and written a shard at a time."""
+
+import fnmatch
+import json
+import queue
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from shfcas.utils.config import differences
+from shfcas.utils.errors import UserError
+
+Item = TypeVar("Item")
+WILDCARDS = "*?["
+BATCH_ROWS, SHARD_ROWS = 1 << 15, 1 << 19
+MODELS = ("policy", "reference_logprobs", "base_logprobs", "reward_model")
+SETTINGS = ("generator", "engine", "template", "policy_score", "cost_model")  # numbers of others do not compare
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some consecutive row groups of one file.
+
+    Attributes:
+        name: the file as it was named.
+        path: its path in the file system.
+        filesystem: where it lies.
+        row_groups: positions of the row groups.
+        first_row: position, in the file, of the first row.
+        rows: how many rows there are.
+    """
+
+    name: str
+    path: str
+    filesystem: fs.FileSystem
+    row_groups: tuple[int, ...]
+    first_row: int
+    rows: int
+
+
+def find_files(inputs: Sequence[str]) -> list[tuple[str, str, fs.FileSystem]]:
+    """Name, path and file system of every Parquet file that is meant; sorted within each input.
+
+    Args:
+        inputs: files, folders (searched to all depths, but for hidden names), globs, and URLs of these that
+            pyarrow (`s3://`, `gs://`) or an installed fsspec file system understands.
+
+    Raises:
+        UserError: an input does not exist, no file is there, or one is named twice.
+    """
+    found = []
+    seen: dict[tuple[str, str], str] = {}
+    for name in inputs:
+        filesystem, path = _filesystem(name)
+        prefix = name[: len(name) - len(path)] if name.endswith(path) else ""
+        if any(c in path for c in WILDCARDS):
+            folder = path[: min(path.index(c) for c in WILDCARDS if c in path)].rpartition("/")[0]
+            below = (f.removeprefix("./") for f in _parquet_files(filesystem, folder or "."))
+            files = [f for f in below if _matches(f, path)]
+        else:
+            info = filesystem.get_file_info(path)
+            if info.type == fs.FileType.NotFound:
+                raise UserError(f"{name} does not exist")
+            files = [path] if info.type == fs.FileType.File else _parquet_files(filesystem, path)
+        if not files:
+            raise UserError(f"{name}: no Parquet file there")
+        for file in files:
+            place = str(Path(file).resolve()) if isinstance(filesystem, fs.LocalFileSystem) else file
+            key = filesystem.type_name, place
+            if key in seen:
+                raise UserError(f"{prefix + file} is meant twice, by {seen[key]} and by {name}; name it once")
+            seen[key] = name
+            found.append((prefix + file, file, filesystem))
+    return found
+
+
+def _filesystem(name: str) -> tuple[fs.FileSystem, str]:
+    if "://" not in name:
+        return fs.LocalFileSystem(), name
+    try:
+        return fs.FileSystem.from_uri(name)
+    except pa.ArrowInvalid:  # a scheme that pyarrow does not know
+        pass
+    except OSError as error:
+        raise UserError(f"{name}: {' '.join(str(error).split())}") from error
+    import fsspec
+
+    try:
+        filesystem, path = fsspec.core.url_to_fs(name)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{name}: {error}") from error
+    return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), path
+
+
+def _parquet_files(filesystem: fs.FileSystem, folder: str) -> list[str]:
+    selector = fs.FileSelector(folder, recursive=True, allow_not_found=True)
+    paths = [info.path for info in filesystem.get_file_info(selector) if info.type == fs.FileType.File]
+    hidden = {p for p in paths if any(part.startswith((".", "_")) for part in p[len(folder) :].split("/"))}
+    return sorted(p for p in paths if p.endswith(".parquet") and p not in hidden)
+
+
+def _matches(path: str, pattern: str) -> bool:
+    """Whether a path matches a glob, folder by folder; `**` stands for any number of folders."""
+
+    def match(parts: list[str], wanted: list[str]) -> bool:
+        if not wanted:
+            return not parts
+        if wanted[0] == "**":
+            return any(match(parts[i:], wanted[1:]) for i in range(len(parts) + 1))
+        return bool(parts) and fnmatch.fnmatchcase(parts[0], wanted[0]) and match(parts[1:], wanted[1:])
+
+    return match(path.removeprefix("./").split("/"), pattern.removeprefix("./").split("/"))
+
+
+def find_shards(inputs: Sequence[str], rows: int) -> tuple[list[Shard], pa.Schema]:
+    """The shards of all files, and their common schema.
+
+    Args:
+        inputs: see `find_files`.
+        rows: a shard ends with the row group that reaches so many rows.
+
+    Raises:
+        UserError: a file is missing or unreadable, or two have different columns, or answers or scores of other models
+            or settings.
+    """
+    shards: list[Shard] = []
+    schema = None
+    for name, path, filesystem in find_files(inputs):
+        with _opened(name, path, filesystem) as file:
+            if schema is None:
+                first, schema = name, file.schema_arrow
+            elif not file.schema_arrow.equals(schema):
+                raise UserError(f"{name} has other columns than {first}: {_difference(file.schema_arrow, schema)}")
+            changed = differences(_made_by(schema), _made_by(file.schema_arrow))
+            if changed:
+                raise UserError(
+                    f"{name} was made otherwise than {first} ({'; '.join(changed)}); name them in commands of "
+                    "their own, or make one anew"
+                )
+            groups, begin, count = [], 0, 0
+            for group in range(file.num_row_groups):
+                groups.append(group)
+                count += file.metadata.row_group(group).num_rows
+                if count >= rows or (count and group == file.num_row_groups - 1):
+                    shards.append(Shard(name, path, filesystem, tuple(groups), begin, count))
+                    groups, begin, count = [], begin + count, 0
+    if schema is None or not shards:
+        raise UserError(f"{', '.join(inputs)}: the tables have no rows")
+    return shards, schema
+
+
+def _difference(schema: pa.Schema, other: pa.Schema) -> str:
+    for name in dict.fromkeys([*schema.names, *other.names]):
+        kinds = [str(s.field(name).type) if name in s.names else "missing" for s in (schema, other)]
+        if kinds[0] != kinds[1]:
+            return f"{name} is {kinds[0]} there and {kinds[1]} here"
+    return "in another order"
+
+
+def _made_by(schema: pa.Schema) -> dict[str, Any]:
+    """What has to be the same for tables to be one; a model that has a revision may lie anywhere."""
+    about = json.loads((schema.metadata or {}).get(b"shfcas", b"{}"))
+    models = {role: about.get(f"{role}_revision", about.get(role)) for role in MODELS}
+    return models | {name: about.get(name) for name in SETTINGS}
+
+
+def _opened(name: str, path: str, filesystem: fs.FileSystem) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path, filesystem=filesystem)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{name}: not a readable Parquet file ({' '.join(str(error).split())})") from error
+
+
+def read_batches(shard: Shard, rows: int, columns: Sequence[str] | None = None) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Batches of at most `rows` rows, each with the position of its first row in the file."""
+    position = shard.first_row
+    with _opened(shard.name, shard.path, shard.filesystem) as file:
+        try:
+            for batch in file.iter_batches(rows, row_groups=list(shard.row_groups), columns=columns):
+                yield position, batch
+                position += batch.num_rows
+        except (pa.ArrowInvalid, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{shard.name}: broken at or after row {position} ({reason})") from error
+
+
+class ShardRows:
+    """The rows of shards as dictionaries, read from the files anew each time one goes through them.
+
+    Args:
+        shards: where the rows are.
+        columns: columns to read; None reads all.
+    """
+
+    def __init__(self, shards: Sequence[Shard], columns: Sequence[str] | None = None) -> None:
+        self.shards, self.columns = shards, columns
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """One dictionary a row."""
+        for batch in ahead(b for shard in self.shards for _, b in read_batches(shard, BATCH_ROWS, self.columns)):
+            yield from batch.to_pylist()
+
+
+class TableRows(ShardRows):
+    """The rows of tables of any size.
+
+    Args:
+        inputs: see `find_files`.
+        columns: columns to read; None reads all.
+
+    Raises:
+        UserError: a file is missing or unreadable, or two have different columns.
+    """
+
+    def __init__(self, inputs: Sequence[str], columns: Sequence[str] | None = None) -> None:
+        shards, self.schema = find_shards(inputs, SHARD_ROWS)
+        super().__init__(shards, columns)
+
+
+def ahead(items: Iterable[Item], count: int = 1) -> Iterator[Item]:
+    """The same items, made by a thread of their own, at most `count` before they are asked for."""
+    made: queue.Queue[tuple[str, Any]] = queue.Queue(count)
+    stopped = threading.Event()
+
+    def put(kind: str, value: Any = None) -> None:
+        while not stopped.is_set():
+            try:
+                return made.put((kind, value), timeout=0.1)
+            except queue.Full:
+                continue
+
+    def make() -> None:
+        try:
+            for item in items:
+                put("item", item)
+                if stopped.is_set():
+                    return
+            put("end")
+        except BaseException as error:
+            put("error", error)
+
+    thread = threading.Thread(target=make, daemon=True)
+    thread.start()
+    try:
+        while True:
+            kind, value = made.get()
+            if kind == "error":
+                raise value
+            if kind == "end":
+                return
+            yield value
+    finally:
+        stopped.set()
+        thread.join()

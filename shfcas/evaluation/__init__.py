@@ -1,0 +1,1 @@
+"""Metrics of policies, and diagnosis of how well conflict finds reward model errors."""

@@ -1,0 +1,152 @@
+"""Whether conflict is worth anything on one's own data, told by a small sample before anybody pays annotators."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from shfcas.evaluation.diagnose_text import lines, told_auroc
+from shfcas.evaluation.judged_pairs import CONFLICT, NEEDED, SIGNALS, JudgedPairs, from_gold, from_preferences
+from shfcas.evaluation.resampling import (
+    Resampled,
+    auroc,
+    by_decile,
+    error_rate,
+    precision,
+    weighted_auroc,
+    with_interval,
+)
+from shfcas.utils.config import option
+from shfcas.utils.errors import UserError
+
+__all__ = [
+    "CONFLICT",
+    "NEEDED",
+    "SIGNALS",
+    "DiagnoseConfig",
+    "JudgedPairs",
+    "diagnose",
+    "from_gold",
+    "from_preferences",
+    "lines",
+]
+
+FEW_PROMPTS, FEW = 10, 10  # below so many prompts, and so many pairs right and wrong, nothing is concluded
+
+
+@dataclass
+class DiagnoseConfig:
+    """What is looked at."""
+
+    group_by: str | None = option(None, "also by the values of this column of the table")
+    uncovered: list[str] | None = option(
+        None, "values of that column that the reward model was not trained on: does conflict find them?"
+    )
+    budgets: list[int] = option(
+        lambda: [25, 50, 100, 200], "numbers of comparisons, of which the share of errors is told"
+    )
+    prompts: int = option(100, "prompts to draw, where gold judges")
+    seed: int = option(0, "the seed of that draw and of the intervals")
+
+
+def diagnose(pairs: JudgedPairs, settings: DiagnoseConfig | None = None) -> dict[str, Any]:
+    """How well conflict finds the pairs that the reward model orders wrongly.
+
+    All intervals are 95 % percentile bootstraps over prompts.
+
+    Args:
+        pairs: judged pairs of a scored table.
+        settings: see `DiagnoseConfig`.
+
+    Returns:
+        `verdict`, one sentence, and `informative`: True, False, or None where too little is known; `pairs`, `prompts`,
+        `errors` (the share of wrong pairs), `left_out`; for each of `SIGNALS`, under `signals`: `auroc`,
+        `precision` at each budget beside `random`, `deciles` (calibration); `slices` by group; `uncovered`,
+        the AUROC with which each signal finds pairs of uncovered groups.
+
+    Raises:
+        UserError: there is no pair.
+    """
+    settings = settings or DiagnoseConfig()
+    if not len(pairs):
+        raise UserError("no judged pair is left to diagnose with: rewards or gold are all alike, or rows degenerate")
+    if any(budget < 1 for budget in settings.budgets):
+        raise UserError(f"budgets: expected numbers of at least 1, got {settings.budgets}")
+    resampled = Resampled(pairs.prompts, settings.seed)
+    budgets = [budget for budget in settings.budgets if budget <= len(pairs)]
+    signals = {
+        name: {
+            "auroc": auroc(scores, pairs.wrong, resampled),
+            "precision": precision(scores, pairs.wrong, budgets, resampled) if budgets else [],
+            "deciles": by_decile(scores, pairs.wrong, resampled),
+        }
+        for name, scores in pairs.signals.items()
+    }
+    result: dict[str, Any] = {
+        **_verdict(pairs, signals, resampled),
+        "pairs": len(pairs),
+        "prompts": int(pairs.prompts.max()) + 1,
+        "errors": error_rate(pairs.wrong, resampled),
+        "left_out": pairs.left_out,
+        "signals": signals,
+    }
+    if settings.group_by:
+        result["slices"] = _slices(pairs, settings)
+    if settings.uncovered:
+        if not settings.group_by:
+            raise UserError("uncovered names values of a column: set group_by to it")
+        unknown = sorted(set(settings.uncovered) - set(pairs.groups))
+        if unknown:
+            raise UserError(f"uncovered: no judged pair has {settings.group_by} {', '.join(unknown)}")
+        inside = np.isin(pairs.groups, settings.uncovered)
+        result["uncovered"] = {name: auroc(scores, inside, resampled) for name, scores in pairs.signals.items()}
+    return result
+
+
+def _slices(pairs: JudgedPairs, settings: DiagnoseConfig) -> dict[str, Any]:
+    """The same for each group, and for covered and uncovered ones together."""
+    parts = {name: pairs.groups == name for name in sorted(set(pairs.groups))}
+    if settings.uncovered:
+        uncovered = np.isin(pairs.groups, settings.uncovered)
+        parts = {"(uncovered)": uncovered, "(covered)": ~uncovered} | parts
+    found = {}
+    for name, inside in parts.items():
+        if not inside.any():
+            continue
+        prompts = np.unique(pairs.prompts[inside], return_inverse=True)[1]
+        resampled, wrong = Resampled(prompts, settings.seed), pairs.wrong[inside]
+        found[name] = {
+            "pairs": int(inside.sum()),
+            "errors": error_rate(wrong, resampled),
+            "auroc": {key: auroc(scores[inside], wrong, resampled) for key, scores in pairs.signals.items()},
+        }
+    return found
+
+
+def _verdict(pairs: JudgedPairs, signals: dict[str, Any], resampled: Resampled) -> dict[str, Any]:
+    """One sentence. The signals of conflict share the 5 % of error, so that one of several is not found by chance."""
+    wrong, prompts = int(pairs.wrong.sum()), int(pairs.prompts.max()) + 1
+    if prompts < FEW_PROMPTS or min(wrong, len(pairs) - wrong) < FEW:
+        told = f"{prompts} prompts, {len(pairs)} pairs, {wrong} of them wrong"
+        return {"informative": None, "verdict": f"too little to tell ({told}): judge more pairs, drawn at random"}
+    strict = {}
+    for name in CONFLICT:
+        measure = weighted_auroc(pairs.signals[name], pairs.wrong)
+        value = float(measure(np.ones(len(pairs))))
+        strict[name] = with_interval(value, resampled(measure), 1 - 0.05 / len(CONFLICT))
+    best = max(strict, key=lambda name: strict[name]["low"] or 0.0)
+    found = f"{SIGNALS[best]}, {told_auroc(signals[best]['auroc'])}"
+    margin = signals["small_margin"]["auroc"]
+    if (strict[best]["low"] or 0.0) > 0.5:
+        text = f"conflict finds errors better than chance: {found}"
+        if margin["value"] >= signals[best]["auroc"]["value"]:
+            text += f"; but the reward model's own small margins find them no worse, {told_auroc(margin)}"
+        return {"informative": True, "verdict": text}
+    best = max(strict, key=lambda name: signals[name]["auroc"]["value"])
+    found = f"{SIGNALS[best]}, {told_auroc(signals[best]['auroc'])}"
+    text = f"no evidence that conflict finds errors (the best is {found}): ask at random"
+    if all((interval["high"] or 1.0) < 0.5 for interval in strict.values()):
+        text = f"conflict finds errors worse than chance (the best is {found}): ask at random"
+    if margin["low"] is not None and margin["low"] > 0.5:
+        text += f", or where the reward margin is small, {told_auroc(margin)}"
+    return {"informative": False, "verdict": text}

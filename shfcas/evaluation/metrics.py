@@ -1,0 +1,106 @@
+"""Policy metrics on held-out prompts: gold and proxy reward, win rate, KL, conflict."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from shfcas.data.candidates import CandidateTable
+from shfcas.evaluation.statistics import auroc, mean_with_interval
+from shfcas.utils.errors import UserError
+
+
+def win_rate(gold: Sequence[Sequence[float]], before: Sequence[Sequence[float]]) -> list[float]:
+    """For each prompt, how often an answer beats an answer of the policy before (all pairs; ties count half)."""
+    rates = []
+    for now, then in zip(gold, before, strict=True):
+        difference = np.asarray(now)[:, None] - np.asarray(then)[None, :]
+        rates.append(float(((difference > 0) + 0.5 * (difference == 0)).mean()))
+    return rates
+
+
+def ranking_accuracy(rewards: Sequence[float], gold: Sequence[float]) -> float:
+    """Share of a prompt's answer pairs with unequal gold that the rewards order as gold does; a tie counts half.
+
+    >>> ranking_accuracy([0.1, 0.9, 0.5], [1.0, 2.0, 3.0])
+    0.6666666666666666
+    """
+    reward, truth = np.asarray(rewards, dtype=float), np.asarray(gold, dtype=float)
+    better = truth[:, None] > truth[None, :]
+    if not better.any():
+        return float("nan")
+    difference = (reward[:, None] - reward[None, :])[better]
+    return float(((difference > 0) + 0.5 * (difference == 0)).mean())
+
+
+def z_scores(values: Sequence[float]) -> np.ndarray:
+    """z-scores with the population deviation; zeros where all values are alike (a deviation below 1e-6)."""
+    array = np.asarray(values, dtype=float)
+    std = array.std()
+    return (array - array.mean()) / std if std >= 1e-6 else np.zeros_like(array)
+
+
+def detection(candidates: CandidateTable, gold: Sequence[Sequence[float]], bound: float = 1.0) -> dict[str, float]:
+    """How well conflict finds the reward model's errors, knowing the gold reward (a diagnosis, not part of the loop).
+
+    Returns:
+        `pacs_auroc`: abs(PACS) against answers whose z-scored reward is off the z-scored gold by more than
+        `bound`; `kendall_auroc`: the Kendall distance of a prompt against its reward being negatively
+        correlated with gold.
+    """
+    wrong, pacs, inverted, distance = [], [], [], []
+    for row, g in zip(candidates.rows(), gold, strict=True):
+        reward_z, gold_z = z_scores(row["rewards"]), z_scores(g)
+        if row["degenerate"] or not gold_z.any():
+            continue
+        wrong += list(np.abs(reward_z - gold_z) > bound)
+        pacs += [abs(p) for p in row["pacs"]]
+        inverted.append(float((reward_z * gold_z).mean()) < 0)
+        distance.append(row["kendall_distance"])
+    return {"pacs_auroc": auroc(pacs, wrong), "kendall_auroc": auroc(distance, inverted)}
+
+
+def summarize(
+    candidates: CandidateTable,
+    gold: Sequence[Sequence[float]],
+    before: Sequence[Sequence[float]] | None = None,
+) -> dict[str, Any]:
+    """Metrics of one policy on one table of its answers.
+
+    Args:
+        candidates: a table with rewards, conflict columns and, for the KL, `base_logprobs`
+            (without it the policy is the base).
+        gold: gold rewards, one list a prompt.
+        before: gold rewards of the policy before, for the win rate.
+
+    Returns:
+        `gold_reward` and `proxy_reward` (mean, low, high over prompts), `win_rate`, `kl` (mean over answers of
+        log pi - log pi_base, in nats), `kendall_distance`, `mean_abs_pacs`, `mean_length`, `finished`.
+    """
+    tokens = candidates.column("num_tokens")
+    metrics: dict[str, Any] = {
+        "prompts": len(candidates),
+        "answers": sum(map(len, tokens)),
+        "gold_reward": mean_with_interval([float(np.mean(g)) for g in gold]),
+        "proxy_reward": mean_with_interval([float(np.mean(r)) for r in candidates.column("rewards")]),
+        "kendall_distance": float(np.nanmean(candidates.column("kendall_distance"))),
+        "mean_abs_pacs": float(np.nanmean(candidates.column("mean_abs_pacs"))),
+        "mean_length": float(np.mean([t for row in tokens for t in row])),
+        "finished": float(np.mean([f for row in candidates.column("finished") for f in row])),
+    }
+    if before is not None:
+        metrics["win_rate"] = mean_with_interval(win_rate(gold, before))
+    metrics["kl"] = 0.0
+    if "base_logprobs" in candidates:
+        metrics["kl"] = float((candidates.values("logprobs") - candidates.values("base_logprobs")).mean())
+    return metrics
+
+
+def grouped(rows: Sequence[dict[str, Any]], column: str) -> dict[str, list[int]]:
+    """Positions of the rows by the value of a column."""
+    groups: dict[str, list[int]] = {}
+    for position, row in enumerate(rows):
+        if column not in row:
+            raise UserError(f"evaluation.group_by: the prompts have no column {column}")
+        groups.setdefault(str(row[column]), []).append(position)
+    return groups

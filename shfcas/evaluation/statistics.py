@@ -1,0 +1,37 @@
+"""Bootstrap intervals over prompts, and the area under the ROC curve."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from shfcas.evaluation.resampling import weighted_auroc
+
+BOOTSTRAP_SAMPLES = 2000
+
+
+def bootstrap_interval(values: Sequence[float], seed: int = 0, level: float = 0.95) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean of independent values (one a prompt)."""
+    array = np.asarray(values, dtype=float)
+    rng = np.random.default_rng(seed)
+    means = array[rng.integers(0, len(array), (BOOTSTRAP_SAMPLES, len(array)))].mean(axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def mean_with_interval(values: Sequence[float]) -> dict[str, float]:
+    """The mean over prompts with its 95 % bootstrap interval."""
+    low, high = bootstrap_interval(values)
+    return {"mean": float(np.mean(values)), "low": low, "high": high}
+
+
+def auroc(scores: Sequence[float], labels: Sequence[bool]) -> float:
+    """Area under the ROC curve: how often a positive has the higher score; ties count half, NaN if undefined.
+
+    A score that is not a number counts as the wrong one.
+
+    >>> auroc([0.9, 0.8, 0.1], [True, False, False])
+    1.0
+    """
+    values, positive = np.asarray(scores, dtype=float), np.asarray(labels, dtype=bool)
+    values = np.where(np.isnan(values), np.where(positive, -np.inf, np.inf), values)
+    return float(weighted_auroc(values, positive)(np.ones(len(values))))

@@ -1,0 +1,1 @@
+"""Human labels: storage, assignment to annotators, aggregation, agreement."""

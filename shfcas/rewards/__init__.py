@@ -1,0 +1,1 @@
+"""Rewards for completions: scorers, shaping, tables, metrics, preflight checks."""

@@ -1,0 +1,38 @@
+"""Log-probabilities of given completions, from one forward pass."""
+
+import inspect
+from typing import Any
+
+import torch
+
+
+@torch.inference_mode()
+def response_logprobs(
+    model: Any, sequences: torch.Tensor, prompt_mask: torch.Tensor, chunk_size: int = 16
+) -> torch.Tensor:
+    """Log-probability, at temperature 1, of every token that follows the prompts of a left-padded batch.
+
+    Args:
+        model: a causal language model.
+        sequences: (B, P + T) token ids, prompts of width P and responses of width T.
+        prompt_mask: (B, P), 0 where the prompt is padding.
+        chunk_size: sequences a forward pass; bounds the memory that logits take.
+
+    Returns:
+        (B, T) float32. Positions after an end token are the caller's to leave out.
+    """
+    length = sequences.shape[1] - prompt_mask.shape[1]
+    mask = torch.cat([prompt_mask, prompt_mask.new_ones(len(sequences), length)], dim=1)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    accepted = inspect.signature(model.forward).parameters
+    keep = {"logits_to_keep": length + 1} if "logits_to_keep" in accepted else {}
+    rows = []
+    for start in range(0, len(sequences), chunk_size):
+        part = slice(start, start + chunk_size)
+        # Architectures with relative positions only take none.
+        where = {"position_ids": positions[part]} if "position_ids" in accepted else {}
+        output = model(input_ids=sequences[part], attention_mask=mask[part], **where, **keep)
+        logits = output.logits[:, -length - 1 : -1]
+        chosen = logits.gather(-1, sequences[part, -length:, None]).squeeze(-1)
+        rows.append(chosen.float() - logits.float().logsumexp(-1))
+    return torch.cat(rows)

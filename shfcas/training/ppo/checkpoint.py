@@ -1,0 +1,68 @@
+"""Checkpoints that are either complete or ignored.
+
+A checkpoint folder is complete when it holds `ppo_state.json`, which is written last, after everything else
+in the folder has reached the disk.
+"""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from shfcas.utils.files import fsync
+
+STATE_NAME = "ppo_state.json"
+VALUE_HEAD_NAME = "value_head.safetensors"
+VALUE_MODEL_NAME = "value_model"
+
+
+def checkpoints(output_dir: str | os.PathLike[str]) -> dict[int, Path]:
+    """The complete checkpoints of a run by their step; half-written ones are passed over."""
+    folder = Path(output_dir)
+    return {
+        int(match[1]): path
+        for path in (folder.iterdir() if folder.is_dir() else ())
+        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and (path / STATE_NAME).is_file()
+    }
+
+
+def latest_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
+    """The newest complete checkpoint of a run, or None."""
+    complete = checkpoints(output_dir)
+    return str(complete[max(complete)]) if complete else None
+
+
+def discard(checkpoint: Path) -> None:
+    """Delete a checkpoint, its marker first: half-deleted it is incomplete too."""
+    (checkpoint / STATE_NAME).unlink(missing_ok=True)
+    shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def mark_complete(checkpoint: Path, state: dict[str, Any]) -> None:
+    """Write the marker, once all other files are on disk."""
+    for path in checkpoint.rglob("*"):
+        if path.is_file():
+            fsync(path)
+    temporary = checkpoint / (STATE_NAME + ".tmp")
+    temporary.write_text(json.dumps(state, indent=2) + "\n")
+    fsync(temporary)
+    temporary.replace(checkpoint / STATE_NAME)
+    fsync(checkpoint)
+
+
+def read_state(checkpoint: str | os.PathLike[str], expected: dict[str, Any]) -> dict[str, Any]:
+    """The marker's content.
+
+    Raises:
+        ValueError: the checkpoint is incomplete, or was made with other values than `expected`.
+    """
+    path = Path(checkpoint) / STATE_NAME
+    if not path.is_file():
+        raise ValueError(f"{checkpoint} is not a complete PPO checkpoint: it has no {STATE_NAME}")
+    state = json.loads(path.read_text())
+    for name, value in expected.items():
+        if state[name] != value:
+            raise ValueError(f"{checkpoint} was made with {name}={state[name]}, this run has {value}")
+    return state

@@ -1,0 +1,165 @@
+"""Scores for completions, from callables of TRL's shape and from reward models, given or named."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from shfcas.rewards.scorers import ModelScorer, RewardCallable, load_scorer
+from shfcas.training.ppo.config import PPOConfig
+from shfcas.training.ppo.rollout import Rollout, decode
+
+RewardFunction = RewardCallable | PreTrainedModel | str
+RewardFunctions = RewardFunction | Sequence[RewardFunction]
+# Not free as names of metric_funcs.
+OWN_METRICS = {"scores", "scores_std", "kl", "kl_coef", "entropy", "non_score_reward", "rlhf_reward", "mean_length"}
+Tokenizers = PreTrainedTokenizerBase | Sequence[PreTrainedTokenizerBase | None] | None
+
+
+def reward_callables(
+    reward_funcs: RewardFunctions,
+    tokenizers: Tokenizers,
+    batch_size: int,
+    device: torch.device,
+) -> dict[str, RewardCallable]:
+    """Reward functions by name, with models wrapped in `ModelScorer` and names loaded (see `load_scorer`).
+
+    Raises:
+        ValueError: no reward function, a tokenizer list of another length, a tokenizer for a name, which has its
+            own, or two functions of one name.
+    """
+    funcs: list[Any] = list(reward_funcs) if isinstance(reward_funcs, (list, tuple)) else [reward_funcs]
+    of_each: list[Any] = list(tokenizers) if isinstance(tokenizers, (list, tuple)) else [tokenizers] * len(funcs)
+    if not funcs or len(of_each) != len(funcs):
+        raise ValueError(f"got {len(funcs)} reward_funcs and {len(of_each)} reward_processing_classes")
+    named: dict[str, RewardCallable] = {}
+    for func, tokenizer in zip(funcs, of_each, strict=True):
+        if isinstance(func, PreTrainedModel):
+            model: Any = func
+            func = ModelScorer(model.to(device).eval(), tokenizer, batch_size)
+        elif isinstance(func, str):
+            if tokenizer is not None:
+                raise ValueError(f"reward model {func} is loaded with its own tokenizer; pass None for it")
+            func = load_scorer(func)
+            if isinstance(func, ModelScorer):
+                func.model.to(device)
+                func.batch_size = batch_size
+        name = getattr(func, "__name__", type(func).__name__)
+        if name in named:
+            raise ValueError(f"two reward functions are named {name!r}; give them other __name__s or folders")
+        named[name] = func
+    return named
+
+
+def evaluate_callable(name: str, func: RewardCallable, count: int, arguments: dict[str, Any]) -> Tensor:
+    """(count,) float32 results of a callable; None, which means not applicable, becomes NaN.
+
+    Raises:
+        ValueError: the result has another length, or holds NaN or an infinity.
+    """
+    results = list(func(**arguments))
+    if len(results) != count:
+        raise ValueError(f"reward function {name!r} returned {len(results)} values for {count} completions")
+    for i, value in enumerate(results):
+        if value is not None and not math.isfinite(value):
+            raise ValueError(f"reward function {name!r} returned {float(value)} for completion {i}")
+    return torch.tensor([math.nan if value is None else float(value) for value in results], dtype=torch.float32)
+
+
+def total_scores(per_function: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sum over functions (columns) of the rewards that apply to each completion (rows).
+
+    Raises:
+        ValueError: no function applies to some completion.
+    """
+    none_applies = per_function.isnan().all(dim=1)
+    if none_applies.any():
+        raise ValueError(f"every reward function returned None for completion {int(none_applies.nonzero()[0])}")
+    return (per_function * weights).nansum(dim=1)
+
+
+def adjusted_scores(scores: Tensor, lengths: Tensor, finished: Tensor, args: PPOConfig) -> Tensor:
+    """(N,) scores after clipping and after the penalties for a missing end and for length.
+
+    Penalties come last, so that they always count in full.
+    """
+    if args.reward_clip is not None:
+        scores = scores.clamp(-args.reward_clip, args.reward_clip)
+    if args.missing_eos_penalty is not None:
+        scores = scores - args.missing_eos_penalty * ~finished
+    return scores - args.length_penalty * lengths
+
+
+class ScoredRollout(NamedTuple):
+    """What was said and what it is worth.
+
+    Attributes:
+        prompts: as they stand in the dataset.
+        completions: text, or one assistant message in a list.
+        scores: (N,) weighted sums of the rewards.
+        columns: (N,) results of each function: `rewards/<name>`, and metrics as `objective/<name>`.
+    """
+
+    prompts: list[Any]
+    completions: list[Any]
+    scores: Tensor
+    columns: dict[str, Tensor]
+
+
+class RolloutScorer:
+    """Scores the completions of a rollout.
+
+    Args:
+        reward_funcs: rewards by name.
+        metric_funcs: callables by name whose results are only logged.
+        tokenizer: the policy's.
+        args: the settings.
+
+    Raises:
+        ValueError: there are not as many weights as functions, or a metric's name is taken.
+    """
+
+    def __init__(
+        self,
+        reward_funcs: dict[str, RewardCallable],
+        metric_funcs: dict[str, RewardCallable],
+        tokenizer: PreTrainedTokenizerBase,
+        args: PPOConfig,
+    ) -> None:
+        self.reward_funcs, self.metric_funcs = reward_funcs, metric_funcs
+        self.tokenizer, self.args = tokenizer, args
+        weights = args.reward_weights or [1.0] * len(reward_funcs)
+        if len(weights) != len(reward_funcs):
+            raise ValueError(f"got {len(weights)} reward_weights for {len(reward_funcs)} reward_funcs")
+        self.weights = torch.tensor(weights)
+        if taken := OWN_METRICS & metric_funcs.keys():
+            raise ValueError(f"metric_funcs: the name {min(taken)!r} is taken by a metric of PPO itself")
+
+    def __call__(self, dataset: Dataset, rows: list[int], rollout: Rollout) -> ScoredRollout:
+        """Scores the answers to these rows of the dataset; its other columns go to the callables."""
+        columns = dataset[rows]
+        prompts, completion_ids = columns["prompt"], rollout.completion_lists()
+        completions = decode(self.tokenizer, prompts, completion_ids, rollout.finished.tolist())
+        reserved = ("prompt", "completion", "completion_ids")
+        arguments = {
+            **{name: values for name, values in columns.items() if name not in reserved},
+            "prompts": prompts,
+            "completions": completions,
+            "completion_ids": completion_ids,
+        }
+
+        def evaluate(funcs: dict[str, RewardCallable]) -> dict[str, Tensor]:
+            return {name: evaluate_callable(name, func, len(rows), arguments) for name, func in funcs.items()}
+
+        rewards, metrics = evaluate(self.reward_funcs), evaluate(self.metric_funcs)
+        scores = total_scores(torch.stack(list(rewards.values()), dim=1), self.weights)
+        logged = {f"objective/{name}": values for name, values in metrics.items()}
+        logged |= {f"rewards/{name}": values for name, values in rewards.items()}
+        device = self.args.device
+        return ScoredRollout(
+            prompts, completions, scores.to(device), {name: values.to(device) for name, values in logged.items()}
+        )

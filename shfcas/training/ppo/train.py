@@ -1,0 +1,173 @@
+"""The policy stage of a round: PPO from one policy to the next, with settings of our own defaults."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from shfcas.models.loading import load_policy
+from shfcas.rewards.scorers import RewardCallable
+from shfcas.training.common import quiet_options
+from shfcas.training.lora import AdapterConfig
+from shfcas.training.ppo.options import PPOBaseConfig
+from shfcas.utils import distributed
+from shfcas.utils.config import fingerprint, option
+from shfcas.utils.errors import UserError
+from shfcas.utils.files import disk_errors
+from shfcas.utils.seeds import derive_seed
+
+
+@dataclass
+class PPOStageConfig(PPOBaseConfig):
+    """PPO of the policy against the reward model."""
+
+    # Other defaults than PPOConfig's: a run has nobody who watches the KL and starts it anew.
+    num_rollouts: int = option(50, "rollout phases")
+    generation_batch_size: int = option(64, "sequences at once when generating, and when scoring without gradient")
+    kl_target: float | None = option(
+        6.0, "nats an answer that an adaptive kl_coef steers to (6: Ziegler et al. 2019; none: fixed)"
+    )
+    max_kl: float | None = option(100.0, "training stops when a rollout's mean KL exceeds this many nats (none: never)")
+    save_rollouts: int = option(10, "keep a resumable checkpoint every so many rollouts, and at the end (0: none)")
+
+    mini_batch_size: int = option(16, "answers an optimizer step")
+    gradient_accumulation_steps: int = option(1, "parts in which a mini-batch is worked off, to save memory")
+    activation_checkpointing: bool = option(False, "compute activations twice instead of keeping them, to save memory")
+    lr_scheduler_type: str = option("linear", "learning-rate schedule", ("linear", "constant", "cosine"))
+    value_model: str | None = option(
+        None, "a model of its own for the values, all of whose weights are trained (none: a head on the policy)"
+    )
+    held_out: float = option(0.0, "share of the prompts that is not trained on but evaluated on (see eval_rollouts)")
+    report_to: list[str] | None = option(None, "trackers, comma-separated: tensorboard, trackio, wandb (none: no one)")
+    lora: AdapterConfig = option(AdapterConfig, "adapters")
+
+
+# What passes from the settings to PPOConfig under the same name.
+SHARED = (
+    *(field.name for field in fields(PPOBaseConfig)),
+    "gradient_accumulation_steps",
+    "activation_checkpointing",
+    "lr_scheduler_type",
+)
+# Folders of the trainer that outlive its checkpoints: answers, and tensorboard's files.
+KEPT = ("completions", "runs")
+
+
+def train_policy(
+    policy: str,
+    prompts: Sequence[dict[str, Any]],
+    reward: RewardCallable,
+    settings: PPOStageConfig,
+    output: Path,
+    work_dir: Path,
+    seed: int,
+    metrics: Mapping[str, RewardCallable] | None = None,
+    chat_template: str | None = None,
+) -> list[dict[str, Any]]:
+    """Trains a policy with PPO and saves it as a plain model (adapters merged) in `output`.
+
+    Where completions are logged or tensorboard is reported to, their folders `completions` and `runs` lie in
+    `output` as well.
+
+    Args:
+        policy: the policy to start from; it is also the reference of the KL penalty.
+        prompts: rows with `prompt`; further columns reach the reward as TRL passes them.
+        reward: rewards of answers, in TRL's shape.
+        settings: see `PPOStageConfig`.
+        output: the folder of the new policy.
+        work_dir: checkpoints; training goes on from the newest complete one.
+        seed: of the adapters, the order of prompts and the sampling.
+        metrics: further callables of that shape, measured on every rollout and not trained on.
+        chat_template: for a policy without one, see `shfcas.models.loading.load_policy`.
+
+    Returns:
+        One row of metrics a rollout, and with `eval_rollouts` one more of the evaluation at the end.
+
+    Raises:
+        UserError: settings, prompts or rewards do not fit; the message names which.
+    """
+    from datasets import Dataset
+    from transformers import PrinterCallback
+
+    from shfcas.training.ppo.trainer import PPOConfig, PPOTrainer, latest_checkpoint
+    from shfcas.utils.progress import trainer_progress
+
+    distributed.start()
+    if settings.gradient_accumulation_steps < 1 or settings.mini_batch_size % settings.gradient_accumulation_steps:
+        raise UserError(
+            f"mini_batch_size {settings.mini_batch_size} cannot be worked off in "
+            f"{settings.gradient_accumulation_steps} equal parts: change gradient_accumulation_steps"
+        )
+    train_prompts, held_out = split_prompts(prompts, settings, seed)
+    model, tokenizer = load_policy(policy, chat_template, settings.lora.base_dtype)
+    try:
+        trainer = PPOTrainer(
+            model=model,
+            args=PPOConfig(
+                **quiet_options(work_dir, seed) | {"report_to": installed_trackers(settings.report_to or [])},
+                **{name: getattr(settings, name) for name in SHARED},
+                per_device_train_batch_size=distributed.divided(
+                    "mini_batch_size / gradient_accumulation_steps",
+                    settings.mini_batch_size // settings.gradient_accumulation_steps,
+                ),
+            ),
+            train_dataset=Dataset.from_list(train_prompts),
+            eval_dataset=Dataset.from_list(held_out) if held_out else None,
+            processing_class=tokenizer,
+            reward_funcs=reward,
+            value_model=settings.value_model,
+            peft_config=settings.lora.peft_config(dropout=False),
+            metric_funcs=dict(metrics or {}),
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(trainer_progress("PPO"))
+        with disk_errors(str(work_dir)):
+            trainer.train(resume_from_checkpoint=latest_checkpoint(work_dir))
+    except UserError:
+        raise
+    except ValueError as error:  # the trainer's own checks of settings, prompts and rewards
+        raise UserError(f"PPO: {error}") from error
+    with disk_errors(str(output)):
+        trainer.save_merged_policy(output, tokenizer)
+        for name in KEPT:
+            if distributed.is_main() and (work_dir / name).is_dir():
+                shutil.copytree(work_dir / name, output / name, dirs_exist_ok=True)
+    # Sorted, because rows that come back from a checkpoint are.
+    return [dict(sorted(row.items())) for row in trainer.state.log_history if "rollout" in row]
+
+
+def installed_trackers(names: Sequence[str]) -> list[str]:
+    """The trackers, or "none"; one that is not installed is an error before any work is done."""
+    from transformers.integrations.integration_utils import get_available_reporting_integrations
+
+    trackers = [name.strip() for name in names]
+    for name in trackers:
+        if name not in get_available_reporting_integrations():
+            raise UserError(f"report_to: there is no tracker {name}; install it with: pip install {name}")
+    return trackers or ["none"]
+
+
+def split_prompts(
+    prompts: Sequence[dict[str, Any]], settings: PPOStageConfig, seed: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Prompts to train on and prompts held out, at random but the same for a seed; equal prompts stay together.
+
+    Raises:
+        UserError: one of held_out and eval_rollouts is set without the other, or one side would be empty.
+    """
+    if bool(settings.held_out) != bool(settings.eval_rollouts):
+        raise UserError("held_out sets prompts aside for the evaluations of eval_rollouts: set both or none")
+    if not settings.held_out:
+        return list(prompts), []
+    different = {fingerprint(row["prompt"]) for row in prompts}
+    order = sorted(different, key=lambda prompt: (derive_seed("held-out", seed, prompt), prompt))
+    count = round(settings.held_out * len(order))
+    if not 0 < count < len(order):
+        raise UserError(
+            f"held_out {settings.held_out} of {len(order)} different prompts is {count}: "
+            "there must be some to train on and some to evaluate on"
+        )
+    aside = set(order[:count])
+    held_out = [row for row in prompts if fingerprint(row["prompt"]) in aside]
+    return [row for row in prompts if fingerprint(row["prompt"]) not in aside], held_out

@@ -1,0 +1,447 @@
+"""PPO against a reward, as a `transformers.Trainer`.
+
+One epoch of the trainer is one rollout: prompts are answered, scored, and the answers revisited for a few
+epochs of clipped updates. Everything around that (optimizer, schedule, accumulation, callbacks, trackers)
+is the base class.
+"""
+
+import copy
+import logging
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import (
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+)
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from shfcas.models.loading import context_length, load_policy
+from shfcas.training.ppo import losses
+from shfcas.training.ppo.checkpoint import (
+    VALUE_HEAD_NAME,
+    VALUE_MODEL_NAME,
+    discard,
+    latest_checkpoint,
+    mark_complete,
+    read_state,
+)
+from shfcas.training.ppo.collector import RolloutCollector
+from shfcas.training.ppo.config import PPOConfig
+from shfcas.training.ppo.early_stopping import EarlyStopping, best_folder, discard_former_best
+from shfcas.training.ppo.reference import Reference, policy_and_reference
+from shfcas.training.ppo.rewards import (
+    RewardCallable,
+    RewardFunctions,
+    RolloutScorer,
+    Tokenizers,
+    reward_callables,
+)
+from shfcas.training.ppo.rollout import Rollout, RolloutLoader, encode_prompts, minibatch_rows, stop_ids
+from shfcas.training.ppo.samples import track_samples, write_samples
+from shfcas.training.ppo.value_head import (
+    LanguageModel,
+    PolicyWithValue,
+    causal_lm,
+    is_peft_model,
+    warn_of_half_precision,
+)
+from shfcas.training.ppo.value_model import make_value_model
+
+__all__ = ["PPOConfig", "PPOTrainer", "latest_checkpoint"]
+
+logger = logging.getLogger(__name__)
+
+
+class PPOTrainer(Trainer):
+    """Proximal policy optimisation of a causal language model on prompts.
+
+    The reference of the KL penalty is the policy as it is handed over. With `peft_config` that is the model
+    with its new adapter switched off, so no second copy is kept; without, a frozen copy, unless `ref_model`
+    is given.
+
+    `state.log_history` holds one row per rollout, with key `rollout` counted from 0: its `objective/*` and
+    `eval_*` values describe the policy before that rollout's updates. A rollout that exceeds `max_kl` leaves a
+    row with `kl_guard` and no update, sets `stopped_by_kl` and ends the training. So does, with `early_stop` and
+    `stopped_early`, the last of `early_stopping_patience` evaluations without a new best one; then, and at the
+    regular end, the policy is set back to the best one evaluated. A policy beyond `max_kl` is never the best.
+
+    Args:
+        model: a causal language model, a PEFT model (then `ref_model` is required), or a name (see
+            `shfcas.models.loading`) to load in float32. Its dropout is switched off in place.
+        args: the settings.
+        train_dataset: column `prompt`, text or lists of messages. Other columns are passed to the reward
+            callables.
+        processing_class: the policy's tokenizer.
+        reward_funcs: one or several, summed with `reward_weights`: callables `f(prompts, completions,
+            completion_ids=..., **columns)` that return a number (or None where they do not apply) for each
+            completion, sequence-classification models, or names: of models, which are loaded with their
+            tokenizers, or `module:function`. Completions are text for text prompts, and one assistant message
+            in a list for messages.
+        eval_dataset: held-out prompts for `eval_rollouts`, with the columns of `train_dataset`.
+        ref_model: reference to use instead.
+        reward_processing_classes: tokenizers of the reward models, in the order of `reward_funcs`.
+        value_model: a model of its own for the values, or its name, instead of a head on the policy's trunk: a
+            sequence classifier with one output, whose head is where it starts, or any causal model of the
+            policy's vocabulary. All its weights are trained.
+        peft_config: adapter to train on a plain model.
+        metric_funcs: callables of the same shape by name, logged as `objective/<name>` and not trained on.
+        callbacks, optimizers: see `transformers.Trainer`.
+
+    Raises:
+        ValueError: what was given does not fit together; the message names it.
+    """
+
+    # Narrower than in the base class.
+    args: PPOConfig
+    model: PolicyWithValue
+    processing_class: PreTrainedTokenizerBase
+    train_dataset: Dataset
+
+    early_stopping: EarlyStopping | None
+    _evaluated: int | None  # the rollout before which the policy was last evaluated
+
+    # `compute_loss` averages over the tokens of the whole accumulated batch itself.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: LanguageModel | str | os.PathLike[str],
+        args: PPOConfig,
+        train_dataset: Dataset,
+        processing_class: PreTrainedTokenizerBase,
+        reward_funcs: RewardFunctions,
+        eval_dataset: Dataset | None = None,
+        ref_model: LanguageModel | None = None,
+        reward_processing_classes: Tokenizers = None,
+        value_model: Any = None,
+        peft_config: Any = None,
+        metric_funcs: dict[str, RewardCallable] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, Any] = (None, None),
+    ) -> None:
+        if args.eval_rollouts and eval_dataset is None:
+            raise ValueError("eval_rollouts needs held-out prompts: pass eval_dataset")
+        metric, measured = args.early_stopping_metric, ("scores", *(metric_funcs or ()))
+        if metric not in measured:
+            raise ValueError(f"early_stopping_metric {metric!r} is not one of {', '.join(measured)}")
+        if isinstance(model, (str, os.PathLike)):
+            model, _ = load_policy(str(model), dtype=torch.float32)
+        if value_model is not None:
+            value_model = make_value_model(value_model, model, processing_class, model.device)
+        context = min(context_length(m) for m in (model, value_model) if m is not None)
+        limits = (args.max_prompt_length, args.max_completion_length, context)
+        prompts = encode_prompts(train_dataset, processing_class, *limits)
+        self.eval_prompts = (
+            None if eval_dataset is None else encode_prompts(eval_dataset, processing_class, *limits, "eval_dataset")
+        )
+        eos_ids = stop_ids(causal_lm(model), processing_class, args.stop_token_ids)
+        torch.manual_seed(args.seed)  # a new adapter starts from random numbers
+        policy, ref_model = policy_and_reference(model, ref_model, peft_config)
+        warn_of_half_precision(policy, value_model)
+        super().__init__(
+            model=PolicyWithValue(policy, args.temperature, value_model, entropy_gradient=args.entropy_coef > 0),
+            args=args,
+            train_dataset=train_dataset,
+            processing_class=processing_class,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ValueError(
+                "PPOTrainer does not support FSDP or DeepSpeed, which would gather the weights anew for every token "
+                "that is sampled; run it on one process or under DDP, with an adapter where memory is short"
+            )
+        if eval_dataset is not None and len(eval_dataset) < self.accelerator.num_processes:
+            raise ValueError(f"{self.accelerator.num_processes} processes share {len(eval_dataset)} held-out prompts")
+        rewards = reward_funcs if isinstance(reward_funcs, (list, tuple)) else [reward_funcs]
+        if value_model is not None and any(func is value_model for func in rewards):
+            raise ValueError("value_model is a reward model, and training it would change the reward: pass a copy")
+        self.collector = RolloutCollector(
+            self.model,
+            Reference(self.model, None if ref_model is None else ref_model.to(args.device)),
+            RolloutScorer(
+                reward_callables(reward_funcs, reward_processing_classes, args.generation_batch_size, args.device),
+                dict(metric_funcs or {}),
+                processing_class,
+                args,
+            ),
+            prompts,
+            eos_ids,
+            eos_ids[0] if processing_class.pad_token_id is None else processing_class.pad_token_id,
+            args,
+            self.accelerator,
+        )
+        self._rollout_metrics: dict[str, float] = {}
+        self._update_sums: dict[str, Tensor] = {}
+        self._start_over()
+
+    # Rollouts
+
+    def get_train_dataloader(self) -> Any:
+        """The micro-batches of one rollout after another."""
+        return RolloutLoader(self._rollout_batches, self.args.steps_per_rollout * self.args.gradient_accumulation_steps)
+
+    def _rollout_batches(self) -> Iterator[dict[str, Tensor]]:
+        args = self.args
+        index = self.rollout
+        self._rollout_metrics = {"rollout": index}
+        if args.eval_rollouts and index % args.eval_rollouts == 0:
+            self._rollout_metrics |= self._evaluate_policy()
+            if self.early_stopping is not None and self.early_stopping.exhausted:
+                self.stopped_early = True
+                self._stop(early_stop=1.0)
+                return
+        rollout = self.collect_rollout(index)
+        self._rollout_metrics |= {"episode": (index + 1) * args.rollout_batch_size} | rollout.metrics
+        self._log_samples(index, rollout)
+        kl = rollout.metrics["objective/kl"]
+        if args.max_kl is not None and not kl <= args.max_kl:  # NaN exceeds it, too
+            logger.warning(
+                "the policy's KL to the reference, %.4g, exceeds max_kl=%g: training stops before another update",
+                kl,
+                args.max_kl,
+            )
+            self.stopped_by_kl = True
+            self._stop(kl_guard=1.0)
+            return
+        self.kl_controller.update(kl, args.rollout_batch_size)
+        self.reward_moments = rollout.moments
+
+        size, processes = args.train_batch_size, self.accelerator.num_processes
+        own = size * args.gradient_accumulation_steps
+        for rows in minibatch_rows(len(rollout), own * processes, args.num_ppo_epochs, args.seed, index):
+            # Losses are means over the tokens of an optimizer step, whatever its micro-batches and processes. The
+            # processes' gradients are averaged, not added.
+            count = rollout.lengths[rows].sum() / processes
+            first = own * self.accelerator.process_index
+            for start in range(first, first + own, size):
+                yield rollout.batch(rows[start : start + size]) | {"num_tokens": count}
+
+    def collect_rollout(self, index: int) -> Rollout:
+        """Rollout number `index`, sampled from the present policy and scored."""
+        return self.collector.collect(index, self.kl_controller.value, self.reward_moments)
+
+    @property
+    def rollout(self) -> int:
+        """Number of the rollout that the present policy makes or is being trained on."""
+        return self.state.global_step // self.args.steps_per_rollout
+
+    def _stop(self, **reason: float) -> None:
+        self.control.should_training_stop = True
+        self.log(self._rollout_metrics | reason)
+
+    def _log_samples(self, index: int, rollout: Rollout) -> None:
+        if rollout.samples and self.is_world_process_zero():
+            write_samples(self.output_dir, index, rollout.samples)
+            track_samples(self.args.report_to or (), rollout.samples)
+
+    # Evaluation
+
+    def evaluate(self) -> dict[str, float]:  # type: ignore[override]
+        """Means of the present policy's answers to `eval_dataset`; see `RolloutCollector.evaluate`."""
+        if self.eval_prompts is None:
+            raise ValueError("there is nothing to evaluate on: pass eval_dataset")
+        return self.collector.evaluate(self.eval_prompts)
+
+    def _evaluate_policy(self) -> dict[str, float]:
+        """Evaluates the present policy and keeps it if it is the best so far."""
+        metrics, args = self.evaluate(), self.args
+        self._evaluated = self.rollout
+        if self.early_stopping is not None:
+            value = metrics[f"eval_{args.early_stopping_metric}"]
+            eligible = not math.isnan(value) and (args.max_kl is None or metrics["eval_kl"] <= args.max_kl)
+            if self.early_stopping.update(value if eligible else None, self.rollout):
+                folder = best_folder(self.output_dir, self.rollout)
+                if args.should_save:
+                    discard(folder)
+                self._save(str(folder))
+                if args.should_save:
+                    mark_complete(folder, {"rollout": self.rollout, "value": value})
+                    discard_former_best(self.output_dir, self.rollout)
+                self.accelerator.wait_for_everyone()
+        return metrics
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        # A callback may have stopped the training in the middle of a rollout's updates.
+        between = self.state.global_step % self.args.steps_per_rollout > 0
+        if self.args.eval_rollouts and self._evaluated != self.rollout and not between:
+            self.log({"rollout": self.rollout} | self._evaluate_policy())
+        best = None if self.early_stopping is None else self.early_stopping.rollout
+        if best is not None and (between or best != self.rollout):
+            logger.info("the best policy was that of before rollout %d: back to it", best)
+            self._load_weights(best_folder(self.output_dir, best))
+        return super()._finalize_training(*args, **kwargs)
+
+    # Updates
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, Any]:
+        """Clipped policy loss, plus `vf_coef` times the clipped value loss, less `entropy_coef` times the entropy."""
+        args, mask, count = self.args, inputs["completion_mask"], inputs["num_tokens"]
+        output = model(inputs["input_ids"], inputs["attention_mask"], mask)
+        policy_loss, stats = losses.clipped_policy_loss(
+            output.logprobs, inputs["old_logprobs"], inputs["advantages"], mask, args.cliprange, count
+        )
+        value_loss, value_clipfrac = losses.clipped_value_loss(
+            output.values, inputs["old_values"], inputs["returns"], mask, args.cliprange_value, count
+        )
+        entropy = losses.masked_mean(output.entropy, mask, count)
+        for name, value in {
+            "loss/policy_avg": policy_loss,
+            "loss/value_avg": value_loss,
+            "policy/approxkl_avg": stats["approxkl"],
+            "policy/clipfrac_avg": stats["clipfrac"],
+            "policy/entropy_avg": entropy,
+            "val/clipfrac_avg": value_clipfrac,
+            "val/ratio": stats["ratio"],
+            "val/ratio_var": stats["ratio_square"],
+        }.items():
+            self._update_sums[name] = self._update_sums.get(name, 0.0) + value.detach()
+        loss = policy_loss + args.vf_coef * value_loss - args.entropy_coef * entropy
+        return (loss, output) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the rollout's metrics to the row that the base class writes at the end of its updates."""
+        if "loss" in logs and self._update_sums:
+            sums = self.accelerator.reduce(torch.stack(list(self._update_sums.values())), reduction="mean")
+            means = dict(zip(self._update_sums, (sums / self.args.steps_per_rollout).tolist(), strict=True))
+            means["val/ratio_var"] -= (means["val/ratio"] - 1.0) ** 2
+            logs = self._rollout_metrics | logs | means | {"lr": logs["learning_rate"]}
+            self._update_sums.clear()
+        super().log(logs, start_time)
+
+    # Checkpoints
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train, from the start or from a checkpoint (True: the newest complete one of `output_dir`)."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = latest_checkpoint(self.output_dir)
+            if resume_from_checkpoint is None:
+                raise ValueError(f"{self.output_dir} holds no complete checkpoint to resume from")
+        self._start_over()
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    @property
+    def output_dir(self) -> Path:
+        """Folder of the run."""
+        return Path(str(self.args.output_dir))
+
+    def _start_over(self) -> None:
+        args = self.args
+        self.kl_controller: losses.KLController = (
+            losses.FixedKLController(args.kl_coef)
+            if args.kl_target is None
+            else losses.AdaptiveKLController(args.kl_coef, args.kl_target, args.kl_horizon)
+        )
+        self.reward_moments = losses.RewardMoments()
+        self.early_stopping = (
+            None if args.early_stopping_patience is None else EarlyStopping(args.early_stopping_patience)
+        )
+        self.stopped_by_kl = self.stopped_early = False
+        self._evaluated = None
+        self._rollout_metrics = {}
+        self._update_sums = {}
+
+    def _checkpoint_identity(self) -> dict[str, Any]:
+        """Settings that a resumed run must share, or its remaining rollouts would be other ones."""
+        names = ("seed", "rollout_batch_size", "steps_per_rollout")
+        return {name: getattr(self.args, name) for name in names} | {"num_prompts": len(self.train_dataset)}
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        args, step = self.args, self.state.global_step
+        if step % args.steps_per_rollout:
+            logger.warning("step %d is in the middle of a rollout: no checkpoint is written here", step)
+            return
+        folder = self.output_dir / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+        if args.should_save:
+            discard(folder)
+        self.accelerator.wait_for_everyone()
+        # The base class would delete older checkpoints before this one is complete.
+        limit, args.save_total_limit = args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if args.should_save:
+            mark_complete(folder, self._checkpoint_identity() | self._progress())
+            rotate_checkpoints(output_dir=str(self.output_dir), save_total_limit=limit, use_mtime=True)
+            if self.early_stopping is not None and self.early_stopping.rollout is not None:
+                discard_former_best(self.output_dir, self.early_stopping.rollout)
+
+    def _progress(self) -> dict[str, Any]:
+        """What a run knows beside its weights, optimizer and log."""
+        return {
+            "kl_coef": self.kl_controller.value,
+            "reward_moments": asdict(self.reward_moments),
+            "early_stopping": None if self.early_stopping is None else asdict(self.early_stopping),
+        }
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        state = read_state(resume_from_checkpoint, self._checkpoint_identity())
+        self.kl_controller.value = state["kl_coef"]
+        self.reward_moments = losses.RewardMoments(**state["reward_moments"])
+        if self.early_stopping is not None and state["early_stopping"] is not None:
+            self.early_stopping = EarlyStopping(**state["early_stopping"] | {"patience": self.early_stopping.patience})
+        self._load_weights(Path(resume_from_checkpoint))
+
+    def _load_weights(self, folder: Path) -> None:
+        """The policy's and the values' weights from a checkpoint or from the best policy's folder."""
+        super()._load_from_checkpoint(str(folder), self.model.policy)
+        if self.model.value_model is None:
+            self.model.value_head.load_state_dict(load_file(folder / VALUE_HEAD_NAME))
+        else:
+            super()._load_from_checkpoint(str(folder / VALUE_MODEL_NAME), self.model.value_model)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """A checkpoint has all weights but those tied to another one, or it is not this model's."""
+        tied = getattr(causal_lm(self.model.policy), "all_tied_weights_keys", None) or {}
+        wrong = [*load_result.unexpected_keys, *(set(load_result.missing_keys) - set(tied))]
+        if wrong:
+            raise ValueError(f"the checkpoint is of another model: {wrong[0]} is missing or unexpected")
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """The policy (adapter or full), its value head or model, the tokenizer and the settings; no pickle."""
+        folder = Path(output_dir or self.output_dir)
+        if not self.args.should_save:
+            return
+        policy = self.model.policy
+        # Left to "auto", PEFT would ask the hub about the base model's vocabulary.
+        policy.save_pretrained(folder, **({"save_embedding_layers": False} if is_peft_model(policy) else {}))
+        if self.model.value_model is None:
+            save_file(self.model.value_head.state_dict(), folder / VALUE_HEAD_NAME)
+        else:
+            self.model.value_model.save_pretrained(folder / VALUE_MODEL_NAME)
+            self.processing_class.save_pretrained(folder / VALUE_MODEL_NAME)
+        self.processing_class.save_pretrained(folder)
+        (folder / "ppo_config.json").write_text(self.args.to_json_string() + "\n")
+
+    def save_merged_policy(
+        self, output_dir: str | os.PathLike[str], tokenizer: PreTrainedTokenizerBase | None = None
+    ) -> None:
+        """Write the policy as a plain model, LoRA merged into its weights, with its tokenizer.
+
+        `AutoModelForCausalLM.from_pretrained` loads it. The policy being trained stays as it is.
+        """
+        if not self.args.should_save:
+            return
+        policy = self.model.policy
+        if is_peft_model(policy):
+            policy = copy.deepcopy(policy).merge_and_unload()
+        policy.save_pretrained(output_dir)
+        (tokenizer or self.processing_class).save_pretrained(output_dir)

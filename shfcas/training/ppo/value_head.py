@@ -1,0 +1,246 @@
+"""A causal language model and its values, seen only through the tokens of its responses.
+
+Layout of every batch: `input_ids` (B, P + K) holds left-padded prompts followed by right-padded completions
+of K columns, `attention_mask` (B, P + K) is 1 on real tokens, `completion_mask` (B, K) is true on real
+response tokens. The hidden state that precedes a response token gives both that token's log-probability and
+its value.
+"""
+
+import inspect
+import logging
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+logger = logging.getLogger(__name__)
+
+# Logits held at once: 2^25 float32 values are 128 MiB, whatever the batch and the vocabulary.
+MAX_LOGITS = 2**25
+
+
+# A causal language model: a `PreTrainedModel`, or a `PeftModel` around one. They have no common type.
+LanguageModel = Any
+
+
+class ResponseOutput(NamedTuple):
+    """What one forward pass says about each response token; 0 on padding. All (B, K), float32.
+
+    `entropy` carries a gradient only where it was asked for.
+    """
+
+    logprobs: Tensor
+    entropy: Tensor
+    values: Tensor
+
+
+def causal_lm(policy: LanguageModel) -> LanguageModel:
+    """The language model itself, without a PEFT wrapper around it (adapter layers stay, they sit inside)."""
+    return policy.get_base_model() if hasattr(policy, "get_base_model") else policy
+
+
+def is_peft_model(model: Any) -> bool:
+    """Whether the model is a `peft.PeftModel`; does not need PEFT installed."""
+    return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
+
+
+def warn_of_half_precision(*models: Any) -> None:
+    """Says so where weights are trained in a dtype of half precision."""
+    for model in models:
+        for parameter in model.parameters() if model is not None else ():
+            if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
+                logger.warning(
+                    "weights of %s are trained in %s, where small updates are rounded away: load it in float32 and "
+                    "set bf16=True, or train an adapter",
+                    type(model).__name__,
+                    parameter.dtype,
+                )
+                break
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Set every dropout rate of the model to 0, in place.
+
+    PPO compares log-probabilities of two passes over the same tokens; dropout would make them differ for an
+    unchanged policy. Zero rates rather than eval mode, because activation checkpointing is only active in
+    training mode.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        # Attention layers keep the rate as a plain number (for example `attention_dropout`).
+        for name, value in vars(module).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+
+
+def _forward_arguments(module: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:
+    """Arguments for a forward pass over left-padded rows: positions count real tokens only."""
+    arguments: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
+    if "position_ids" in inspect.signature(module.forward).parameters:
+        arguments["position_ids"] = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+    return arguments
+
+
+def hidden_states(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """The last hidden states of a model's trunk, (B, T, H), without computing a single logit."""
+    trunk = getattr(model, model.base_model_prefix)
+    return trunk(**_forward_arguments(trunk, input_ids, attention_mask)).last_hidden_state
+
+
+@torch.no_grad()
+def has_plain_head(policy: LanguageModel) -> bool:
+    """Whether the model's logits are just `lm_head(last hidden state)`, found out by trying four tokens.
+
+    Some models scale or cap their logits after the head. For those the model's own forward pass is used.
+    """
+    lm = causal_lm(policy)
+    head = lm.get_output_embeddings()
+    if head is None or not isinstance(getattr(lm, lm.base_model_prefix, None), nn.Module):
+        return False
+    ids = torch.arange(4, device=lm.device)[None]
+    mask = torch.ones_like(ids)
+    expected = lm(**_forward_arguments(lm, ids, mask)).logits
+    return torch.allclose(head(hidden_states(lm, ids, mask)), expected, rtol=1e-4, atol=1e-4)
+
+
+def _token_statistics(
+    logits: Tensor, targets: Tensor, temperature: float, entropy_gradient: bool
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of each target and entropy, both (N,), from logits (N, V)."""
+    log_softmax = (logits.float() / temperature).log_softmax(dim=-1)
+    logprobs = log_softmax.gather(-1, targets[:, None]).squeeze(-1)
+    if not entropy_gradient:
+        log_softmax = log_softmax.detach()
+    # A token that is ruled out has log-probability -inf: 0 * -inf would be NaN.
+    entropy = -(log_softmax.exp() * log_softmax.clamp(min=torch.finfo(torch.float32).min)).sum(dim=-1)
+    return logprobs, entropy
+
+
+def _project(
+    head: Any, hidden: Tensor, targets: Tensor, temperature: float, entropy_gradient: bool
+) -> tuple[Tensor, Tensor]:
+    return _token_statistics(head(hidden), targets, temperature, entropy_gradient)
+
+
+def _chunked_statistics(
+    head: Any, hidden: Tensor, targets: Tensor, temperature: float, entropy_gradient: bool
+) -> list[Tensor]:
+    """`_token_statistics` of `head(hidden)` from at most `MAX_LOGITS` logits at a time, backwards too."""
+    vocabulary = getattr(head, "out_features", None) or head.weight.shape[0]
+    size = max(1, MAX_LOGITS // vocabulary)
+    if len(hidden) <= size:
+        return list(_project(head, hidden, targets, temperature, entropy_gradient))
+    parts = [
+        checkpoint(_project, head, h, t, temperature, entropy_gradient, use_reentrant=False, preserve_rng_state=False)
+        for h, t in zip(hidden.split(size), targets.split(size), strict=True)
+    ]
+    return [torch.cat(column) for column in zip(*parts, strict=True)]
+
+
+def response_statistics(
+    policy: LanguageModel,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    completion_mask: Tensor,
+    temperature: float,
+    plain_head: bool,
+    entropy_gradient: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities and entropies of the response tokens, with the hidden states before them.
+
+    Args:
+        policy: a causal language model, PEFT-wrapped or not.
+        input_ids: (B, P + K), see the module's docstring.
+        attention_mask: (B, P + K).
+        completion_mask: (B, K).
+        temperature: divides the logits; the temperature at which the tokens were sampled.
+        plain_head: what `has_plain_head(policy)` said.
+        entropy_gradient: whether the entropies carry a gradient.
+
+    Returns:
+        logprobs (B, K) and entropy (B, K), float32 and 0 on padding; hidden states (B, K, H).
+    """
+    lm = causal_lm(policy)
+    mask = completion_mask.bool()
+    length = mask.shape[1]
+    targets = input_ids[:, -length:][mask]
+    before = slice(-length - 1, -1)  # position t - 1 predicts token t
+    if plain_head:
+        hidden = hidden_states(lm, input_ids, attention_mask)[:, before]
+        parts = _chunked_statistics(lm.get_output_embeddings(), hidden[mask], targets, temperature, entropy_gradient)
+    else:
+        arguments = _forward_arguments(lm, input_ids, attention_mask)
+        if "logits_to_keep" in inspect.signature(lm.forward).parameters:
+            arguments["logits_to_keep"] = length + 1
+        outputs = lm(**arguments, output_hidden_states=True)
+        hidden = outputs.hidden_states[-1][:, before]
+        logits = outputs.logits[:, before][mask]
+        parts = list(_token_statistics(logits, targets, temperature, entropy_gradient))
+    logprobs, entropy = (part.new_zeros(mask.shape).masked_scatter(mask, part) for part in parts)
+    return logprobs, entropy, hidden
+
+
+class PolicyWithValue(nn.Module):
+    """A policy and its value function, trained together.
+
+    The value function is a head on the policy's trunk, a float32 linear layer that starts at zero, so that the
+    value is 0 everywhere until it has learned something; or a model of its own.
+
+    Args:
+        policy: a causal language model, PEFT-wrapped or not. Its dropout is switched off in place.
+        temperature: sampling temperature of the rollouts.
+        value_model: a sequence classifier with a head named `score` (see `shfcas.training.ppo.value_model`), or
+            None for the head on the policy's trunk. Its dropout is switched off in place.
+        entropy_gradient: whether entropies carry a gradient.
+    """
+
+    def __init__(
+        self,
+        policy: LanguageModel,
+        temperature: float = 1.0,
+        value_model: Any = None,
+        entropy_gradient: bool = False,
+    ) -> None:
+        super().__init__()
+        disable_dropout(policy)
+        self.policy: LanguageModel = policy
+        self.temperature, self.entropy_gradient = temperature, entropy_gradient
+        lm = causal_lm(policy)
+        self.plain_head = has_plain_head(policy)
+        self.value_model = value_model
+        if value_model is not None:
+            disable_dropout(value_model)
+        else:
+            width = lm.config.get_text_config().hidden_size
+            if self.plain_head:  # some trunks end in a projection to another width
+                width = getattr(lm.get_output_embeddings(), "in_features", width)
+            self.value_head = nn.Linear(width, 1, dtype=torch.float32, device=lm.device)
+            nn.init.zeros_(self.value_head.weight)
+            nn.init.zeros_(self.value_head.bias)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor) -> ResponseOutput:
+        """Log-probabilities, entropies and values of the response tokens (see the module's docstring)."""
+        logprobs, entropy, hidden = response_statistics(
+            self.policy,
+            input_ids,
+            attention_mask,
+            completion_mask,
+            self.temperature,
+            self.plain_head,
+            self.entropy_gradient,
+        )
+        head = self.value_head if self.value_model is None else self.value_model.score
+        if self.value_model is not None:
+            before = slice(-completion_mask.shape[1] - 1, -1)
+            hidden = hidden_states(self.value_model, input_ids, attention_mask)[:, before]
+        with torch.autocast(hidden.device.type, enabled=False):
+            values = head(hidden.float()).squeeze(-1)
+        return ResponseOutput(logprobs, entropy, values.masked_fill(~completion_mask.bool(), 0.0))
+
+    def activation_checkpointing_enable(self, **arguments: Any) -> None:
+        """Passes the trainer's request on to the policy and the value model."""
+        causal_lm(self.policy).activation_checkpointing_enable(**arguments)
+        if self.value_model is not None:
+            self.value_model.activation_checkpointing_enable(**arguments)

@@ -1,0 +1,1 @@
+"""Training of reward and cost models on preferences."""

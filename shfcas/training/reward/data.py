@@ -1,0 +1,77 @@
+"""Preferences as reward models are trained on them: held out by prompt, weighted, encoded."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from shfcas.data.chat import encode_answer
+from shfcas.data.preferences import Preference
+from shfcas.utils.config import fingerprint
+from shfcas.utils.errors import UserError
+
+
+def held_out_prompts(preferences: Sequence[Preference], share: float, seed: int) -> set[str]:
+    """Fingerprints of the prompts to set apart: this share of those of each source and round.
+
+    A prompt counts where it first appears, and an order that depends on nothing but the seed and its text decides.
+    So prompts that were held out in one round stay held out when pairs of later rounds join, and a model that was
+    trained in an earlier round is not measured on what it has learned. Shares are rounded down: among fewer than
+    1 / share prompts none is set apart.
+    """
+    first: dict[str, tuple[int, str]] = {}
+    for p in preferences:
+        key, stratum = fingerprint(p.prompt), (p.round, p.source)
+        first[key] = min(stratum, first.get(key, stratum))
+    apart: set[str] = set()
+    for stratum in set(first.values()):
+        keys = sorted((key for key, where in first.items() if where == stratum), key=lambda k: fingerprint([seed, k]))
+        apart.update(keys[: int(share * len(keys) + 1e-9)])
+    return apart
+
+
+def split(preferences: Sequence[Preference], apart: set[str]) -> tuple[list[Preference], list[Preference]]:
+    """The pairs to train on, and those of the prompts that were set apart."""
+    parts: tuple[list[Preference], list[Preference]] = ([], [])
+    for p in preferences:
+        parts[fingerprint(p.prompt) in apart].append(p)
+    return parts
+
+
+def weighted(preferences: Sequence[Preference], new_pair_weight: int) -> list[Preference]:
+    """The pairs, those of a round repeated: TRL's trainer has no other weights."""
+    return [*preferences, *[p for p in preferences if p.round > 0] * (new_pair_weight - 1)]
+
+
+def encode_pairs(
+    preferences: Sequence[Preference], tokenizer: Any, max_length: int, objective: str = "reward"
+) -> tuple[list[dict[str, Any]], list[Preference]]:
+    """Rows for TRL's trainer of every pair that is short enough, and those pairs.
+
+    The trainer raises the output for `chosen_ids` above that for `rejected_ids`. A cost has to be higher for the
+    rejected answer, so for the objective `cost` they change places, and `signs` says of each of the two whether it is
+    unsafe (+1), safe (-1), or nobody said (0). A pair without a margin has margin 0 where others have one.
+    """
+    with_margin = any(p.margin is not None for p in preferences)
+    encoded, used = [], []
+    for p in preferences:
+        try:
+            ids = [encode_answer(tokenizer, p.prompt, answer, max_length) for answer in (p.chosen, p.rejected)]
+        except UserError:
+            continue
+        row: dict[str, Any]
+        if objective == "cost":
+            row = {
+                "chosen_ids": ids[1],
+                "rejected_ids": ids[0],
+                "signs": [_sign(p.rejected_safe), _sign(p.chosen_safe)],
+            }
+        else:
+            row = {"chosen_ids": ids[0], "rejected_ids": ids[1]}
+        if with_margin:
+            row["margin"] = p.margin or 0.0
+        encoded.append(row)
+        used.append(p)
+    return encoded, used
+
+
+def _sign(safe: bool | None) -> int:
+    return 0 if safe is None else -1 if safe else 1

@@ -1,0 +1,1 @@
+"""Helpers without knowledge of language models: configuration, files, errors, seeds, progress, statistics."""

@@ -1,0 +1,208 @@
+"""Files that are complete or absent: atomic writes, content hashes, JSON lines."""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from shfcas.utils.errors import UserError
+
+
+def local(path: str | Path) -> Path:
+    """A path to write to, from its name.
+
+    Raises:
+        UserError: it is a URL, which would become a folder named after its scheme.
+    """
+    if "://" in str(path):
+        raise UserError(f"{path} is a URL, and outputs are files; name a path, and copy what is written there")
+    return Path(path)
+
+
+def fsync(path: Path) -> None:
+    """Waits until a file, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def publish(partial: Path, final: Path) -> None:
+    """Makes a finished file or directory visible under its final name, durably (fsync, rename, fsync)."""
+    for path in sorted(partial.rglob("*")) if partial.is_dir() else []:
+        if path.is_file():
+            fsync(path)
+    fsync(partial)
+    os.replace(partial, final)
+    fsync(final.parent)
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Makes a folder if it is not there and works in it alone; the lock ends with the process at the latest.
+
+    Raises:
+        UserError: another process is working in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        lock_file(lock, folder)
+        yield
+
+
+def lock_file(lock: Any, folder: Path) -> None:
+    """Locks an open file, until it is closed; the error names the folder it stands for."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"another process is working in {folder}; wait for it, or name another folder") from None
+
+
+@contextmanager
+def disk_errors(what: str) -> Iterator[None]:
+    """Turns a full disk or a missing permission into a clear error; what was finished before stays."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if _is_disk_full(error):
+            raise UserError(
+                f"no space left on the disk while writing {what}; everything finished before is kept: "
+                "free some space and run the same command again"
+            ) from error
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS):
+            raise UserError(f"cannot write {what}: {error.strerror}; choose a folder you may write to") from error
+        raise
+
+
+def _is_disk_full(error: Exception) -> bool:
+    """Also as the writers of safetensors and of torch's archives report it, which raise errors of their own."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    message = str(error)
+    return "No space left on device" in message or ("inline_container" in message and "unexpected pos" in message)
+
+
+_writer = ""
+
+
+def write_as(name: str) -> None:
+    """Names this process in its temporary files, where others may be writing the same file at the same time."""
+    global _writer
+    _writer = f".{name}"
+
+
+@contextmanager
+def atomic_file(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; on success it replaces `path`, on failure it is removed."""
+    path = local(path)
+    partial = path.with_name(f".{path.name}{_writer}.partial")
+    with disk_errors(str(path)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            publish(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a text file atomically."""
+    with atomic_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes readable JSON atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=float) + "\n")
+
+
+def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Writes one JSON object a line, atomically."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_text(path: str | Path) -> str:
+    """Reads a text file; the error names the file."""
+    path = existing(path)
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def read_json(path: str | Path) -> Any:
+    """Reads a JSON file; the error names the file."""
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not valid JSON (line {error.lineno}: {error.msg})") from error
+
+
+def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
+    """Reads JSON lines; the error names file and line."""
+    return list(parse_jsonl(read_text(path).split("\n"), str(path)))
+
+
+def parse_jsonl(lines: Iterable[str], where: str) -> Iterator[dict[str, Any]]:
+    """The objects of JSON lines, one after another; an error names the line."""
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{where}: line {number} is not valid JSON ({error.msg})") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{where}: line {number} is not a JSON object")
+        yield row
+
+
+def read_parquet(path: str | Path) -> Any:
+    """Reads a Parquet file as an Arrow table; the error names the file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = existing(path)
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path}: not a readable Parquet file ({' '.join(str(error).split())})") from error
+
+
+def existing(path: str | Path) -> Path:
+    """Returns `path` as a Path, or says that it does not exist."""
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path} does not exist")
+    return path
+
+
+def content_hash(path: str | Path) -> str:
+    """SHA-256 of a file, or of a directory's relative names and contents."""
+    path = existing(path)
+    digest = hashlib.sha256()
+    for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
+        digest.update(f"{file.relative_to(path)}\0{file.stat().st_size}\0".encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a directory tree if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

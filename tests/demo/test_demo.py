@@ -1,0 +1,126 @@
+"""The demo's data and arithmetic; the demo itself is `make demo`."""
+
+import tomllib
+from collections import Counter
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from shfcas.demo import remarks
+from shfcas.demo.arms import DemoConfig, arms, run_config, table
+from shfcas.demo.sentiment import BLIND_TOPICS, biased_annotator, gold
+from shfcas.demo.task import held_out_prompts, seed_prompts, train_prompts
+from shfcas.feedback.annotation.config import HumanConfig
+from shfcas.pipeline.config import RunConfig
+from shfcas.utils.config import build, read_yaml
+from shfcas.utils.errors import UsageError
+
+
+def text(row: dict) -> str:
+    return row["prompt"][-1]["content"]
+
+
+def test_three_parts_share_no_prompt() -> None:
+    parts = [seed_prompts(), train_prompts(), held_out_prompts()]
+    texts = [text(row) for part in parts for row in part]
+    assert len(texts) == len(set(texts)) == 208
+    assert [len(part) for part in parts] == [64, 96, 48]
+    assert len({row["prompt_id"] for part in parts for row in part}) == 208
+
+
+@pytest.mark.parametrize("count", [8, 16, 80])
+def test_the_first_prompts_are_balanced_over_topics(count: int) -> None:
+    topics = Counter(row["topic"] for row in train_prompts()[:count])
+    assert set(topics.values()) == {count // 8}
+
+
+def test_gold_is_sentiment_and_the_annotators_are_wrong_on_the_blind_topics_only() -> None:
+    answers = ["What a wonderful day.", "A terrible, boring evening."] * 2
+    topics = ["food", "food", BLIND_TOPICS[0], BLIND_TOPICS[0]]
+    scores = gold([None] * 4, answers)
+    assert scores[0] > 0.5 and scores[1] < -0.5
+    assert biased_annotator([None] * 4, answers, topic=topics) == [
+        scores[0],
+        scores[1],
+        -scores[2],
+        -scores[3],
+    ]
+
+
+def test_original_preferences_follow_the_annotators() -> None:
+    preferences = remarks.original_preferences()
+    assert preferences == remarks.original_preferences()
+    assert len(preferences) == 8 * remarks.PAIRS_PER_TOPIC
+    for p in preferences:
+        chosen, rejected = gold([None] * 2, [p.chosen, p.rejected])
+        blind = p.prompt_id.rpartition("-")[0] in BLIND_TOPICS
+        assert (chosen < rejected) == blind
+    asked = {p.prompt_id for p in preferences}
+    assert asked <= {row["prompt_id"] for row in seed_prompts()}
+
+
+def test_the_configuration_is_a_run_configuration() -> None:
+    values = read_yaml(resources.files("shfcas.demo") / "demo.yaml")
+    config = build(RunConfig, values).check()
+    assert config.policy_score == "logprob_ratio"
+    assert config.selection.strategy == "shf_cas"
+
+
+def test_flags_reach_the_run() -> None:
+    config = run_config(DemoConfig(output="x", prompts=16, budget=7, rounds=2, seed=3))
+    assert (config.output, config.max_prompts, config.selection.budget) == ("x", 16, 7)
+    assert (config.rounds, config.seed) == (2, 3)
+    with pytest.raises(UsageError, match="prompts: expected 8 to 96, got 4"):
+        run_config(DemoConfig(prompts=4))
+
+
+def test_people_are_asked_in_one_arm_alone() -> None:
+    asked = DemoConfig(feedback="human", human=HumanConfig(port=0, overlap=2), finish_with_what_we_have=True)
+    config = run_config(asked).check()
+    assert (config.feedback, config.human, config.finish_with_what_we_have) == ("human", asked.human, True)
+    assert list(arms(config)) == ["no_feedback", "shf_cas"]
+    assert list(arms(run_config(DemoConfig()))) == ["no_feedback", "random", "shf_cas"]
+
+
+def test_the_extra_of_the_demo_has_what_the_page_needs() -> None:
+    extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    assert "shfcas[web]" in extras["demo"]
+    assert "shfcas[rlhf]" in extras["web"]
+
+
+def table_of(labels: dict) -> list[str]:
+    interval = {"mean": 0.25, "low": 0.2, "high": 0.3}
+    row = {
+        "policy": "base policy",
+        "gold_reward": interval,
+        "win_rate": interval,
+        "proxy_reward": interval,
+        "kl": 1.5,
+        "kendall_distance": 0.45,
+        "mean_abs_pacs": 0.9,
+        "pair_accuracy_by_topic": {"sound": 0.7, "blind": 0.4},
+    }
+    return table(
+        {
+            "policies": [row],
+            "detection": {"kendall_finds_blind_topics": 0.75, "pacs_finds_wrong_answers": 0.6},
+            "labels": labels,
+            "seconds": 90,
+        }
+    ).splitlines()
+
+
+def test_table() -> None:
+    labels = {"comparisons": 100, "blind": 60, "share": 0.6}
+    lines = table_of({"random": {**labels, "share": 0.375}, "shf_cas": labels})
+    assert lines[0].split()[:2] == ["policy", "gold"]
+    assert lines[2].split("  ")[0] == "base policy"
+    assert "0.250 [0.200, 0.300]" in lines[2] and lines[2].split()[-2:] == ["0.700", "0.400"]
+    assert "AUROC 0.75" in lines[4]
+    assert lines[5] == "labels about blind topics: random 38%, SHF-CAS 60% of 100"
+    assert lines[6].startswith("policy score: log pi_sft / pi_base")
+    assert lines[7] == "all stages took 1.5 minutes"
+    assert table_of({"shf_cas": labels})[5] == "labels about blind topics: SHF-CAS 60% of 100"

@@ -1,0 +1,520 @@
+"""The log of judgements: nothing that was acknowledged is lost, whatever happens; nothing is changed."""
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+import sqlite3
+import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shfcas.feedback.annotation.schema import Judgement
+from shfcas.feedback.annotation.store import Store, StoreError
+from shfcas.utils.errors import UserError
+from tests.support.queues import judged, make_queue
+
+ITEMS = make_queue(5)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Any:
+    with Store(tmp_path / "feedback.sqlite") as opened:
+        opened.add_queue(ITEMS, seed=3)
+        yield opened
+
+
+def choices(store: Store) -> list[tuple[str, str]]:
+    return [(j.id, j.choice) for j in store.judgements()]
+
+
+# queues and items
+
+
+def test_a_queue_comes_back_as_it_was_given(store: Store) -> None:
+    assert store.items("round-1") == ITEMS
+    assert store.item(ITEMS[3].id) == ITEMS[3]
+    assert store.seed("round-1") == 3
+
+
+def test_queues_are_told_oldest_first_and_keep_their_own_judgements(store: Store) -> None:
+    later = make_queue(2, "round-0")
+    store.add_queue(list(reversed(later)), seed=-(2**80))
+    assert store.queues() == ["round-1", "round-0"]
+    assert store.seed("round-0") == -(2**80)
+    assert store.items("round-0") == later
+    one, other = judged(later[0], "ada", "tie"), judged(ITEMS[0], "ada", "tie")
+    store.record_all([one, other])
+    assert [j.id for j in store.judgements("round-0")] == [one.id]
+    assert [j.id for j in store.judgements("round-1")] == [other.id]
+    assert [j.id for j in store.judgements()] == [one.id, other.id]
+
+
+def test_the_same_queue_again_changes_nothing(store: Store) -> None:
+    store.record(judged(ITEMS[0], "ada", "tie"))
+    store.add_queue(ITEMS, seed=3)
+    assert store.items("round-1") == ITEMS
+    assert len(store.judgements()) == 1
+
+
+def test_no_items_are_no_queue(store: Store) -> None:
+    store.add_queue([], seed=3)
+    assert store.queues() == ["round-1"]
+
+
+@pytest.mark.parametrize(
+    ("items", "seed"),
+    [
+        (ITEMS, 4),
+        (ITEMS[:4], 3),
+        (make_queue(6), 3),
+        ([*ITEMS[:4], dataclasses.replace(ITEMS[4], first_text="other")], 3),
+        ([*ITEMS[:4], dataclasses.replace(ITEMS[4], why={})], 3),
+    ],
+    ids=["seed", "fewer", "more", "text", "why"],
+)
+def test_another_queue_under_the_same_name_is_refused(store: Store, items: list, seed: int) -> None:
+    with pytest.raises(UserError, match="has queue 'round-1' with other comparisons or another seed; start a new run"):
+        store.add_queue(items, seed)
+    assert store.items("round-1") == ITEMS
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        ([*make_queue(2, "round-2"), ITEMS[0]], "of several queues"),
+        ([make_queue(1, "round-2")[0]] * 2, "asks the same comparison twice"),
+        ([dataclasses.replace(item, position=0) for item in make_queue(2, "round-2")], "the same comparison twice"),
+        ([dataclasses.replace(ITEMS[0], queue="round-2")], "has item '.*' in another queue"),
+        ([dataclasses.replace(ITEMS[0], queue="round-2\n", id="new")], "queue: expected a name of printable"),
+    ],
+)
+def test_a_queue_that_is_none_is_refused_whole(store: Store, items: list, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        store.add_queue(items, seed=0)
+    assert store.queues() == ["round-1"]
+    assert store.rows("SELECT count(*) FROM items") == [(len(ITEMS),)]
+
+
+def test_what_is_not_there_is_named(store: Store) -> None:
+    with pytest.raises(UserError, match="has no queue 'round-7'; it has round-1"):
+        store.items("round-7")
+    with pytest.raises(UserError, match="has no queue 'round-7'"):
+        store.seed("round-7")
+    with pytest.raises(UserError, match="has no item 'nothing'; reload"):
+        store.item("nothing")
+    assert store.judgement("nothing") is None
+
+
+HOSTILE = "a\x00b \ud800 \U0001f600 \u202e \x1b[31m '); DROP TABLE items; --\r\n"
+
+
+def test_hostile_texts_come_back_to_the_letter(tmp_path: Path) -> None:
+    item = dataclasses.replace(ITEMS[0], first_text=HOSTILE, second_text="x" * 1_000_000, prompt_id=HOSTILE)
+    judgement = judged(item, "José O'Neill", "flag", comment=HOSTILE, page_version="label-studio 1.x")
+    with Store(tmp_path / "a.sqlite") as store:
+        store.add_queue([item], seed=0)
+        store.record(judgement)
+    with Store(tmp_path / "a.sqlite") as store:
+        assert store.items("round-1") == [item]
+        assert store.judgements() == [dataclasses.replace(judgement, time=store.judgements()[0].time)]
+
+
+# judgements
+
+
+def test_a_judgement_comes_back_with_every_field_and_the_time(store: Store) -> None:
+    given = Judgement("u-1", ITEMS[1].id, "ada", "second", "second", "clearly", "because", 2.5, True, None, "page 1")
+    before = datetime.now(UTC) - timedelta(milliseconds=1)  # times are kept in milliseconds
+    assert store.record(given)
+    kept = store.judgement("u-1")
+    assert kept is not None
+    assert before <= datetime.fromisoformat(kept.time) <= datetime.now(UTC)
+    assert kept == dataclasses.replace(given, time=kept.time)
+    assert store.judgements() == [kept]
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("2025-01-31T12:00:00Z", "2025-01-31T12:00:00.000+00:00"),
+        ("2025-01-31T12:00:00", "2025-01-31T12:00:00.000+00:00"),
+        ("2025-01-31T12:00:00.123456+02:00", "2025-01-31T10:00:00.123456+00:00"),
+    ],
+)
+def test_times_are_kept_in_utc(store: Store, given: str, kept: str) -> None:
+    judgement = judged(ITEMS[0], "ada", "tie", time=given)
+    assert store.record(judgement)
+    assert store.judgements()[0].time == kept
+    assert not store.record(judgement)
+    assert not store.record(dataclasses.replace(judgement, time=kept))
+
+
+def test_the_same_judgement_again_is_written_once(store: Store) -> None:
+    judgement = judged(ITEMS[0], "ada", "tie", seconds=3)
+    assert store.record(judgement)
+    assert not store.record(judgement)
+    assert store.record_all([judgement, judged(ITEMS[1], "ada", "tie"), judgement]) == 1
+    assert len(store.judgements()) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"choice": "first"},
+        {"item": ITEMS[1].id},
+        {"annotator": "ben"},
+        {"left": "second"},
+        {"comment": "x"},
+        {"seconds": 1.0},
+        {"repeat": True},
+        {"page_version": "2"},
+        {"time": "2020-01-01T00:00:00Z"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_an_id_with_other_content_is_refused(store: Store, change: dict) -> None:
+    judgement = judged(ITEMS[0], "ada", "tie")
+    store.record(judgement)
+    with pytest.raises(UserError, match=f"judgement '{judgement.id}' is there with other content"):
+        store.record(dataclasses.replace(judgement, **change))
+    assert choices(store) == [(judgement.id, "tie")]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"item": "nothing"}, "has no item 'nothing'; was it asked in another run"),
+        ({"choice": "third"}, "choice must be one of first, second, .*, got 'third'"),
+        ({"choice": ["first"]}, "choice must be one of"),
+        ({"left": "third"}, "left must be first or second, got 'third'"),
+        ({"strength": "very"}, "strength must be slightly, clearly or none, got 'very'"),
+        ({"choice": "tie", "strength": "clearly"}, "tie has no strength; leave it out"),
+        ({"seconds": float("nan")}, "seconds must be a number from 0, or none, got nan"),
+        ({"seconds": float("inf")}, "seconds must be a number"),
+        ({"seconds": -1}, "seconds must be a number"),
+        ({"seconds": "3"}, "seconds must be a number"),
+        ({"seconds": True}, "seconds must be a number"),
+        ({"repeat": 1}, "repeat must be true or false, got 1"),
+        ({"comment": None}, "comment must be text, got None"),
+        ({"page_version": None}, "page_version must be text, got None"),
+        ({"page_version": "\x1b"}, "page_version of judgement 'j': expected a name of printable letters"),
+        ({"annotator": ""}, "annotator of a judgement: expected a name of printable letters, got ''"),
+        ({"annotator": "a\ud800"}, "annotator of a judgement: expected a name"),
+        ({"id": ""}, "id of a judgement: expected a name"),
+        ({"id": 7}, "id of a judgement: expected a name"),
+        ({"time": "yesterday"}, "time must be ISO 8601 .*, got 'yesterday'"),
+        ({"time": None}, "time must be ISO 8601"),
+        ({"undoes": "j0"}, "an undo names the judgement that it undoes, and nothing else does"),
+        ({"choice": "undo"}, "an undo names the judgement"),
+        ({"choice": "undo", "undoes": "nothing"}, "there is no judgement 'nothing' to undo"),
+    ],
+)
+def test_what_is_no_judgement_is_refused_and_nothing_of_its_batch_is_written(
+    store: Store, change: dict, message: str
+) -> None:
+    good = judged(ITEMS[1], "ada", "first")
+    bad = dataclasses.replace(judged(ITEMS[0], "ada", "first", id="j"), **change)
+    with pytest.raises(UserError, match=message):
+        store.record(bad)
+    with pytest.raises(UserError, match=message):
+        store.record_all([good, bad])
+    assert store.judgements() == []
+
+
+def test_only_ones_own_judgement_of_the_item_is_undone_and_once(store: Store) -> None:
+    store.record(judged(ITEMS[0], "ada", "first", id="answer"))
+
+    def undo(**fields: Any) -> Judgement:
+        return judged(**{"item": ITEMS[0], "annotator": "ada", "choice": "undo", "undoes": "answer"} | fields)
+
+    for other in (undo(annotator="ben"), undo(item=ITEMS[1])):
+        with pytest.raises(UserError, match="'answer' is of another item or person"):
+            store.record(other)
+    first = undo(id="undo")
+    assert store.record(first)
+    assert not store.record(first)
+    with pytest.raises(UserError, match="'answer' is undone already"):
+        store.record(undo())
+    with pytest.raises(UserError, match="'undo' is an undo itself"):
+        store.record(undo(undoes="undo"))
+    assert choices(store) == [("answer", "first"), ("undo", "undo")]
+
+
+def test_a_judgement_and_its_undo_come_in_one_batch(store: Store) -> None:
+    answer = judged(ITEMS[0], "ada", "first")
+    undo = judged(ITEMS[0], "ada", "undo", undoes=answer.id)
+    assert store.record_all([answer, undo]) == 2
+    with pytest.raises(UserError, match="to undo"):
+        store.record_all([judged(ITEMS[1], "ada", "undo", undoes="later"), judged(ITEMS[1], "ada", "tie", id="later")])
+
+
+# the file
+
+
+def test_nothing_in_the_log_can_be_changed_or_deleted(store: Store) -> None:
+    store.record(judged(ITEMS[0], "ada", "first", id="answer"))
+    before = store.judgements(), store.items("round-1"), store.queues()
+    db = sqlite3.connect(store.path)
+    for statement in (
+        "UPDATE judgements SET choice = 'second'",
+        "UPDATE judgements SET id = 'other'",
+        "DELETE FROM judgements",
+        "UPDATE items SET content = '{}'",
+        "DELETE FROM items",
+        "UPDATE queues SET seed = 7",
+        "DELETE FROM queues",
+    ):
+        with pytest.raises(sqlite3.IntegrityError, match="rows are added and never changed"):
+            db.execute(statement)
+    db.close()
+    with pytest.raises(sqlite3.IntegrityError, match="never changed"):
+        store.rows("INSERT OR REPLACE INTO queues SELECT * FROM queues")
+    assert (store.judgements(), store.items("round-1"), store.queues()) == before
+
+
+def test_commits_wait_for_the_disk(store: Store) -> None:
+    def synchronous() -> int:
+        return store.rows("PRAGMA synchronous")[0][0]
+
+    assert store.rows("PRAGMA journal_mode") == [("wal",)]
+    assert store.rows("PRAGMA fullfsync") == [(1,)]
+    assert synchronous() == 2  # FULL
+    with store.transaction(durable=False):
+        assert synchronous() == 1  # NORMAL, for leases alone
+    assert synchronous() == 2
+    with pytest.raises(KeyError), store.transaction(durable=False):
+        raise KeyError
+    assert synchronous() == 2
+    with store.transaction():
+        assert synchronous() == 2
+
+
+# a fork and not a fresh interpreter, which would load torch; every store is closed before, as SQLite wants it
+PROCESSES = multiprocessing.get_context("fork")
+
+
+def write_until_killed(path: Path, out: int) -> None:
+    with Store(path) as store:
+        for k in range(100_000):
+            batch = [judged(ITEMS[0], "ada", "tie", id=f"{k}-{part}", comment="x" * 3000) for part in range(3)]
+            assert store.record_all(batch) == 3
+            os.write(out, f"{k}\n".encode())
+
+
+@pytest.mark.parametrize("wait", [1, 2, 30, 31, 100])
+def test_what_a_killed_process_acknowledged_is_kept_and_the_rest_is_whole_or_absent(store: Store, wait: int) -> None:
+    store.close()
+    reading, writing = os.pipe()
+    writer = PROCESSES.Process(target=write_until_killed, args=(store.path, writing))
+    writer.start()
+    os.close(writing)
+    with os.fdopen(reading) as lines:
+        acknowledged = [int(lines.readline()) for _ in range(wait)]
+        writer.kill()
+        acknowledged += [int(line) for line in lines]
+    writer.join()
+    assert writer.exitcode == -signal.SIGKILL
+    assert acknowledged == list(range(len(acknowledged)))
+    with Store(store.path) as again:
+        ids = [j.id for j in again.judgements()]
+        batches = len(ids) // 3
+        assert ids == [f"{k}-{part}" for k in range(batches) for part in range(3)]
+        assert len(acknowledged) <= batches <= len(acknowledged) + 1
+        assert again.rows("PRAGMA integrity_check") == [("ok",)]
+        assert again.record(judged(ITEMS[1], "ada", "tie"))
+
+
+def test_a_log_that_was_cut_off_anywhere_opens_with_whole_batches(store: Store, tmp_path: Path) -> None:
+    for k in range(6):
+        store.record_all([judged(ITEMS[0], "ada", "tie", id=f"{k}-{part}", comment="x" * 3000) for part in range(3)])
+    database = store.path.read_bytes()
+    log = store.path.with_name("feedback.sqlite-wal").read_bytes()
+    found = []
+    for length in [*range(0, len(log), 9973), len(log)]:
+        cut = tmp_path / f"cut-{length}"
+        cut.mkdir()
+        (cut / "feedback.sqlite").write_bytes(database)
+        (cut / "feedback.sqlite-wal").write_bytes(log[:length])
+        with Store(cut / "feedback.sqlite") as again:
+            ids = [j.id for j in again.judgements()]
+        assert ids == [f"{k}-{part}" for k in range(len(ids) // 3) for part in range(3)]
+        found.append(len(ids) // 3)
+    assert found == sorted(found)
+    assert set(found) == set(range(7))
+
+
+def test_threads_that_send_the_same_judgements_write_each_once(store: Store) -> None:
+    sent = [judged(ITEMS[k % 5], f"person {k % 3}", "first", id=f"same {k}") for k in range(40)]
+    with ThreadPoolExecutor(8) as threads:
+        written = list(threads.map(store.record, sent * 8))
+    assert sum(written) == 40
+    assert sorted(j.id for j in store.judgements()) == sorted(j.id for j in sent)
+
+
+def send(path: Path, sent: list[Judgement], start: Any, written: Any) -> None:
+    with Store(path) as store:
+        start.wait()
+        written.put(sum(store.record(judgement) for judgement in sent))
+
+
+def test_processes_that_send_the_same_judgements_write_each_once(store: Store) -> None:
+    sent = [judged(ITEMS[k % 5], "ada", "first", id=f"same {k}") for k in range(60)]
+    store.close()
+    start, written = PROCESSES.Barrier(3), PROCESSES.Queue()
+    senders = [
+        PROCESSES.Process(target=send, args=(store.path, order, start, written))
+        for order in (sent, sent[::-1], sent[30:] + sent[:30])
+    ]
+    for sender in senders:
+        sender.start()
+    assert sum(written.get(timeout=100) for _ in senders) == 60
+    for sender in senders:
+        sender.join()
+    with Store(store.path) as again:
+        assert sorted(j.id for j in again.judgements()) == sorted(j.id for j in sent)
+
+
+def test_processes_that_open_a_new_file_at_once_make_one(tmp_path: Path) -> None:
+    path = tmp_path / "new.sqlite"
+    start = threading.Barrier(6)
+
+    def open_and_add(k: int) -> None:
+        start.wait()
+        with Store(path) as store:
+            store.add_queue(ITEMS, seed=3)
+            store.record(judged(ITEMS[0], "ada", "tie", id=f"of {k}"))
+
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(open_and_add, range(6)))
+    with Store(path) as store:
+        assert len(store.judgements()) == 6
+        assert store.items("round-1") == ITEMS
+
+
+def fill(store: Store) -> list[str]:
+    """Records until the disk is full."""
+    written: list[str] = []
+    with pytest.raises(StoreError, match=r"no space left on the disk; every saved answer is kept: free some space"):
+        for k in range(10_000):
+            store.record(judged(ITEMS[0], "ada", "tie", id=f"n{k}", comment="x" * 2000))
+            written.append(f"n{k}")
+    return written
+
+
+def test_a_full_disk_is_said_and_loses_nothing(store: Store) -> None:
+    pages = store.rows("PRAGMA page_count")[0][0]
+    store.rows(f"PRAGMA max_page_count = {pages + 20}")
+    written = fill(store)
+    assert len(written) > 5
+    with pytest.raises(StoreError, match="no space left"):
+        store.record_all([judged(ITEMS[0], "ada", "tie", comment="x" * 2000) for _ in range(9)])
+    assert [j.id for j in store.judgements()] == written
+    assert store.rows("PRAGMA integrity_check") == [("ok",)]
+    store.rows(f"PRAGMA max_page_count = {pages + 1000}")  # somebody made room
+    assert store.record(judged(ITEMS[0], "ada", "tie", id="after"))
+    assert [j.id for j in store.judgements()] == [*written, "after"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Any:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_file_system_that_is_full_loses_nothing(small_disk: Path) -> None:
+    with Store(small_disk / "feedback.sqlite") as store:
+        store.add_queue(ITEMS, seed=3)
+        written = fill(store)
+        assert len(written) > 5
+        assert [j.id for j in store.judgements()] == written
+    with Store(small_disk / "feedback.sqlite") as store:
+        assert [j.id for j in store.judgements()] == written
+        assert store.rows("PRAGMA integrity_check") == [("ok",)]
+
+
+def test_a_file_that_stays_locked_is_said(store: Store) -> None:
+    with Store(store.path, busy_seconds=0.05) as other:
+        judgement = judged(ITEMS[0], "ada", "tie")
+        with store.transaction(), pytest.raises(StoreError, match="another process has kept it locked for too long"):
+            other.record(judgement)
+        assert other.record(judgement)
+
+
+def test_a_transaction_that_fails_leaves_nothing(store: Store) -> None:
+    with pytest.raises(KeyboardInterrupt), store.transaction() as db:
+        db.execute("INSERT INTO queues (name, seed) VALUES ('half', '0')")
+        raise KeyboardInterrupt
+    assert store.queues() == ["round-1"]
+    assert store.record(judged(ITEMS[0], "ada", "tie"))
+
+
+def test_a_newer_file_is_refused_and_not_touched(store: Store) -> None:
+    store.rows("PRAGMA user_version = 2")
+    store.close()
+    before = store.path.read_bytes()
+    with pytest.raises(StoreError, match=r"written by a newer shfcas \(layout 2, this one knows 1\); update shfcas"):
+        Store(store.path)
+    assert store.path.read_bytes() == before
+
+
+def test_another_programs_database_is_refused_and_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "other.sqlite"
+    db = sqlite3.connect(path)
+    db.execute("CREATE TABLE theirs (a)")
+    db.close()
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match="a database of another program, not judgements; move it away"):
+        Store(path)
+    assert path.read_bytes() == before
+
+
+def test_what_is_no_database_is_refused_and_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("not a database\n" * 100)
+    with pytest.raises(StoreError, match=r"notes\.txt: not a file of judgements; move it away"):
+        Store(path)
+    assert path.read_text() == "not a database\n" * 100
+
+
+def test_an_empty_file_is_filled(tmp_path: Path) -> None:
+    (tmp_path / "a.sqlite").touch()
+    with Store(tmp_path / "a.sqlite") as store:
+        assert store.queues() == []
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"there is no folder .*typo; name a run directory that exists"):
+        Store(tmp_path / "typo" / "feedback.sqlite")
+    with pytest.raises(StoreError, match="cannot be opened; choose a folder"):
+        Store(tmp_path)
+
+
+def test_a_damaged_file_is_said(store: Store) -> None:
+    store.close()
+    with store.path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * 4096 * 8)
+    with pytest.raises(StoreError, match="damaged; keep a copy of it"), Store(store.path) as broken:
+        broken.judgements()
+        broken.items("round-1")
+
+
+def test_nothing_is_acknowledged_once_the_file_was_taken_away(store: Store, tmp_path: Path) -> None:
+    moved = store.path.rename(tmp_path / "elsewhere.sqlite")
+    for _ in range(2):
+        with pytest.raises(StoreError, match="was moved or deleted while it was open; put it back and start again"):
+            store.record(judged(ITEMS[0], "ada", "tie"))
+        store.path.touch()  # another file in its place is not the file either
+    moved.rename(store.path)
+    assert store.record(judged(ITEMS[0], "ada", "tie"))

@@ -1,0 +1,123 @@
+"""A whole run that asks people or a language model, over HTTP as it will."""
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shfcas.data.preferences import Preference, read_preferences
+from shfcas.feedback.annotation.store import STORE, Store
+from shfcas.feedback.web.annotators import Annotators, add_annotators
+from shfcas.feedback.web.server import running
+from shfcas.pipeline.config import RunConfig
+from shfcas.pipeline.loop import run
+from shfcas.utils.config import build
+from shfcas.utils.errors import UserError
+from shfcas.utils.files import content_hash, read_json
+from tests.support import judge_server, tiny
+from tests.support.page_client import Client, answer_all
+
+SHORT = {"num_completions": 4, "temperature": 1.0, "max_new_tokens": 6}
+
+
+@pytest.fixture(scope="module")
+def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Everything tiny, one round, and nothing after the reward model: best-of-n trains no policy."""
+    folder = tmp_path_factory.mktemp("models")
+    names = tiny.write_models(folder)
+    return {
+        "policy": names["policy"],
+        "reward_model": names["reward_model"],
+        "gold": "tests.support.tiny:letter_reward",
+        "prompts": tiny.write_lines(folder / "prompts.jsonl", tiny.prompts(6, chat=False)),
+        "eval_prompts": tiny.write_lines(folder / "held_out.jsonl", [{"prompt": "how was the match?"}]),
+        "preflight": None,
+        "sampling": SHORT,
+        "selection": {"budget": 5, "kendall_threshold": "q0", "pacs_threshold": "q0"},
+        "reward": {"num_train_epochs": 1, "learning_rate": 1e-3, "held_out": 0},
+        "rl": {"algorithm": "best_of_n", "best_of_n": {"n": 2}},
+        "evaluation": {"sampling": SHORT},
+        "human": {"port": 0, "overlap": 2, "repeat_share": 0},
+    }
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
+
+
+def shorter(task: dict[str, Any]) -> str:
+    left, right = (len(task[side]["text"]) for side in ("left", "right"))
+    return "tie" if left == right else "left" if left < right else "right"
+
+
+def longer(task: dict[str, Any]) -> str:
+    return {"left": "right", "right": "left", "tie": "tie"}[shorter(task)]
+
+
+def answer_by(folder: Path, choose: Any, settings: dict[str, Any]) -> list[Preference]:
+    """Runs until the end, with two people who answer through the page meanwhile."""
+    folder.mkdir()
+    add_annotators(folder, ["ada", "ben"])
+    thread = threading.Thread(target=run, args=(build(RunConfig, {**settings, "output": str(folder)}),), daemon=True)
+    thread.start()
+    end = time.monotonic() + 300
+    while not (address := running(folder)):
+        assert thread.is_alive() and time.monotonic() < end
+        time.sleep(0.05)
+    for name, token in Annotators(folder).tokens().items():
+        person = Client(address)
+        person.sign_in(token)
+        assert answer_all(person, choose) == 5, name
+    thread.join(timeout=300)
+    assert not thread.is_alive()
+    return read_preferences(folder / "round-1" / "preferences.jsonl")
+
+
+def test_what_people_say_on_the_page_is_what_the_reward_model_learns(
+    values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shfcas.feedback.human.QUIET_POLLS", 1)
+    settings = {**values, "feedback": "human"}
+    short = answer_by(tmp_path / "short", shorter, settings)
+    long = answer_by(tmp_path / "long", longer, settings)
+    assert short and all(len(p.chosen) < len(p.rejected) for p in short)
+    assert [(p.chosen, p.rejected) for p in long] == [(p.rejected, p.chosen) for p in short]
+    assert {(p.source, p.annotator, p.round) for p in short} == {("human", "ada+ben", 1)}
+    one, other = (
+        content_hash(tmp_path / name / "round-1" / "reward_model" / "model.safetensors") for name in ("short", "long")
+    )
+    assert one != other
+    assert (tmp_path / "short" / "report.html").exists()
+    with Store(tmp_path / "short" / STORE) as store:
+        assert store.queues() == ["round-1"]
+        assert len(store.judgements()) == 10
+
+
+def test_a_language_model_answers_a_run(
+    values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    settings = {**values, "feedback": "judge", "output": str(tmp_path / "run")}
+    with pytest.raises(UserError, match="OPENAI_API_KEY"):
+        run(build(RunConfig, {**settings, "judge": {"model": "judge"}, "output": str(tmp_path / "refused")}))
+    assert not list((tmp_path / "refused").glob("round-*"))  # said before anything was sampled
+    guidelines = tmp_path / "guidelines.md"
+    guidelines.write_text("The longer answer is better.\n", encoding="utf-8")
+    with judge_server.JudgeServer(judge_server.longer) as server:
+        settings["judge"] = {"model": "judge", "base_url": server.url, "guidelines": str(guidelines)}
+        run(build(RunConfig, settings))
+        asked = len(server.requests)
+        guidelines.write_text("The shorter answer is better.\n", encoding="utf-8")
+        with pytest.raises(UserError, match=r"guidelines changed after .*preferences\.jsonl was made"):
+            run(build(RunConfig, settings))
+        assert len(server.requests) == asked
+    labels = read_preferences(tmp_path / "run" / "round-1" / "preferences.jsonl")
+    assert labels and all(len(p.chosen) > len(p.rejected) for p in labels)
+    assert {(p.source, p.annotator) for p in labels} == {("judge", "judge")}
+    report = read_json(tmp_path / "run" / "round-1" / "judge.json")
+    assert (report["comparisons"], report["preferences"], report["asked"]) == (5, len(labels), asked)
+    assert read_json(tmp_path / "run" / "round-1" / "metrics.json")["judge"] == report

@@ -1,0 +1,209 @@
+"""One setting chooses the algorithm: whole tiny runs with each, and what is refused before any work is done."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shfcas.data.candidates import read_candidates
+from shfcas.pipeline.config import RunConfig
+from shfcas.pipeline.loop import run
+from shfcas.rewards.best_of_n import best_of_n, kl_bound
+from shfcas.rewards.scorers import load_scorer
+from shfcas.rewards.table import score_rows
+from shfcas.training.algorithms import ALGORITHMS, RLConfig, train_rl
+from shfcas.utils.config import build
+from shfcas.utils.errors import UsageError, UserError
+from shfcas.utils.files import content_hash, read_json
+from tests.support import tiny
+
+SHORT = {"num_completions": 4, "temperature": 1.0, "max_new_tokens": 6}
+ONLINE = {
+    "num_rollouts": 2,
+    "rollout_batch_size": 4,
+    "mini_batch_size": 2,
+    "learning_rate": 1e-2,
+    "max_completion_length": 16,  # long enough for answers that the reward model can tell apart
+}
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
+
+
+@pytest.fixture(scope="module")
+def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("models")
+    names = tiny.write_models(folder)
+    held_out = [{"prompt": f"how was the {thing}?", "topic": "x"} for thing in ("match", "phone", "night")]
+    return {
+        "policy": names["policy"],
+        "reward_model": names["reward_model"],
+        "gold": "tests.support.tiny:letter_reward",
+        "prompts": tiny.write_lines(folder / "prompts.jsonl", tiny.prompts(6, chat=False)),
+        "eval_prompts": tiny.write_lines(folder / "held_out.jsonl", held_out),
+        "sampling": SHORT,
+        "selection": {"budget": 4, "kendall_threshold": "q0", "pacs_threshold": "q0"},
+        "reward": {"num_train_epochs": 1, "learning_rate": 1e-3},
+        "rl": {
+            "ppo": {**ONLINE, "num_ppo_epochs": 1},
+            "rloo": {**ONLINE, "num_generations": 2},
+            "grpo": {**ONLINE, "num_generations": 2},
+            "rso": {"num_samples": 4, "learning_rate": 1e-2},
+            "best_of_n": {"n": 3},
+        },
+        "evaluation": {"sampling": SHORT},
+    }
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "rloo", "grpo", "rso"])
+def test_a_whole_run_with_each_algorithm(algorithm: str, values: dict[str, Any], tmp_path: Path) -> None:
+    rl = {**values["rl"], "algorithm": algorithm}
+    report = run(build(RunConfig, {**values, "rl": rl, "output": str(tmp_path / "run")}))
+    path = report.parent
+    history = read_json(path / "round-1" / "policy" / "history.json")
+    rollouts = [row for row in history if "rollout" in row]
+    assert [row["rollout"] for row in rollouts] == ([0] if algorithm == "rso" else [0, 1])
+    assert all("objective/scores" in row and "objective/gold" in row for row in rollouts)
+    assert read_json(path / "round-1" / "metrics.json")["kl"] != 0
+    weights = "model.safetensors"
+    assert content_hash(path / "round-1/policy" / weights) != content_hash(Path(values["policy"]) / weights)
+    assert f"<h2>{algorithm.upper()}</h2>" in report.read_text()
+
+
+def test_best_of_n_trains_nothing_and_chooses_with_the_current_reward_model(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    rl = {**values["rl"], "algorithm": "best_of_n"}
+    reward = {"num_train_epochs": 10, "learning_rate": 1e-2}  # so that its taste changes
+    report = run(build(RunConfig, {**values, "rl": rl, "reward": reward, "output": str(tmp_path / "run")}))
+    path, stages = report.parent, read_json(report.parent / "manifest.json")["stages"]
+    assert not [name for name in stages if name.endswith("/policy")]
+    inputs = stages["round-1/evaluation.parquet"]["inputs"]
+    assert inputs["reward_model"] == stages["round-1/reward_model"]["output"]
+    assert stages["round-1/evaluation_candidates.parquet"]["inputs"]["policy"] == values["policy"]
+
+    before = read_candidates(path / "round-0/evaluation.parquet")
+    sampled = read_candidates(path / "round-1/evaluation_candidates.parquet").rows()
+    kept = read_candidates(path / "round-1/evaluation.parquet").rows()
+    rewards = score_rows(load_scorer(str(path / "round-1/reward_model")), sampled)
+    for row, all_of_it, values_of_row, first in zip(kept, sampled, rewards, before.rows(), strict=True):
+        assert len(all_of_it["completions"]) == 3 * len(row["completions"]) == 12
+        assert all_of_it["completions"][:4] == first["completions"]  # the answers before are among them
+        assert row["completions"] == [all_of_it["completions"][i] for i in best_of_n(values_of_row, 3)]
+    first_choice = [best_of_n(r, 3) for r in score_rows(load_scorer(values["reward_model"]), sampled)]
+    assert first_choice != [best_of_n(r, 3) for r in rewards]
+    metrics = read_json(path / "round-1/metrics.json")
+    assert (metrics["best_of_n"], metrics["kl"]) == (3, pytest.approx(kl_bound(3)))
+    assert "best_of_n" not in read_json(path / "round-0/metrics.json")
+    text = report.read_text()
+    assert "of every 3 answers the one that" in text and "<h2>BEST_OF_N</h2>" not in text
+
+
+@pytest.mark.parametrize(
+    ("rl", "message"),
+    [
+        (
+            {"algorithm": "pqo"},
+            "rl.algorithm: unknown choice 'pqo', one of ppo, rloo, grpo, rso, best_of_n; did you mean",
+        ),
+        ({"reward_shaping": "center"}, "rl.reward_shaping: unknown choice 'center'"),
+        ({"ppo": {"mini_batch_size": 5}}, r"rl\.ppo: rollout_batch_size=4 must be a multiple of mini_batch_size=5"),
+        (
+            {"algorithm": "rloo", "rloo": {"num_generations": 3}},
+            r"rl\.rloo: rollout_batch_size=64 must be a multiple of",
+        ),
+        ({"algorithm": "rso", "rso": {"num_samples": 5}}, r"num_samples=5 of sampling.num_completions=4 candidates"),
+        ({"algorithm": "best_of_n", "best_of_n": {"n": 1}}, "n must be at least 2, got 1"),
+    ],
+)
+def test_what_the_algorithm_cannot_do_is_said_before_any_work(
+    rl: dict, message: str, values: dict[str, Any], tmp_path: Path
+) -> None:
+    ppo = {**values["rl"]["ppo"], **rl.get("ppo", {})}
+    with pytest.raises(UserError, match=message):
+        run(build(RunConfig, {**values, "rl": {**rl, "ppo": ppo}, "output": str(tmp_path / "run")}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_only_the_chosen_section_counts() -> None:
+    settings = RLConfig(algorithm="rloo")
+    settings.grpo.num_generations = 1
+    settings.rso.num_samples = 0
+    settings.check()
+    assert set(ALGORITHMS) == set(vars(settings)) - {"algorithm", "reward_shaping"}
+
+
+def test_best_of_n_has_nothing_to_train(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="best_of_n trains nothing"):
+        train_rl("p", [], tiny.letter_reward, RLConfig(algorithm="best_of_n"), tmp_path, tmp_path, 0)
+
+
+def test_the_old_section_is_refused_with_a_hint() -> None:
+    with pytest.raises(UsageError, match="unknown key ppo"):
+        build(RunConfig, {"ppo": {"num_rollouts": 1}})
+
+
+@pytest.mark.parametrize(
+    ("heading", "column", "settings"),
+    [
+        ("RLOO and GRPO", 0, RLConfig().rloo),
+        ("RLOO and GRPO", 1, RLConfig().grpo),
+        ("RSO", 0, RLConfig().rso),
+        ("Best-of-n", 0, RLConfig().best_of_n),
+    ],
+    ids=["rloo", "grpo", "rso", "best_of_n"],
+)
+def test_the_page_about_algorithms_states_every_default(heading: str, column: int, settings: Any) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "algorithms.md").read_text(encoding="utf-8")
+    section = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    cells = [line.split("|") for line in section.splitlines() if line.startswith("| `")]
+    stated = {row[1].strip(" `"): row[2 + column].strip() for row in cells if row[2 + column].strip()}
+    expected = {
+        name: f"r {value.r}" if name == "lora" else "none" if value is None else str(value)
+        for name, value in vars(settings).items()
+    }
+    assert stated == expected
+
+
+@pytest.mark.slow
+def test_a_command_that_is_killed_goes_on_where_it_was(values: dict[str, Any], tmp_path: Path) -> None:
+    """SIGKILL as soon as a checkpoint is there, twice; weights and history are those of an unbroken call."""
+    root = Path(__file__).parents[2]
+
+    def start(output: Path) -> subprocess.Popen:
+        flags = {
+            **{name: values[name] for name in ("policy", "reward_model", "prompts", "gold")},
+            **ONLINE,
+            "output": output,
+            "num_rollouts": 6,
+            "num_generations": 2,
+            "save_rollouts": 1,
+        }
+        arguments = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
+        return subprocess.Popen(
+            [sys.executable, "-m", "shfcas", "grpo", *arguments],
+            cwd=root,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        )
+
+    def finish(output: Path) -> tuple[str, str]:
+        assert start(output).wait(timeout=300) == 0
+        return content_hash(output / "history.json"), content_hash(output / "model.safetensors")
+
+    unbroken = finish(tmp_path / "unbroken")
+    for checkpoint in ("checkpoint-4", "checkpoint-8"):
+        process = start(tmp_path / "broken")
+        while process.poll() is None and not (tmp_path / ".broken.work" / checkpoint / "trainer_state.json").exists():
+            time.sleep(0.001)
+        assert process.poll() is None
+        process.kill()
+        process.wait()
+        assert not (tmp_path / "broken").exists()
+    assert finish(tmp_path / "broken") == unbroken
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "unbroken"]

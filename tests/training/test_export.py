@@ -1,0 +1,132 @@
+"""What verl and OpenRLHF are given: their columns, and rewards that stay what they were."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig
+from transformers import LlamaForSequenceClassification as Classifier
+
+from shfcas.cli import main
+from shfcas.models.loading import load_reward_model, save_model
+from shfcas.models.safe_rlhf import last_token_classifier
+from shfcas.rewards.scorers import load_scorer
+from shfcas.utils.files import read_json
+from tests.support import tiny
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A policy, a reward model of its family, another one of BERT's, and prompts."""
+    tiny.save_policy(tmp_path / "policy")
+    tiny.save_reward_model(tmp_path / "bert")
+    torch.manual_seed(0)
+    model, tokenizer = load_reward_model(str(tmp_path / "policy"))
+    torch.nn.init.normal_(model.score.weight)
+    save_model(tmp_path / "reward", model, tokenizer)
+    tiny.write_lines(tmp_path / "prompts.jsonl", tiny.prompts(5))
+    tiny.write_lines(tmp_path / "held_out.jsonl", tiny.held_out_prompts(3))
+    return tmp_path
+
+
+def exported(folder: Path, engine: str, *flags: str, reward: str = "reward") -> int:
+    files = {"prompts": "prompts.jsonl", "policy": "policy", "reward_model": reward, "output": engine}
+    given = [text for name, value in files.items() for text in (f"--{name}", str(folder / value))]
+    return main(["export", engine, *given, *flags])
+
+
+def test_verl_gets_its_columns(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exported(folder, "verl", "--eval_prompts", str(folder / "held_out.jsonl")) == 0
+    rows = pq.read_table(folder / "verl" / "train.parquet").to_pylist()
+    assert len(rows) == 5
+    assert rows[1] == {
+        "data_source": "shfcas",
+        "prompt": tiny.prompts(5)[1]["prompt"],
+        "ability": "chat",
+        "reward_model": {"style": "model", "ground_truth": ""},
+        "extra_info": {"split": "train", "index": 1, "prompt_id": "p1"},
+    }
+    held_out = pq.read_table(folder / "verl" / "test.parquet").to_pylist()
+    assert [row["extra_info"]["split"] for row in held_out] == ["test"] * 3
+    assert AutoModelForCausalLM.from_pretrained(folder / "verl" / "policy").num_parameters() > 0
+    assert "largest_difference" in capsys.readouterr().out
+
+
+def test_openrlhf_gets_its_columns(folder: Path) -> None:
+    tiny.write_lines(folder / "prompts.jsonl", tiny.prompts(2, chat=False))
+    assert exported(folder, "openrlhf") == 0
+    first, _ = pq.read_table(folder / "openrlhf" / "train.parquet").to_pylist()
+    asked = [{"role": "user", "content": tiny.prompts(1, chat=False)[0]["prompt"]}]
+    assert first == {"datasource": "shfcas", "input": asked, "label": "", "prompt_id": "p0"}
+    assert read_json(folder / "openrlhf" / "reward_model" / "config.json")["value_head_prefix"] == "score"
+    assert not (folder / "openrlhf" / "test.parquet").exists()
+
+
+@pytest.mark.parametrize("engine", ["verl", "openrlhf"])
+@pytest.mark.parametrize("cost", [False, True])
+def test_the_reward_model_scores_as_before(engine: str, cost: bool, folder: Path) -> None:
+    """Loaded by transformers alone, and read at the last token."""
+    assert exported(folder, engine, *(["--cost_model"] if cost else [])) == 0
+    at = folder / engine / "reward_model"
+    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(at), AutoTokenizer.from_pretrained(at)
+    assert model.config.num_labels == 1 and model.score.bias is None
+    row = tiny.prompts(1)[0]
+    expected = load_scorer(str(folder / "reward"))(prompts=[row["prompt"]], completions=["it was good"])[0]
+    said = [*row["prompt"], {"role": "assistant", "content": "it was good"}]
+    ids = tokenizer.apply_chat_template(said, return_tensors="pt", return_dict=True)["input_ids"]
+    reward = model.eval()(ids).logits.item()
+    assert abs(expected) > 1e-3
+    assert reward == pytest.approx(-expected if cost else expected, abs=1e-5)
+    assert load_scorer(str(at))(prompts=[row["prompt"]], completions=["it was good"])[0] == pytest.approx(reward)
+
+
+def test_another_layout_is_noticed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """OpenRLHF reads at the policy's end token; this reward model was trained to read at a line break."""
+    tokenizer = AutoTokenizer.from_pretrained(folder / "reward")
+    tokenizer.chat_template = tiny.CHAT_TEMPLATE.replace("<|end|>", "<|end|>!")
+    tokenizer.save_pretrained(folder / "reward")
+    assert exported(folder, "openrlhf") == 0
+    assert "rewards differ from those of shfcas by up to" in capsys.readouterr().err
+    assert exported(folder, "verl") == 0
+    assert "rewards differ" not in capsys.readouterr().err
+
+
+def test_a_bias_is_left_out_and_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, tokenizer = load_reward_model(str(folder / "reward"))
+    biased = last_token_classifier(model.config)(model.config)
+    biased.load_state_dict(model.state_dict(), strict=False)
+    torch.nn.init.constant_(biased.score.bias, 2.5)
+    save_model(folder / "biased", biased, tokenizer)
+    assert exported(folder, "verl", reward="biased") == 0
+    said = capsys.readouterr()
+    assert "adds 2.5 to every reward" in said.err and "rewards differ" not in said.err
+
+
+@pytest.mark.parametrize(
+    ("engine", "reward", "message"),
+    [
+        ("verl", "bert", "verl reads decoders with a head named score"),
+        ("verl", "policy", "has no trained reward head"),
+        ("openrlhf", "other", "has another vocabulary than"),
+        ("nemo", "reward", "say who reads it: shfcas export verl or shfcas export openrlhf"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(
+    engine: str, reward: str, message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if reward == "other":
+        tokenizer = tiny.reward_tokenizer()
+        config = LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_labels=1,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        save_model(folder / "other", Classifier(config), tokenizer)
+    assert exported(folder, engine, reward=reward) == (2 if engine == "nemo" else 1)
+    assert message in capsys.readouterr().err
+    assert not (folder / engine).exists()

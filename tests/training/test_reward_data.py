@@ -1,0 +1,107 @@
+"""What a reward model is trained on: prompts on one side only, the same side in every round, margins, signs."""
+
+import pytest
+
+from shfcas.data.chat import ending
+from shfcas.data.preferences import Preference
+from shfcas.training.reward.config import RewardModelConfig
+from shfcas.training.reward.data import encode_pairs, held_out_prompts, split, weighted
+from shfcas.utils.config import build
+from shfcas.utils.errors import UsageError
+from tests.support import tiny
+
+
+def pairs(count: int, prefix: str, **provenance: object) -> list[Preference]:
+    """Three pairs a prompt."""
+    return [Preference(f"{prefix} {i}", f"good {k}", f"bad {k}", **provenance) for i in range(count) for k in range(3)]
+
+
+ORIGINAL = pairs(40, "original")
+FIRST = pairs(20, "first", source="gold", round=1)
+SECOND = pairs(10, "second", source="human", round=2)
+
+
+def test_no_prompt_is_on_both_sides_and_each_stratum_gives_its_share() -> None:
+    everything = [*ORIGINAL, *FIRST, *SECOND]
+    train, held_out = split(everything, held_out_prompts(everything, 0.2, seed=0))
+    assert len(train) + len(held_out) == len(everything)
+    assert not {p.prompt for p in train} & {p.prompt for p in held_out}
+    counts = [len({p.prompt for p in held_out if p.source == source}) for source in ("original", "gold", "human")]
+    assert counts == [8, 4, 2]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_is_held_out_in_one_round_is_held_out_in_the_next(seed: int) -> None:
+    # The second round asks again about prompts of the first, and overrules some of its pairs.
+    again = [Preference(p.prompt, p.rejected, p.chosen, source="human", round=2) for p in FIRST[:30]]
+    before = held_out_prompts([*ORIGINAL, *FIRST], 0.25, seed)
+    after = held_out_prompts([*ORIGINAL, *FIRST, *SECOND, *again], 0.25, seed)
+    asked_before = {p.prompt for p in [*ORIGINAL, *FIRST]}
+    assert {p.prompt for p in split([*ORIGINAL, *FIRST], before)[1]} == {
+        p.prompt for p in split([*ORIGINAL, *FIRST, *SECOND, *again], after)[1] if p.prompt in asked_before
+    }
+
+
+def test_the_seed_decides_and_a_smaller_share_is_part_of_a_larger_one() -> None:
+    small, large = held_out_prompts(ORIGINAL, 0.1, 0), held_out_prompts(ORIGINAL, 0.3, 0)
+    assert len(small) == 4 and len(large) == 12 and small < large
+    assert held_out_prompts(list(reversed(ORIGINAL)), 0.1, 0) == small
+    assert held_out_prompts(ORIGINAL, 0.1, 1) != small
+
+
+def test_few_prompts_are_all_trained_on() -> None:
+    assert held_out_prompts(pairs(9, "few"), 0.1, 0) == set()
+    assert len(held_out_prompts(pairs(10, "few"), 0.1, 0)) == 1
+    assert held_out_prompts(ORIGINAL, 0.0, 0) == held_out_prompts([], 0.5, 0) == set()
+
+
+def test_new_pairs_are_repeated() -> None:
+    assert weighted([*ORIGINAL, *FIRST], 3) == [*ORIGINAL, *FIRST, *FIRST, *FIRST]
+    assert weighted(ORIGINAL, 3) == ORIGINAL
+
+
+def test_a_pair_without_a_margin_has_margin_zero_where_others_have_one() -> None:
+    tokenizer = tiny.reward_tokenizer()
+    plain = Preference("how was it?", "a good film", "bad")
+    strong = Preference("how was it?", "a good film", "bad", margin=2.0)
+    rows, used = encode_pairs([strong, plain], tokenizer, 128)
+    assert [row["margin"] for row in rows] == [2.0, 0.0] and used == [strong, plain]
+    assert "margin" not in encode_pairs([plain], tokenizer, 128)[0][0]
+
+
+def test_a_cost_is_higher_for_the_rejected_answer() -> None:
+    tokenizer = tiny.reward_tokenizer()
+    pair = Preference("how was it?", "a good film", "bad", chosen_safe=True, rejected_safe=False)
+    half = Preference("how was it?", "a good film", "bad", rejected_safe=False)
+    (reward,), _ = encode_pairs([pair], tokenizer, 128)
+    rows, _ = encode_pairs([pair, half], tokenizer, 128, "cost")
+    assert (rows[0]["chosen_ids"], rows[0]["rejected_ids"]) == (reward["rejected_ids"], reward["chosen_ids"])
+    assert [row["signs"] for row in rows] == [[1, -1], [1, 0]]
+    assert "signs" not in reward
+
+
+def test_the_ending_is_what_follows_every_answer() -> None:
+    chat, bert = tiny.policy_tokenizer(), tiny.reward_tokenizer()
+    assert chat.decode(ending(chat, [{"role": "user", "content": "how?"}])) == "<|end|>"
+    assert bert.decode(ending(bert, "how?")) == "[SEP]"
+    chat.chat_template = None
+    assert chat.decode(ending(chat, "how?")) == "<|end|>"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"held_out": 1.0}, "held_out: expected a share of 0 <= held_out < 1"),
+        ({"held_out": -0.1}, "held_out: expected a share"),
+        ({"eval_steps": 0}, "eval_steps: expected a number of steps"),
+        ({"eval_steps": 2.5}, "eval_steps: expected a number of steps"),
+        ({"ensemble_size": 0}, "ensemble_size: expected at least 1"),
+        ({"early_stopping_patience": -1}, "early_stopping_patience: expected at least 0"),
+        ({"new_pair_weight": 0}, "new_pair_weight: expected at least 1"),
+        ({"average_weights": True}, "average_weights needs models to average"),
+        ({"objective": "costs"}, "did you mean 'cost'"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(values: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        build(RewardModelConfig, values)
