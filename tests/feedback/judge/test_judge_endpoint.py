@@ -235,7 +235,7 @@ def test_ctrl_c_does_not_wait_for_replies(serve: Serve, tmp_path: Path) -> None:
                 assert process.poll() is None
                 time.sleep(0.02)
             process.send_signal(signal.SIGINT)
-            assert all(ended.acquire(timeout=2) for _ in range(4))  # so the endpoint stops too
+            assert all(ended.acquire(timeout=10) for _ in range(4))  # so the endpoint stops too
             output, errors = process.communicate(timeout=30)
     assert (output, process.returncode) == ("interrupted\n", 0) and "Traceback" not in errors
 
