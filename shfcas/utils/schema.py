@@ -43,7 +43,7 @@ def _property(key: Key) -> dict[str, Any]:
 
 def _types(key: Key) -> dict[str, Any]:
     """Types, choices and bounds of a value; those of a list are about its items."""
-    bounds = {BOUNDS[name]: limit for name, limit in key.field.metadata.items() if name in BOUNDS}
+    bounds = {BOUNDS[name]: limit for name, limit in key.field.metadata.items() if name in BOUNDS and limit is not None}
     union = isinstance(key.annotation, types.UnionType) or typing.get_origin(key.annotation) is typing.Union
     alternatives = typing.get_args(key.annotation) if union else (key.annotation,)
     names, items = [], {}
