@@ -17,13 +17,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class _Files:
-    model: str = option("", "a model to refine, or a backbone that gets a fresh head")
-    preferences: list[str] = option(list, "preference files, comma-separated, the most trusted last")
+    model: str = option("", "a model to refine, or a backbone that gets a fresh head", common=True)
+    preferences: list[str] = option(list, "preference files, comma-separated, the most trusted last", common=True)
     eval_preferences: str | None = option(
-        None, "preferences that are only measured on (none: hold out a share of the others)"
+        None, "preferences that are only measured on (none: hold out a share of the others)", common=True
     )
-    output: str = option("reward-model", "the folder of the trained model")
-    seed: int = option(0, "seed")
+    output: str = option("reward-model", "the folder of the trained model", common=True)
+    seed: int = option(0, "seed", common=True)
 
 
 @dataclass

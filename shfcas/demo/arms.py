@@ -34,18 +34,18 @@ ASKED = {"random": "random", "shf_cas": "SHF-CAS"}
 class DemoConfig:
     """The demo's few knobs; everything else stands in shfcas/demo/demo.yaml."""
 
-    output: str = option("runs/demo", "the run directory; run the same command again to continue")
-    prompts: int = option(64, "prompts to sample, to ask about and to train on (at most 96)")
-    budget: int = option(100, "comparisons that are asked for in each round of each arm")
-    rounds: int = option(1, "rounds")
+    output: str = option("runs/demo", "the run directory; run the same command again to continue", common=True)
+    prompts: int = option(64, "prompts to sample, to ask about and to train on (at most 96)", common=True)
+    budget: int = option(100, "comparisons that are asked for in each round of each arm", common=True)
+    rounds: int = option(1, "rounds", common=True)
     feedback: str = option(
-        "gold", "who answers: gold, or human: you, on a page, for the arm SHF-CAS alone", ("gold", "human")
+        "gold", "who answers: gold, or human: you, on a page, for the arm SHF-CAS alone", ("gold", "human"), common=True
     )
     human: HumanConfig = option(HumanConfig, "feedback human: how you are asked")
     finish_with_what_we_have: bool = option(
         False, "feedback human: go on with the answers there are, without waiting for the rest", volatile=True
     )
-    seed: int = option(0, "the seed of everything")
+    seed: int = option(0, "the seed of everything", common=True)
 
 
 def run_config(config: DemoConfig) -> RunConfig:

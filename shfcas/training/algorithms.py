@@ -22,7 +22,7 @@ ALGORITHMS = ("ppo", "rloo", "grpo", "rso", "best_of_n")
 class RLConfig:
     """How the policy follows the reward; of the algorithms' own sections only the chosen one counts."""
 
-    algorithm: str = option("ppo", "how the policy follows the reward", ALGORITHMS)
+    algorithm: str = option("ppo", "how the policy follows the reward", ALGORITHMS, common=True)
     reward_shaping: str = option(
         "centre",
         "rewards as they are, less the mean of a prompt's candidates, or the share of them they beat",

@@ -29,7 +29,7 @@ from shfcas.utils.seeds import derive_seed
 class RSOConfig:
     """Rejection sampling over the candidates, then DPO."""
 
-    num_samples: int = option(4, "candidates accepted of each prompt (8 of 64 in Liu et al. 2023)")
+    num_samples: int = option(4, "candidates accepted of each prompt (8 of 64 in Liu et al. 2023)", common=True)
     rejection_beta: float = option(
         0.5, "beta of the target pi_ref exp(r / beta), in units of the reward (Liu et al. 2023)"
     )
@@ -37,10 +37,12 @@ class RSOConfig:
         "first_round", "pairs: each accepted answer in one, or winners meet again", ("first_round", "tournament")
     )
     loss_type: str = option("sigmoid", "sigmoid is DPO's loss, hinge SLiC's, both on log-ratios", ("sigmoid", "hinge"))
-    dpo_beta: float = option(0.05, "scale of the log-ratios in the loss (gamma in Liu et al. 2023; TRL's beta)")
-    num_train_epochs: float = option(1.0, "passes over the pairs")
-    learning_rate: float = option(1e-5, "peak learning rate (cosine)")
-    batch_size: int = option(16, "pairs a step")
+    dpo_beta: float = option(
+        0.05, "scale of the log-ratios in the loss (gamma in Liu et al. 2023; TRL's beta)", common=True
+    )
+    num_train_epochs: float = option(1.0, "passes over the pairs", common=True)
+    learning_rate: float = option(1e-5, "peak learning rate (cosine)", common=True)
+    batch_size: int = option(16, "pairs a step", common=True)
     max_length: int | None = option(
         None, "tokens of prompt and answer; longer is an error (none: what the policy sees)"
     )

@@ -16,7 +16,7 @@ _ADDRESS = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5
 class HumanConfig:
     """Feedback from people, through the page or through files."""
 
-    overlap: int = option(1, "how many people answer each comparison")
+    overlap: int = option(1, "how many people answer each comparison", common=True)
     repeat_share: float = option(0.05, "share of a person's answered comparisons that are asked again, once")
     lease_minutes: float = option(
         30.0, "a comparison that was handed out and not answered goes to others after this", volatile=True
@@ -28,7 +28,9 @@ class HumanConfig:
     )
     slightly: float = option(0.5, "margin of an answer that is slightly better")
     clearly: float = option(1.0, "margin of an answer that is clearly better")
-    guidelines: str | None = option(None, "a Markdown file that the page shows beside the comparisons", volatile=True)
+    guidelines: str | None = option(
+        None, "a Markdown file that the page shows beside the comparisons", volatile=True, common=True
+    )
     host: str = option("127.0.0.1", "the address that the page listens at", volatile=True)
     port: int = option(8900, "the port of the page (0: any free one)", volatile=True)
     address: str | None = option(

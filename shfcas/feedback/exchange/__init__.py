@@ -22,7 +22,7 @@ FORMATS = {"jsonl": jsonl, "trl": trl, "label-studio": label_studio, "argilla": 
 class ExchangeBaseConfig:
     """What is written, and how what is read is taken."""
 
-    format: str = option("jsonl", "the format of the file", tuple(FORMATS))
+    format: str = option("jsonl", "the format of the file", tuple(FORMATS), common=True)
     run_queue: str | None = option(None, "export this queue of the run, such as round-1 (none: the newest)")
     answers: bool = option(True, "export the answers that there are as well")
     with_scores: bool = option(False, "export rewards and conflicts for the annotators to see")

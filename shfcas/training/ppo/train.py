@@ -23,7 +23,7 @@ class PPOStageConfig(PPOBaseConfig):
     """PPO of the policy against the reward model."""
 
     # Other defaults than PPOConfig's: a run has nobody who watches the KL and starts it anew.
-    num_rollouts: int = option(50, "rollout phases")
+    num_rollouts: int = option(50, "rollout phases", common=True)
     generation_batch_size: int = option(64, "sequences at once when generating, and when scoring without gradient")
     kl_target: float | None = option(
         6.0, "nats an answer that an adaptive kl_coef steers to (6: Ziegler et al. 2019; none: fixed)"

@@ -416,7 +416,7 @@ def test_the_command_serves_until_ctrl_c_and_a_kill_loses_nothing(folder: Path) 
     assert client.judge(task, id=saved).json()["new"] is False
     code, errors = again.end(signal.SIGINT)
     assert code == 130
-    assert errors == "shfcas annotate: stopped; the same command continues where it was\n"
+    assert errors == "shfcas annotate: stopped; the same command continues\n"
     assert len(log(folder)) == 2 and running(folder) is None
 
 
