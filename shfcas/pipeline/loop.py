@@ -11,7 +11,7 @@ import numpy as np
 from shfcas.conflicts.columns import add_conflicts
 from shfcas.data.candidates import CandidateTable, read_candidates, read_prompts, write_candidates
 from shfcas.data.chat import plain_text
-from shfcas.data.preferences import Preference, merge, read_preferences, write_preferences
+from shfcas.data.preferences import Preference, read_preferences, write_preferences
 from shfcas.engines import Engine, open_engine
 from shfcas.engines.local import LocalEngine
 from shfcas.evaluation.metrics import detection, grouped, ranking_accuracy, summarize
@@ -34,8 +34,7 @@ from shfcas.selection import SelectionConfig
 from shfcas.selection.sharded import select_table
 from shfcas.training.algorithms import train_rl
 from shfcas.training.reward.config import RewardModelConfig
-from shfcas.training.reward.data import held_out_prompts, split, weighted
-from shfcas.training.reward.train import train_reward_model
+from shfcas.training.reward.refine import train_on_groups
 from shfcas.training.sft import read_demonstrations, train_sft
 from shfcas.utils.callables import is_callable_name
 from shfcas.utils.config import fingerprint, to_dict, volatile_names
@@ -378,11 +377,14 @@ class Loop:
         """
         from shfcas.report.training import write_training_report
 
-        apart = held_out_prompts([p for group in groups for p in group], settings.held_out, self.config.seed)
-        pairs, held_out = split(merge(*groups), apart)
-        pairs = weighted(pairs, settings.new_pair_weight)
-        result = train_reward_model(
-            str(start), pairs, settings, context.output, context.work_dir, context.seed, held_out
+        result = train_on_groups(
+            str(start),
+            groups,
+            settings=settings,
+            output=context.output,
+            work_dir=context.work_dir,
+            seed=context.seed,
+            split_seed=self.config.seed,
         )
         write_training_report(context.output, result)
 

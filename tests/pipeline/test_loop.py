@@ -119,12 +119,12 @@ def test_new_labels_weigh_as_often_as_they_are_told_to(
 ) -> None:
     calls: list[tuple] = []
 
-    def train(model: str, preferences: list, settings: Any, output: Path, *rest: object) -> dict:
+    def train(model: str, preferences: list, *, output: Path, **rest: object) -> dict:
         calls.append((model, list(preferences)))
         output.mkdir()
         return {}
 
-    monkeypatch.setattr("shfcas.pipeline.loop.train_reward_model", train)
+    monkeypatch.setattr("shfcas.training.reward.refine.train_reward_model", train)
     reward = {**values["reward"], "new_pair_weight": 3, "start": "backbone"}
     config = build(RunConfig, {**values, "reward": reward})
     loop = Loop(RunDirectory(tmp_path / "run", {}, 0), config)
@@ -145,12 +145,12 @@ def test_what_is_held_out_is_never_trained_on_in_any_round(
 ) -> None:
     calls: list[tuple[set, set]] = []
 
-    def train(model: str, pairs: list, settings: Any, output: Path, work_dir: Path, seed: int, held_out: list) -> dict:
+    def train(model: str, pairs: list, *, output: Path, held_out: list, **rest: object) -> dict:
         calls.append(tuple({str(p.prompt) for p in part} for part in (pairs, held_out)))
         output.mkdir()
         return {}
 
-    monkeypatch.setattr("shfcas.pipeline.loop.train_reward_model", train)
+    monkeypatch.setattr("shfcas.training.reward.refine.train_reward_model", train)
     reward = {"held_out": 0.3}
     selection = {**values["selection"], "budget": 12, "strategy": "random"}
     config = build(RunConfig, {**values, "reward": reward, "proxy": reward, "selection": selection, "preflight": None})
@@ -168,7 +168,8 @@ def test_what_is_held_out_is_never_trained_on_in_any_round(
 def test_holding_out_what_the_proxy_was_trained_on_is_said(
     values: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shfcas.pipeline.loop.train_reward_model", lambda *arguments: arguments[3].mkdir() or {})
+    train = "shfcas.training.reward.refine.train_reward_model"
+    monkeypatch.setattr(train, lambda *models, output, **rest: output.mkdir() or {})
     for share, said in ((0.2, False), (0.1, True)):
         caplog.clear()
         sections = {"proxy": {"held_out": share}, "reward": {"held_out": 0.2}, "preflight": None}
