@@ -35,7 +35,7 @@ def compare(config: CompareConfig) -> Path:
     record = Record(directory.path / "cells.jsonl", work.inputs())
     cells = cells_of(config.strategies, config.budgets, config.seeds)
     jobs = config.jobs or useful_jobs(config, len(cells))
-    done = run_cells(cells, work, jobs, record, config.jobs or jobs_that_fit(config, work))
+    done = run_cells(cells, work, jobs=jobs, record=record, at_once=config.jobs or jobs_that_fit(config, work))
     rows = tidy(done)
     if config.ppo:
         from shfcas.compare.policies import policies

@@ -125,11 +125,11 @@ class RunWork:
         return head_bench(
             pool,
             held_out,
-            arrays["earlier"],
-            arrays["head"],
-            config.l2,
-            config.reward.new_pair_weight,
-            arrays["margins"],
+            earlier=arrays["earlier"],
+            head=arrays["head"],
+            l2=config.l2,
+            new_pair_weight=config.reward.new_pair_weight,
+            margins=arrays["margins"],
             **options,
         )
 
@@ -139,7 +139,7 @@ class RunWork:
         for label in labels:
             row, first = pool.rows[label.prompt], int(pool.offsets[label.prompt])
             chosen, rejected = label.chosen - first, label.rejected - first
-            found.append(make_preference(row, chosen, rejected, "gold", self.config.gold, round=1))
+            found.append(make_preference(row, chosen, rejected, source="gold", annotator=self.config.gold, round=1))
         return found
 
     def train(self, preferences: Sequence[Preference], output: Path, work_dir: Path, seed: int) -> None:

@@ -137,11 +137,11 @@ class Loop:
                 lambda c: train_sft(
                     config.policy,
                     read_demonstrations(rows),
-                    sft,
-                    c.output,
-                    c.work_dir,
-                    c.seed,
-                    config.chat_template,
+                    settings=sft,
+                    output=c.output,
+                    work_dir=c.work_dir,
+                    seed=c.seed,
+                    chat_template=config.chat_template,
                 ),
                 {"policy": config.policy, "demonstrations": rows},
             )
@@ -183,7 +183,7 @@ class Loop:
         """Steps 4 and 5: selects comparisons within the budget, and has them judged."""
 
         def make_queue(context: StageContext) -> None:
-            chosen = select_table([str(conflicts)], selection, context.seed, self.engine)
+            chosen = select_table([str(conflicts)], selection, seed=context.seed, engine=self.engine)
             write_jsonl(context.output, [vars(q) for q in chosen.comparisons])
 
         def judge(context: StageContext) -> None:
@@ -338,14 +338,25 @@ class Loop:
     ) -> None:
         """Samples prompts into `context.output`; `references` adds log-probabilities under other models."""
         template = self.config.chat_template
-        table = sample_policy(policy, prompts, sampling, seed, context.work_dir, references, template, self.engine)
+        table = sample_policy(
+            policy,
+            prompts,
+            config=sampling,
+            seed=seed,
+            work_dir=context.work_dir,
+            references=references,
+            chat_template=template,
+            engine=self.engine,
+        )
         write_candidates(context.output, table)
 
     def _feedback(self, name: str, seed: int) -> FeedbackSource:
         """Who answers the queue that lies at `name` in the run directory."""
         config = self.config
         if config.feedback == "human":
-            return HumanFeedback(self.run.path, name, config.human, seed, config.finish_with_what_we_have)
+            return HumanFeedback(
+                self.run.path, name, settings=config.human, seed=seed, finish=config.finish_with_what_we_have
+            )
         return self.judge or GoldFeedback(self.gold, config.gold)
 
     def _score_reference(self) -> dict[str, str | Path]:
@@ -394,9 +405,9 @@ class Loop:
         findings = preflight(
             str(reward_model),
             settings,
-            self.config.cost_model,
-            read_preferences(preferences) if preferences else [],
-            [{**row, "completions": [""]} for row in self.prompts],
+            cost_model=self.config.cost_model,
+            preferences=read_preferences(preferences) if preferences else [],
+            candidates=[{**row, "completions": [""]} for row in self.prompts],
             answer_tokens=self.config.sampling.max_new_tokens,
         )
         refuse_failures(findings)

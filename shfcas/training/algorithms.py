@@ -96,9 +96,16 @@ def train_rl(
     """
     if settings.algorithm == "best_of_n":
         raise UserError("best_of_n trains nothing: the policy stays as it is, and evaluation chooses among its answers")
-    place = (output, work_dir, seed, metrics, chat_template)
+    shared: dict[str, Any] = {
+        "reward": reward,
+        "output": output,
+        "work_dir": work_dir,
+        "seed": seed,
+        "metrics": metrics,
+        "chat_template": chat_template,
+    }
     if settings.algorithm == "rso":
-        return train_rso(policy, candidates, reward, settings.rso, *place)
+        return train_rso(policy, candidates, settings=settings.rso, **shared)
     if settings.algorithm == "ppo":
-        return train_policy(policy, prompts, reward, settings.ppo, *place)
-    return train_online(policy, prompts, reward, getattr(settings, settings.algorithm), *place)
+        return train_policy(policy, prompts, settings=settings.ppo, **shared)
+    return train_online(policy, prompts, settings=getattr(settings, settings.algorithm), **shared)

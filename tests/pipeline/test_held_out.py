@@ -27,15 +27,14 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[Preference], list[
     """The training and held-out pairs of each training, which is not carried out."""
     seen: list[tuple[list[Preference], list[Preference]]] = []
 
-    def train(model: str, preferences: Sequence[Preference], *rest: Any, **more: Any) -> dict[str, Any]:
-        held_out = more["held_out"] if "held_out" in more else rest[0]
-        output = more["output"] if "output" in more else rest[2]
+    def train(
+        model: str, preferences: Sequence[Preference], *, held_out: Sequence[Preference], output: Path, **settings: Any
+    ) -> dict[str, Any]:
         seen.append((list(preferences), list(held_out)))
         output.mkdir(parents=True)
-        return {"pairs": 0, "pairs_by_source": {}, "pairs_too_long": 0, "loss": [0.0], "best_step": None} | {
-            "train": {"accuracy": {"mean": 1.0, "low": 1.0, "high": 1.0, "count": 1}},
-            "held_out": None,
-        }
+        accuracy = {"mean": 1.0, "low": 1.0, "high": 1.0, "count": 1}
+        counts = {"pairs": 0, "pairs_by_source": {}, "pairs_too_long": 0}
+        return {**counts, "loss": [0.0], "best_step": None, "train": {"accuracy": accuracy}, "held_out": None}
 
     monkeypatch.setattr("shfcas.training.reward.train.train_member", train)
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))

@@ -49,8 +49,16 @@ def settings(**changes: object) -> PPOStageConfig:
 def train(folder: Path, **changes: object) -> list[dict[str, Any]]:
     policy = str(folder / "policy") if (folder / "policy").exists() else tiny.save_policy(folder / "policy")
     metrics = {"gold": tiny.letter_reward}
-    arguments = (settings(**changes), folder / "new", folder / "work", 0, metrics)
-    return train_policy(policy, tiny.prompts(8), tiny.letter_reward, *arguments)
+    return train_policy(
+        policy,
+        tiny.prompts(8),
+        reward=tiny.letter_reward,
+        settings=settings(**changes),
+        output=folder / "new",
+        work_dir=folder / "work",
+        seed=0,
+        metrics=metrics,
+    )
 
 
 def fields(cls: type) -> dict[str, dataclasses.Field]:

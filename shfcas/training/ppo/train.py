@@ -57,6 +57,7 @@ KEPT = ("completions", "runs")
 def train_policy(
     policy: str,
     prompts: Sequence[dict[str, Any]],
+    *,
     reward: RewardCallable,
     settings: PPOStageConfig,
     output: Path,
