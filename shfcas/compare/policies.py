@@ -10,10 +10,8 @@ from shfcas.data.candidates import read_candidates
 from shfcas.data.preferences import read_preferences, write_preferences
 from shfcas.pipeline.loop import Loop, Start
 from shfcas.pipeline.run_directory import StageContext
-from shfcas.rewards.scorers import load_scorer
-from shfcas.rewards.shaping import shaped_reward
-from shfcas.training.algorithms import train_rl
-from shfcas.utils.files import read_json, write_json
+from shfcas.training.algorithms import PolicyTraining, train_policy
+from shfcas.utils.files import read_json
 from shfcas.utils.seeds import derive_seed
 
 METRICS = {"policy_gold_reward": "gold_reward", "policy_win_rate": "win_rate", "policy_kl": "kl"}
@@ -67,21 +65,18 @@ def train_one(loop: Loop, work: RunWork, start: Start, cell: Cell) -> Path:
         reward_model = loop.run.stage(f"{name}/reward_model", refine, inputs)
 
     def improve(context: StageContext) -> None:
-        rows = read_candidates(pool).rows()
-        scorer = load_scorer(str(reward_model), config.cost_model)
-        history = train_rl(
-            str(work.state.policy),
-            loop.prompts,
-            shaped_reward(scorer, rows, config.rl.reward_shaping),
-            config.rl,
-            context.output,
-            context.work_dir,
-            derive_seed(config.seed, "policy", cell.seed),  # the same for every strategy: they meet the same chance
-            metrics={"gold": loop.gold},
-            candidates=rows,
+        training = PolicyTraining(
+            policy=str(work.state.policy),
+            reward_model=str(reward_model),
+            settings=config.rl,
+            seed=derive_seed(config.seed, "policy", cell.seed),  # shared by all strategies, so that chance is the same
+            cost_model=config.cost_model,
+            prompts=loop.prompts,
+            candidates=read_candidates(pool).rows(),
+            gold=loop.gold,
             chat_template=config.chat_template,
         )
-        write_json(context.output / "history.json", history)
+        train_policy(training, context.output, context.work_dir)
 
     inputs = {"policy": work.state.policy, "reward_model": reward_model, "pool": pool}
     policy = loop.run.stage(f"{name}/policy", improve, inputs)

@@ -26,13 +26,12 @@ from shfcas.pipeline.run_directory import RunDirectory, StageContext
 from shfcas.rewards.best_of_n import keep_best, kl_bound
 from shfcas.rewards.preflight import PreflightConfig, preflight, refuse_failures
 from shfcas.rewards.scorers import load_scorer
-from shfcas.rewards.shaping import shaped_reward
 from shfcas.rewards.table import add_answer_rewards, answer_rewards
 from shfcas.sampling.config import SamplingConfig
 from shfcas.sampling.table import sample_policy
 from shfcas.selection import SelectionConfig
 from shfcas.selection.sharded import select_table
-from shfcas.training.algorithms import train_rl
+from shfcas.training.algorithms import PolicyTraining, train_policy
 from shfcas.training.reward.config import RewardModelConfig
 from shfcas.training.reward.refine import train_on_groups
 from shfcas.training.sft import read_demonstrations, train_sft
@@ -229,21 +228,18 @@ class Loop:
             return replace(state, best_of_n=settings.best_of_n.n)
 
         def make(context: StageContext) -> None:
-            rows = read_candidates(candidates).rows()
-            scorer = load_scorer(str(state.reward_model), self.config.cost_model)
-            history = train_rl(
-                str(state.policy),
-                self.prompts,
-                shaped_reward(scorer, rows, settings.reward_shaping),
-                settings,
-                context.output,
-                context.work_dir,
-                context.seed,
-                metrics={"gold": self.gold},
-                candidates=rows,
+            training = PolicyTraining(
+                policy=str(state.policy),
+                reward_model=str(state.reward_model),
+                settings=settings,
+                seed=context.seed,
+                cost_model=self.config.cost_model,
+                prompts=self.prompts,
+                candidates=read_candidates(candidates).rows(),
+                gold=self.gold,
                 chat_template=self.config.chat_template,
             )
-            write_json(context.output / "history.json", history)
+            train_policy(training, context.output, context.work_dir)
 
         inputs = {"policy": state.policy, "reward_model": state.reward_model, "candidates": candidates}
         policy = self.run.stage(f"{name}/policy", make, inputs)

@@ -477,10 +477,10 @@ def test_a_reward_model_has_a_tokenizer_of_its_own_and_its_input_is_never_cut(po
 
 @BOTH
 def test_metrics_that_ppo_has_too_bear_its_names(algorithm: type, policy: str, tmp_path: Path) -> None:
-    from shfcas.training.ppo.train import PPOStageConfig, train_policy
+    from shfcas.training.ppo.train import PPOStageConfig, train_ppo
 
     settings = PPOStageConfig(num_rollouts=1, rollout_batch_size=8, mini_batch_size=4, max_completion_length=6)
-    (ppo,) = train_policy(
+    (ppo,) = train_ppo(
         policy,
         prompts(),
         reward=liked,

@@ -54,7 +54,7 @@ SHARED = (
 KEPT = ("completions", "runs")
 
 
-def train_policy(
+def train_ppo(
     policy: str,
     prompts: Sequence[dict[str, Any]],
     *,
