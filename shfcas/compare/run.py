@@ -24,7 +24,7 @@ def compare(config: CompareConfig) -> Path:
     directory = RunDirectory(config.output, config.check().shared(), config.seed)
     write_text(directory.path / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False))
     loop = Loop(directory, config)
-    start = loop.start(loop.prepare())
+    start = loop.start()
     work = prepare(directory, loop, start.state, config)
     for name in config.strategies:  # what a strategy lacks is said before anything is trained
         cell = Cell(name, max(config.budgets), 0)

@@ -29,7 +29,7 @@ POOL, HELD_OUT, FEATURES = "pool.parquet", "round-0/evaluation.parquet", "featur
 
 def prepare(directory: RunDirectory, loop: Loop, state: State, config: CompareConfig) -> "RunWork":
     """The pool with gold rewards and, for heads, features: made once, for all cells."""
-    conflicts = loop.conflicts(state, "round-1")
+    conflicts = loop.score(state, loop.sample(state, "round-1"), "round-1")
 
     def add_gold(context: StageContext) -> None:
         table = read_candidates(conflicts)

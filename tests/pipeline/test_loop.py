@@ -18,6 +18,7 @@ from shfcas.pipeline.config import RunConfig
 from shfcas.pipeline.loop import Loop, State, run
 from shfcas.pipeline.run_directory import RunDirectory
 from shfcas.rewards.scorers import ensemble_members
+from shfcas.selection import SelectionConfig
 from shfcas.utils.config import build
 from shfcas.utils.errors import UsageError, UserError
 from shfcas.utils.files import content_hash, read_json
@@ -65,6 +66,17 @@ def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 def inputs(path: Path) -> dict[str, dict[str, str]]:
     """What each stage was made from, as the manifest says."""
     return {name: stage["inputs"] for name, stage in read_json(path / "manifest.json")["stages"].items()}
+
+
+def scored(loop: Loop, state: State, folder: str = "round-1") -> Path:
+    """The scored candidate table of a round."""
+    return loop.score(state, loop.sample(state, folder), folder)
+
+
+def labelled(loop: Loop, conflicts: Path, number: int, selection: SelectionConfig) -> Path:
+    """The labels of a round."""
+    folder = f"round-{number}"
+    return loop.label(loop.select(conflicts, folder, selection), conflicts, folder, number)
 
 
 def test_a_round_starts_from_the_models_of_the_one_before(values: dict[str, Any], tmp_path: Path) -> None:
@@ -129,7 +141,7 @@ def test_new_labels_weigh_as_often_as_they_are_told_to(
     config = build(RunConfig, {**values, "reward": reward})
     loop = Loop(RunDirectory(tmp_path / "run", {}, 0), config)
     state = loop.prepare()
-    labels = loop.ask(loop.conflicts(state, "round-1"), "round-1", 1, config.selection)
+    labels = labelled(loop, scored(loop, state), 1, config.selection)
     asked = read_preferences(labels)
     after = loop.refine(replace(state, reward_model="refined before"), labels, "round-1")
     model, pairs = calls.pop()
@@ -155,10 +167,10 @@ def test_what_is_held_out_is_never_trained_on_in_any_round(
     selection = {**values["selection"], "budget": 12, "strategy": "random"}
     config = build(RunConfig, {**values, "reward": reward, "proxy": reward, "selection": selection, "preflight": None})
     loop = Loop(RunDirectory(tmp_path / "run", {}, 0), config)
-    conflicts = loop.conflicts(State(values["policy"], values["reward_model"]), "round-1")
+    conflicts = scored(loop, State(values["policy"], values["reward_model"]))
     state = loop.prepare()
     for number in (1, 2):
-        labels = loop.ask(conflicts, f"round-{number}", number, config.selection)
+        labels = labelled(loop, conflicts, number, config.selection)
         state = loop.refine(state, labels, f"round-{number}")
     assert len(calls) == 3 and all(held_out for _, held_out in calls)
     trained, held_out = (set.union(*parts) for parts in zip(*calls, strict=True))
@@ -184,10 +196,10 @@ def test_an_ensemble_is_refined_from_round_to_round_and_leaves_its_variances(
     loop = Loop(RunDirectory(tmp_path / "run", {}, 0), config)
     state = loop.prepare()
     for number in (1, 2):
-        conflicts = loop.conflicts(state, f"round-{number}")
+        conflicts = scored(loop, state, f"round-{number}")
         assert ("reward_variances" in read_candidates(conflicts)) == (number == 2)  # the first proxy is one model
         selection = replace(config.selection, strategy="shf_cas" if number == 1 else "bald")
-        labels = loop.ask(conflicts, f"round-{number}", number, selection)
+        labels = labelled(loop, conflicts, number, selection)
         state = loop.refine(state, labels, f"round-{number}")
     assert len(ensemble_members(str(state.reward_model))) == 2
     assert len(read_json(Path(state.reward_model) / "training.json")["members"]) == 2
@@ -209,8 +221,8 @@ def test_a_cost_model_is_refined_as_one(values: dict[str, Any], tmp_path: Path) 
     config = build(RunConfig, {**costs, "reward": {**values["reward"], "objective": "cost"}})
     loop = Loop(RunDirectory(tmp_path / "b", {}, 0), config)
     state = loop.prepare()
-    conflicts = loop.conflicts(state, "round-1")
-    state = loop.refine(state, loop.ask(conflicts, "round-1", 1, config.selection), "round-1")
+    conflicts = scored(loop, state)
+    state = loop.refine(state, labelled(loop, conflicts, 1, config.selection), "round-1")
     assert is_cost_model(str(state.reward_model))
 
 
@@ -229,8 +241,8 @@ def test_the_policy_follows_rewards_that_are_shaped_prompt_by_prompt(
     config = build(RunConfig, {**values, "rl": {**values["rl"], "reward_shaping": shaping}})
     loop = Loop(RunDirectory(tmp_path / "run", {}, 0), config)
     state = loop.prepare()
-    conflicts = loop.conflicts(state, "round-1")
-    loop.improve(state, conflicts, "round-1")
+    conflicts = scored(loop, state)
+    loop.fine_tune(state, conflicts, "round-1")
     (call,) = calls
     assert (call["policy"], call["prompts"], list(call["metrics"])) == (values["policy"], loop.prompts, ["gold"])
     for row in read_candidates(conflicts).rows():
@@ -247,8 +259,8 @@ def test_the_policy_follows_rewards_that_are_shaped_prompt_by_prompt(
 def test_the_queue_asks_about_answers_of_the_table(values: dict[str, Any], tmp_path: Path) -> None:
     config = build(RunConfig, values)
     loop = Loop(RunDirectory(tmp_path / "run", {}, 0), config)
-    conflicts = loop.conflicts(loop.prepare(), "round-1")
-    labels = loop.ask(conflicts, "round-1", 1, config.selection)
+    conflicts = scored(loop, loop.prepare())
+    labels = labelled(loop, conflicts, 1, config.selection)
     rows = {row["prompt_id"]: row for row in read_candidates(conflicts).rows()}
     queue = read_queue(labels.parent / "queue.jsonl")
     assert 0 < len(queue) <= 4
@@ -313,12 +325,12 @@ def test_a_prompt_that_changed_after_its_answers_were_sampled_is_refused(
     config = build(RunConfig, settings)
     directory = RunDirectory(config.output, {}, 0)
     loop = Loop(directory, config)
-    loop.conflicts(loop.prepare(), "round-1")
+    scored(loop, loop.prepare())
     rows[3]["prompt"] = "how was the morning?"
     tiny.write_lines(tmp_path / "prompts.jsonl", rows)
     loop = Loop(directory, config)
     with pytest.raises(UserError, match=r"prompts changed after .*candidates\.parquet was made from it"):
-        loop.conflicts(loop.prepare(), "round-1")
+        scored(loop, loop.prepare())
 
 
 def test_a_run_is_done_once(values: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
