@@ -45,7 +45,7 @@ class OnlineCommand(PolicyCommand):
 
 
 def settings_of(config: Any, settings: type[Settings]) -> Settings:
-    """The algorithm's settings among a command's flags."""
+    """Returns the algorithm's settings among a command's flags."""
     names = [field.name for field in dataclasses.fields(settings)]  # type: ignore[arg-type]
     return settings(**{name: getattr(config, name) for name in names})
 

@@ -296,7 +296,7 @@ class Loop:
 
 
 def run(config: RunConfig) -> Path:
-    """Runs all rounds, or those that are left of them, and returns the path of the report."""
+    """Runs all rounds, or what a killed run still lacks, and returns the path of the report."""
     from shfcas.report import write_report
 
     directory = RunDirectory(config.output, to_dict(config.check()), config.seed, volatile_names(RunConfig))
