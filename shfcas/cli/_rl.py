@@ -70,7 +70,7 @@ def train_command(
     rl = RLConfig(algorithm=algorithm, reward_shaping=config.reward_shaping, **{algorithm: settings})
     rl.check()
     for scorer in filter(None, (config.reward_model, config.gold)):
-        check_scorer(scorer)  # before the output folder is made
+        check_scorer(scorer)  # fail early, before the output folder is created
     with trained_folder(config.output) as (partial, work_dir):
         training = PolicyTraining(
             policy=config.policy,
