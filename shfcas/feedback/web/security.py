@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -22,7 +22,7 @@ from shfcas.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-MOST_BYTES = 64 * 1024
+MAX_BYTES = 64 * 1024
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
@@ -39,50 +39,31 @@ _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-class Refused(Exception):
-    """A request that is not answered with what it asks for.
+class Refused(HTTPException):
+    """Refusal of a request.
 
     Attributes:
-        status: of HTTP.
-        code: for the page's script, where it has to tell cases apart.
+        status_code: HTTP status.
+        detail: one line for the annotator.
+        code: name of the case, where the page's script has to tell cases apart.
     """
 
     def __init__(self, status: int, message: str, code: str = "", headers: dict[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.status, self.code, self.headers = status, code, headers or {}
+        super().__init__(status, message, headers)
+        self.code = code
 
-    def response(self) -> Response:
-        """What the browser gets."""
-        return json_response(
-            {"error": str(self)} | ({"code": self.code} if self.code else {}), self.status, self.headers
-        )
+
+def error_response(error: HTTPException) -> Response:
+    """Returns `{"error": message}` with the error's status and headers, and with its code if it has one."""
+    code = getattr(error, "code", "")
+    return json_response(
+        {"error": error.detail} | ({"code": code} if code else {}), error.status_code, dict(error.headers or {})
+    )
 
 
 def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """JSON in ASCII, in which any text survives: control characters, and half a surrogate pair."""
+    """Returns JSON in ASCII, which keeps any text intact: control characters, and half a surrogate pair."""
     return Response(json.dumps(value, allow_nan=False), status, headers, media_type="application/json")
-
-
-async def read_json(request: Request) -> dict[str, Any]:
-    """The JSON object that a request brings along.
-
-    Raises:
-        Refused: there is more than `MOST_BYTES` of it, or it is something else.
-    """
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise Refused(415, "expected a body of application/json")
-    body = b""
-    async for block in request.stream():
-        body += block
-        if len(body) > MOST_BYTES:
-            raise Refused(413, f"more than {MOST_BYTES:,} bytes", headers={"Connection": "close"})
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        raise Refused(400, "the body is not valid JSON") from None
-    if not isinstance(value, dict):
-        raise Refused(400, "the body is not a JSON object")
-    return value
 
 
 def printable(text: str) -> str:
@@ -130,7 +111,15 @@ class Guard:
         """One request."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        begin, status = time.perf_counter(), 0
+        begin, status, received = time.perf_counter(), 0, 0
+
+        async def receive_limited() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > MAX_BYTES:
+                raise Refused(413, f"body: expected at most {MAX_BYTES:,} bytes", headers={"Connection": "close"})
+            return message
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
@@ -144,14 +133,14 @@ class Guard:
 
         try:
             self._check(scope)
-            await self._app(scope, receive, send_with_headers)
+            await self._app(scope, receive_limited, send_with_headers)
         except Refused as refused:
-            await refused.response()(scope, receive, send_with_headers)
+            await error_response(refused)(scope, receive, send_with_headers)
         except Exception:
             logger.error("%s", printable(traceback.format_exc().rstrip()))
             if not status:
-                failure = Refused(500, "the server failed; its log says why")
-                await failure.response()(scope, receive, send_with_headers)
+                failure = HTTPException(500, "the server failed; its log says why")
+                await error_response(failure)(scope, receive, send_with_headers)
         finally:
             # Without what stands behind the question mark: a token may be pasted anywhere.
             path, taken = printable(scope["path"]), 1e3 * (time.perf_counter() - begin)
