@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from shfcas.data.preferences import Preference
-from shfcas.feedback.annotation.aggregation import names_of, preferences
+from shfcas.feedback.annotation.aggregation import preferences, split_names
 from shfcas.feedback.annotation.config import HumanConfig
 from shfcas.feedback.annotation.schema import Item, Judgement
 from shfcas.feedback.exchange.answers import Answer, check_name
@@ -32,7 +32,7 @@ def read(rows: Iterable[tuple[str, dict[str, Any]]], book: Book) -> Iterator[Ans
                 raise Problem(" ".join(str(error).split())[:300], "see TRL's columns in docs/exchange.md") from None
             item, choice = _place(preference, book)
             name = preference.annotator or preference.source
-            for annotator in names_of(name) if preference.source == "human" else [name]:
+            for annotator in split_names(name) if preference.source == "human" else [name]:
                 made = Judgement(
                     id="",
                     item=item.id,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from shfcas.feedback.annotation.agreement import report
+from shfcas.feedback.annotation.agreement import agreement_report
 from shfcas.feedback.annotation.assignment import Assignment, Task
 from shfcas.feedback.annotation.config import HumanConfig
 from shfcas.feedback.annotation.schema import SIDES, Item, Judgement
@@ -124,7 +124,7 @@ class Desk:
         with self._report_lock:
             known, made, numbers = self._numbers
             if known != queue or time.monotonic() > made + REPORT_SECONDS:
-                numbers = report(self._store.item_ids(queue), self._store.judgements(queue), self._settings)
+                numbers = agreement_report(self._store.item_ids(queue), self._store.judgements(queue), self._settings)
                 self._numbers = (queue, time.monotonic(), numbers)
             return numbers
 

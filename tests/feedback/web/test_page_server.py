@@ -223,7 +223,7 @@ def test_nobody_who_answers_waits_for_the_dashboard(folder: Path, page: Page, mo
         thread.join(20)
         return {"answers": len(replies)}
 
-    monkeypatch.setattr(desk, "report", answered_meanwhile)
+    monkeypatch.setattr(desk, "agreement_report", answered_meanwhile)
     assert ben.get("/api/dashboard").json()["report"] == {"answers": 1}
     assert [reply.status for reply in replies] == [200] and len(log(folder)) == 1
 
