@@ -65,9 +65,9 @@ class HumanFeedback:
         for package in PACKAGES:
             if find_spec(package) is None:
                 raise MissingExtra(package, "web")
-        from shfcas.feedback.web.server import check
+        from shfcas.feedback.web.server import check_settings
 
-        check(settings)
+        check_settings(settings)
 
     def __call__(self, comparisons: Sequence[Comparison], candidates: CandidateTable, round: int) -> list[Preference]:
         """Waits for enough answers and returns their preferences.

@@ -272,7 +272,7 @@ def test_what_the_page_would_refuse_is_refused_before_any_work(monkeypatch: pyte
     with pytest.raises(UserError, match="set allow_public"):
         HumanFeedback.check(HumanConfig(host="0.0.0.0"))
     HumanFeedback.check(HumanConfig(host="0.0.0.0", allow_public=True))
-    with pytest.raises(UserError, match="no address of this machine"):
+    with pytest.raises(UserError, match="host: expected an address of this machine"):
         HumanFeedback.check(HumanConfig(host="no-such-name.invalid"))
     with pytest.raises(UserError, match=r"none\.md does not exist"):
         HumanFeedback.check(HumanConfig(guidelines="none.md"))

@@ -1,4 +1,4 @@
-"""What the page asks for, without HTTP: comparisons in the order of left and right, answers back into the log."""
+"""The page's service without HTTP: comparisons as left and right go out, answers go into the log."""
 
 import math
 import threading
@@ -20,12 +20,12 @@ REPORT_SECONDS = 2.0  # maximum age of the dashboard's numbers: every open dashb
 
 
 class Desk:
-    """Hands out the comparisons of a run's newest queue and takes the answers.
+    """Desk that hands out the comparisons of a run's newest queue and takes the answers.
 
     Args:
-        store: of the run; a queue that is added later is found.
-        settings: how people are asked.
-        queue: serve this one instead of the newest.
+        store: the run's store; queues that are added later are served too.
+        settings: overlap, repeats and leases.
+        queue: serve this queue instead of the newest.
     """
 
     def __init__(self, store: Store, settings: HumanConfig, queue: str | None = None) -> None:
@@ -33,18 +33,18 @@ class Desk:
         self._lock = threading.Lock()
         self._report_lock = threading.Lock()
         self._assignments: dict[str, Assignment] = {}
-        self._numbers: tuple[str, float, dict[str, Any]] = ("", -math.inf, {})
+        self._last_report: tuple[str, float, dict[str, Any]] = ("", -math.inf, {})
 
     def queue(self) -> str | None:
-        """The queue that is asked now, if there is any yet."""
+        """Returns the queue that is served now, or None before there is one."""
         return self._queue or next(reversed(self._store.queues()), None)
 
     def next(self, name: str, held: Sequence[str]) -> dict[str, Any]:
-        """The next comparison for a person, none where there is nothing to ask.
+        """Leases the next comparison to an annotator; `task` is None if there is nothing to ask.
 
         Args:
-            name: of the person.
-            held: ids of the items that the person's browser has open already.
+            name: the annotator.
+            held: ids of the items that the annotator's browser has open already.
         """
         assignment = self._assignment()
         task = assignment.next(name, held) if assignment else None
@@ -109,24 +109,24 @@ class Desk:
         return {"saved": True, "task": self._shown(name, task), "progress": self._progress(name)}
 
     def leave(self, name: str) -> None:
-        """What the person has open goes to others."""
+        """Releases the comparisons that an annotator has open."""
         assignment = self._assignment()
         if assignment:
             assignment.release(name)
 
     def dashboard(self, name: str) -> dict[str, Any]:
-        """How far everybody is and how well they agree."""
+        """Returns progress and agreement of all annotators."""
         queue = self.queue()
         return {"report": self._report(queue) if queue else None, "progress": self._progress(name), "queue": queue}
 
     def _report(self, queue: str) -> dict[str, Any]:
-        # One at a time, for it reads the whole log; nobody who answers waits for it.
+        # One at a time, because it reads the whole log. Answers do not wait for it.
         with self._report_lock:
-            known, made, numbers = self._numbers
-            if known != queue or time.monotonic() > made + REPORT_SECONDS:
-                numbers = agreement_report(self._store.item_ids(queue), self._store.judgements(queue), self._settings)
-                self._numbers = (queue, time.monotonic(), numbers)
-            return numbers
+            reported, moment, report = self._last_report
+            if reported != queue or time.monotonic() > moment + REPORT_SECONDS:
+                report = agreement_report(self._store.item_ids(queue), self._store.judgements(queue), self._settings)
+                self._last_report = (queue, time.monotonic(), report)
+            return report
 
     def _assignment(self, queue: str | None = None) -> Assignment | None:
         queue = queue or self.queue()
@@ -142,7 +142,7 @@ class Desk:
         return asdict(assignment.progress(name)) if assignment else None
 
     def _shown(self, name: str, task: Task | None) -> dict[str, Any] | None:
-        """A task as the page gets it: nothing in it tells which answer is which."""
+        """Returns a task as the page gets it: nothing in it tells which answer is which."""
         if task is None:
             return None
         texts = {"first": task.item.first_text, "second": task.item.second_text}
@@ -157,7 +157,7 @@ class Desk:
         }
 
     def _mark(self, name: str, item: Item, left: str, repeat: bool) -> str:
-        """Says which answer stood on which side, to nobody but us, and also after a restart."""
+        """Returns a mark that tells the sides to this server alone, also after a restart."""
         return f"{derive_seed(self._store.seed(item.queue), 'shown', name, item.id, left, repeat, bits=62):016x}"
 
     def _sides(self, name: str, item: Item, mark: str) -> tuple[str, bool]:
@@ -169,11 +169,9 @@ class Desk:
 
 
 def _why(item: Item, left: str) -> dict[str, Any]:
-    """What the item was chosen by, as the person saw it."""
-    sides = SIDES if left == "first" else SIDES[::-1]
+    """Returns the scores behind the selection, by the sides that the annotator saw."""
+    sides = ("left", "right") if left == "first" else ("right", "left")
     return {
-        name: dict(zip(("left", "right"), (value[SIDES.index(side)] for side in sides), strict=True))
-        if isinstance(value, list)
-        else value
+        name: dict(zip(sides, value, strict=True)) if isinstance(value, list) else value
         for name, value in item.why.items()
     }

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.exceptions import HTTPException
 
 from shfcas.feedback.web.dependencies import PageState, State, Visitor
-from shfcas.feedback.web.guidelines import rendered
+from shfcas.feedback.web.guidelines import render_guidelines
 
 TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".png": "image/png"}
 
@@ -37,7 +37,7 @@ def guidelines(name: Visitor, state: State) -> Response:
     """Returns the guidelines as a page."""
     if not name:
         return RedirectResponse("/", 303)
-    return _page("guidelines.html.j2", name, state, html=rendered(state.settings.guidelines))
+    return _page("guidelines.html.j2", name, state, html=render_guidelines(state.settings.guidelines))
 
 
 @router.get("/static/{name}")

@@ -452,7 +452,7 @@ def test_without_the_extra_the_command_says_what_to_install(
         ([], 2, "expected one run directory, got none"),
         (["a", "b"], 2, "expected one run directory, got a b"),
         (["nowhere"], 1, "nowhere does not exist"),
-        ([".", "--annotators", "ada,a b"], 1, "'a b' cannot be a name"),
+        ([".", "--annotators", "ada,a b"], 1, "and any of . _ - @, got 'a b'"),
         ([".", "--host", "0.0.0.0"], 1, "set allow_public"),
         ([".", "--port", "70000"], 2, "expected 0 to 65535"),
         ([".", "--guidelines", "none.md"], 1, "none.md does not exist"),
