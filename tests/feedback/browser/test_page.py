@@ -83,7 +83,7 @@ def test_a_session_by_keyboard_alone(served, person, tmp_path):
     items.append(ada.answers("1"))
     ada.is_done()
     ada.status("Saved")
-    assert "You have answered 14. All of it is saved." in ada.at("#done").inner_text()
+    assert "You have answered 14. All answers are saved." in ada.at("#done").inner_text()
 
     log = run.log()
     assert [judgement.item for judgement in log] == items == [item.id for item in run.items]
