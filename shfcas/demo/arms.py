@@ -62,12 +62,12 @@ def run_config(config: DemoConfig) -> RunConfig:
 
 
 def arms(settings: RunConfig) -> dict[str, str]:
-    """The arms that are run: nobody is asked twice as much for the sake of a baseline."""
+    """Returns the arms to run, with their labels; `random` needs gold labels, to spare annotators the baseline."""
     return {arm: label for arm, label in ARMS.items() if arm != "random" or settings.feedback == "gold"}
 
 
 def run_demo(config: DemoConfig) -> dict[str, Any]:
-    """Runs the three arms, or what is left of them; writes results.json and returns its content."""
+    """Runs or resumes the arms; writes results.json and returns its content."""
     settings = run_config(config)
     run = RunDirectory(config.output, to_dict(settings), config.seed, volatile_names(RunConfig))
     loop = Loop(run, settings)
@@ -92,7 +92,7 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
 
 
 def policies(path: Path, rounds: int, arms: dict[str, str]) -> list[dict[str, Any]]:
-    """One row a policy: the base, and each arm after its last round."""
+    """Returns one row per policy: the base, and each arm after its last round."""
     files = {"base policy (SFT)": path / "round-0" / "metrics.json"}
     files.update({label: path / arm / f"round-{rounds}" / "metrics.json" for arm, label in arms.items()})
     rows = []
@@ -110,7 +110,7 @@ def policies(path: Path, rounds: int, arms: dict[str, str]) -> list[dict[str, An
 
 
 def blind_spot_detection(loop: Loop, conflicts: Path) -> dict[str, float]:
-    """How well conflict finds the blind topics: AUROC of the Kendall distance for prompts, of abs(PACS) for answers."""
+    """Measures how well conflict finds blind topics: AUROC of Kendall distance by prompt, of abs(PACS) by answer."""
     table = read_candidates(conflicts)
     blind = [topic in BLIND_TOPICS for topic in table.column("topic")]
     found = detection(table, score_rows(loop.gold, table.rows()))
@@ -123,7 +123,7 @@ def blind_spot_detection(loop: Loop, conflicts: Path) -> dict[str, float]:
 
 
 def labels_in_blind_topics(path: Path, arm: str, conflicts: Path) -> dict[str, Any]:
-    """How many of the first round's comparisons were about blind topics."""
+    """Counts the first round's comparisons about blind topics."""
     table = read_candidates(conflicts)
     topics = dict(zip(table.column("prompt_id"), table.column("topic"), strict=True))
     queue = read_queue(path / arm / "round-1" / "queue.jsonl")
@@ -132,7 +132,7 @@ def labels_in_blind_topics(path: Path, arm: str, conflicts: Path) -> dict[str, A
 
 
 def table(results: dict[str, Any]) -> str:
-    """The comparison as text."""
+    """Formats the comparison as text."""
     header = [
         "policy",
         "gold reward [95 %]",
@@ -175,7 +175,7 @@ def table(results: dict[str, Any]) -> str:
             "-" * len(text[0]),
             *text[1:],
             "",
-            "Kendall distance finds the prompts of the blind topics: "
+            "Kendall distance finds prompts of blind topics: "
             f"AUROC {found['kendall_finds_blind_topics']:.2f}; abs(PACS) finds misjudged answers: "
             f"AUROC {found['pacs_finds_wrong_answers']:.2f} (0.5 is chance)",
             "labels about blind topics: "

@@ -25,7 +25,7 @@ from shfcas.evaluation.resampling import (
     with_interval,
 )
 from shfcas.evaluation.statistics import auroc
-from shfcas.report.diagnosis import of_table
+from shfcas.report.diagnosis import diagnose_table
 from shfcas.utils.errors import UserError
 
 
@@ -274,12 +274,12 @@ def test_gold_is_asked_about_the_drawn_prompts_only() -> None:
 
 
 def test_the_section_of_a_report() -> None:
-    found = of_table(scored(2.0), "topic")
+    found = diagnose_table(scored(2.0), "topic")
     assert found is not None and found["plot"].startswith("<svg") and "food" in found["slices"]
     rows = [{name: value for name, value in row.items() if name != "gold"} for row in scored(2.0).rows()]
-    assert of_table(add_conflicts(CandidateTable.from_rows(rows))) is None
+    assert diagnose_table(add_conflicts(CandidateTable.from_rows(rows))) is None
     alike = [{**row, "gold": [1.0] * 5} for row in scored(2.0).rows()]
-    assert of_table(add_conflicts(CandidateTable.from_rows(alike))) is None
+    assert diagnose_table(add_conflicts(CandidateTable.from_rows(alike))) is None
 
 
 # -- errors ---------------------------------------------------------------------------------------------------
