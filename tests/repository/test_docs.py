@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from docs._make import loop
 from shfcas.cli import COMMANDS, main
 from shfcas.compare.config import CompareConfig
 from shfcas.pipeline.config import RunConfig
@@ -118,3 +119,7 @@ def test_quickstart_commands(folder: Path) -> None:
     ]  # fmt: skip
     assert (folder / "evaluation.json").exists() and (folder / "scores" / "part-00000.parquet").exists()
     assert (folder / "runs" / "mine" / "report.html").exists()
+
+
+def test_the_picture_of_the_loop_is_the_one_that_its_script_draws() -> None:
+    assert loop.PICTURE.read_text(encoding="utf-8") == loop.draw()
