@@ -138,7 +138,7 @@ class Assignment:
             return self._lease(db, annotator, number, repeat, now)
 
     def task(self, annotator: str, item_id: str) -> Task:
-        """Leases an item to an annotator who returns to it, as after an undo, whoever else holds a lease.
+        """Leases an item to an annotator who returns to it, as after an undo, even if others hold a lease.
 
         Raises:
             UserError: the queue has no such item.

@@ -25,7 +25,7 @@ def sign_in(body: SignIn, request: Request, state: State) -> Response:
         address = request.client.host if request.client else ""
         state.failures.check(address)
         state.failures.failed(address)
-        raise Refused(401, "nobody has this token; copy the whole sign-in link")
+        raise Refused(401, "unknown token; copy the whole sign-in link")
     response = json_response({"name": name, "csrf": state.annotators.csrf(name)})
     response.set_cookie(
         state.cookie,

@@ -2,7 +2,8 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from shfcas.feedback.web.security import Refused
 
@@ -11,14 +12,14 @@ MAX_SECONDS = 7 * 24 * 3600.0
 
 
 def _bounded_comment(comment: str) -> str:
-    # Not a StringConstraint: those refuse half a surrogate pair, which a browser may send.
+    # Not max_length: with a constraint, pydantic refuses half a surrogate pair, which a browser may send.
     if len(comment) > MAX_CHARACTERS:
         raise Refused(413, f"comment: expected at most {MAX_CHARACTERS:,} characters, got {len(comment):,}")
     return comment
 
 
 Uuid = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9-]{8,64}$")]
-Token = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+ShortText = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 Comment = Annotated[str, AfterValidator(_bounded_comment)]
 Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False)]
 
@@ -63,18 +64,20 @@ class Answer(Row):
         seconds: how long the comparison was on the screen, or None.
     """
 
-    item: Token
-    shown: Token
+    item: ShortText
+    shown: ShortText
     choice: Literal["left", "right", "tie", "both_bad", "skip", "flag"]
     strength: Literal["slightly", "clearly"] | None = None
     comment: Comment = ""
     seconds: Seconds | None = None
 
-    @model_validator(mode="after")
-    def _check_strength(self) -> "Answer":
-        if self.strength and self.choice not in ("left", "right"):
-            raise ValueError(f"expected no strength with the choice {self.choice}, got {self.strength}")
-        return self
+    @field_validator("strength")
+    @classmethod
+    def _check_strength(cls, strength: str | None, info: ValidationInfo) -> str | None:
+        choice = info.data.get("choice", "left")  # a wrong choice has an error of its own
+        if strength and choice not in ("left", "right"):
+            raise PydanticCustomError("strength", "expected none with the choice {choice}", {"choice": choice})
+        return strength
 
 
 class Undo(Row):

@@ -79,7 +79,7 @@ def _templates() -> Environment:
 
 @cache
 def _static_files() -> dict[str, tuple[bytes, str]]:
-    """Content and type by name."""
+    """Returns content and media type by name."""
     return {
         name: (content, TYPES[Path(name).suffix])
         for name, content in _files("static").items()
@@ -89,4 +89,4 @@ def _static_files() -> dict[str, tuple[bytes, str]]:
 
 def _files(part: str) -> dict[str, bytes]:
     folder = files("shfcas.feedback.web") / part
-    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()} if folder.is_dir() else {}
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}

@@ -322,12 +322,30 @@ def test_wrong_input_is_named_and_nothing_is_written(shared: tuple[Path, Page], 
     assert log(folder) == []
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"choice": "first"}, "choice: Input should be 'left', 'right', 'tie', 'both_bad', 'skip' or 'flag'"),
+        ({"choice": "tie", "strength": "clearly"}, "strength: expected none with the choice tie"),
+        ({"seconds": -1}, "seconds: Input should be greater than or equal to 0"),
+        ({"id": "\x1b[31m"}, "id: String should match pattern '^[A-Za-z0-9-]{8,64}$'"),
+        ({"comment": None}, "comment: Input should be a valid string"),
+        ({"annotator": "ben"}, "annotator: Extra inputs are not permitted"),
+    ],
+)
+def test_the_first_wrong_field_is_named_in_one_line(shared: tuple[Path, Page], change: dict, message: str) -> None:
+    client = signed_in(shared[1])
+    reply = client.judge(client.next(), **change)
+    assert (reply.status, reply.json()) == (400, {"error": message})
+
+
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"a":' * 20_000, b"\xff", b"null"])
 def test_a_body_that_is_no_object_is_refused(shared: tuple[Path, Page], body: bytes) -> None:
     _, page = shared
     client = signed_in(page)
     for path in ("/api/judgements", "/api/undo", "/api/sign-out", "/api/sign-in"):
-        assert client.post(path, body).status in (400, 413)
+        reply = client.post(path, body)
+        assert reply.status in (400, 413) and set(reply.json()) == {"error"}
     assert client.get("/api/me").status == 200
 
 
