@@ -12,7 +12,7 @@ from shfcas.data.candidates import CandidateTable
 from shfcas.data.preferences import read_preferences
 from shfcas.data.shards import TableRows
 from shfcas.evaluation.diagnose import DiagnoseConfig, diagnose
-from shfcas.evaluation.diagnose_text import lines
+from shfcas.evaluation.diagnose_text import format_diagnosis
 from shfcas.evaluation.judged_pairs import NEEDED, from_gold, from_preferences
 from shfcas.rewards.scorers import load_scorer
 from shfcas.utils.config import option
@@ -61,4 +61,4 @@ def run(config: Config) -> dict[str, Any]:
 
 def text(result: dict[str, Any]) -> str:
     """Formats the verdict, then the numbers."""
-    return lines(result)
+    return format_diagnosis(result)

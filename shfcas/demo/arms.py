@@ -67,7 +67,7 @@ def arms(settings: RunConfig) -> dict[str, str]:
 
 
 def run_demo(config: DemoConfig) -> dict[str, Any]:
-    """Runs the arms, or what a killed demo still lacks; writes results.json and returns its content."""
+    """Runs or resumes the arms; writes results.json and returns its content."""
     settings = run_config(config)
     run = RunDirectory(config.output, to_dict(settings), config.seed, volatile_names(RunConfig))
     loop = Loop(run, settings)
@@ -175,7 +175,7 @@ def table(results: dict[str, Any]) -> str:
             "-" * len(text[0]),
             *text[1:],
             "",
-            "Kendall distance finds the prompts of the blind topics: "
+            "Kendall distance finds prompts of blind topics: "
             f"AUROC {found['kendall_finds_blind_topics']:.2f}; abs(PACS) finds misjudged answers: "
             f"AUROC {found['pacs_finds_wrong_answers']:.2f} (0.5 is chance)",
             "labels about blind topics: "

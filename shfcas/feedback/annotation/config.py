@@ -1,4 +1,4 @@
-"""How people are asked: whom, how often, and what their answers come to."""
+"""Configuration of human feedback: overlap, repeats, aggregation, and the page's address."""
 
 import re
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 from shfcas.utils.config import build, option, read_yaml
 from shfcas.utils.errors import UsageError
 
-# The page asks for /static and /api, so it needs a name to itself; browsers write other letters than these as xn--.
+# No path: the page requests /static and /api. Browsers write all other letters in a host name as xn--.
 _ADDRESS = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?/?")
 
 
@@ -63,7 +63,7 @@ class HumanConfig:
 
 
 def settings_of_run(folder: str | Path, **over: Any) -> HumanConfig:
-    """The settings in the run's own configuration, or the defaults where it has none, and `over` over them."""
+    """Returns the settings in the run's configuration (or the defaults if it has none), overridden by `over`."""
     file = Path(folder) / "config.yaml"
     values = (read_yaml(file).get("human") or {}) if file.exists() else {}
     return build(HumanConfig, {**values, **over}, "human.")
