@@ -1,11 +1,10 @@
-"""Fine-tune a policy on its own answers: statistical rejection sampling of a candidate table, then DPO through TRL."""
+"""Fine-tune a policy on its own answers: rejection sampling from a candidate table (RSO), then DPO through TRL."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from shfcas.cli._rl import PolicyCommand, settings_of, train
+from shfcas.cli._rl import PolicyCommand, settings_of, train_command
 from shfcas.data.candidates import read_candidates
-from shfcas.training.algorithms import RLConfig
 from shfcas.training.rso import RSOConfig
 from shfcas.utils.config import option
 
@@ -14,10 +13,10 @@ from shfcas.utils.config import option
 class Config(RSOConfig, PolicyCommand):
     """`shfcas rso`."""
 
-    candidates: str = option("", "the candidate table of the policy; its answers are scored anew")
+    candidates: str = option("", "the policy's candidate table; its answers are scored again", common=True)
 
 
 def run(config: Config) -> dict[str, Any]:
     """Trains and saves the policy."""
-    settings = RLConfig(algorithm="rso", rso=settings_of(config, RSOConfig))
-    return train(config, settings, read_candidates(config.candidates).rows(), None)
+    candidates = read_candidates(config.candidates).rows()
+    return train_command(config, "rso", settings_of(config, RSOConfig), candidates=candidates)

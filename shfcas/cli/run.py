@@ -1,4 +1,4 @@
-"""Run all rounds of SHF-CAS; killed at any point, the same command continues and ends with the same results."""
+"""Run all rounds of SHF-CAS. The same command resumes an interrupted run, with the same results."""
 
 from typing import Any
 
@@ -9,5 +9,5 @@ POSITIONAL, POSITIONAL_HELP = "config_file", "the configuration, as with --confi
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Runs what is left to run."""
+    """Runs the stages that are left; returns the path of the report."""
     return {"report": str(run_rounds(config))}

@@ -17,14 +17,22 @@ class Config:
     chat_template: str | None = option(None, "a template for a policy that has none: plain, or a Jinja file")
     output: str = option("policy-sft", "the folder of the new policy")
     seed: int = option(0, "seed")
-    sft: SFTStageConfig = option(SFTStageConfig, "training")
+    sft: SFTStageConfig = option(SFTStageConfig, "how the policy is trained")
 
 
 def run(config: Config) -> dict[str, Any]:
     """Trains and saves the policy."""
     rows = read_demonstrations(config.demonstrations)
     with trained_folder(config.output) as (partial, work_dir):
-        history = train_sft(config.policy, rows, config.sft, partial, work_dir, config.seed, config.chat_template)
+        history = train_sft(
+            config.policy,
+            rows,
+            settings=config.sft,
+            output=partial,
+            work_dir=work_dir,
+            seed=config.seed,
+            chat_template=config.chat_template,
+        )
     return {
         "demonstrations": len(rows),
         "steps": len(history),

@@ -1,4 +1,4 @@
-"""The shared inputs of all cells of a comparison, and the refinement of one cell."""
+"""Shared inputs of all cells of a comparison, and the refinement of one cell."""
 
 import shutil
 import tempfile
@@ -21,16 +21,15 @@ from shfcas.pipeline.loop import Loop, State
 from shfcas.pipeline.run_directory import RunDirectory, StageContext
 from shfcas.rewards.scorers import load_scorer
 from shfcas.rewards.table import score_rows
-from shfcas.training.reward.data import held_out_prompts, split, weighted
-from shfcas.training.reward.train import train_reward_model
+from shfcas.training.reward.refine import train_on_groups
 from shfcas.utils.files import content_hash
 
 POOL, HELD_OUT, FEATURES = "pool.parquet", "round-0/evaluation.parquet", "features"
 
 
 def prepare(directory: RunDirectory, loop: Loop, state: State, config: CompareConfig) -> "RunWork":
-    """The pool with gold rewards and, for heads, features: made once, for all cells."""
-    conflicts = loop.conflicts(state, "round-1")
+    """Makes the inputs that all cells share: the pool with gold rewards and, for heads, features."""
+    conflicts = loop.score(state, loop.sample(state, "round-1"), "round-1")
 
     def add_gold(context: StageContext) -> None:
         table = read_candidates(conflicts)
@@ -49,7 +48,7 @@ def prepare(directory: RunDirectory, loop: Loop, state: State, config: CompareCo
 
 
 def write_features(output: Path, run: Path, state: State, config: CompareConfig) -> None:
-    """What the reward model's head reads of all texts, its weights, and the earlier pairs, as .npy files."""
+    """Writes the features of all texts and of earlier pairs, and the weights of the head, as .npy files."""
     model = FrozenModel(str(state.reward_model), config.cost_model, config.backbone())
     output.mkdir(parents=True)
     for name, path in (("pool", run / POOL), ("held_out", run / HELD_OUT)):
@@ -66,7 +65,7 @@ def write_features(output: Path, run: Path, state: State, config: CompareConfig)
 
 @dataclass(frozen=True)
 class RunWork:
-    """The cells of a run directory; each process loads what they share once.
+    """Cells of a run directory; each process loads their shared inputs once.
 
     Attributes:
         path: the run directory.
@@ -83,21 +82,21 @@ class RunWork:
         return run_cell(self.bench, cell, self.selection(cell.strategy))
 
     def __getstate__(self) -> dict[str, Any]:
-        """What travels to another process: not the tables."""
+        """Leaves out the tables, which each process loads itself."""
         return {"path": self.path, "config": self.config, "state": self.state}
 
     def selection(self, strategy: str) -> Any:
-        """The settings of a strategy."""
+        """Returns the selection settings of a strategy."""
         settings = self.config.selection
         return replace(settings, strategy=strategy) if strategy in self.config.strategies else settings
 
     @property
     def scratch(self) -> Path:
-        """Where models are trained; nothing in it outlives its cell."""
+        """Folder for the training of models; each cell deletes its own."""
         return self.path / ".cells"
 
     def inputs(self) -> dict[str, Any]:
-        """What the cells are made from, by content."""
+        """Returns the content hashes of all that the cells read."""
         found: dict[str, Any] = {"pool": content_hash(self.path / POOL), "held_out": content_hash(self.path / HELD_OUT)}
         if self.config.refine == "head":
             found["features"] = content_hash(self.path / FEATURES)
@@ -105,7 +104,7 @@ class RunWork:
 
     @cached_property
     def bench(self) -> Bench:
-        """What all cells share."""
+        """Pool, held-out answers and refinement, shared by all cells."""
         config = self.config
         options: dict[str, Any] = {
             "group_by": config.evaluation.group_by,
@@ -126,43 +125,48 @@ class RunWork:
         return head_bench(
             pool,
             held_out,
-            arrays["earlier"],
-            arrays["head"],
-            config.l2,
-            config.reward.new_pair_weight,
-            arrays["margins"],
+            earlier=arrays["earlier"],
+            head=arrays["head"],
+            l2=config.l2,
+            new_pair_weight=config.reward.new_pair_weight,
+            margins=arrays["margins"],
             **options,
         )
 
     def preferences(self, pool: AnswerSet, labels: Sequence[Label]) -> list[Preference]:
-        """Labels as records."""
+        """Returns labels as preference records."""
         found = []
         for label in labels:
             row, first = pool.rows[label.prompt], int(pool.offsets[label.prompt])
             chosen, rejected = label.chosen - first, label.rejected - first
-            found.append(make_preference(row, chosen, rejected, "gold", self.config.gold, round=1))
+            found.append(make_preference(row, chosen, rejected, source="gold", annotator=self.config.gold, round=1))
         return found
 
     def train(self, preferences: Sequence[Preference], output: Path, work_dir: Path, seed: int) -> None:
         """Refines the full model, as a run does, and saves it."""
         config, settings = self.config, self.config.reward
-        groups = [*(read_preferences(path) for path in self.state.preferences), preferences]
-        apart = held_out_prompts([p for group in groups for p in group], settings.held_out, config.seed)
-        pairs, held_out = split(merge(*groups), apart)
         start = config.reward_model if settings.start == "backbone" else str(self.state.reward_model)
-        train_reward_model(start, weighted(pairs, settings.new_pair_weight), settings, output, work_dir, seed, held_out)
+        train_on_groups(
+            start,
+            [*(read_preferences(path) for path in self.state.preferences), preferences],
+            settings=settings,
+            output=output,
+            work_dir=work_dir,
+            seed=seed,
+            split_seed=config.seed,
+        )
 
 
 @dataclass(frozen=True)
 class RefineFull:
-    """Refinement of the full model: minutes a cell, where a head takes milliseconds."""
+    """Refinement of the full model: minutes per cell, where a head takes milliseconds."""
 
     work: RunWork
     pool: AnswerSet
     held_out: AnswerSet
 
     def __call__(self, labels: Sequence[Label], seed: int) -> np.ndarray:
-        """Rewards of the held-out answers under the refined model."""
+        """Returns the rewards of the held-out answers under the refined model."""
         if not labels and not self.work.state.preferences:
             return self.held_out.rewards  # nothing to train on: the proxy as it is
         self.work.scratch.mkdir(exist_ok=True)

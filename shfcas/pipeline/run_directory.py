@@ -1,8 +1,8 @@
-"""A run directory: named stages that are done once, in order, whatever kills the process in between.
+"""Run directory: named stages that are done once, in order, also if the process is killed in between.
 
-A stage writes to a hidden `.partial` path, which is renamed when it is complete, and may keep its own
-checkpoints in a hidden `.work` folder, which is deleted then. `manifest.json` records, for each stage, the
-hashes of what went in and came out, the seed, the versions and the time.
+A stage writes to a hidden `.partial` path, which is renamed when it is complete. It may keep checkpoints in a hidden
+`.work` folder, which is then deleted. `manifest.json` records, for each stage, the hashes of its inputs and its output,
+the seed, the versions and the time.
 """
 
 import logging
@@ -26,10 +26,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StageContext:
-    """What a stage gets to work with.
+    """Paths and seed for the work of a stage.
 
     Attributes:
-        output: where to write the result, a file or a folder that does not exist yet.
+        output: the file or folder to write; it does not exist yet.
         work_dir: a folder that survives a kill, for shards and checkpoints.
         seed: the stage's own seed, derived from the run's seed and the stage's name.
     """
@@ -43,10 +43,10 @@ class RunDirectory:
     """Stages and their manifest in one folder; only one process at a time may work in it.
 
     Args:
-        path: the folder; it is made if it is not there.
-        config: the whole configuration. A folder that was made with another one is refused.
+        path: the folder; it is created if it is missing.
+        config: the whole configuration; a folder that was made with another one is refused.
         seed: the run's seed.
-        volatile: dotted names of configuration fields that may differ when the run is continued.
+        volatile: dotted names of configuration fields that may differ when the run is resumed.
     """
 
     def __init__(
@@ -80,12 +80,12 @@ class RunDirectory:
     def stage(
         self, name: str, make: Callable[[StageContext], Any], inputs: Mapping[str, str | Path] | None = None
     ) -> Path:
-        """Returns the output of a stage, making it first unless it is there.
+        """Returns the output of a stage, which is made first if it is missing.
 
         Args:
             name: the path of the output inside the run directory, such as `round-1/candidates.parquet`.
             make: writes `context.output`.
-            inputs: what the stage reads: files are recorded by their content, other values as they are.
+            inputs: what the stage reads: paths are recorded by their content, names as they are.
 
         Raises:
             UserError: an input has changed since the stage was done.
@@ -105,10 +105,10 @@ class RunDirectory:
         work_dir = output.with_name(f".{output.name}.work")
         seed = derive_seed(self.seed, name)
         started = time.time()
-        if record is not None and record["inputs"] != hashes:  # begun with other inputs, so of no use any more
+        if record is not None and record["inputs"] != hashes:  # begun with other inputs: start over
             for path in (output, partial, work_dir):
                 remove(path)
-        if not output.exists():  # it does when a kill came between the rename and the manifest
+        if not output.exists():  # it exists if a kill came between the rename and the manifest
             logger.info("%s", name)
             with disk_errors(str(output)):
                 self.manifest["stages"][name] = {"state": "running", "inputs": hashes, "seed": seed}
@@ -132,7 +132,7 @@ class RunDirectory:
         return output
 
     def _hash(self, value: str | Path) -> str:
-        """The recorded hash of a stage's output, the hash of another file, or a name as it is."""
+        """Returns the recorded hash of a stage's output, the hash of another path, or a name as it is."""
         if isinstance(value, str):
             return value
         if value.is_relative_to(self.path):
@@ -146,7 +146,7 @@ class RunDirectory:
 
 
 def versions() -> dict[str, str]:
-    """The versions that a result depends on."""
+    """Returns the versions of the software that results depend on."""
     found = {"python": platform.python_version(), "torch": torch.__version__}
     for package in ("shfcas", "transformers", "trl", "peft", "datasets", "numpy"):
         try:

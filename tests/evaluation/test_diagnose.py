@@ -14,7 +14,7 @@ from shfcas.conflicts.columns import add_conflicts
 from shfcas.data.candidates import CandidateTable, write_candidates
 from shfcas.data.preferences import Preference, write_preferences
 from shfcas.evaluation.diagnose import DiagnoseConfig, diagnose
-from shfcas.evaluation.diagnose_text import lines
+from shfcas.evaluation.diagnose_text import format_diagnosis
 from shfcas.evaluation.judged_pairs import from_gold, from_preferences
 from shfcas.evaluation.resampling import (
     Resampled,
@@ -25,7 +25,7 @@ from shfcas.evaluation.resampling import (
     with_interval,
 )
 from shfcas.evaluation.statistics import auroc
-from shfcas.report.diagnosis import of_table
+from shfcas.report.diagnosis import diagnose_table
 from shfcas.utils.errors import UserError
 
 
@@ -53,7 +53,7 @@ def scored(informed: float, prompts: int = 60, count: int = 5, noise: float = 0.
 
 def diagnosed(table: CandidateTable, **settings: Any) -> dict[str, Any]:
     options = DiagnoseConfig(**settings)
-    return diagnose(from_gold(table.rows(), None, len(table), group_by=options.group_by), options)
+    return diagnose(from_gold(table.rows(), None, prompts=len(table), group_by=options.group_by), options)
 
 
 def preferences(table: CandidateTable, count: int, ids: bool = True) -> list[Preference]:
@@ -90,7 +90,7 @@ def test_an_informed_policy_is_found_to_be_one() -> None:
 def test_an_uninformed_policy_is_no_evidence(seed: int) -> None:
     found = diagnosed(scored(0.0, seed=seed))
     assert found["informative"] is False
-    assert "ask at random" in found["verdict"]
+    assert "select at random" in found["verdict"]
     interval = found["signals"]["kendall_distance"]["auroc"]
     assert interval["low"] < 0.5 < interval["high"]
 
@@ -112,17 +112,17 @@ def test_errors_of_unsure_pairs_are_found_by_the_margin() -> None:
         row["rewards"] = (np.array(row["gold"]) + 0.6 * noise).tolist()
     found = diagnosed(add_conflicts(CandidateTable.from_rows(rows)))
     assert found["signals"]["small_margin"]["auroc"]["low"] > 0.6
-    assert "or where the reward margin is small, AUROC 0." in found["verdict"]
+    assert "or by small reward margin, AUROC 0." in found["verdict"]
 
 
 def test_too_little_is_said_to_be_too_little() -> None:
     found = diagnosed(scored(2.0, prompts=6))
-    assert found["informative"] is None and found["verdict"].startswith("too little to tell (6 prompts")
+    assert found["informative"] is None and found["verdict"].startswith("too little data (6 prompts")
     perfect = [{**row, "rewards": row["gold"]} for row in scored(1.0).rows()]
     found = diagnosed(add_conflicts(CandidateTable.from_rows(perfect)))
     assert found["informative"] is None and "0 of them wrong" in found["verdict"]
     assert found["signals"]["kendall_distance"]["auroc"] == {"value": None, "low": None, "high": None}
-    assert "AUROC" in lines(found) and json.dumps(found, allow_nan=False)
+    assert "AUROC" in format_diagnosis(found) and json.dumps(found, allow_nan=False)
 
 
 def test_uncovered_groups_are_found_and_slices_told_apart() -> None:
@@ -132,7 +132,7 @@ def test_uncovered_groups_are_found_and_slices_told_apart() -> None:
     assert found["slices"]["travel"] == found["slices"]["(uncovered)"]
     assert found["slices"]["travel"]["errors"]["value"] > 0.7 > 0.3 > found["slices"]["food"]["errors"]["value"]
     assert sum(found["slices"][name]["pairs"] for name in ("food", "travel")) == found["pairs"]
-    assert "finds pairs of uncovered groups:" in lines(found)
+    assert "finds pairs of uncovered groups:" in format_diagnosis(found)
 
 
 # -- arithmetic -----------------------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ def test_the_interval_holds_what_it_promises() -> None:
     misses = 0
     for seed in range(60):
         table = scored(0.0, prompts=40, count=4, seed=seed)
-        pairs = from_gold(table.rows(), None, 40)
+        pairs = from_gold(table.rows(), None, prompts=40)
         measure = weighted_auroc(pairs.signals["kendall_distance"], pairs.wrong)
         found = with_interval(0.5, Resampled(pairs.prompts, samples=300)(measure))
         misses += not found["low"] <= 0.5 <= found["high"]
@@ -199,10 +199,10 @@ def test_neither_the_order_of_rows_nor_files_matter(tmp_path: Path, capsys: pyte
     table = scored(1.0)
     rows = table.rows()
     seed = DiagnoseConfig(seed=3)
-    expected = diagnose(from_gold(rows, None, 20, seed=3), seed)
-    turned = diagnose(from_gold(rows[::-1], None, 20, seed=3), seed)
+    expected = diagnose(from_gold(rows, None, prompts=20, seed=3), seed)
+    turned = diagnose(from_gold(rows[::-1], None, prompts=20, seed=3), seed)
     assert turned == expected and expected["prompts"] == 20
-    assert diagnose(from_gold(rows, None, 20, seed=4), seed) != expected
+    assert diagnose(from_gold(rows, None, prompts=20, seed=4), seed) != expected
     for number, part in enumerate((rows[:25], rows[25:])):
         write_candidates(tmp_path / f"{number}.parquet", CandidateTable.from_rows(part))
     assert main(["diagnose", str(tmp_path), "--prompts", "20", "--seed", "3", "--json"]) == 0
@@ -215,12 +215,12 @@ def test_answers_without_gold_give_no_pairs(missing: float | None) -> None:
     rows = scored(1.0, prompts=20).rows()
     rows[3]["gold"][0] = missing
     rows[4]["gold"] = None
-    pairs = from_gold(rows, None, 20)
+    pairs = from_gold(rows, None, prompts=20)
     assert pairs.left_out["no gold"] == 4 + 10
     assert len(pairs) == 20 * 10 - 14
     rows[5]["gold"] = [1.0]
-    with pytest.raises(UserError, match=r"'p5': the column gold has to hold .* 5 answers"):
-        from_gold(rows, None, 20)
+    with pytest.raises(UserError, match=r"prompt 'p5': gold: expected a list of 5 numbers"):
+        from_gold(rows, None, prompts=20)
 
 
 def test_units_of_rewards_and_of_gold_do_not_matter() -> None:
@@ -269,17 +269,17 @@ def test_gold_is_asked_about_the_drawn_prompts_only() -> None:
         asked.extend(prompts)
         return [float(len(asked) + i) for i in range(len(prompts))]
 
-    pairs = from_gold(scored(1.0).rows(), gold, 7)
+    pairs = from_gold(scored(1.0).rows(), gold, prompts=7)
     assert len(set(asked)) == 7 and pairs.prompts.max() == 6
 
 
 def test_the_section_of_a_report() -> None:
-    found = of_table(scored(2.0), "topic")
+    found = diagnose_table(scored(2.0), "topic")
     assert found is not None and found["plot"].startswith("<svg") and "food" in found["slices"]
     rows = [{name: value for name, value in row.items() if name != "gold"} for row in scored(2.0).rows()]
-    assert of_table(add_conflicts(CandidateTable.from_rows(rows))) is None
+    assert diagnose_table(add_conflicts(CandidateTable.from_rows(rows))) is None
     alike = [{**row, "gold": [1.0] * 5} for row in scored(2.0).rows()]
-    assert of_table(add_conflicts(CandidateTable.from_rows(alike))) is None
+    assert diagnose_table(add_conflicts(CandidateTable.from_rows(alike))) is None
 
 
 # -- errors ---------------------------------------------------------------------------------------------------
@@ -287,7 +287,7 @@ def test_the_section_of_a_report() -> None:
 
 def test_errors(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     table = scored(1.0, prompts=20)
-    with pytest.raises(UserError, match="none of the 1 preferences is about answers of the table"):
+    with pytest.raises(UserError, match="none of the 1 preferences is about answers in the table"):
         from_preferences(table.rows(), [Preference("another", "a", "b")])
     with pytest.raises(UserError, match=r"uncovered: no judged pair has topic nowhere"):
         diagnosed(table, group_by="topic", uncovered=["nowhere"])
@@ -300,7 +300,7 @@ def test_errors(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path = str(tmp_path / "conflicts.parquet")
     write_candidates(path, CandidateTable(table.table.drop_columns(["gold"])))
     for arguments, message in (
-        ([], "who knows better? give preferences, or gold"),
+        ([], "gold: missing; set preferences or gold"),
         (["--group_by", "colour"], "no column colour"),
         (["--gold", "a:b", "--preferences", "c.jsonl"], "give preferences or gold, not both"),
         (["--prompts", "0"], "prompts: expected at least 1, got 0"),

@@ -43,7 +43,7 @@ class Malformed(ValueError):
 
 
 def judge_messages(
-    prompt: Prompt, answers: Sequence[str], criterion: str, guidelines: str = "", system_message: bool = True
+    prompt: Prompt, answers: Sequence[str], *, criterion: str, guidelines: str = "", system_message: bool = True
 ) -> list[Message]:
     """Returns the messages that ask about two answers.
 

@@ -16,6 +16,7 @@ from shfcas.utils.files import disk_errors
 def train_online(
     policy: str,
     prompts: Sequence[dict[str, Any]],
+    *,
     reward: RewardCallable,
     settings: RLOOConfig | GRPOConfig,
     output: Path,
@@ -30,15 +31,15 @@ def train_online(
         policy: the policy to start from; it is also the reference of the KL penalty.
         prompts: rows with `prompt`; further columns reach the reward as TRL passes them.
         reward: rewards of answers, in TRL's shape.
-        settings: which of the two, and how.
+        settings: settings of RLOO or of GRPO, which choose the algorithm.
         output: the folder of the new policy.
-        work_dir: checkpoints; training goes on from the newest complete one.
-        seed: of the adapters, the order of prompts and the sampling.
+        work_dir: checkpoints; training resumes from the newest complete one.
+        seed: seed of the adapters, the order of prompts and the sampling.
         metrics: further callables of that shape, measured on every rollout and not trained on.
         chat_template: for a policy without one, see `shfcas.models.loading.load_policy`.
 
     Returns:
-        One row of metrics a rollout, under the names that PPO uses.
+        One row of metrics per rollout, with the names that PPO uses.
 
     Raises:
         UserError: settings, prompts or rewards do not fit; the message names which.
@@ -49,8 +50,17 @@ def train_online(
     name = "GRPO" if isinstance(settings, GRPOConfig) else "RLOO"
     model, tokenizer = load_policy(policy, chat_template, settings.lora.base_dtype)
     try:
-        trainer = make_trainer(model, tokenizer, prompts, reward, settings, work_dir, seed, dict(metrics or {}))
-        with contextlib.suppress(KLGuard):  # the policy stays as it was before the update that is not made
+        trainer = make_trainer(
+            model,
+            tokenizer,
+            prompts=prompts,
+            reward=reward,
+            settings=settings,
+            work_dir=work_dir,
+            seed=seed,
+            metrics=dict(metrics or {}),
+        )
+        with contextlib.suppress(KLGuard):  # the policy keeps its weights from before the update
             train(trainer, work_dir, name)
     except UserError:
         raise

@@ -5,36 +5,22 @@ epochs of clipped updates. Everything around that (optimizer, schedule, accumula
 is the base class.
 """
 
-import copy
 import logging
 import math
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
 from datasets import Dataset
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import (
-    PreTrainedTokenizerBase,
-    Trainer,
-    TrainerCallback,
-)
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from shfcas.models.loading import context_length, load_policy
 from shfcas.training.ppo import losses
-from shfcas.training.ppo.checkpoint import (
-    VALUE_HEAD_NAME,
-    VALUE_MODEL_NAME,
-    discard,
-    latest_checkpoint,
-    mark_complete,
-    read_state,
-)
+from shfcas.training.ppo.checkpoint import discard, latest_checkpoint, mark_complete
 from shfcas.training.ppo.collector import RolloutCollector
 from shfcas.training.ppo.config import PPOConfig
 from shfcas.training.ppo.early_stopping import EarlyStopping, best_folder, discard_former_best
@@ -48,11 +34,11 @@ from shfcas.training.ppo.rewards import (
 )
 from shfcas.training.ppo.rollout import Rollout, RolloutLoader, encode_prompts, minibatch_rows, stop_ids
 from shfcas.training.ppo.samples import track_samples, write_samples
+from shfcas.training.ppo.saving import PolicyTrainer
 from shfcas.training.ppo.value_head import (
     LanguageModel,
     PolicyWithValue,
     causal_lm,
-    is_peft_model,
     warn_of_half_precision,
 )
 from shfcas.training.ppo.value_model import make_value_model
@@ -62,12 +48,11 @@ __all__ = ["PPOConfig", "PPOTrainer", "latest_checkpoint"]
 logger = logging.getLogger(__name__)
 
 
-class PPOTrainer(Trainer):
+class PPOTrainer(PolicyTrainer):
     """Proximal policy optimisation of a causal language model on prompts.
 
-    The reference of the KL penalty is the policy as it is handed over. With `peft_config` that is the model
-    with its new adapter switched off, so no second copy is kept; without, a frozen copy, unless `ref_model`
-    is given.
+    The reference of the KL penalty is the policy before training. With `peft_config` that is the model with its new
+    adapter switched off, so no second copy is kept. Without, it is a frozen copy, unless `ref_model` is given.
 
     `state.log_history` holds one row per rollout, with key `rollout` counted from 0: its `objective/*` and
     `eval_*` values describe the policy before that rollout's updates. A rollout that exceeds `max_kl` leaves a
@@ -98,16 +83,9 @@ class PPOTrainer(Trainer):
         callbacks, optimizers: see `transformers.Trainer`.
 
     Raises:
-        ValueError: what was given does not fit together; the message names it.
+        ValueError: arguments do not fit together; the message names them.
     """
 
-    # Narrower than in the base class.
-    args: PPOConfig
-    model: PolicyWithValue
-    processing_class: PreTrainedTokenizerBase
-    train_dataset: Dataset
-
-    early_stopping: EarlyStopping | None
     _evaluated: int | None  # the rollout before which the policy was last evaluated
 
     # `compute_loss` averages over the tokens of the whole accumulated batch itself.
@@ -117,6 +95,7 @@ class PPOTrainer(Trainer):
         self,
         model: LanguageModel | str | os.PathLike[str],
         args: PPOConfig,
+        *,
         train_dataset: Dataset,
         processing_class: PreTrainedTokenizerBase,
         reward_funcs: RewardFunctions,
@@ -139,11 +118,16 @@ class PPOTrainer(Trainer):
         if value_model is not None:
             value_model = make_value_model(value_model, model, processing_class, model.device)
         context = min(context_length(m) for m in (model, value_model) if m is not None)
-        limits = (args.max_prompt_length, args.max_completion_length, context)
-        prompts = encode_prompts(train_dataset, processing_class, *limits)
-        self.eval_prompts = (
-            None if eval_dataset is None else encode_prompts(eval_dataset, processing_class, *limits, "eval_dataset")
+        encode = partial(
+            encode_prompts,
+            max_prompt_length=args.max_prompt_length,
+            max_completion_length=args.max_completion_length,
+            context_length=context,
         )
+        prompts = encode(train_dataset, processing_class)
+        self.eval_prompts = None
+        if eval_dataset is not None:
+            self.eval_prompts = encode(eval_dataset, processing_class, name="eval_dataset")
         eos_ids = stop_ids(causal_lm(model), processing_class, args.stop_token_ids)
         torch.manual_seed(args.seed)  # a new adapter starts from random numbers
         policy, ref_model = policy_and_reference(model, ref_model, peft_config)
@@ -158,8 +142,8 @@ class PPOTrainer(Trainer):
         )
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise ValueError(
-                "PPOTrainer does not support FSDP or DeepSpeed, which would gather the weights anew for every token "
-                "that is sampled; run it on one process or under DDP, with an adapter where memory is short"
+                "PPOTrainer does not support FSDP or DeepSpeed, which would gather the weights again for every "
+                "sampled token; run it on one process or under DDP, with an adapter where memory is short"
             )
         if eval_dataset is not None and len(eval_dataset) < self.accelerator.num_processes:
             raise ValueError(f"{self.accelerator.num_processes} processes share {len(eval_dataset)} held-out prompts")
@@ -169,17 +153,17 @@ class PPOTrainer(Trainer):
         self.collector = RolloutCollector(
             self.model,
             Reference(self.model, None if ref_model is None else ref_model.to(args.device)),
-            RolloutScorer(
+            scorer=RolloutScorer(
                 reward_callables(reward_funcs, reward_processing_classes, args.generation_batch_size, args.device),
                 dict(metric_funcs or {}),
                 processing_class,
                 args,
             ),
-            prompts,
-            eos_ids,
-            eos_ids[0] if processing_class.pad_token_id is None else processing_class.pad_token_id,
-            args,
-            self.accelerator,
+            prompts=prompts,
+            eos_ids=eos_ids,
+            pad_id=eos_ids[0] if processing_class.pad_token_id is None else processing_class.pad_token_id,
+            args=args,
+            accelerator=self.accelerator,
         )
         self._rollout_metrics: dict[str, float] = {}
         self._update_sums: dict[str, Tensor] = {}
@@ -188,7 +172,7 @@ class PPOTrainer(Trainer):
     # Rollouts
 
     def get_train_dataloader(self) -> Any:
-        """The micro-batches of one rollout after another."""
+        """Returns the micro-batches of one rollout after another."""
         return RolloutLoader(self._rollout_batches, self.args.steps_per_rollout * self.args.gradient_accumulation_steps)
 
     def _rollout_batches(self) -> Iterator[dict[str, Tensor]]:
@@ -219,7 +203,9 @@ class PPOTrainer(Trainer):
 
         size, processes = args.train_batch_size, self.accelerator.num_processes
         own = size * args.gradient_accumulation_steps
-        for rows in minibatch_rows(len(rollout), own * processes, args.num_ppo_epochs, args.seed, index):
+        for rows in minibatch_rows(
+            len(rollout), own * processes, num_epochs=args.num_ppo_epochs, seed=args.seed, rollout=index
+        ):
             # Losses are means over the tokens of an optimizer step, whatever its micro-batches and processes. The
             # processes' gradients are averaged, not added.
             count = rollout.lengths[rows].sum() / processes
@@ -228,12 +214,12 @@ class PPOTrainer(Trainer):
                 yield rollout.batch(rows[start : start + size]) | {"num_tokens": count}
 
     def collect_rollout(self, index: int) -> Rollout:
-        """Rollout number `index`, sampled from the present policy and scored."""
+        """Samples rollout number `index` from the current policy and scores it."""
         return self.collector.collect(index, self.kl_controller.value, self.reward_moments)
 
     @property
     def rollout(self) -> int:
-        """Number of the rollout that the present policy makes or is being trained on."""
+        """Number of the rollout that the current policy samples or is trained on."""
         return self.state.global_step // self.args.steps_per_rollout
 
     def _stop(self, **reason: float) -> None:
@@ -248,13 +234,13 @@ class PPOTrainer(Trainer):
     # Evaluation
 
     def evaluate(self) -> dict[str, float]:  # type: ignore[override]
-        """Means of the present policy's answers to `eval_dataset`; see `RolloutCollector.evaluate`."""
+        """Returns means over the current policy's answers to `eval_dataset`; see `RolloutCollector.evaluate`."""
         if self.eval_prompts is None:
             raise ValueError("there is nothing to evaluate on: pass eval_dataset")
         return self.collector.evaluate(self.eval_prompts)
 
     def _evaluate_policy(self) -> dict[str, float]:
-        """Evaluates the present policy and keeps it if it is the best so far."""
+        """Evaluates the current policy and keeps it if it is the best so far."""
         metrics, args = self.evaluate(), self.args
         self._evaluated = self.rollout
         if self.early_stopping is not None:
@@ -295,10 +281,10 @@ class PPOTrainer(Trainer):
         args, mask, count = self.args, inputs["completion_mask"], inputs["num_tokens"]
         output = model(inputs["input_ids"], inputs["attention_mask"], mask)
         policy_loss, stats = losses.clipped_policy_loss(
-            output.logprobs, inputs["old_logprobs"], inputs["advantages"], mask, args.cliprange, count
+            output.logprobs, inputs["old_logprobs"], inputs["advantages"], mask, cliprange=args.cliprange, count=count
         )
         value_loss, value_clipfrac = losses.clipped_value_loss(
-            output.values, inputs["old_values"], inputs["returns"], mask, args.cliprange_value, count
+            output.values, inputs["old_values"], inputs["returns"], mask, cliprange=args.cliprange_value, count=count
         )
         entropy = losses.masked_mean(output.entropy, mask, count)
         for name, value in {
@@ -325,21 +311,16 @@ class PPOTrainer(Trainer):
             self._update_sums.clear()
         super().log(logs, start_time)
 
-    # Checkpoints
+    # Start and resume
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Train, from the start or from a checkpoint (True: the newest complete one of `output_dir`)."""
+        """Trains from the start or from a checkpoint (True: the newest complete one of `output_dir`)."""
         if resume_from_checkpoint is True:
             resume_from_checkpoint = latest_checkpoint(self.output_dir)
             if resume_from_checkpoint is None:
                 raise ValueError(f"{self.output_dir} holds no complete checkpoint to resume from")
         self._start_over()
         return super().train(resume_from_checkpoint, *args, **kwargs)
-
-    @property
-    def output_dir(self) -> Path:
-        """Folder of the run."""
-        return Path(str(self.args.output_dir))
 
     def _start_over(self) -> None:
         args = self.args
@@ -357,91 +338,16 @@ class PPOTrainer(Trainer):
         self._rollout_metrics = {}
         self._update_sums = {}
 
-    def _checkpoint_identity(self) -> dict[str, Any]:
-        """Settings that a resumed run must share, or its remaining rollouts would be other ones."""
-        names = ("seed", "rollout_batch_size", "steps_per_rollout")
-        return {name: getattr(self.args, name) for name in names} | {"num_prompts": len(self.train_dataset)}
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        args, step = self.args, self.state.global_step
-        if step % args.steps_per_rollout:
-            logger.warning("step %d is in the middle of a rollout: no checkpoint is written here", step)
-            return
-        folder = self.output_dir / f"{PREFIX_CHECKPOINT_DIR}-{step}"
-        if args.should_save:
-            discard(folder)
-        self.accelerator.wait_for_everyone()
-        # The base class would delete older checkpoints before this one is complete.
-        limit, args.save_total_limit = args.save_total_limit, None
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            args.save_total_limit = limit
-        self.accelerator.wait_for_everyone()
-        if args.should_save:
-            mark_complete(folder, self._checkpoint_identity() | self._progress())
-            rotate_checkpoints(output_dir=str(self.output_dir), save_total_limit=limit, use_mtime=True)
-            if self.early_stopping is not None and self.early_stopping.rollout is not None:
-                discard_former_best(self.output_dir, self.early_stopping.rollout)
-
     def _progress(self) -> dict[str, Any]:
-        """What a run knows beside its weights, optimizer and log."""
         return {
             "kl_coef": self.kl_controller.value,
             "reward_moments": asdict(self.reward_moments),
             "early_stopping": None if self.early_stopping is None else asdict(self.early_stopping),
         }
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        state = read_state(resume_from_checkpoint, self._checkpoint_identity())
-        self.kl_controller.value = state["kl_coef"]
-        self.reward_moments = losses.RewardMoments(**state["reward_moments"])
-        if self.early_stopping is not None and state["early_stopping"] is not None:
-            self.early_stopping = EarlyStopping(**state["early_stopping"] | {"patience": self.early_stopping.patience})
-        self._load_weights(Path(resume_from_checkpoint))
-
-    def _load_weights(self, folder: Path) -> None:
-        """The policy's and the values' weights from a checkpoint or from the best policy's folder."""
-        super()._load_from_checkpoint(str(folder), self.model.policy)
-        if self.model.value_model is None:
-            self.model.value_head.load_state_dict(load_file(folder / VALUE_HEAD_NAME))
-        else:
-            super()._load_from_checkpoint(str(folder / VALUE_MODEL_NAME), self.model.value_model)
-
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """A checkpoint has all weights but those tied to another one, or it is not this model's."""
-        tied = getattr(causal_lm(self.model.policy), "all_tied_weights_keys", None) or {}
-        wrong = [*load_result.unexpected_keys, *(set(load_result.missing_keys) - set(tied))]
-        if wrong:
-            raise ValueError(f"the checkpoint is of another model: {wrong[0]} is missing or unexpected")
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """The policy (adapter or full), its value head or model, the tokenizer and the settings; no pickle."""
-        folder = Path(output_dir or self.output_dir)
-        if not self.args.should_save:
-            return
-        policy = self.model.policy
-        # Left to "auto", PEFT would ask the hub about the base model's vocabulary.
-        policy.save_pretrained(folder, **({"save_embedding_layers": False} if is_peft_model(policy) else {}))
-        if self.model.value_model is None:
-            save_file(self.model.value_head.state_dict(), folder / VALUE_HEAD_NAME)
-        else:
-            self.model.value_model.save_pretrained(folder / VALUE_MODEL_NAME)
-            self.processing_class.save_pretrained(folder / VALUE_MODEL_NAME)
-        self.processing_class.save_pretrained(folder)
-        (folder / "ppo_config.json").write_text(self.args.to_json_string() + "\n")
-
-    def save_merged_policy(
-        self, output_dir: str | os.PathLike[str], tokenizer: PreTrainedTokenizerBase | None = None
-    ) -> None:
-        """Write the policy as a plain model, LoRA merged into its weights, with its tokenizer.
-
-        `AutoModelForCausalLM.from_pretrained` loads it. The policy being trained stays as it is.
-        """
-        if not self.args.should_save:
-            return
-        policy = self.model.policy
-        if is_peft_model(policy):
-            policy = copy.deepcopy(policy).merge_and_unload()
-        policy.save_pretrained(output_dir)
-        (tokenizer or self.processing_class).save_pretrained(output_dir)
+    def _restore(self, progress: dict[str, Any]) -> None:
+        self.kl_controller.value = progress["kl_coef"]
+        self.reward_moments = losses.RewardMoments(**progress["reward_moments"])
+        found = progress["early_stopping"]
+        if self.early_stopping is not None and found is not None:
+            self.early_stopping = EarlyStopping(**found | {"patience": self.early_stopping.patience})

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 def train_reward_model(
     model_name: str,
     preferences: Sequence[Preference],
+    *,
     settings: RewardModelConfig,
     output: Path,
     work_dir: Path,
@@ -40,9 +41,9 @@ def train_reward_model(
         preferences: the training pairs (repeat a pair to give it weight).
         settings: see `RewardModelConfig`.
         output: the folder of the trained model, or of the ensemble.
-        work_dir: checkpoints, and the members of an ensemble that are done.
-        seed: of the head, the order of the pairs and adapters.
-        held_out: pairs that are measured on and not trained on; `split` sets them apart.
+        work_dir: checkpoints, and the finished members of an ensemble.
+        seed: seed of the head, the order of the pairs and adapters.
+        held_out: pairs to measure on, which are not trained on.
 
     Returns:
         Metrics: how many pairs were used and how many were too long; reports on the training pairs (`train`) and on the
@@ -66,15 +67,26 @@ def train_reward_model(
         _claim(work_dir, [model_name, vars(settings), [vars(p) for p in (*preferences, *held_out)], seed])
     distributed.wait()
     if settings.ensemble_size == 1:
-        return train_member(model_name, preferences, held_out, settings, output, work_dir, seed, seed)
+        return train_member(
+            model_name,
+            preferences,
+            held_out=held_out,
+            settings=settings,
+            output=output,
+            work_dir=work_dir,
+            seed=seed,
+            head_seed=seed,
+        )
     folders = [
-        _trained_once(work_dir, number, start, preferences, held_out, settings, seed)
+        _trained_once(
+            work_dir, number, start=start, preferences=preferences, held_out=held_out, settings=settings, seed=seed
+        )
         for number, start in enumerate(starts)
     ]
     model, tokenizer = load_reward_model(str(folders[0]))
     max_length = settings.max_length or reward_max_length(model, tokenizer)
     if distributed.is_main():
-        _join(output, folders, settings, model, tokenizer)
+        _join(output, folders, settings=settings, model=model, tokenizer=tokenizer)
     distributed.wait()
     scorer = load_scorer(str(output))
     members = [read_json(folder / "training.json") for folder in folders]
@@ -83,7 +95,7 @@ def train_reward_model(
     return {**members[0], **reports(scorer, used, measured, members[0]["before"]), "members": members}
 
 
-def _join(output: Path, folders: Sequence[Path], settings: RewardModelConfig, model: Any, tokenizer: Any) -> None:
+def _join(output: Path, folders: Sequence[Path], *, settings: RewardModelConfig, model: Any, tokenizer: Any) -> None:
     """Writes the ensemble, or the one model that is the mean of its members; `model` is the first."""
     if settings.average_weights:
         save_model(output, averaged(model, folders[1:]), tokenizer)
@@ -94,7 +106,7 @@ def _join(output: Path, folders: Sequence[Path], settings: RewardModelConfig, mo
 
 
 def averaged(model: Any, others: Sequence[Path]) -> Any:
-    """The model with the mean of its and the others' weights (WARM, Ramé et al. 2024, arXiv 2401.12187).
+    """Returns the model with the mean of its and the others' weights (WARM, Ramé et al. 2024, arXiv 2401.12187).
 
     Only models that started from the same weights, head included, may be averaged.
     """
@@ -110,23 +122,33 @@ def averaged(model: Any, others: Sequence[Path]) -> Any:
 def _trained_once(
     work_dir: Path,
     number: int,
+    *,
     start: str,
     preferences: Sequence[Preference],
     held_out: Sequence[Preference],
     settings: RewardModelConfig,
     seed: int,
 ) -> Path:
-    """The folder of a member, trained unless it is there already."""
+    """Returns the folder of a member, which is trained first if it is missing."""
     folder, checkpoints = work_dir / f"member-{number}", work_dir / f".member-{number}.work"
     if not folder.exists():
         logger.info("member %d of %d", number + 1, settings.ensemble_size)
         partial = work_dir / f".member-{number}.partial"
-        distributed.wait()  # until all have seen that it is not there
+        distributed.wait()  # until all have seen that it is missing
         if distributed.is_main():
             remove(partial)
         own = derive_seed(seed, folder.name)
         head = seed if settings.average_weights else own
-        result = train_member(start, preferences, held_out, settings, partial, checkpoints, own, head)
+        result = train_member(
+            start,
+            preferences,
+            held_out=held_out,
+            settings=settings,
+            output=partial,
+            work_dir=checkpoints,
+            seed=own,
+            head_seed=head,
+        )
         if distributed.is_main():
             with disk_errors(str(folder)):
                 write_json(partial / "training.json", result)
@@ -138,19 +160,19 @@ def _trained_once(
 
 
 def _claim(work_dir: Path, inputs: list[Any]) -> None:
-    """Refuses to go on from the checkpoints of another training."""
+    """Refuses to resume from the checkpoints of another training."""
     mark, begun = work_dir / "inputs.json", [*work_dir.glob("checkpoint-*"), *work_dir.glob("*member-*")]
     with disk_errors(str(work_dir)):
         if begun and mark.exists() and read_json(mark) != fingerprint(inputs):
             raise UserError(
-                f"{work_dir} holds the beginnings of another training (other pairs, settings or seed); "
-                "delete it to start anew, or run that one to its end"
+                f"{work_dir} holds checkpoints of another training (other pairs, settings or seed); "
+                "delete it to start over, or finish that training"
             )
         write_json(mark, fingerprint(inputs))
 
 
 def _link(source: str, target: str) -> None:
-    """A second name for a file, so that nothing is stored twice; a copy where the disk knows no such thing."""
+    """Links a file to a second name, to store it once; copies it where the file system has no links."""
     try:
         os.link(source, target)
     except OSError:
