@@ -417,9 +417,9 @@ class Key:
         return self.field.metadata.get("help", "")
 
     @property
-    def choices(self) -> Collection[str]:
+    def choices(self) -> tuple[str, ...]:
         """Allowed values; empty where any value of the type is allowed."""
-        return self.field.metadata.get("choices", ())
+        return tuple(self.field.metadata.get("choices", ()))
 
     @property
     def common(self) -> bool:
