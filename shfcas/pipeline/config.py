@@ -87,6 +87,10 @@ class RunConfig(Options):
             raise unexpected("demonstrations", "a file with sft", self.demonstrations, remedy)
         if self.proxy and not self.preferences:
             raise unexpected("preferences", "a file or module:function with proxy", self.preferences)
+        trained = {"proxy": self.proxy, "reward": self.reward if self.feedback != "none" else None}
+        for name, training in trained.items():
+            if self.cost_model and training and training.objective != "cost":
+                raise unexpected(f"{name}.objective", "cost with cost_model", training.objective)
         accepted, sampled = self.rl.rso.num_samples, self.sampling.num_completions
         if self.rl.algorithm == "rso" and accepted > sampled:
             remedy = "sample more or accept fewer"

@@ -78,7 +78,7 @@ class Loop:
         The proxy is checked before anything is scored with it.
         """
         config, run = self.config, self.run
-        preparation.check_reward_training(config)
+        preparation.warn_of_held_out(config)
         demonstrations = Path(config.demonstrations) if config.demonstrations else None
         if config.bootstrap and not demonstrations:
             demonstrations = preparation.make_demonstrations(

@@ -216,10 +216,10 @@ def test_a_reward_model_that_is_not_fit_to_score_stops_the_run_at_once(values: d
 
 def test_a_cost_model_is_refined_as_one(values: dict[str, Any], tmp_path: Path) -> None:
     costs = {**values, "cost_model": True, "preflight": None}
-    with pytest.raises(UsageError, match=r"a cost model is trained with reward\.objective cost"):
-        Loop(RunDirectory(tmp_path / "a", {}, 0), build(RunConfig, costs)).prepare()
+    with pytest.raises(UsageError, match=r"^reward\.objective: expected cost with cost_model, got 'reward'"):
+        build(RunConfig, costs)
     config = build(RunConfig, {**costs, "reward": {**values["reward"], "objective": "cost"}})
-    loop = Loop(RunDirectory(tmp_path / "b", {}, 0), config)
+    loop = Loop(RunDirectory(tmp_path / "run", {}, 0), config)
     state = loop.prepare()
     conflicts = scored(loop, state)
     state = loop.refine(state, labelled(loop, conflicts, 1, config.selection), "round-1")
