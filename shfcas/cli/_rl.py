@@ -20,7 +20,7 @@ Settings = TypeVar("Settings")
 class PolicyCommand(Options):
     """Flags of every command that trains a policy against a reward."""
 
-    policy: str = option("", "policy to start from, and reference of the KL penalty", common=True)
+    policy: str = option("", "policy to start from; also the reference of the KL penalty", common=True)
     chat_template: str | None = option(
         None, "chat template for a policy without one: plain, or a Jinja file (none: the policy's own)"
     )

@@ -29,9 +29,7 @@ class Config(ExchangeConfig):
 
     input: str = option("conflicts.parquet", "candidate table that the queue was selected from", common=True)
     queue: str = option("queue.jsonl", "queue of comparisons", common=True)
-    source: str = option(
-        "gold", "source of the labels: a gold reward, or a language model", ("gold", "judge"), common=True
-    )
+    source: str = option("gold", "who labels: a gold reward, or a language model", ("gold", "judge"), common=True)
     gold: str | None = option(None, "source gold: a model, or module:function (none: no gold reward)", common=True)
     judge: JudgeConfig = option(JudgeConfig, "source judge: the language model", common=True)
     output: str = option("preferences.jsonl", "file of preferences to write", common=True)

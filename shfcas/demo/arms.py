@@ -38,7 +38,7 @@ class DemoConfig(Options):
     rounds: int = with_default(RunConfig, "rounds", 1)
     feedback: str = option(
         "gold",
-        "source of the labels: the gold reward, or you, on a page, for the arm SHF-CAS alone",
+        "who labels: the gold reward, or you, on a page, for the arm SHF-CAS alone",
         ("gold", "human"),
         common=True,
     )

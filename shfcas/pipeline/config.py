@@ -33,7 +33,7 @@ class RunConfig(Options):
     reference: str | None = option(
         None, "policy_score logprob_ratio: model to compare the policy with (none: the policy before sft)"
     )
-    reward_model: str = option("", "proxy reward model, or the backbone that it is trained from", common=True)
+    reward_model: str = option("", "proxy reward model: a model, or the backbone that it is trained from", common=True)
     cost_model: bool = option(False, "the reward model is a cost model: lower is better")
     gold: str = option("", "gold reward: a model, or module:function", common=True)
     prompts: str = option("", "prompts to sample, select and train on: a file, or module:function", common=True)
@@ -60,7 +60,7 @@ class RunConfig(Options):
     sampling: SamplingConfig = option(SamplingConfig, "candidate answers", common=True)
     selection: SelectionConfig = option(SelectionConfig, "which comparisons to label", common=True)
     feedback: str = option(
-        "gold", "source of the labels: the gold reward, people, a language model, or none", SOURCES, common=True
+        "gold", "who labels: the gold reward, people, a language model, or no one", SOURCES, common=True
     )
     human: HumanConfig = option(HumanConfig, "feedback human: people, through a page")
     judge: JudgeConfig = option(JudgeConfig, "feedback judge: the language model")

@@ -26,7 +26,7 @@ class RLConfig(Options):
     """Training of the policy on the reward; only the section of the chosen algorithm is used."""
 
     algorithm: str = option(
-        "ppo", "algorithm that trains the policy, or best_of_n for no training", ALGORITHMS, common=True
+        "ppo", "training algorithm of the policy; best_of_n trains nothing", ALGORITHMS, common=True
     )
     reward_shaping: str = option(
         "centre",

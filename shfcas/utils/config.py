@@ -358,10 +358,10 @@ def add_flags(
         )
 
 
-def details(field: Any, value: Any) -> str:
-    """Returns what follows a key's help text: its choices, then its default as a flag spells it."""
-    choices = field.metadata.get("choices")
-    text = f" ({', '.join(choices)})" if choices else ""
+def details(field: Any, value: Any, choices: bool = True) -> str:
+    """Returns what follows a key's help text: its choices, if asked for, then its default as a flag spells it."""
+    allowed = field.metadata.get("choices") if choices else None
+    text = f" ({', '.join(allowed)})" if allowed else ""
     if value == "":
         return f"{text} (required)"
     if value is dataclasses.MISSING or value == []:
