@@ -17,8 +17,8 @@ INPUTS, INPUTS_HELP = "action", "export RUN, or import RUN FILE ...; without it,
 class ExchangeConfig(ExchangeBaseConfig):
     """Options of `shfcas feedback` for export and import."""
 
-    action: list[str] = option(list, "export RUN, or import RUN FILE ...")
-    out: str | None = option(None, "the file to export to", common=True)
+    action: list[str] = option(list, "export RUN, or import RUN FILE ...; without it, the comparisons are labelled")
+    out: str | None = option(None, "file to export to (none: no export)", common=True)
 
 
 def exchange(config: ExchangeConfig) -> dict[str, Any]:

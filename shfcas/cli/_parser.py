@@ -170,17 +170,22 @@ def _common(parser: CommandParser) -> list[str]:
 
 
 def _brief(key: Key, left: int) -> str:
-    """The help of a key on one line, beside a name of `left` columns."""
-    end = details(key.field, key.value)
-    return _cut(key.help, _width() - left - 4 - len(end)) + end
+    """The help of a key on one line, beside a name of `left` columns; choices that do not fit are left out."""
+    room, end = _width() - left - 4, details(key.field, key.value)
+    if len(_cuts(key.help)[-1]) + len(end) > room:
+        end = details(key.field, key.value, choices=False)
+    return _cut(key.help, room - len(end)) + end
+
+
+def _cuts(text: str) -> tuple[str, str, str]:
+    """A text, the same without its remarks, and without its list."""
+    return text, re.split(r"; | \(", text)[0], re.split(r"; | \(|: ", text)[0]
 
 
 def _cut(text: str, room: int) -> str:
-    """A text of at most `room` columns: without its remarks, then without its list, then with an ellipsis."""
-    for cut in (text, re.split(r"; | \(", text)[0], re.split(r"; | \(|: ", text)[0]):
-        if len(cut) <= room:
-            return cut
-    return textwrap.shorten(text, max(room, 12), placeholder="...")
+    """The longest cut of at most `room` columns, or the text with an ellipsis."""
+    fitting = [cut for cut in _cuts(text) if len(cut) <= room]
+    return fitting[0] if fitting else textwrap.shorten(text, max(room, 12), placeholder="...")
 
 
 def _filled(text: str, indent: str = "  ") -> str:

@@ -10,38 +10,39 @@ from shfcas.rewards.scorers import check_scorer, load_scorer
 from shfcas.rewards.shaping import SHAPINGS
 from shfcas.training.algorithms import PolicyTraining, RLConfig, train_policy
 from shfcas.training.output import trained_folder
-from shfcas.utils.config import option
+from shfcas.utils.config import Options, option
 from shfcas.utils.errors import UsageError
 
 Settings = TypeVar("Settings")
 
 
 @dataclass
-class PolicyCommand:
+class PolicyCommand(Options):
     """Flags of every command that trains a policy against a reward."""
 
-    policy: str = option("", "the policy to start from, which the new one is held to", common=True)
-    chat_template: str | None = option(None, "a template for a policy that has none: plain, or a Jinja file")
-    reward_model: str = option("", "the reward: a model, or module:function", common=True)
+    policy: str = option("", "policy to start from; also the reference of the KL penalty", common=True)
+    chat_template: str | None = option(
+        None, "chat template for a policy without one: plain, or a Jinja file (none: the policy's own)"
+    )
+    reward_model: str = option("", "reward: a model, or module:function", common=True)
     cost_model: bool = option(False, "the reward model is a cost model: lower is better")
-    gold: str | None = option(None, "a gold reward that is logged beside, and not trained on", common=True)
+    gold: str | None = option(None, "gold reward to log, not trained on (none: not logged)", common=True)
     reward_shaping: str = option(
         "centre",
-        "rewards as they are, less the mean of a prompt's candidates, or the share of them they beat",
+        "none: plain rewards; centre: less the mean of the prompt's candidates; "
+        "par: mean probability of being preferred to them",
         ("none", *SHAPINGS),
     )
-    output: str = option("policy", "the folder of the new policy", common=True)
-    seed: int = option(0, "seed", common=True)
+    output: str = option("policy", "folder of the new policy", common=True)
+    seed: int = option(0, "seed of everything random", common=True)
 
 
 @dataclass
 class OnlineCommand(PolicyCommand):
     """Flags of the commands that sample while they train."""
 
-    prompts: str = option("", "prompts: .jsonl, .json, .parquet, or module:function", common=True)
-    references: str | None = option(
-        None, "a candidate table of these prompts, for the shaping of rewards (none: rewards stay as they are)"
-    )
+    prompts: str = option("", "prompts: a .jsonl, .json or .parquet file, or module:function", common=True)
+    references: str | None = option(None, "candidate table of these prompts, for reward_shaping (none: plain rewards)")
 
 
 def settings_of(config: Any, settings: type[Settings]) -> Settings:
@@ -68,7 +69,6 @@ def train_command(
 ) -> dict[str, Any]:
     """Trains and saves the policy; returns the results to print."""
     rl = RLConfig(algorithm=algorithm, reward_shaping=config.reward_shaping, **{algorithm: settings})
-    rl.check()
     for scorer in filter(None, (config.reward_model, config.gold)):
         check_scorer(scorer)  # fail early, before the output folder is created
     with trained_folder(config.output) as (partial, work_dir):

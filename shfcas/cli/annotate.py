@@ -13,7 +13,7 @@ from typing import Any
 from shfcas.feedback.annotation.config import HumanConfig, settings_of_run
 from shfcas.feedback.web.annotators import add_annotators
 from shfcas.feedback.web.server import running, serve, sign_in_links
-from shfcas.utils.config import option, read_yaml
+from shfcas.utils.config import Options, option, read_yaml
 from shfcas.utils.errors import UsageError, UserError
 from shfcas.utils.files import existing
 
@@ -22,19 +22,23 @@ SERVING = ("queue", "host", "port", "address", "allow_public", "guidelines", "ov
 
 
 @dataclass
-class Config:
+class Config(Options):
     """`shfcas annotate`."""
 
-    run: list[str] = option(list, "the run directory")
+    run: list[str] = option(list, "run directory")
     annotators: list[str] = option(list, "names of annotators, comma-separated; each new one gets a link")
-    queue: str | None = option(None, "serve this queue (none: the newest, also when it is added later)")
-    host: str | None = option(None, "the address to listen at (none: the run's, or 127.0.0.1)")
-    port: int | None = option(None, "the port, 0 for any free one (none: the run's, or 8900)")
-    address: str | None = option(None, "the address of the page for annotators, if it is behind a proxy")
-    allow_public: bool = option(False, "listen at an address that other machines can reach, without TLS")
-    guidelines: str | None = option(None, "a Markdown file that the page shows (none: the run's)")
-    overlap: int | None = option(None, "annotators per comparison; a run with feedback human sets its own")
-    repeat_share: float | None = option(None, "share of labelled comparisons that are asked again (none: the run's)")
+    queue: str | None = option(None, "queue to serve (none: the newest, also when it is added later)")
+    host: str | None = option(None, "address that the page listens on (none: the run's, or 127.0.0.1)")
+    port: int | None = option(None, "port of the page, 0 for any free port (none: the run's, or 8900)", ge=0, le=65535)
+    address: str | None = option(None, "address of the page behind a proxy (none: the run's, or host and port)")
+    allow_public: bool = option(False, "allow a host that other machines reach, without TLS")
+    guidelines: str | None = option(None, "Markdown file that the page shows (none: the run's)")
+    overlap: int | None = option(
+        None, "annotators per comparison (none: the run's; a run with feedback human sets its own)", ge=1
+    )
+    repeat_share: float | None = option(
+        None, "share of labelled comparisons that are asked again (none: the run's)", ge=0, lt=1
+    )
 
 
 def run(config: Config) -> dict[str, Any] | None:

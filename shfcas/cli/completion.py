@@ -11,19 +11,19 @@ from typing import Any
 
 from shfcas.cli import COMMANDS, command_module
 from shfcas.cli._parser import TOPICS, CommandParser, flat_keys
-from shfcas.utils.config import Key, option
+from shfcas.utils.config import Key, Options, option
 from shfcas.utils.errors import UsageError
 
 SHELLS = ("bash", "zsh", "fish")
-INPUTS, INPUTS_HELP = "shell", f"the shell: {', '.join(SHELLS)}"
+INPUTS, INPUTS_HELP = "shell", f"shell: {', '.join(SHELLS)}"
 CHOICES = SHELLS
 
 
 @dataclass
-class Config:
+class Config(Options):
     """`shfcas completion`."""
 
-    shell: list[str] = option(list, f"the shell: {', '.join(SHELLS)}")
+    shell: list[str] = option(list, f"shell: {', '.join(SHELLS)}")
 
 
 def run(config: Config) -> str:

@@ -15,20 +15,20 @@ from shfcas.evaluation.diagnose import DiagnoseConfig, diagnose
 from shfcas.evaluation.diagnose_text import format_diagnosis
 from shfcas.evaluation.judged_pairs import NEEDED, from_gold, from_preferences
 from shfcas.rewards.scorers import load_scorer
-from shfcas.utils.config import option
+from shfcas.utils.config import Options, option
 from shfcas.utils.errors import UsageError
 
 INPUTS, INPUTS_HELP = "input", "candidate tables with conflict columns [conflicts.parquet]"
 
 
 @dataclass
-class _Sources:
+class _Sources(Options):
     input: list[str] = option(lambda: ["conflicts.parquet"], "candidate tables with conflict columns")
-    preferences: str | None = option(None, "judged pairs of answers from the table, in TRL's format")
+    preferences: str | None = option(None, "judged pairs of answers from the table, in TRL's format (none: see gold)")
     gold: str | None = option(
-        None, "a gold reward for a sample of prompts: a model, or module:function (none: the column gold)"
+        None, "gold reward for a sample of prompts: a model, or module:function (none: the column gold)"
     )
-    plot: str | None = option(None, "a .png or .svg file for a plot of the error rate by conflict")
+    plot: str | None = option(None, ".png or .svg file for a plot of the error rate by conflict (none: no plot)")
 
 
 @dataclass
@@ -40,8 +40,6 @@ def run(config: Config) -> dict[str, Any]:
     """Compares conflict with the judged pairs."""
     if config.preferences and config.gold:
         raise UsageError("give preferences or gold, not both")
-    if config.prompts < 1:
-        raise UsageError(f"prompts: expected at least 1, got {config.prompts}")
     rows = TableRows(config.input)
     CandidateTable(rows.schema.empty_table()).require(*NEEDED, *([config.group_by] if config.group_by else ()))
     if config.preferences:

@@ -13,32 +13,33 @@ from shfcas.rewards.best_of_n import keep_best, kl_bound
 from shfcas.rewards.scorers import check_scorer
 from shfcas.rewards.table import add_answer_rewards, answer_rewards
 from shfcas.sampling.table import sample_policy
-from shfcas.utils.config import option
-from shfcas.utils.errors import UsageError
+from shfcas.utils.config import Options, option
 from shfcas.utils.files import remove, write_json
 
 
 @dataclass
-class Config:
+class Config(Options):
     """`shfcas evaluate`."""
 
-    policy: str = option("", "the policy to evaluate", common=True)
-    chat_template: str | None = option(None, "a template for a policy that has none: plain, or a Jinja file")
-    base: str | None = option(None, "the policy before training, for the KL", common=True)
-    reference: str | None = option(None, "the reference model of policy_score logprob_ratio")
+    policy: str = option("", "policy to evaluate", common=True)
+    chat_template: str | None = option(
+        None, "chat template for a policy without one: plain, or a Jinja file (none: the policy's own)"
+    )
+    base: str | None = option(None, "policy before training, for the KL (none: no KL)", common=True)
+    reference: str | None = option(None, "reference model of policy_score logprob_ratio (none: no reference)")
     before: str | None = option(
-        None, "an evaluation table of the policy before training, for the win rate", common=True
+        None, "evaluation table of the policy before training, for the win rate (none: no win rate)", common=True
     )
-    reward_model: str = option("", "the proxy reward: a model, or module:function", common=True)
+    reward_model: str = option("", "proxy reward: a model, or module:function", common=True)
     cost_model: bool = option(False, "the reward model is a cost model: lower is better")
-    gold: str = option("", "the gold reward: a model, or module:function", common=True)
-    prompts: str = option("", "held-out prompts", common=True)
-    best_of_n: int = option(1, "keep the best of this many answers, by the reward model")
-    policy_score: str = option("logprob", "the score of the policy that rewards are compared with", POLICY_SCORES)
+    gold: str = option("", "gold reward: a model, or module:function", common=True)
+    prompts: str = option("", "held-out prompts: a .jsonl, .json or .parquet file, or module:function", common=True)
+    best_of_n: int = option(1, "answers sampled for each one kept, the one of highest reward (1: all are kept)", ge=1)
+    policy_score: str = option("logprob", "score of the policy that rewards are compared with", POLICY_SCORES)
     output: str = option(
-        "evaluation.parquet", "the table of answers and scores; the metrics are written beside it as .json", common=True
+        "evaluation.parquet", "table of answers and scores to write; the metrics are beside it as .json", common=True
     )
-    seed: int = option(0, "seed of every answer")
+    seed: int = option(0, "seed of the sampling")
     evaluation: EvaluationConfig = option(EvaluationConfig, "evaluation", common=True)
     engine: str = option("local", "where to run: in this process, or on a Ray cluster", ENGINES)
     ray: RayConfig = option(RayConfig, "engine ray: the cluster")
@@ -46,8 +47,6 @@ class Config:
 
 def run(config: Config) -> dict[str, Any]:
     """Samples, scores and summarises."""
-    if config.best_of_n < 1:
-        raise UsageError(f"best_of_n: expected at least 1, got {config.best_of_n}")
     output, n = Path(config.output), config.best_of_n
     sampling = config.evaluation.sampling
     check_scorer(config.gold)

@@ -6,25 +6,27 @@ from typing import Any
 from shfcas.data.candidates import read_prompts
 from shfcas.training.export import ENGINES, export
 from shfcas.training.output import trained_folder
-from shfcas.utils.config import option
+from shfcas.utils.config import Options, option
 from shfcas.utils.errors import UsageError
 
-INPUTS, INPUTS_HELP = "engine", f"the library to export for: {' or '.join(ENGINES)}"
+INPUTS, INPUTS_HELP = "engine", f"library to export for: {' or '.join(ENGINES)}"
 CHOICES = tuple(ENGINES)
 
 
 @dataclass
-class Config:
+class Config(Options):
     """`shfcas export`."""
 
-    engine: list[str] = option(list, f"the library to export for: {' or '.join(ENGINES)}")
-    prompts: str = option("", "prompts to train on: .jsonl, .json, .parquet, or module:function")
-    eval_prompts: str | None = option(None, "held-out prompts")
-    policy: str = option("", "the policy to start from")
-    chat_template: str | None = option(None, "a template for a policy that has none: plain, or a Jinja file")
-    reward_model: str = option("", "the reward model, a decoder-only one")
+    engine: list[str] = option(list, f"library to export for: {' or '.join(ENGINES)}")
+    prompts: str = option("", "prompts to train on: a .jsonl, .json or .parquet file, or module:function")
+    eval_prompts: str | None = option(None, "held-out prompts (none: no held-out prompts)")
+    policy: str = option("", "policy to start from")
+    chat_template: str | None = option(
+        None, "chat template for a policy without one: plain, or a Jinja file (none: the policy's own)"
+    )
+    reward_model: str = option("", "reward model, a decoder-only one")
     cost_model: bool = option(False, "the reward model is a cost model: lower is better")
-    output: str = option("export", "the folder to write")
+    output: str = option("export", "folder to write")
 
 
 def run(config: Config) -> dict[str, Any]:

@@ -27,14 +27,14 @@ __all__ = ["INPUTS", "INPUTS_HELP", "Config", "run"]
 class Config(ExchangeConfig):
     """`shfcas feedback`."""
 
-    input: str = option("conflicts.parquet", "the candidate table that the queue was selected from", common=True)
-    queue: str = option("queue.jsonl", "the queue of comparisons", common=True)
+    input: str = option("conflicts.parquet", "candidate table that the queue was selected from", common=True)
+    queue: str = option("queue.jsonl", "queue of comparisons", common=True)
     source: str = option("gold", "who labels: a gold reward, or a language model", ("gold", "judge"), common=True)
-    gold: str | None = option(None, "source gold: the gold reward, a model, or module:function", common=True)
+    gold: str | None = option(None, "source gold: a model, or module:function (none: no gold reward)", common=True)
     judge: JudgeConfig = option(JudgeConfig, "source judge: the language model", common=True)
-    output: str = option("preferences.jsonl", "the preferences to write", common=True)
-    report: str = option("judge.json", "source judge: counts and costs, beside the preferences")
-    round: int = option(1, "round to record with each preference")
+    output: str = option("preferences.jsonl", "file of preferences to write", common=True)
+    report: str = option("judge.json", "source judge: file of counts and costs, beside the preferences")
+    round: int = option(1, "round to record with each preference", ge=0)
 
 
 def run(config: Config) -> dict[str, Any]:

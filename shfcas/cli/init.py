@@ -15,7 +15,7 @@ from shfcas.cli import select
 from shfcas.cli._parser import flat_keys
 from shfcas.cli._template import placeholders, template
 from shfcas.pipeline.config import RunConfig
-from shfcas.utils.config import build, option
+from shfcas.utils.config import Options, build, option
 from shfcas.utils.errors import UsageError, UserError
 from shfcas.utils.files import write_text
 
@@ -100,16 +100,16 @@ STARTS = {
     ),
 }
 
-INPUTS, INPUTS_HELP = "start", f"the starting point: {', '.join(STARTS)} [gold]"
+INPUTS, INPUTS_HELP = "start", f"starting point: {', '.join(STARTS)} [gold]"
 CHOICES = tuple(STARTS)
 
 
 @dataclass
-class Config:
+class Config(Options):
     """`shfcas init`."""
 
-    start: list[str] = option(list, f"the starting point: {', '.join(STARTS)}")
-    output: str | None = option(None, "the file to write (none: config.yaml, or select.yaml for scores)")
+    start: list[str] = option(list, f"starting point: {', '.join(STARTS)}")
+    output: str | None = option(None, "file to write (none: config.yaml, or select.yaml for scores)")
     full: bool = option(False, "write every key, not only the common ones")
 
 

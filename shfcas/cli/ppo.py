@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shfcas.cli._rl import OnlineCommand, settings_of, train_online_command
-from shfcas.training.ppo.train import PPOStageConfig
+from shfcas.training.ppo.options import PPOStageConfig
 
 
 @dataclass

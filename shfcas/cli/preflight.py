@@ -6,15 +6,17 @@ from typing import Any
 from shfcas.data.candidates import read_candidates
 from shfcas.data.preferences import read_preferences
 from shfcas.rewards.preflight import FAIL, PreflightConfig, preflight
-from shfcas.utils.config import option
+from shfcas.utils.config import Options, option
 
 
 @dataclass
-class _Models:
-    reward_model: str = option("", "a model, an ensemble's folder, or module:function")
+class _Models(Options):
+    reward_model: str = option("", "reward model: a model, an ensemble's folder, or module:function")
     cost_model: bool = option(False, "the reward model is a cost model: lower is better")
-    preferences: str | None = option(None, "known pairs in TRL's format (none: a few obvious ones)")
-    candidates: str | None = option(None, "a candidate table, to check that its answers fit into the model's context")
+    preferences: str | None = option(None, "known pairs in TRL's format (none: a few obvious pairs)")
+    candidates: str | None = option(
+        None, "candidate table whose answers must fit into the model's context (none: not checked)"
+    )
 
 
 @dataclass

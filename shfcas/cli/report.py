@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from shfcas.compare.tables import FACTS
-from shfcas.utils.config import option
+from shfcas.utils.config import Options, option
 
 
 @dataclass
-class Config:
+class Config(Options):
     """`shfcas report`."""
 
-    run: str = option("runs/shfcas", "the run directory")
+    run: str = option("runs/shfcas", "directory of a run or of a comparison")
 
 
 def run(config: Config) -> dict[str, Any]:

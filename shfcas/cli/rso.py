@@ -13,7 +13,7 @@ from shfcas.utils.config import option
 class Config(RSOConfig, PolicyCommand):
     """`shfcas rso`."""
 
-    candidates: str = option("", "the policy's candidate table; its answers are scored again", common=True)
+    candidates: str = option("", "candidate table of the policy; its answers are scored again", common=True)
 
 
 def run(config: Config) -> dict[str, Any]:

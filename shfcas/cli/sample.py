@@ -8,21 +8,25 @@ from shfcas.data.candidates import read_prompts, write_candidates
 from shfcas.engines import ENGINES, RayConfig, open_engine
 from shfcas.sampling.config import SamplingConfig
 from shfcas.sampling.table import sample_policy
-from shfcas.utils.config import option
+from shfcas.utils.config import Options, option
 from shfcas.utils.files import remove
 
 
 @dataclass
-class Config:
+class Config(Options):
     """`shfcas sample`."""
 
-    policy: str = option("", "the policy: a folder, a hub id, or pypi:PACKAGE", common=True)
-    prompts: str = option("", "prompts: .jsonl, .json, .parquet, or module:function", common=True)
-    output: str = option("candidates.parquet", "the candidate table to write", common=True)
-    reference: str | None = option(None, "a model with the same vocabulary, for policy_score logprob_ratio")
-    chat_template: str | None = option(None, "a template for a policy that has none: plain, or a Jinja file")
-    seed: int = option(0, "seed of every answer", common=True)
-    sampling: SamplingConfig = option(SamplingConfig, "how answers are sampled", common=True)
+    policy: str = option("", "policy: a folder, a hub id, or pypi:PACKAGE", common=True)
+    prompts: str = option("", "prompts: a .jsonl, .json or .parquet file, or module:function", common=True)
+    output: str = option("candidates.parquet", "candidate table to write", common=True)
+    reference: str | None = option(
+        None, "model of the same vocabulary, for policy_score logprob_ratio (none: no reference)"
+    )
+    chat_template: str | None = option(
+        None, "chat template for a policy without one: plain, or a Jinja file (none: the policy's own)"
+    )
+    seed: int = option(0, "seed of the sampling", common=True)
+    sampling: SamplingConfig = option(SamplingConfig, "sampling of answers", common=True)
     engine: str = option("local", "where to run: in this process, or on a Ray cluster", ENGINES)
     ray: RayConfig = option(RayConfig, "engine ray: the cluster")
 

@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from shfcas.cli import COMMANDS, command_module
-from shfcas.utils.config import option
+from shfcas.utils.config import Options, option
 from shfcas.utils.errors import UsageError
 from shfcas.utils.schema import json_schema
 
-INPUTS, INPUTS_HELP = "command", "the command that reads the file [run]"
+INPUTS, INPUTS_HELP = "command", "command that reads the file [run]"
 CHOICES = tuple(COMMANDS)
 
 
 @dataclass
-class Config:
+class Config(Options):
     """`shfcas schema`."""
 
-    command: list[str] = option(list, "the command that reads the file")
+    command: list[str] = option(list, "command that reads the file")
 
 
 def run(config: Config) -> dict[str, Any]:

@@ -14,25 +14,25 @@ from shfcas.conflicts.summary import ConflictSummary
 from shfcas.data.shards import SHARD_ROWS
 from shfcas.engines import ENGINES, RayConfig, open_engine
 from shfcas.rewards.scorers import load_scorer
-from shfcas.utils.config import option
+from shfcas.utils.config import Options, option
 from shfcas.utils.errors import UsageError
 
 INPUTS, INPUTS_HELP = "input", "candidate tables [candidates.parquet]; - reads JSON lines from stdin, writes to stdout"
 
 
 @dataclass
-class Config:
+class Config(Options):
     """`shfcas score`."""
 
     input: list[str] = option(lambda: ["candidates.parquet"], "candidate tables; - reads JSON lines from stdin")
-    output: str = option("conflicts.parquet", "a .parquet file, or a folder of parts, which can be resumed")
-    reward_model: str | None = option(None, "a model, or module:function (none: the table has rewards already)")
+    output: str = option("conflicts.parquet", "table to write: a .parquet file, or a folder of resumable parts")
+    reward_model: str | None = option(None, "reward model: a model, or module:function (none: the table has rewards)")
     cost_model: bool = option(False, "the reward model is a cost model: lower is better")
-    policy_score: str = option("logprob", "the score of the policy that rewards are compared with", POLICY_SCORES)
-    columns: list[str] | None = option(None, "columns to carry along, comma-separated (none: all)")
-    shard_rows: int = option(SHARD_ROWS, "prompts per part of an output folder, roughly")
-    summary: bool = option(False, "print the distribution of the conflicts, and the prompts of highest conflict")
-    histogram: str | None = option(None, "a .png or .svg file for histograms of the conflicts")
+    policy_score: str = option("logprob", "score of the policy that rewards are compared with", POLICY_SCORES)
+    columns: list[str] | None = option(None, "columns to keep, comma-separated (none: all)")
+    shard_rows: int = option(SHARD_ROWS, "approximate prompts per part of an output folder", ge=1)
+    summary: bool = option(False, "print the distribution of conflicts, and the prompts of highest conflict")
+    histogram: str | None = option(None, ".png or .svg file for histograms of conflicts (none: no plot)")
     engine: str = option("local", "where to run: in this process, or on a Ray cluster", ENGINES)
     ray: RayConfig = option(RayConfig, "engine ray: the cluster")
 
@@ -51,8 +51,6 @@ def run(config: Config) -> Any:
         if config.summary:
             print(summary.text(), file=sys.stderr)
         return None
-    if config.shard_rows < 1:
-        raise UsageError(f"shard_rows: expected at least 1, got {config.shard_rows}")
     with open_engine(config.engine, config.ray) as engine:
         summary = score_table(
             config.input,

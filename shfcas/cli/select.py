@@ -11,17 +11,17 @@ from shfcas.data.shards import SHARD_ROWS, TableRows
 from shfcas.engines import ENGINES, RayConfig, open_engine
 from shfcas.selection import SelectionConfig, columns_to_read, select_with_report
 from shfcas.selection.sharded import select_table
-from shfcas.utils.config import option
+from shfcas.utils.config import Options, option
 from shfcas.utils.files import write_jsonl
 
 INPUTS, INPUTS_HELP = "input", "candidate tables with conflict columns [conflicts.parquet]"
 
 
 @dataclass
-class _Files:
+class _Files(Options):
     input: list[str] = option(lambda: ["conflicts.parquet"], "candidate tables with conflict columns", common=True)
-    output: str = option("queue.jsonl", "the queue of comparisons: prompt_id, first, second", common=True)
-    shard_rows: int = option(SHARD_ROWS, "engine ray: prompts per task, roughly")
+    output: str = option("queue.jsonl", "queue of comparisons to write: prompt_id, first, second", common=True)
+    shard_rows: int = option(SHARD_ROWS, "engine ray: approximate prompts per task", ge=1)
     engine: str = option("local", "where to run: in this process, or on a Ray cluster", ENGINES)
     ray: RayConfig = option(RayConfig, "engine ray: the cluster")
 

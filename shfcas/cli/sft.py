@@ -5,19 +5,21 @@ from typing import Any
 
 from shfcas.training.output import trained_folder
 from shfcas.training.sft import SFTStageConfig, read_demonstrations, train_sft
-from shfcas.utils.config import option
+from shfcas.utils.config import Options, option
 
 
 @dataclass
-class Config:
+class Config(Options):
     """`shfcas sft`."""
 
-    policy: str = option("", "the policy to start from")
+    policy: str = option("", "policy to start from")
     demonstrations: str = option("demonstrations.jsonl", "JSON lines with prompt and completion")
-    chat_template: str | None = option(None, "a template for a policy that has none: plain, or a Jinja file")
-    output: str = option("policy-sft", "the folder of the new policy")
-    seed: int = option(0, "seed")
-    sft: SFTStageConfig = option(SFTStageConfig, "how the policy is trained")
+    chat_template: str | None = option(
+        None, "chat template for a policy without one: plain, or a Jinja file (none: the policy's own)"
+    )
+    output: str = option("policy-sft", "folder of the new policy")
+    seed: int = option(0, "seed of everything random")
+    sft: SFTStageConfig = option(SFTStageConfig, "supervised fine-tuning")
 
 
 def run(config: Config) -> dict[str, Any]:

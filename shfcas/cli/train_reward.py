@@ -8,18 +8,18 @@ from shfcas.training.output import trained_folder
 from shfcas.training.reward.config import RewardModelConfig
 from shfcas.training.reward.refine import train_on_groups
 from shfcas.utils import distributed
-from shfcas.utils.config import option
+from shfcas.utils.config import Options, option
 
 
 @dataclass
-class _Files:
-    model: str = option("", "a model to refine, or a backbone that gets a fresh head", common=True)
+class _Files(Options):
+    model: str = option("", "model to refine, or backbone that gets a new head", common=True)
     preferences: list[str] = option(list, "preference files, comma-separated, the most trusted last", common=True)
     eval_preferences: str | None = option(
-        None, "preferences that are only measured on (none: hold out a share of the others)", common=True
+        None, "preferences to measure on, not trained on (none: held_out of the others)", common=True
     )
-    output: str = option("reward-model", "the folder of the trained model", common=True)
-    seed: int = option(0, "seed", common=True)
+    output: str = option("reward-model", "folder of the trained model", common=True)
+    seed: int = option(0, "seed of everything random", common=True)
 
 
 @dataclass

@@ -11,6 +11,7 @@ import numpy as np
 from shfcas.compare.answers import AnswerSet
 from shfcas.compare.heads import Head, HeadFit
 from shfcas.selection import Comparison, SelectionConfig, select
+from shfcas.utils.config import check_fields, option
 from shfcas.utils.errors import NothingSelected, UserError
 from shfcas.utils.seeds import derive_seed
 
@@ -53,7 +54,7 @@ class Bench:
         group_by: a column of the prompts; accuracies are measured for each of its values too.
         blind: values of that column where the proxy is known to be wrong.
         pool_share: the share of the pool's prompts that each seed draws, without replacement.
-        label_noise: the share of labels that are turned round, drawn for each pair and seed.
+        label_noise: the share of labels that are flipped, drawn for each pair and seed.
         seed: the seed of everything.
     """
 
@@ -62,16 +63,16 @@ class Bench:
     refine: Refine
     group_by: str | None = None
     blind: Sequence[str] = ()
-    pool_share: float = 0.8
-    label_noise: float = 0.0
+    pool_share: float = option(
+        0.8, "share of the prompts that each seed draws for its pool, without replacement", gt=0, le=1
+    )
+    label_noise: float = option(
+        0.0, "share of the gold labels that are flipped, as annotators make mistakes", ge=0, le=0.5
+    )
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuses shares that are none."""
-        if not 0 < self.pool_share <= 1:
-            raise UserError(f"pool_share: expected a share above 0, at most 1, got {self.pool_share}")
-        if not 0 <= self.label_noise <= 0.5:
-            raise UserError(f"label_noise: expected a share of 0 to 0.5, got {self.label_noise}")
+        check_fields(self)
 
     def drawn(self, number: int) -> np.ndarray:
         """Positions of the prompts that are the pool of one seed, rising."""

@@ -21,7 +21,8 @@ def compare(config: CompareConfig) -> Path:
     """Runs a comparison, or what a killed one still lacks, and returns the path of its page."""
     import yaml
 
-    directory = RunDirectory(config.output, config.check().shared(), config.seed)
+    config.check_inputs()
+    directory = RunDirectory(config.output, config.shared(), config.seed)
     write_text(directory.path / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False))
     loop = Loop(directory, config)
     start = loop.start()

@@ -9,7 +9,6 @@ import numpy as np
 
 from shfcas.data.candidates import read_candidates
 from shfcas.demo.sentiment import BLIND_TOPICS
-from shfcas.demo.task import train_prompts
 from shfcas.evaluation.metrics import detection
 from shfcas.evaluation.statistics import auroc
 from shfcas.feedback import read_queue
@@ -18,8 +17,7 @@ from shfcas.pipeline.config import RunConfig
 from shfcas.pipeline.loop import Loop
 from shfcas.pipeline.run_directory import RunDirectory
 from shfcas.rewards.table import score_rows
-from shfcas.utils.config import build, option, read_yaml, to_dict, volatile_names
-from shfcas.utils.errors import UsageError
+from shfcas.utils.config import Options, build, option, read_yaml, to_dict, volatile_names, with_default
 from shfcas.utils.files import read_json, write_json
 
 ARMS = {
@@ -31,27 +29,26 @@ ASKED = {"random": "random", "shf_cas": "SHF-CAS"}
 
 
 @dataclass
-class DemoConfig:
-    """The demo's few knobs; everything else stands in shfcas/demo/demo.yaml."""
+class DemoConfig(Options):
+    """Settings of the demo; shfcas/demo/demo.yaml has all others."""
 
-    output: str = option("runs/demo", "the run directory; run the same command again to continue", common=True)
-    prompts: int = option(64, "prompts to sample, to ask about and to train on (at most 96)", common=True)
-    budget: int = option(100, "comparisons that are asked for in each round of each arm", common=True)
-    rounds: int = option(1, "rounds", common=True)
+    output: str = with_default(RunConfig, "output", "runs/demo")
+    prompts: int = option(64, "prompts to sample, select and train on (at most 96)", ge=8, le=96, common=True)
+    budget: int = option(100, "label budget of each round of each arm, in comparisons", ge=1, common=True)
+    rounds: int = with_default(RunConfig, "rounds", 1)
     feedback: str = option(
-        "gold", "who answers: gold, or human: you, on a page, for the arm SHF-CAS alone", ("gold", "human"), common=True
+        "gold",
+        "who labels: the gold reward, or you, on a page, for the arm SHF-CAS alone",
+        ("gold", "human"),
+        common=True,
     )
-    human: HumanConfig = option(HumanConfig, "feedback human: how you are asked")
-    finish_with_what_we_have: bool = option(
-        False, "feedback human: go on with the answers there are, without waiting for the rest", volatile=True
-    )
-    seed: int = option(0, "the seed of everything", common=True)
+    human: HumanConfig = with_default(RunConfig, "human", HumanConfig)
+    finish_with_what_we_have: bool = with_default(RunConfig, "finish_with_what_we_have", False)
+    seed: int = with_default(RunConfig, "seed", 0)
 
 
 def run_config(config: DemoConfig) -> RunConfig:
     """Returns the configuration of the demo's loop."""
-    if not 8 <= config.prompts <= len(train_prompts()):
-        raise UsageError(f"prompts: expected 8 to {len(train_prompts())}, got {config.prompts}")
     with resources.as_file(resources.files(__package__) / "demo.yaml") as path:
         values = read_yaml(path)
     values.update(output=config.output, max_prompts=config.prompts, rounds=config.rounds, seed=config.seed)
@@ -69,6 +66,7 @@ def arms(settings: RunConfig) -> dict[str, str]:
 def run_demo(config: DemoConfig) -> dict[str, Any]:
     """Runs or resumes the arms; writes results.json and returns its content."""
     settings = run_config(config)
+    settings.check_inputs()
     run = RunDirectory(config.output, to_dict(settings), config.seed, volatile_names(RunConfig))
     loop = Loop(run, settings)
     start = loop.start()

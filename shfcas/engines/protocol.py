@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from shfcas.utils.config import option
-from shfcas.utils.errors import UserError
+from shfcas.utils.config import Options, option
 
 ENGINES = ("local", "ray")
 Task = TypeVar("Task")
@@ -21,29 +20,23 @@ Worker = Callable[[Task, Tick], Result]
 
 
 @dataclass
-class RayConfig:
-    """Which cluster, and what a worker takes of it; none of it changes what comes out."""
+class RayConfig(Options):
+    """A Ray cluster and the resources of a worker; results do not depend on them."""
 
     address: str | None = option(
         None,
-        "HOST:PORT of a cluster, or auto for the one this machine is in (none: a cluster of this machine alone)",
+        "HOST:PORT of a cluster, or auto for the cluster of this machine (none: a cluster of this machine alone)",
         volatile=True,
     )
     workers: int | None = option(
-        None, "workers at once (none: as many as the cluster's cores or GPUs allow at the start)", volatile=True
+        None, "maximum workers at the same time (none: as many as free cores or GPUs allow)", volatile=True, ge=1
     )
-    cpus: float = option(1.0, "cores of a worker, and threads of its arithmetic", volatile=True)
+    cpus: float = option(1.0, "cores per worker, and threads of its arithmetic", volatile=True, ge=0)
     gpus: float | None = option(
-        None, "GPUs of a worker that loads a model (none: 1 where the cluster has any, otherwise 0)", volatile=True
+        None, "GPUs per worker that loads a model (none: 1 if the cluster has any, else 0)", volatile=True, ge=0
     )
-    retries: int = option(3, "how often a task whose worker died is given to another one", volatile=True)
-    start_timeout: float = option(600.0, "seconds to wait for a worker when there is none", volatile=True)
-
-    def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise UserError(f"ray.workers: expected at least 1, got {self.workers}")
-        if self.cpus < 0 or (self.gpus or 0) < 0 or self.retries < 0 or self.start_timeout <= 0:
-            raise UserError("ray: expected cpus, gpus and retries of at least 0, and a start_timeout above 0")
+    retries: int = option(3, "maximum retries of a task whose worker died", volatile=True, ge=0)
+    start_timeout: float = option(600.0, "seconds to wait for a worker while there is none", volatile=True, gt=0)
 
 
 class Engine(Protocol):

@@ -16,7 +16,7 @@ from shfcas.evaluation.resampling import (
     weighted_auroc,
     with_interval,
 )
-from shfcas.utils.config import option
+from shfcas.utils.config import Options, option, unexpected
 from shfcas.utils.errors import UserError
 
 __all__ = [
@@ -35,18 +35,24 @@ MIN_PROMPTS, MIN_PAIRS = 10, 10  # no verdict with fewer prompts, or fewer right
 
 
 @dataclass
-class DiagnoseConfig:
-    """What is looked at."""
+class DiagnoseConfig(Options):
+    """Diagnosis of how well conflict finds errors of the reward model."""
 
-    group_by: str | None = option(None, "also by the values of this column of the table")
+    group_by: str | None = option(None, "table column to report results by, too (none: no groups)")
     uncovered: list[str] | None = option(
-        None, "values of that column that the reward model was not trained on: does conflict find them?"
+        None,
+        "values of group_by that the reward model was not trained on; does conflict find them? (none: not reported)",
     )
     budgets: list[int] = option(
-        lambda: [25, 50, 100, 200], "numbers of comparisons, of which the share of errors is told"
+        lambda: [25, 50, 100, 200], "numbers of comparisons for which the share of errors is reported", ge=1
     )
-    prompts: int = option(100, "prompts to draw, where gold judges")
-    seed: int = option(0, "the seed of that draw and of the intervals")
+    prompts: int = option(100, "prompts to draw where a gold reward judges", ge=1)
+    seed: int = option(0, "seed of the draw and of the intervals")
+
+    def check(self) -> None:
+        """Checks that uncovered values have a column."""
+        if self.uncovered and not self.group_by:
+            raise unexpected("group_by", "the column of the values in uncovered", self.group_by)
 
 
 def diagnose(pairs: JudgedPairs, settings: DiagnoseConfig | None = None) -> dict[str, Any]:
@@ -74,8 +80,6 @@ def diagnose(pairs: JudgedPairs, settings: DiagnoseConfig | None = None) -> dict
     settings = settings or DiagnoseConfig()
     if not len(pairs):
         raise UserError("no judged pair is left: all rewards or all gold rewards are equal, or all rows are degenerate")
-    if any(budget < 1 for budget in settings.budgets):
-        raise UserError(f"budgets: expected numbers of at least 1, got {settings.budgets}")
     resampled = Resampled(pairs.prompts, settings.seed)
     budgets = [budget for budget in settings.budgets if budget <= len(pairs)]
     signals = {
@@ -97,8 +101,6 @@ def diagnose(pairs: JudgedPairs, settings: DiagnoseConfig | None = None) -> dict
     if settings.group_by:
         result["slices"] = _slices(pairs, settings)
     if settings.uncovered:
-        if not settings.group_by:
-            raise UserError("uncovered names values of a column: set group_by to it")
         unknown = sorted(set(settings.uncovered) - set(pairs.groups))
         if unknown:
             raise UserError(f"uncovered: no judged pair has {settings.group_by} {', '.join(unknown)}")

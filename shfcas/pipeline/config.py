@@ -1,4 +1,4 @@
-"""What a run is configured with, and what does not fit together in it."""
+"""Configuration of a run."""
 
 from dataclasses import dataclass
 
@@ -16,92 +16,117 @@ from shfcas.selection import STRATEGIES, SelectionConfig
 from shfcas.training.algorithms import RLConfig
 from shfcas.training.reward.config import RefineConfig, RewardModelConfig
 from shfcas.training.sft import SFTStageConfig
-from shfcas.utils.config import option
-from shfcas.utils.errors import UsageError
+from shfcas.utils.config import Options, option, require, unexpected
 
 SOURCES = ("gold", "human", "judge", "none")
 
 
 @dataclass
-class RunConfig:
+class RunConfig(Options):
     """A whole SHF-CAS run."""
 
-    output: str = option("runs/shfcas", "the run directory; run the same command again to continue", common=True)
-    policy: str = option("", "the policy: a folder, a hub id, or pypi:PACKAGE", common=True)
-    chat_template: str | None = option(None, "a template for a policy that has none: plain, or a Jinja file")
+    output: str = option("runs/shfcas", "run directory; run the same command again to resume", common=True)
+    policy: str = option("", "policy: a folder, a hub id, or pypi:PACKAGE", common=True)
+    chat_template: str | None = option(
+        None, "chat template for a policy without one: plain, or a Jinja file (none: the policy's own)"
+    )
     reference: str | None = option(
-        None, "policy_score logprob_ratio compares the policy with this model (none: the policy before sft)"
+        None, "policy_score logprob_ratio: model to compare the policy with (none: the policy before sft)"
     )
-    reward_model: str = option("", "the proxy reward model, or the backbone it is trained from", common=True)
+    reward_model: str = option("", "proxy reward model: a model, or the backbone that it is trained from", common=True)
     cost_model: bool = option(False, "the reward model is a cost model: lower is better")
-    gold: str = option("", "the gold reward: a model, or module:function", common=True)
-    prompts: str = option(
-        "", "prompts to sample, to ask about and to train on: a file, or module:function", common=True
-    )
+    gold: str = option("", "gold reward: a model, or module:function", common=True)
+    prompts: str = option("", "prompts to sample, select and train on: a file, or module:function", common=True)
     eval_prompts: str = option("", "held-out prompts for evaluation: a file, or module:function", common=True)
     preferences: str | None = option(
-        None, "original preference data in TRL's format: a file, or module:function", common=True
+        None,
+        "original preferences in TRL's format: a file, or module:function (none: no original preferences)",
+        common=True,
     )
-    demonstrations: str | None = option(None, "good answers (prompt, completion) for supervised fine-tuning")
-    bootstrap: BootstrapConfig | None = option(None, "make demonstrations from the policy's own best samples")
-    sft: SFTStageConfig | None = option(None, "fine-tune the policy on the demonstrations before the first round")
-    proxy: RewardModelConfig | None = option(None, "train the proxy on the original preferences before the first round")
-    policy_score: str = option("logprob", "what PACS and Kendall-tau compare rewards with", POLICY_SCORES)
-    max_prompts: int | None = option(None, "use only the first so many prompts")
+    demonstrations: str | None = option(
+        None, "JSON lines with prompt and completion for supervised fine-tuning (none: see bootstrap)"
+    )
+    bootstrap: BootstrapConfig | None = option(
+        None, "make demonstrations from the policy's own best samples (none: do not)"
+    )
+    sft: SFTStageConfig | None = option(
+        None, "fine-tune the policy on the demonstrations before the first round (none: do not)"
+    )
+    proxy: RewardModelConfig | None = option(
+        None, "train the proxy on the original preferences before the first round (none: do not)"
+    )
+    policy_score: str = option("logprob", "score of the policy that rewards are compared with", POLICY_SCORES)
+    max_prompts: int | None = option(None, "use only this many prompts, the first ones (none: all)", ge=1)
     sampling: SamplingConfig = option(SamplingConfig, "candidate answers", common=True)
-    selection: SelectionConfig = option(SelectionConfig, "whom to ask about what", common=True)
-    feedback: str = option("gold", "who answers: the gold reward, people, a language model", SOURCES, common=True)
-    human: HumanConfig = option(HumanConfig, "feedback human: how people are asked")
-    judge: JudgeConfig = option(JudgeConfig, "feedback judge: the language model that answers")
+    selection: SelectionConfig = option(SelectionConfig, "which comparisons to label", common=True)
+    feedback: str = option(
+        "gold", "who labels: the gold reward, people, a language model, or no one", SOURCES, common=True
+    )
+    human: HumanConfig = option(HumanConfig, "feedback human: people, through a page")
+    judge: JudgeConfig = option(JudgeConfig, "feedback judge: the language model")
     finish_with_what_we_have: bool = option(
-        False, "feedback human: go on with the answers there are, without waiting for the rest", volatile=True
+        False, "feedback human: continue with the answers so far, without waiting for the others", volatile=True
     )
     reward: RefineConfig = option(RefineConfig, "refinement of the reward model")
     preflight: PreflightConfig | None = option(
-        PreflightConfig, "look for what is wrong with the reward model before anything is scored (none: do not)"
+        PreflightConfig, "check the reward model before anything is scored (none: do not)"
     )
-    rl: RLConfig = option(RLConfig, "how the policy follows the reward", common=True)
+    rl: RLConfig = option(RLConfig, "training of the policy on the reward", common=True)
     evaluation: EvaluationConfig = option(EvaluationConfig, "evaluation")
     engine: str = option(
-        "local", "where answers are sampled, scored and selected: in this process, or on a Ray cluster", ENGINES, True
+        "local", "where to sample, score and select: in this process, or on a Ray cluster", ENGINES, True
     )
     ray: RayConfig = option(RayConfig, "engine ray: the cluster")
-    rounds: int = option(1, "rounds", common=True)
-    seed: int = option(0, "the seed of everything", common=True)
+    rounds: int = option(1, "number of rounds", ge=1, common=True)
+    seed: int = option(0, "seed of everything random", common=True)
 
-    def check(self) -> "RunConfig":
-        """Says what is missing before any work is done."""
-        for name in ("policy", "reward_model", "gold", "prompts", "eval_prompts"):
-            if not getattr(self, name):
-                raise UsageError(f"missing: {name}")
+    def check(self) -> None:
+        """Checks that sections have what they need from others."""
         if self.sft and not (self.demonstrations or self.bootstrap):
-            raise UsageError("sft needs demonstrations (a file), or a bootstrap section that makes them")
+            remedy = "set demonstrations to a file, or add a section bootstrap"
+            raise unexpected("demonstrations", "a file with sft", self.demonstrations, remedy)
         if self.proxy and not self.preferences:
-            raise UsageError("proxy needs preferences: a file in TRL's format, or module:function")
-        if self.rounds < 1:
-            raise UsageError(f"rounds: expected at least 1, got {self.rounds}")
+            raise unexpected("preferences", "a file or module:function with proxy", self.preferences)
+        trained = {"proxy": self.proxy, "reward": self.reward if self.feedback != "none" else None}
+        for name, training in trained.items():
+            if self.cost_model and training and training.objective != "cost":
+                raise unexpected(f"{name}.objective", "cost with cost_model", training.objective)
+        accepted, sampled = self.rl.rso.num_samples, self.sampling.num_completions
+        if self.rl.algorithm == "rso" and accepted > sampled:
+            remedy = "sample more or accept fewer"
+            raise unexpected("rl.rso.num_samples", f"at most sampling.num_completions ({sampled})", accepted, remedy)
+
+    def check_inputs(self) -> None:
+        """Checks, before any work, that no required value, package or file is missing.
+
+        Raises:
+            UsageError: a value is missing, or the strategy needs an ensemble and there is none.
+            UserError: the page for annotators cannot be served.
+        """
+        require(self)
+        if self.bootstrap:
+            require(self.bootstrap, "bootstrap.")
         if self.feedback == "judge":
-            self.judge.check()
+            require(self.judge, "judge.")
         if self.feedback == "human":
             HumanFeedback.check(self.human)
-        self.rl.check(self.sampling.num_completions)
-        self._check_ensemble()
-        return self
+        if self.feedback != "none":
+            self._check_ensemble()
 
     def _check_ensemble(self) -> None:
-        """Some strategies read what the members of an ensemble say; that is seen before anything is sampled."""
-        needed = {"reward_variances", "member_rewards"} & {*STRATEGIES[self.selection.strategy].needs}
-        if not needed or self.feedback == "none":
+        """Checks that a strategy that reads rewards of an ensemble gets one."""
+        strategy = self.selection.strategy
+        if not {"reward_variances", "member_rewards"} & {*STRATEGIES[strategy].needs}:
             return
         trained = {"proxy": self.proxy, "reward": self.reward if self.rounds > 1 else None}
         for name, training in trained.items():
-            if training and (training.ensemble_size < 2 or training.average_weights):
-                raise UsageError(
-                    f"selection.strategy {self.selection.strategy} asks an ensemble of reward models: "
-                    f"set {name}.ensemble_size to 2 or more, without average_weights"
-                )
+            if training and training.ensemble_size < 2:
+                expected = f"at least 2 with selection.strategy {strategy}"
+                raise unexpected(f"{name}.ensemble_size", expected, training.ensemble_size)
+            if training and training.average_weights:
+                expected = f"False with selection.strategy {strategy}"
+                raise unexpected(f"{name}.average_weights", expected, True, "it makes one model of the ensemble")
         if not self.proxy and not ensemble_members(self.reward_model):
-            raise UsageError(
-                f"selection.strategy {self.selection.strategy} asks an ensemble of reward models, and "
-                f"{self.reward_model} is none: shfcas train-reward --ensemble_size 5 trains one"
-            )
+            remedy = "train one with shfcas train-reward --ensemble_size 5"
+            expected = f"an ensemble with selection.strategy {strategy}"
+            raise unexpected("reward_model", expected, self.reward_model, remedy)

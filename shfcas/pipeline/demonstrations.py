@@ -9,22 +9,26 @@ from shfcas.data.candidates import CandidateTable
 from shfcas.rewards.scorers import load_scorer
 from shfcas.rewards.table import score_rows
 from shfcas.sampling.config import SamplingConfig
-from shfcas.selection import threshold
-from shfcas.utils.config import option
+from shfcas.selection.thresholds import parse_threshold, threshold
+from shfcas.utils.config import Options, option
 from shfcas.utils.errors import UserError
 
 
 @dataclass
-class BootstrapConfig:
-    """How demonstrations are made from samples of the raw policy."""
+class BootstrapConfig(Options):
+    """Demonstrations from the best samples of the policy before training."""
 
     prompts: str = option("", "prompts that are used for nothing else: a file, or module:function")
-    demonstrator: str = option("", "the scorer whose favourite answers become demonstrations")
-    per_prompt: int = option(2, "at most so many demonstrations a prompt")
+    demonstrator: str = option("", "reward that chooses the demonstrations: a model, or module:function")
+    per_prompt: int = option(2, "maximum demonstrations per prompt", ge=1)
     threshold: str | float = option(
-        "q0.7", "a demonstration scores at least this; a number, or a quantile of all answers"
+        "q0.7", "minimum reward of a demonstration: a number, or a quantile of all answers such as q0.7"
     )
-    sampling: SamplingConfig = option(SamplingConfig, "samples of the raw policy")
+    sampling: SamplingConfig = option(SamplingConfig, "samples of the policy before training")
+
+    def check(self) -> None:
+        """Checks that the threshold is a number or a quantile."""
+        parse_threshold(self.threshold)
 
 
 def demonstrations(candidates: CandidateTable, settings: BootstrapConfig) -> list[dict[str, Any]]:

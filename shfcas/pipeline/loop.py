@@ -58,7 +58,7 @@ class Loop:
     """
 
     def __init__(self, run: RunDirectory, config: RunConfig, engine: Engine | None = None) -> None:
-        self.run, self.config, self.engine = run, config.check(), engine or LocalEngine()
+        self.run, self.config, self.engine = run, config, engine or LocalEngine()
         self.prompts = read_prompts(config.prompts)[: config.max_prompts]
         self.eval_prompts = read_prompts(config.eval_prompts)
         preparation.refuse_shared_prompts(self.prompts, self.eval_prompts)
@@ -78,7 +78,7 @@ class Loop:
         The proxy is checked before anything is scored with it.
         """
         config, run = self.config, self.run
-        preparation.check_reward_training(config)
+        preparation.warn_of_held_out(config)
         demonstrations = Path(config.demonstrations) if config.demonstrations else None
         if config.bootstrap and not demonstrations:
             demonstrations = preparation.make_demonstrations(
@@ -299,7 +299,8 @@ def run(config: RunConfig) -> Path:
     """Runs all rounds, or what a killed run still lacks, and returns the path of the report."""
     from shfcas.report import write_report
 
-    directory = RunDirectory(config.output, to_dict(config.check()), config.seed, volatile_names(RunConfig))
+    config.check_inputs()
+    directory = RunDirectory(config.output, to_dict(config), config.seed, volatile_names(RunConfig))
     with open_engine(config.engine, config.ray) as engine:
         loop = Loop(directory, config, engine)
         start = loop.start()

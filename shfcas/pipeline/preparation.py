@@ -21,7 +21,7 @@ from shfcas.training.reward.config import RewardModelConfig
 from shfcas.training.sft import SFTStageConfig, read_demonstrations, train_sft
 from shfcas.utils.callables import is_callable_name
 from shfcas.utils.config import fingerprint
-from shfcas.utils.errors import UsageError, UserError
+from shfcas.utils.errors import UserError
 from shfcas.utils.files import write_json, write_jsonl
 
 logger = logging.getLogger(__name__)
@@ -38,17 +38,9 @@ def refuse_shared_prompts(prompts: Sequence[dict[str, Any]], eval_prompts: Seque
         )
 
 
-def check_reward_training(config: RunConfig) -> None:
-    """Checks that trained reward models have the objective of the proxy; warns if hold-outs do not agree.
-
-    Raises:
-        UsageError: a cost model would be trained as a reward model.
-    """
-    trained = {"proxy": config.proxy, "reward": config.reward if config.feedback != "none" else None}
-    for name, training in trained.items():
-        if config.cost_model and training and training.objective != "cost":
-            raise UsageError(f"cost_model: a cost model is trained with {name}.objective cost, not as a reward")
-    if trained["reward"] and config.proxy and config.proxy.held_out < config.reward.held_out:
+def warn_of_held_out(config: RunConfig) -> None:
+    """Warns if the refinement holds out prompts that the proxy was trained on."""
+    if config.feedback != "none" and config.proxy and config.proxy.held_out < config.reward.held_out:
         logger.warning("reward.held_out is larger than proxy.held_out: some of it is what the proxy was trained on")
 
 

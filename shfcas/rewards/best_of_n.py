@@ -5,20 +5,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shfcas.data.candidates import LIST_COLUMNS, CandidateTable
-from shfcas.utils.config import option
-from shfcas.utils.errors import UserError
+from shfcas.utils.config import Options, option
 
 
 @dataclass
-class BestOfNConfig:
-    """Choosing among more answers instead of training."""
+class BestOfNConfig(Options):
+    """Choice among more answers instead of training."""
 
-    n: int = option(4, "answers that each kept one is the best of (Stiennon et al. 2020 show up to 64)")
-
-    def check(self) -> None:
-        """Raises a `UserError` where there is nothing to choose from."""
-        if self.n < 2:
-            raise UserError(f"best_of_n: n must be at least 2, got {self.n}")
+    n: int = option(
+        4,
+        "answers sampled for each one kept (Stiennon et al. 2020 show up to 64)",
+        ge=2,
+        remedy="with 1 there is nothing to choose from",
+    )
 
 
 def best_of_n(rewards: Sequence[float], n: int) -> list[int]:

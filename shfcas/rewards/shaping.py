@@ -6,6 +6,7 @@ from typing import Any
 
 from shfcas.rewards.scorers import RewardScorer
 from shfcas.rewards.table import score_rows
+from shfcas.utils.config import unexpected
 from shfcas.utils.errors import UserError
 
 
@@ -80,10 +81,10 @@ def shaped_reward(scorer: RewardScorer, references: Sequence[dict[str, Any]], sh
         shaping: `none` (the scorer itself), `centre` (`CentredReward`) or `par` (`PreferenceAsReward`).
 
     Raises:
-        UserError: there is no such shaping.
+        UsageError: there is no such shaping.
     """
     if shaping == "none":
         return scorer
     if shaping not in SHAPINGS:
-        raise UserError(f"reward shaping must be one of none, {', '.join(SHAPINGS)}; got {shaping!r}")
+        raise unexpected("reward_shaping", f"one of none, {', '.join(SHAPINGS)}", shaping)
     return SHAPINGS[shaping](scorer, references)

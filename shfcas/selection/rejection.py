@@ -28,7 +28,7 @@ def rejection_sample(rewards: Sequence[float], num_samples: int, beta: float, rn
     if num_samples > len(rewards):
         raise ValueError(f"{num_samples} candidates cannot be accepted of {len(rewards)}")
     if beta <= 0:
-        raise ValueError(f"beta must be positive, got {beta}")
+        raise ValueError(f"beta: expected above 0, got {beta}")
     values = np.asarray(rewards, dtype=float)
     accepted: list[int] = []
     left = rng.permutation(len(values))

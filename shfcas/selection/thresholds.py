@@ -7,26 +7,30 @@ from itertools import islice
 import numpy as np
 
 from shfcas.selection.protocol import Bounds, Row
-from shfcas.utils.errors import UserError
+from shfcas.utils.config import unexpected
 from shfcas.utils.quantiles import Counted, Counts, Window, count, quantile
 
 CHUNK = 1 << 16
 
 
-def parse_threshold(text: str | float) -> tuple[float, bool]:
-    """The number that a threshold is given as, and whether it is a quantile (`q0.9`).
+def parse_threshold(text: str | float, name: str = "threshold") -> tuple[float, bool]:
+    """Returns the number of a threshold, and whether it is a quantile (`q0.9`).
+
+    Args:
+        text: a number or a quantile.
+        name: the field that errors name.
 
     Raises:
-        UserError: it is neither a number nor a quantile.
+        UsageError: the text is neither a number nor a quantile.
     """
     text = str(text).strip()
     try:
         number = float(text.removeprefix("q"))
     except ValueError:
-        raise UserError(f"threshold {text!r}: expected a number such as 0.5, or a quantile such as q0.5") from None
-    is_quantile = text.startswith("q") or math.isnan(number)
-    if is_quantile and not 0 <= number <= 1:
-        raise UserError(f"threshold {text!r}: expected a number, or a quantile between q0 and q1")
+        number = math.nan
+    is_quantile = text.startswith("q")
+    if math.isnan(number) or (is_quantile and not 0 <= number <= 1):
+        raise unexpected(name, "a number such as 0.5, or a quantile from q0 to q1", text)
     return number, is_quantile
 
 

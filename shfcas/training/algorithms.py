@@ -10,10 +10,11 @@ from shfcas.rewards.scorers import RewardScorer, load_scorer
 from shfcas.rewards.shaping import SHAPINGS, shaped_reward
 from shfcas.training.online.config import GRPOConfig, RLOOConfig
 from shfcas.training.online.train import train_online
-from shfcas.training.ppo.train import PPOStageConfig, train_ppo
+from shfcas.training.ppo.options import PPOStageConfig
+from shfcas.training.ppo.train import train_ppo
 from shfcas.training.rso import RSOConfig, train_rso
 from shfcas.utils import distributed
-from shfcas.utils.config import option
+from shfcas.utils.config import Options, option
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import write_json
 
@@ -21,47 +22,23 @@ ALGORITHMS = ("ppo", "rloo", "grpo", "rso", "best_of_n")
 
 
 @dataclass
-class RLConfig:
-    """How the policy follows the reward; of the algorithms' own sections only the chosen one counts."""
+class RLConfig(Options):
+    """Training of the policy on the reward; only the section of the chosen algorithm is used."""
 
-    algorithm: str = option("ppo", "how the policy follows the reward", ALGORITHMS, common=True)
+    algorithm: str = option(
+        "ppo", "training algorithm of the policy; best_of_n trains nothing", ALGORITHMS, common=True
+    )
     reward_shaping: str = option(
         "centre",
-        "rewards as they are, less the mean of a prompt's candidates, or the share of them they beat",
+        "none: plain rewards; centre: less the mean of the prompt's candidates; "
+        "par: mean probability of being preferred to them",
         ("none", *SHAPINGS),
     )
-    ppo: PPOStageConfig = option(PPOStageConfig, "PPO")
-    rloo: RLOOConfig = option(RLOOConfig, "RLOO, through TRL")
-    grpo: GRPOConfig = option(GRPOConfig, "GRPO, through TRL")
-    rso: RSOConfig = option(RSOConfig, "rejection sampling of the candidates, then DPO through TRL")
-    best_of_n: BestOfNConfig = option(BestOfNConfig, "no training: the best of n answers")
-
-    def check(self, num_candidates: int | None = None) -> None:
-        """Says before any work is done what the chosen algorithm cannot do.
-
-        Args:
-            num_candidates: answers a prompt that the run samples.
-
-        Raises:
-            UserError: settings do not fit together; the message names them.
-        """
-        chosen = getattr(self, self.algorithm)
-        try:
-            if isinstance(chosen, PPOStageConfig):
-                if chosen.mini_batch_size < 1 or chosen.rollout_batch_size % chosen.mini_batch_size:
-                    raise UserError(
-                        f"rollout_batch_size={chosen.rollout_batch_size} must be a multiple of "
-                        f"mini_batch_size={chosen.mini_batch_size}"
-                    )
-            else:
-                chosen.check()
-            if isinstance(chosen, RSOConfig) and num_candidates is not None and chosen.num_samples > num_candidates:
-                raise UserError(
-                    f"num_samples={chosen.num_samples} of sampling.num_completions={num_candidates} candidates cannot "
-                    "be accepted: sample more or accept fewer"
-                )
-        except UserError as error:
-            raise UserError(f"rl.{self.algorithm}: {error}") from error
+    ppo: PPOStageConfig = option(PPOStageConfig, "algorithm ppo")
+    rloo: RLOOConfig = option(RLOOConfig, "algorithm rloo, through TRL")
+    grpo: GRPOConfig = option(GRPOConfig, "algorithm grpo, through TRL")
+    rso: RSOConfig = option(RSOConfig, "algorithm rso: rejection sampling of the candidates, then DPO through TRL")
+    best_of_n: BestOfNConfig = option(BestOfNConfig, "algorithm best_of_n: the best of n answers")
 
 
 @dataclass(frozen=True, kw_only=True)

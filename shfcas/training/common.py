@@ -1,6 +1,8 @@
-"""What every training stage shares: quiet trainers, resumable checkpoints, early errors."""
+"""Functions that all training shares: options of quiet trainers, resumable checkpoints, merged adapters."""
 
 import json
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from shfcas.utils.progress import trainer_progress
 
 
 def quiet_options(work_dir: Path, seed: int) -> dict[str, Any]:
-    """Arguments for a transformers Trainer of any kind: one seed, no trackers, our own progress bar."""
+    """Returns arguments for any transformers Trainer: one seed, no trackers, our own progress bar."""
     gpu = torch.cuda.is_available()
     return {
         "output_dir": str(work_dir),
@@ -28,7 +30,7 @@ def quiet_options(work_dir: Path, seed: int) -> dict[str, Any]:
 
 
 def supervised_options(work_dir: Path, seed: int, checkpoint_steps: int) -> dict[str, Any]:
-    """Arguments for TRL's supervised trainers; checkpoints only when asked for."""
+    """Returns arguments for TRL's supervised trainers; with 0 `checkpoint_steps` there are no checkpoints."""
     return {
         **quiet_options(work_dir, seed),
         "lr_scheduler_type": "cosine",
@@ -41,20 +43,35 @@ def supervised_options(work_dir: Path, seed: int, checkpoint_steps: int) -> dict
 
 
 def train(trainer: Any, work_dir: Path, desc: str) -> list[dict[str, float]]:
-    """Trains, from the newest complete checkpoint where there is one; returns the logged loss rows."""
+    """Trains, from the newest complete checkpoint if there is one, and returns the logged loss rows."""
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(trainer_progress(desc))
     with disk_errors(str(work_dir)):
-        trainer.train(resume_from_checkpoint=newest_checkpoint(work_dir))
+        trainer.train(resume_from_checkpoint=latest_checkpoint(work_dir))
     return [row for row in trainer.state.log_history if "loss" in row]
 
 
-def newest_checkpoint(work_dir: Path) -> str | None:
-    """The newest checkpoint that was written to its end: the Trainer writes its state file last, and all of it."""
-    complete = [p for p in work_dir.glob("checkpoint-*") if _is_json(p / "trainer_state.json")]
-    return str(max(complete, key=lambda p: int(p.name.rpartition("-")[2]))) if complete else None
+def checkpoints(folder: str | os.PathLike[str], state_name: str = "trainer_state.json") -> dict[int, Path]:
+    """Returns the complete checkpoints in a folder by their step.
+
+    Args:
+        folder: the folder of a training; it need not exist.
+        state_name: the JSON file that is written last, so that a checkpoint with all of it is complete.
+    """
+    path = Path(folder)
+    return {
+        int(match[1]): checkpoint
+        for checkpoint in (path.iterdir() if path.is_dir() else ())
+        if (match := re.fullmatch(r"checkpoint-(\d+)", checkpoint.name)) and _is_json(checkpoint / state_name)
+    }
+
+
+def latest_checkpoint(folder: str | os.PathLike[str], state_name: str = "trainer_state.json") -> str | None:
+    """Returns the newest complete checkpoint in a folder, or None; see `checkpoints`."""
+    complete = checkpoints(folder, state_name)
+    return str(complete[max(complete)]) if complete else None
 
 
 def _is_json(path: Path) -> bool:
@@ -66,12 +83,12 @@ def _is_json(path: Path) -> bool:
 
 
 def merged(trainer: Any, work_dir: Path, load: Callable[[str], Any]) -> Any:
-    """The trained model as a plain one, its adapters merged where it has any.
+    """Returns the trained model as a plain one, with its adapters merged if it has any.
 
     Args:
-        trainer: has trained it.
-        work_dir: a shared folder, for what is gathered where each process holds a part of the weights.
-        load: of the model, from a folder.
+        trainer: the trainer, after training.
+        work_dir: a folder that all processes share; sharded weights are gathered in it.
+        load: loads the model from a folder.
     """
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         folder = work_dir / "whole"

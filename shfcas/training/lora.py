@@ -1,25 +1,25 @@
-"""LoRA settings shared by the training rooms."""
+"""Configuration of low-rank adapters, shared by all training."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from shfcas.utils.config import option
+from shfcas.utils.config import Options, option
 
 
 @dataclass
-class AdapterConfig:
+class AdapterConfig(Options):
     """Low-rank adapters (Hu et al. 2021); r, alpha and dropout as the authors of SHF-CAS set them."""
 
-    r: int = option(8, "rank of the adapters; 0 trains all weights")
-    alpha: int = option(32, "scale of the adapters")
-    dropout: float = option(0.1, "dropout inside the adapters (supervised stages only)")
+    r: int = option(8, "rank of the adapters (0: no adapters, all weights are trained)", ge=0)
+    alpha: int = option(32, "scale of the adapters: their output is multiplied by alpha / r", ge=1)
+    dropout: float = option(0.1, "dropout inside the adapters, in supervised training only", ge=0, lt=1)
     target_modules: str = option(
-        "all-linear", "all-linear, or a regular expression for the names of the layers that get an adapter"
+        "all-linear", "layers that get an adapter: all-linear, or a regular expression for their names"
     )
 
     @property
     def base_dtype(self) -> Any:
-        """What the model is loaded in for training; None is the device's dtype for inference.
+        """Dtype that a model is loaded in for training; None is the device's dtype for inference.
 
         All weights in bfloat16 would round small updates away; frozen ones do no harm under adapters.
         """
@@ -28,7 +28,7 @@ class AdapterConfig:
         return None if self.r else torch.float32
 
     def peft_config(self, task: str = "CAUSAL_LM", dropout: bool = True) -> Any:
-        """The peft configuration, or None where all weights are trained."""
+        """Makes the peft configuration; None where all weights are trained."""
         from peft import LoraConfig
 
         if self.r == 0:

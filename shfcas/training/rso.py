@@ -19,42 +19,42 @@ from shfcas.rewards.table import score_rows
 from shfcas.selection.rejection import rejection_sample
 from shfcas.training.common import merged, supervised_options, train
 from shfcas.training.lora import AdapterConfig
-from shfcas.utils.config import option
+from shfcas.utils.config import Options, option
 from shfcas.utils.errors import UserError
 from shfcas.utils.seeds import derive_seed
 
 
 @dataclass
-class RSOConfig:
-    """Rejection sampling over the candidates, then DPO."""
+class RSOConfig(Options):
+    """Rejection sampling of the candidates, then DPO."""
 
-    num_samples: int = option(4, "candidates accepted of each prompt (8 of 64 in Liu et al. 2023)", common=True)
+    num_samples: int = option(
+        4,
+        "candidates accepted per prompt (8 of 64 in Liu et al. 2023)",
+        ge=2,
+        remedy="a pair needs two answers",
+        common=True,
+    )
     rejection_beta: float = option(
-        0.5, "beta of the target pi_ref exp(r / beta), in units of the reward (Liu et al. 2023)"
+        0.5, "beta of the target pi_ref exp(r / beta), in units of the reward (Liu et al. 2023)", gt=0
     )
     ranking: str = option(
-        "first_round", "pairs: each accepted answer in one, or winners meet again", ("first_round", "tournament")
+        "first_round",
+        "pairs of accepted answers: each answer in one pair, or a tournament in which winners meet again",
+        ("first_round", "tournament"),
     )
-    loss_type: str = option("sigmoid", "sigmoid is DPO's loss, hinge SLiC's, both on log-ratios", ("sigmoid", "hinge"))
+    loss_type: str = option("sigmoid", "loss on log-ratios: sigmoid (DPO), or hinge (SLiC)", ("sigmoid", "hinge"))
     dpo_beta: float = option(
-        0.05, "scale of the log-ratios in the loss (gamma in Liu et al. 2023; TRL's beta)", common=True
+        0.05, "scale of the log-ratios in the loss (gamma in Liu et al. 2023; TRL's beta)", gt=0, common=True
     )
-    num_train_epochs: float = option(1.0, "passes over the pairs", common=True)
-    learning_rate: float = option(1e-5, "peak learning rate (cosine)", common=True)
-    batch_size: int = option(16, "pairs a step", common=True)
+    num_train_epochs: float = option(1.0, "passes over the pairs", gt=0, common=True)
+    learning_rate: float = option(1e-5, "peak learning rate, on a cosine schedule", ge=0, common=True)
+    batch_size: int = option(16, "pairs per optimizer step", ge=1, common=True)
     max_length: int | None = option(
-        None, "tokens of prompt and answer; longer is an error (none: what the policy sees)"
+        None, "maximum tokens of prompt and answer; a longer answer is an error (none: the policy's context)", ge=1
     )
-    checkpoint_steps: int = option(0, "keep a resumable checkpoint every so many steps (0: none)")
+    checkpoint_steps: int = option(0, "optimizer steps between resumable checkpoints (0: none)", ge=0)
     lora: AdapterConfig = option(AdapterConfig, "adapters")
-
-    def check(self) -> None:
-        """Raises a `UserError` that names the setting that cannot be meant."""
-        if self.num_samples < 2:
-            raise UserError(f"num_samples must be at least 2, since pairs are made of them; got {self.num_samples}")
-        for name in ("rejection_beta", "dpo_beta", "num_train_epochs", "batch_size"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"{name} must be positive, got {getattr(self, name)}")
 
 
 def first_round(accepted: Sequence[int], rewards: Sequence[float]) -> list[tuple[int, int]]:
@@ -137,7 +137,6 @@ def train_rso(
     Raises:
         UserError: too few candidates, an answer that is too long, or no pair that the reward orders.
     """
-    settings.check()
     for row in candidates:
         if len(row["completions"]) < settings.num_samples:
             raise UserError(

@@ -10,20 +10,20 @@ from shfcas.models.loading import context_length, load_policy, save_model
 from shfcas.training.common import merged, supervised_options, train
 from shfcas.training.lora import AdapterConfig
 from shfcas.utils import distributed
-from shfcas.utils.config import option
+from shfcas.utils.config import Options, option
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import read_jsonl
 
 
 @dataclass
-class SFTStageConfig:
-    """The supervised stage."""
+class SFTStageConfig(Options):
+    """Supervised fine-tuning."""
 
-    num_train_epochs: float = option(2.0, "passes over the demonstrations")
-    learning_rate: float = option(2e-4, "peak learning rate (cosine, 5 % warm-up)")
-    batch_size: int = option(16, "demonstrations a step")
-    max_length: int = option(512, "tokens of prompt and answer; longer ones are an error")
-    checkpoint_steps: int = option(0, "keep a resumable checkpoint every so many steps (0: none)")
+    num_train_epochs: float = option(2.0, "passes over the demonstrations", ge=0)
+    learning_rate: float = option(2e-4, "peak learning rate, on a cosine schedule with 5 % warm-up", ge=0)
+    batch_size: int = option(16, "demonstrations per optimizer step", ge=1)
+    max_length: int = option(512, "maximum tokens of prompt and answer; a longer demonstration is an error", ge=1)
+    checkpoint_steps: int = option(0, "optimizer steps between resumable checkpoints (0: none)", ge=0)
     lora: AdapterConfig = option(AdapterConfig, "adapters")
 
 

@@ -1,17 +1,21 @@
-"""Configuration: dataclasses whose fields carry their own help, filled from YAML and from flags.
+"""Configuration: dataclasses whose fields carry help texts and bounds, filled from YAML and from flags.
 
-Every room keeps its own dataclass beside the code that it configures. A field's help text is
-`field(metadata={"help": ...})`; nested dataclasses become dotted flags such as `--rl.ppo.learning_rate`.
+Every package keeps its own configuration classes beside the code that they configure. They derive from `Options`, and
+their fields are made by `option`. Nested classes become dotted flags such as `--rl.ppo.learning_rate`. An error is one
+line, `field: expected X, got Y; do Z`.
 """
 
 import argparse
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
+import numbers
+import operator
 import types
 import typing
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,22 +23,135 @@ from shfcas.utils.errors import UsageError
 from shfcas.utils.files import read_text
 
 Config = TypeVar("Config")
+_hints: Callable[[Any], dict[str, Any]] = functools.cache(typing.get_type_hints)
 
 
-def option(default: Any, help: str, choices: tuple[str, ...] = (), volatile: bool = False, common: bool = False) -> Any:
-    """A dataclass field with a help text; a callable default is called for each new instance.
+_BOUNDS = {
+    "ge": ("at least", operator.ge),
+    "gt": ("above", operator.gt),
+    "le": ("at most", operator.le),
+    "lt": ("below", operator.lt),
+}
 
-    A volatile field does not change what a run comes to, so it may differ when the run is continued. A common field
-    is one that most people set: `--help` and `shfcas init` show it first.
+
+def option(
+    default: Any,
+    help: str,
+    choices: Collection[str] = (),
+    volatile: bool = False,
+    common: bool = False,
+    *,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
+    remedy: str = "",
+) -> Any:
+    """Makes a field of an `Options` class.
+
+    Args:
+        default: the default; a callable is called for each new instance. An empty text means that a value is required.
+        help: what the value is, with its unit and what none means.
+        choices: the values that are allowed; for a list, those of its items.
+        volatile: the field does not change a run's results, so it may differ when the run is resumed.
+        common: most people set the field: `--help` and `shfcas init` show it first.
+        ge: the least value; for a list, of its items. None passes where the field's type allows it, NaN never.
+        gt: a bound that the value lies above.
+        le: the greatest value.
+        lt: a bound that the value lies below.
+        remedy: what to do about a value outside the bounds.
     """
-    metadata: dict[str, Any] = {"help": help} | ({"choices": choices} if choices else {})
-    if volatile:
-        metadata["volatile"] = True
-    if common:
-        metadata["common"] = True
+    metadata: dict[str, Any] = {"help": help}
+    more = {"choices": choices, "volatile": volatile, "common": common, "remedy": remedy}
+    metadata |= {key: value for key, value in more.items() if value}
+    bounds = {"ge": ge, "gt": gt, "le": le, "lt": lt}
+    metadata |= {key: limit for key, limit in bounds.items() if limit is not None}
+    return _field(default, metadata)
+
+
+def with_default(cls: type, name: str, default: Any) -> Any:
+    """Makes the field `name` of another configuration class again, with another default."""
+    return _field(default, cls.__dataclass_fields__[name].metadata)  # type: ignore[attr-defined]
+
+
+def _field(default: Any, metadata: Mapping[str, Any]) -> Any:
     if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+class Options:
+    """A configuration class: values are checked when an instance is made.
+
+    Raises:
+        UsageError: a value lies outside its field's bounds or choices, or breaks a rule of `check`.
+    """
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        self.check()
+
+    def check(self) -> None:
+        """Checks rules that concern several fields, or more than a bound can say.
+
+        Raises:
+            UsageError: a rule is broken; the message starts with the name of a field.
+        """
+
+
+def unexpected(name: str, expected: str, got: object, remedy: str = "") -> UsageError:
+    """The error about a field's value, in the form that all of them have."""
+    return UsageError(f"{name}: expected {expected}, got {got!r}{f'; {remedy}' if remedy else ''}")
+
+
+def check_fields(config: Any, where: str = "") -> None:
+    """Checks the bounds and choices of all fields, also of nested configurations.
+
+    Raises:
+        UsageError: a value is not allowed; the message names the field with `where` before it.
+    """
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), f"{where}{field.name}"
+        if dataclasses.is_dataclass(value):
+            check_fields(value, f"{name}.")
+        elif field.metadata.keys() & {"choices", *_BOUNDS}:
+            if value is None and type(None) in _types(_hints(type(config))[field.name]):
+                continue
+            for item in value if isinstance(value, list) else [value]:
+                _check_value(item, field.metadata, name)
+
+
+def _check_value(value: Any, metadata: Mapping[str, Any], name: str) -> None:
+    choices, bounds = metadata.get("choices"), {key: metadata[key] for key in _BOUNDS if key in metadata}
+    if choices and value not in tuple(choices):
+        near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.4)
+        raise unexpected(name, f"one of {', '.join(choices)}", value, f"did you mean {near[0]}?" if near else "")
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if bounds and not (number and all(_BOUNDS[key][1](value, limit) for key, limit in bounds.items())):
+        expected = " and ".join(f"{_BOUNDS[key][0]} {limit}" for key, limit in bounds.items())
+        raise unexpected(name, expected, value, metadata.get("remedy", ""))
+
+
+def check_multiple(config: Any, whole: str, part: str) -> None:
+    """Checks that the field `whole` is a multiple of the field `part`.
+
+    Raises:
+        UsageError: it is not.
+    """
+    size = getattr(config, part)
+    if getattr(config, whole) % size:
+        raise unexpected(whole, f"a multiple of {part} ({size})", getattr(config, whole), "change one of them")
+
+
+def require(config: Any, where: str = "") -> None:
+    """Checks that every required field, one whose default is an empty text, has a value.
+
+    Raises:
+        UsageError: values are missing; the message names all of them, with `where` before each.
+    """
+    missing = [f.name for f in dataclasses.fields(config) if f.default == "" and not getattr(config, f.name)]
+    if missing:
+        raise UsageError(f"missing: {', '.join(where + name for name in missing)}")
 
 
 def _types(annotation: Any) -> tuple[Any, ...]:
@@ -75,16 +192,16 @@ def _convert(value: Any, annotation: Any, where: str) -> Any:
             if isinstance(items, list):
                 return [_convert(v, item, where) for v in items]
     names = " or ".join("none" if t is type(None) else getattr(t, "__name__", str(t)) for t in allowed)
-    raise UsageError(f"{where}: expected {names}, got {value!r}")
+    raise unexpected(where, names, value)
 
 
 def _default(field: Any) -> Any:
-    """The value of a field that nothing is said about; MISSING where something has to be."""
+    """The default of a field, or MISSING."""
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def _over(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """Nested values over nested base values."""
+    """Merges nested values over nested base values."""
     merged = dict(base)
     for key, value in values.items():
         section = merged.get(key)
@@ -93,9 +210,18 @@ def _over(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
 
 
 def build(cls: type[Config], values: dict[str, Any], where: str = "") -> Config:
-    """Makes a config dataclass from nested dictionaries; an unknown key names the nearest known one."""
+    """Makes a configuration from nested dictionaries.
+
+    Args:
+        cls: the configuration class.
+        values: values by key; text becomes the number that it spells.
+        where: what errors put before the names of fields, such as `sampling.`.
+
+    Raises:
+        UsageError: a key is unknown (the message has the nearest known one), or a value is missing or not allowed.
+    """
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     arguments: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{where}{key}"
@@ -103,8 +229,7 @@ def build(cls: type[Config], values: dict[str, Any], where: str = "") -> Config:
             near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.5)
             hint = f"; did you mean {where}{near[0]}?" if near else f"; known keys: {', '.join(fields)}"
             raise UsageError(f"unknown key {name}{hint}")
-        nested = _nested(hints[key])
-        choices = fields[key].metadata.get("choices")
+        nested, choices = _nested(hints[key]), fields[key].metadata.get("choices", ())
         if nested is not None and value is None and type(None) not in _types(hints[key]):
             value = {}  # a section whose keys are all commented out
         if nested is not None and isinstance(value, dict):
@@ -112,15 +237,11 @@ def build(cls: type[Config], values: dict[str, Any], where: str = "") -> Config:
             base = to_dict(default) if dataclasses.is_dataclass(default) else {}
             arguments[key] = build(nested, _over(base, value), f"{name}.")
         elif nested is not None and value is not None:
-            raise UsageError(f"{name}: expected a section with keys of its own, got {value!r}")
-        elif (choices and value in choices) or (isinstance(value, str) and value == fields[key].default):
-            arguments[key] = value  # as it stands: a choice, or a default, may be called none
+            raise unexpected(name, "a section with keys of its own", value)
+        elif isinstance(value, str) and (value in choices or value == fields[key].default):
+            arguments[key] = value  # unconverted: a choice, or a default, may be called none
         else:
             arguments[key] = _convert(value, hints[key], name) if nested is None else None
-        if choices and arguments[key] not in choices:
-            near = difflib.get_close_matches(str(arguments[key]), choices, n=1, cutoff=0.4)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise UsageError(f"{name}: unknown choice {arguments[key]!r}, one of {', '.join(choices)}{hint}")
     missing = [
         f"{where}{name}"
         for name, f in fields.items()
@@ -128,11 +249,18 @@ def build(cls: type[Config], values: dict[str, Any], where: str = "") -> Config:
     ]
     if missing:
         raise UsageError(f"missing: {', '.join(missing)}")
-    return cls(**arguments)
+    try:
+        return cls(**arguments)
+    except UsageError as error:
+        raise UsageError(f"{where}{error}") from error
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Reads a YAML mapping (safe loader)."""
+    """Reads a YAML mapping (safe loader); an empty file is an empty one.
+
+    Raises:
+        UsageError: the file is not valid YAML, or no mapping.
+    """
     import yaml
 
     try:
@@ -142,17 +270,23 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise UsageError(f"{path}: expected a mapping of configuration keys")
+        raise unexpected(str(path), "a mapping of configuration keys", type(values).__name__)
     return values
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The nested dictionary of a config dataclass, as YAML and JSON write it."""
+    """Returns the nested dictionary of a configuration, as YAML and JSON write it."""
     return dataclasses.asdict(config)
 
 
+def shared(config: Any, cls: type) -> dict[str, Any]:
+    """Returns the values of the fields that a configuration has in common with another class."""
+    names = {field.name for field in dataclasses.fields(cls) if field.init}
+    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name in names}
+
+
 def lasting(config: Any) -> dict[str, Any]:
-    """The same without the volatile fields: all that a result depends on."""
+    """Returns the same without volatile fields: what results depend on."""
     values = to_dict(config)
     for name in volatile_names(type(config)):
         *sections, key = name.split(".")
@@ -165,7 +299,7 @@ def lasting(config: Any) -> dict[str, Any]:
 
 
 def fingerprint(value: Any) -> str:
-    """A short stable hash of a configuration (or of anything that JSON can write)."""
+    """Returns a short stable hash of a configuration, or of anything that JSON can write."""
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -173,7 +307,7 @@ def fingerprint(value: Any) -> str:
 def differences(
     old: dict[str, Any], new: dict[str, Any], where: str = "", skip: Collection[str] = frozenset()
 ) -> list[str]:
-    """The fields in which two configurations differ, but for the dotted names in `skip`, as `key: old -> new`."""
+    """Lists the fields in which two configurations differ, as `key: old -> new`, without the dotted names in `skip`."""
     found = []
     for key in sorted({*old, *new}):
         a, b = old.get(key), new.get(key)
@@ -193,11 +327,11 @@ def add_flags(
     owner: Any = None,
     group: Any = None,
 ) -> None:
-    """Adds one flag for each field of a config dataclass, with its help text and its default in `owner`.
+    """Adds one flag for each field of a configuration class, with its help text and its default in `owner`.
 
     Each nested section is a group of its own in the help.
     """
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     for field in dataclasses.fields(cls):
         if field.name in skip:
             continue
@@ -224,10 +358,10 @@ def add_flags(
         )
 
 
-def details(field: Any, value: Any) -> str:
-    """What follows a key's help text: its choices, then its default as a flag spells it."""
-    choices = field.metadata.get("choices")
-    text = f" ({', '.join(choices)})" if choices else ""
+def details(field: Any, value: Any, choices: bool = True) -> str:
+    """Returns what follows a key's help text: its choices, if asked for, then its default as a flag spells it."""
+    allowed = field.metadata.get("choices") if choices else None
+    text = f" ({', '.join(allowed)})" if allowed else ""
     if value == "":
         return f"{text} (required)"
     if value is dataclasses.MISSING or value == []:
@@ -238,7 +372,11 @@ def details(field: Any, value: Any) -> str:
 
 
 def from_flags(cls: type[Config], arguments: argparse.Namespace, yaml_path: str | None = None) -> Config:
-    """YAML sets the values, flags win over it."""
+    """Makes a configuration from a YAML file and flags; flags win.
+
+    Raises:
+        UsageError: see `read_yaml` and `build`.
+    """
     values = read_yaml(yaml_path) if yaml_path else {}
     known = _dotted(cls)
     for name, value in vars(arguments).items():
@@ -255,13 +393,13 @@ def from_flags(cls: type[Config], arguments: argparse.Namespace, yaml_path: str 
 
 
 def volatile_names(cls: type) -> set[str]:
-    """The dotted names of the fields that may differ when a run is continued."""
+    """Returns the dotted names of the fields that may differ when a run is resumed."""
     return {name for name, field in _dotted(cls).items() if field.metadata.get("volatile")}
 
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """One key of a configuration: its field, the type and value of the field, and the dataclass of a section."""
+    """One key of a configuration: its field, the type and value of the field, and the class of a section."""
 
     field: Any
     annotation: Any
@@ -281,7 +419,7 @@ class Key:
     @property
     def choices(self) -> tuple[str, ...]:
         """Allowed values; empty where any value of the type is allowed."""
-        return self.field.metadata.get("choices", ())
+        return tuple(self.field.metadata.get("choices", ()))
 
     @property
     def common(self) -> bool:
@@ -296,8 +434,8 @@ class Key:
 
 
 def keys_of(config: Any) -> list[Key]:
-    """Lists the keys of a config instance in the order of its fields."""
-    hints = typing.get_type_hints(type(config))
+    """Lists the keys of a configuration in the order of its fields."""
+    hints = _hints(type(config))
     return [
         Key(field, hints[field.name], getattr(config, field.name), _nested(hints[field.name]))
         for field in dataclasses.fields(config)
@@ -305,8 +443,8 @@ def keys_of(config: Any) -> list[Key]:
 
 
 def _dotted(cls: type, prefix: str = "") -> dict[str, Any]:
-    """All fields that hold a value, by their dotted names."""
-    hints = typing.get_type_hints(cls)
+    """Returns all fields that hold a value, by their dotted names."""
+    hints = _hints(cls)
     names: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
         nested = _nested(hints[field.name])

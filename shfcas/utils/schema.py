@@ -50,11 +50,12 @@ def _types(key: Key) -> dict[str, Any]:
     for alternative in alternatives:
         if typing.get_origin(alternative) is list:
             names.append("array")
-            items = {"items": {"type": NAMES[typing.get_args(alternative)[0]], **bounds}}
+            choices = {"enum": [*key.choices]} if key.choices else {}
+            items = {"items": {"type": NAMES[typing.get_args(alternative)[0]], **choices, **bounds}}
         else:
             names.append(NAMES[alternative])
     if "number" in names and "integer" in names:
         names.remove("integer")  # every integer is a number
     allowed = [*key.choices, None] if "null" in names else [*key.choices]
-    kinds = {"type": names[0] if len(names) == 1 else names} | ({"enum": allowed} if key.choices else {})
+    kinds = {"type": names[0] if len(names) == 1 else names} | ({"enum": allowed} if key.choices and not items else {})
     return kinds | (items or bounds)

@@ -117,12 +117,16 @@ def mistakes() -> dict[str, tuple[list[str], int, str]]:
             "unknown key sampling.temprature; did you mean sampling.tem",
         ),
         "value": ([*sample, "--seed", "many"], 2, "seed: expected int, got 'many'"),
-        "impossible value": ([*sample, "--sampling.top_p", "2"], 1, "0 < top_p <= 1"),
+        "impossible value": (
+            [*sample, "--sampling.top_p", "2"],
+            2,
+            "sampling.top_p: expected above 0 and at most 1, got 2.0",
+        ),
         "yaml": (["sample", "--config", "broken.yaml"], 2, "broken.yaml: not valid YAML"),
         "no config": (["run", "none.yaml"], 1, "none.yaml does not exist"),
         "strategy": (
             ["select", "scored.parquet", "--strategy", "shf_csa"],
-            1,
+            2,
             "did you mean shf_cas?",
         ),
         "no folder": (["sample", "--policy", "./none", "--prompts", "{prompts}"], 1, "no model at ./none: the folder"),
@@ -141,8 +145,8 @@ def mistakes() -> dict[str, tuple[list[str], int, str]]:
         "long prompt for PPO": ([*ppo, "{endless}"], 1, "801 tokens"),
         "groups": (
             ["rloo", *ppo[1:], "{prompts}", "--num_generations", "3"],
-            1,
-            "rl.rloo: rollout_batch_size=64 must be a multiple of num_generations=3",
+            2,
+            "rollout_batch_size: expected a multiple of num_generations (3), got 64",
         ),
         "long prompt for GRPO": (["grpo", *ppo[1:], "{endless}"], 1, "801 tokens"),
         "PAR without references": (
@@ -187,7 +191,7 @@ def mistakes() -> dict[str, tuple[list[str], int, str]]:
         "averages of one": (
             ["train-reward", "--model", "{reward_model}", "--preferences", "{original}", "--average_weights", "true"],
             2,
-            "average_weights needs models to average: set ensemble_size to 2 or more",
+            "ensemble_size: expected at least 2 with average_weights, got 1",
         ),
         "no completion": (
             ["sft", "--policy", "{policy}", "--demonstrations", "{prompts}"],

@@ -240,9 +240,9 @@ def test_a_strategy_that_finds_nothing_asks_nothing_and_shares_have_bounds() -> 
     without = run_cell(bench(), Cell("none", 0, 4), strict)
     assert nothing["metrics"] == without["metrics"]  # and the page says that nothing was asked
     assert value(nothing, "comparisons") == 0
-    with pytest.raises(UserError, match="pool_share: expected a share above 0, at most 1, got 0"):
+    with pytest.raises(UserError, match="pool_share: expected above 0 and at most 1, got 0"):
         bench(pool_share=0.0)
-    with pytest.raises(UserError, match=r"label_noise: expected a share of 0 to 0\.5, got 0\.9"):
+    with pytest.raises(UserError, match=r"label_noise: expected at least 0 and at most 0\.5, got 0\.9"):
         bench(label_noise=0.9)
 
 

@@ -62,7 +62,7 @@ def test_original_preferences_follow_the_annotators() -> None:
 
 def test_the_configuration_is_a_run_configuration() -> None:
     values = read_yaml(resources.files("shfcas.demo") / "demo.yaml")
-    config = build(RunConfig, values).check()
+    config = build(RunConfig, values)
     assert config.policy_score == "logprob_ratio"
     assert config.selection.strategy == "shf_cas"
 
@@ -71,13 +71,14 @@ def test_flags_reach_the_run() -> None:
     config = run_config(DemoConfig(output="x", prompts=16, budget=7, rounds=2, seed=3))
     assert (config.output, config.max_prompts, config.selection.budget) == ("x", 16, 7)
     assert (config.rounds, config.seed) == (2, 3)
-    with pytest.raises(UsageError, match="prompts: expected 8 to 96, got 4"):
-        run_config(DemoConfig(prompts=4))
+    for prompts in (4, len(train_prompts()) + 1):
+        with pytest.raises(UsageError, match=f"prompts: expected at least 8 and at most 96, got {prompts}"):
+            DemoConfig(prompts=prompts)
 
 
 def test_people_are_asked_in_one_arm_alone() -> None:
     asked = DemoConfig(feedback="human", human=HumanConfig(port=0, overlap=2), finish_with_what_we_have=True)
-    config = run_config(asked).check()
+    config = run_config(asked)
     assert (config.feedback, config.human, config.finish_with_what_we_have) == ("human", asked.human, True)
     assert list(arms(config)) == ["no_feedback", "shf_cas"]
     assert list(arms(run_config(DemoConfig()))) == ["no_feedback", "random", "shf_cas"]

@@ -291,9 +291,9 @@ def test_errors(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         from_preferences(table.rows(), [Preference("another", "a", "b")])
     with pytest.raises(UserError, match=r"uncovered: no judged pair has topic nowhere"):
         diagnosed(table, group_by="topic", uncovered=["nowhere"])
-    with pytest.raises(UserError, match="uncovered names values of a column"):
+    with pytest.raises(UserError, match="group_by: expected the column of the values in uncovered, got None"):
         diagnosed(table, uncovered=["travel"])
-    with pytest.raises(UserError, match="budgets: expected numbers of at least 1"):
+    with pytest.raises(UserError, match="budgets: expected at least 1, got 0"):
         diagnosed(table, budgets=[0])
     with pytest.raises(UserError, match="no judged pair is left"):
         diagnosed(add_conflicts(CandidateTable.from_rows([{**r, "gold": [0.0] * 5} for r in table.rows()])))

@@ -216,10 +216,10 @@ def test_a_reward_model_that_is_not_fit_to_score_stops_the_run_at_once(values: d
 
 def test_a_cost_model_is_refined_as_one(values: dict[str, Any], tmp_path: Path) -> None:
     costs = {**values, "cost_model": True, "preflight": None}
-    with pytest.raises(UsageError, match=r"a cost model is trained with reward\.objective cost"):
-        Loop(RunDirectory(tmp_path / "a", {}, 0), build(RunConfig, costs)).prepare()
+    with pytest.raises(UsageError, match=r"^reward\.objective: expected cost with cost_model, got 'reward'"):
+        build(RunConfig, costs)
     config = build(RunConfig, {**costs, "reward": {**values["reward"], "objective": "cost"}})
-    loop = Loop(RunDirectory(tmp_path / "b", {}, 0), config)
+    loop = Loop(RunDirectory(tmp_path / "run", {}, 0), config)
     state = loop.prepare()
     conflicts = scored(loop, state)
     state = loop.refine(state, labelled(loop, conflicts, 1, config.selection), "round-1")
@@ -274,26 +274,32 @@ def test_the_queue_asks_about_answers_of_the_table(values: dict[str, Any], tmp_p
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sft": {}}, "sft needs demonstrations"),
-        ({"proxy": {}, "preferences": None}, "proxy needs preferences"),
+        ({"sft": {}}, "demonstrations: expected a file with sft, got None; set demonstrations"),
+        ({"proxy": {}, "preferences": None}, "preferences: expected a file or module:function with proxy, got None"),
         ({"rounds": 0}, "rounds: expected at least 1, got 0"),
         ({"gold": ""}, "missing: gold"),
-        ({"reward": {"held_out": 2}}, "held_out: expected a share"),
-        ({"selection": {"strategy": "bald"}}, "strategy bald asks an ensemble of reward models, and .* is none"),
-        ({"selection": {"strategy": "infomax"}, "proxy": {}}, "infomax asks an ensemble .*: set proxy.ensemble_size"),
+        ({"reward": {"held_out": 2}}, r"reward\.held_out: expected at least 0 and below 1, got 2"),
+        (
+            {"selection": {"strategy": "bald"}},
+            "reward_model: expected an ensemble with .* bald, got",
+        ),
+        (
+            {"selection": {"strategy": "infomax"}, "proxy": {}},
+            "proxy.ensemble_size: .* infomax, got 1",
+        ),
         (
             {"selection": {"strategy": "reward_variance"}, "proxy": {"ensemble_size": 2, "average_weights": True}},
-            "set proxy.ensemble_size to 2 or more, without average_weights",
+            "proxy.average_weights: expected False with selection.strategy reward_variance, got True",
         ),
         (
             {"selection": {"strategy": "bald"}, "proxy": {"ensemble_size": 2}, "rounds": 2},
-            "bald asks an ensemble of reward models: set reward.ensemble_size to 2 or more",
+            "reward.ensemble_size: expected at least 2 with selection.strategy bald, got 1",
         ),
     ],
 )
 def test_what_does_not_fit_together_is_refused(values: dict[str, Any], change: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        build(RunConfig, {**values, **change}).check()
+        build(RunConfig, {**values, **change}).check_inputs()
 
 
 def test_strategies_that_fit_are_not_refused(values: dict[str, Any]) -> None:
@@ -304,7 +310,7 @@ def test_strategies_that_fit_are_not_refused(values: dict[str, Any]) -> None:
         {**bald, "feedback": "none"},
         {"selection": {"strategy": "reward_margin"}},
     ):
-        build(RunConfig, {**values, **change}).check()
+        build(RunConfig, {**values, **change}).check_inputs()
 
 
 def test_held_out_prompts_are_told_from_the_others_by_what_they_say(values: dict[str, Any], tmp_path: Path) -> None:

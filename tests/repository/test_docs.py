@@ -94,7 +94,7 @@ def test_python(page: Path, folder: Path) -> None:
 def test_yaml_is_a_run_configuration(page: Path) -> None:
     for block in blocks(page, "yaml"):
         values = yaml.safe_load(block)
-        build(CompareConfig if "strategies" in values else RunConfig, values).check()
+        build(CompareConfig if "strategies" in values else RunConfig, values).check_inputs()
 
 
 @pages_with("bash")

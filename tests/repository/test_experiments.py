@@ -240,7 +240,7 @@ def test_answers_that_end_early_leave_the_batch(policy, monkeypatch: pytest.Monk
 
 def test_ppo_experiment_is_a_comparison_that_fits_together() -> None:
     config = build(CompareConfig, read_yaml(RESULTS.parent / "ppo.yaml"))
-    assert config.check().ppo == config.strategies and config.ppo_seeds == 4
+    assert config.ppo == config.strategies and config.ppo_seeds == 4
 
 
 def test_committed_quick_table_is_made_again_to_the_digit(tmp_path: Path) -> None:

@@ -28,8 +28,8 @@ def test_the_best_of_every_group_is_kept_and_of_equal_ones_the_first() -> None:
 def test_what_has_no_best_is_an_error(rewards: list[float], n: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         best_of_n(rewards, n)
-    with pytest.raises(UserError, match="n must be at least 2, got 1"):
-        BestOfNConfig(n=1).check()
+    with pytest.raises(UserError, match="n: expected at least 2, got 1; with 1 there is nothing to choose from"):
+        BestOfNConfig(n=1)
 
 
 def test_a_table_keeps_all_that_is_known_about_the_kept_answers() -> None:

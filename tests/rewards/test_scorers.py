@@ -160,7 +160,7 @@ def test_shaped_reward() -> None:
     for shaping, expected in (("centre", 1.0), ("par", 0.690398539)):
         reward = shaped_reward(length_reward, references, shaping)
         assert reward(["a"], ["xxxx"], prompt_id=["p"]) == pytest.approx([expected])
-    with pytest.raises(UserError, match="must be one of none, centre, par; got 'PAR'"):
+    with pytest.raises(UserError, match="reward_shaping: expected one of none, centre, par, got 'PAR'"):
         shaped_reward(length_reward, references, "PAR")
 
 

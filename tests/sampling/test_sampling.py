@@ -13,7 +13,7 @@ from shfcas.models.loading import load_policy
 from shfcas.sampling.config import SamplingConfig
 from shfcas.sampling.local import LocalSampler
 from shfcas.sampling.table import sample_policy, sample_table
-from shfcas.utils.errors import UserError
+from shfcas.utils.errors import UsageError, UserError
 from tests.support import architectures, tiny
 
 QUESTION = {"prompt_id": "q", "prompt": "how was the soup?"}
@@ -323,5 +323,5 @@ def test_the_table_says_how_it_was_made(names: dict[str, str], tmp_path: Path) -
 
 @pytest.mark.parametrize("bad", [{"temperature": 0}, {"top_p": 0}, {"top_p": 1.5}, {"top_k": -1}, {"batch_size": 0}])
 def test_impossible_settings_are_refused(bad: dict) -> None:
-    with pytest.raises(UserError, match="sampling"):
+    with pytest.raises(UsageError, match=f"^{next(iter(bad))}: expected "):
         SamplingConfig(**bad)

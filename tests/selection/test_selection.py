@@ -84,7 +84,7 @@ def test_thresholds_are_numbers_or_quantiles(text: Any, expected: float) -> None
 
 @pytest.mark.parametrize("text", ["much", "q", "q1.5", "q-0.1", "50%", "qnan", "nan"])
 def test_other_thresholds_are_refused(text: str) -> None:
-    with pytest.raises(UserError, match=f"threshold '{text}': "):
+    with pytest.raises(UserError, match=f"threshold: expected a number .* or a quantile from q0 to q1, got '{text}'"):
         threshold(text, np.array([1.0]))
 
 
@@ -171,10 +171,10 @@ def test_thresholds_that_nothing_passes_say_so() -> None:
 
 
 def test_settings_that_do_not_exist_are_named() -> None:
-    with pytest.raises(UserError, match="unknown strategy 'best', one of shf_cas, kendall, pacs, mean_pacs, random, "):
+    with pytest.raises(UserError, match=r"strategy: expected one of shf_cas, kendall, pacs, mean_pacs, .*, got 'best'"):
         select(TABLE, config("best"))
     for budget in (0, -1):
-        with pytest.raises(UserError, match=f"budget: expected at least 1 comparison, got {budget}"):
+        with pytest.raises(UserError, match=f"budget: expected at least 1, got {budget}"):
             select(TABLE, config(budget=budget))
 
 

@@ -356,18 +356,27 @@ def test_only_the_columns_that_are_needed_are_read() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"strategy": "kendal"}, r"unknown strategy 'kendal', one of shf_cas, .*; did you mean kendall\?"),
-        ({"strategy": "bold"}, r"unknown strategy 'bold', .*; did you mean bald\?"),
-        ({"pairing": "extremes"}, r"unknown pairing 'extremes', one of extreme, adjacent, random, all; .* extreme\?"),
-        ({"diversity": "kcentre"}, r"unknown diversity 'kcentre', one of none, k_centre; did you mean k_centre\?"),
-        ({"rso_samples": 1}, "rso_samples: expected at least 2, since pairs are made of them; got 1"),
-        ({"rso_beta": 0.0}, "rso_beta: expected more than 0, got 0"),
-        ({"rso_beta": math.nan}, "rso_beta: expected more than 0, got nan"),
+        ({"strategy": "kendal"}, r"strategy: expected one of shf_cas, .*, got 'kendal'; did you mean kendall\?"),
+        ({"strategy": "bold"}, r"strategy: .*, got 'bold'; did you mean bald\?"),
+        (
+            {"pairing": "extremes"},
+            r"pairing: expected one of extreme, adjacent, random, all, got .* extreme\?",
+        ),
+        (
+            {"diversity": "kcentre"},
+            r"diversity: expected one of none, k_centre, got 'kcentre'; .* k_centre\?",
+        ),
+        ({"rso_samples": 1}, "rso_samples: expected at least 2, got 1; a pair needs two answers"),
+        ({"rso_beta": 0.0}, "rso_beta: expected above 0, got 0"),
+        ({"rso_beta": math.nan}, "rso_beta: expected above 0, got nan"),
         ({"diversity_pool": 0}, "diversity_pool: expected at least 1, got 0"),
-        ({"false_discovery_rate": 0.0}, "false_discovery_rate: expected a share between 0 and 1, got 0"),
-        ({"false_discovery_rate": 1.0}, "false_discovery_rate: expected a share between 0 and 1, got 1"),
-        ({"pacs_threshold": "auto"}, "pacs_threshold: auto is for kendall_threshold alone; give a number"),
-        ({"mean_pacs_threshold": "auto"}, "mean_pacs_threshold: auto is for kendall_threshold alone"),
+        ({"false_discovery_rate": 0.0}, "false_discovery_rate: expected above 0 and below 1, got 0"),
+        ({"false_discovery_rate": 1.0}, "false_discovery_rate: expected above 0 and below 1, got 1"),
+        (
+            {"pacs_threshold": "auto"},
+            "pacs_threshold: .*, got 'auto'; auto is for kendall_threshold alone",
+        ),
+        ({"mean_pacs_threshold": "auto"}, "mean_pacs_threshold: .*, got 'auto'; auto is for kendall_threshold alone"),
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(values: dict, message: str) -> None:
@@ -406,6 +415,6 @@ def test_the_command_takes_every_setting(
         queues.append(Path("queue.jsonl").read_text(encoding="utf-8"))
     assert queues[0] != queues[1]
     assert main(["select", "--pairing", "al"]) == 2
-    assert "pairing: unknown choice 'al', one of extreme, adjacent, random, all; did you mean 'all'?" in (
+    assert "pairing: expected one of extreme, adjacent, random, all, got 'al'; did you mean all?" in (
         capsys.readouterr().err
     )

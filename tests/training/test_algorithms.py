@@ -110,16 +110,25 @@ def test_best_of_n_trains_nothing_and_chooses_with_the_current_reward_model(
     [
         (
             {"algorithm": "pqo"},
-            "rl.algorithm: unknown choice 'pqo', one of ppo, rloo, grpo, rso, best_of_n; did you mean",
+            "rl.algorithm: expected one of ppo, rloo, grpo, rso, best_of_n, got 'pqo'; did you mean",
         ),
-        ({"reward_shaping": "center"}, "rl.reward_shaping: unknown choice 'center'"),
-        ({"ppo": {"mini_batch_size": 5}}, r"rl\.ppo: rollout_batch_size=4 must be a multiple of mini_batch_size=5"),
+        (
+            {"reward_shaping": "center"},
+            "rl.reward_shaping: expected one of none, centre, par, got 'center'",
+        ),
+        (
+            {"ppo": {"mini_batch_size": 5}},
+            r"rl\.ppo\.rollout_batch_size: .* multiple of mini_batch_size \(5\), got 4",
+        ),
         (
             {"algorithm": "rloo", "rloo": {"num_generations": 3}},
-            r"rl\.rloo: rollout_batch_size=64 must be a multiple of",
+            r"rl\.rloo\.rollout_batch_size: expected a multiple of num_generations \(3\), got 64",
         ),
-        ({"algorithm": "rso", "rso": {"num_samples": 5}}, r"num_samples=5 of sampling.num_completions=4 candidates"),
-        ({"algorithm": "best_of_n", "best_of_n": {"n": 1}}, "n must be at least 2, got 1"),
+        (
+            {"algorithm": "rso", "rso": {"num_samples": 5}},
+            r"rl\.rso\.num_samples: .* at most sampling\.num_completions \(4\), got 5",
+        ),
+        ({"algorithm": "best_of_n", "best_of_n": {"n": 1}}, r"rl\.best_of_n\.n: expected at least 2, got 1"),
     ],
 )
 def test_what_the_algorithm_cannot_do_is_said_before_any_work(
@@ -131,11 +140,13 @@ def test_what_the_algorithm_cannot_do_is_said_before_any_work(
     assert not (tmp_path / "run").exists()
 
 
-def test_only_the_chosen_section_counts() -> None:
-    settings = RLConfig(algorithm="rloo")
-    settings.grpo.num_generations = 1
-    settings.rso.num_samples = 0
-    settings.check()
+def test_a_section_that_is_not_chosen_is_checked_all_the_same() -> None:
+    with pytest.raises(UsageError, match=r"^grpo\.rollout_batch_size: .* multiple of num_generations \(7\), got 64"):
+        build(RLConfig, {"algorithm": "rloo", "grpo": {"num_generations": 7}})
+
+
+def test_every_algorithm_has_a_section() -> None:
+    settings = RLConfig()
     assert set(ALGORITHMS) == set(vars(settings)) - {"algorithm", "reward_shaping"}
 
 

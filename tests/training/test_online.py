@@ -405,14 +405,20 @@ def test_a_policy_that_goes_too_far_is_stopped_before_another_update(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_generations": 3}, "^rollout_batch_size=16 must be a multiple of num_generations=3$"),
-        ({"mini_batch_size": 5}, "rollout_batch_size=16 must be a multiple of mini_batch_size=5"),
-        ({"gradient_accumulation_steps": 3}, "mini_batch_size=8 must be a multiple of gradient_accumulation_steps=3"),
-        ({"rollout_batch_size": 0}, "rollout_batch_size=0 must be a multiple"),
-        ({"num_generations": 1}, "num_generations must be at least 2: answers are compared, got 1"),
-        ({"kl_coef": -1.0}, "kl_coef must be 0 or more, got -1.0"),
-        ({"temperature": 0.0}, "temperature must be a positive number, got 0.0"),
-        ({"num_rollouts": 0}, "num_rollouts must be at least 1, got 0"),
+        (
+            {"num_generations": 3},
+            r"^rollout_batch_size: .* multiple of num_generations \(3\), got 16; change one of them$",
+        ),
+        ({"mini_batch_size": 5}, r"^rollout_batch_size: expected a multiple of mini_batch_size \(5\), got 16"),
+        (
+            {"gradient_accumulation_steps": 3},
+            r"^mini_batch_size: .* gradient_accumulation_steps \(3\), got 8",
+        ),
+        ({"rollout_batch_size": 0}, "rollout_batch_size: expected at least 1, got 0"),
+        ({"num_generations": 1}, "num_generations: expected at least 2, got 1; answers to one prompt are compared"),
+        ({"kl_coef": -1.0}, "kl_coef: expected at least 0, got -1.0"),
+        ({"temperature": 0.0}, "temperature: expected above 0, got 0.0"),
+        ({"num_rollouts": 0}, "num_rollouts: expected at least 1, got 0"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_before_a_model_is_loaded(

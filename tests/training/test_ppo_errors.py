@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from pathlib import Path
 
@@ -5,8 +6,10 @@ import pytest
 from datasets import Dataset
 from transformers import HfArgumentParser, LlamaConfig, LlamaForSequenceClassification
 
+from shfcas.training.ppo.options import PPOBaseConfig
 from shfcas.training.ppo.reference import policy_and_reference
 from shfcas.training.ppo.trainer import PPOConfig, PPOTrainer
+from shfcas.utils.errors import UsageError
 from tests.support.ppo_tiny import config, lora, prompts, share_of, tiny_model, tiny_tokenizer
 
 
@@ -24,26 +27,38 @@ def trainer(folder: Path, **changes: object) -> PPOTrainer:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"rollout_batch_size": 10}, "rollout_batch_size=10 must be a multiple of .* = 4"),
-        ({"gradient_accumulation_steps": 3}, "rollout_batch_size=8 must be a multiple of .* = 12"),
-        ({"num_rollouts": 0}, "num_rollouts must be at least 1, got 0"),
-        ({"kl_estimator": "k2"}, "kl_estimator must be 'k1' or 'k3', got 'k2'"),
-        ({"kl_target": 0.0}, "kl_target must be a positive number, got 0.0"),
-        ({"temperature": 0.0}, "temperature must be a positive number"),
-        ({"kl_coef": -0.1}, "kl_coef must be 0 or more"),
-        ({"save_rollouts": -1}, "save_rollouts must be 0 or more"),
-        ({"eval_strategy": "steps"}, "does not support eval_strategy='steps': set eval_rollouts"),
-        ({"load_best_model_at_end": True}, "load_best_model_at_end=True: set early_stopping_patience"),
-        ({"entropy_coef": -0.1}, "entropy_coef must be 0 or more"),
-        ({"length_penalty": -0.1}, "length_penalty must be 0 or more"),
-        ({"early_stopping_patience": 0, "eval_rollouts": 1}, "early_stopping_patience must be at least 1, got 0"),
-        ({"early_stopping_patience": 2}, "early_stopping_patience counts evaluations: set eval_rollouts"),
-        ({"save_only_model": True}, "does not support save_only_model=True: a checkpoint must be resumable"),
+        ({"rollout_batch_size": 10}, r"rollout_batch_size: expected a multiple of .* \(4\), got 10"),
+        ({"gradient_accumulation_steps": 3}, r"rollout_batch_size: expected a multiple of .* \(12\), got 8"),
+        ({"num_rollouts": 0}, "num_rollouts: expected at least 1, got 0"),
+        ({"kl_estimator": "k2"}, "kl_estimator: expected one of k1, k3, got 'k2'"),
+        ({"kl_target": 0.0}, "kl_target: expected above 0, got 0.0"),
+        ({"temperature": 0.0}, "temperature: expected above 0, got 0.0"),
+        ({"kl_coef": -0.1}, "kl_coef: expected at least 0, got -0.1"),
+        ({"save_rollouts": -1}, "save_rollouts: expected at least 0, got -1"),
+        ({"eval_strategy": "steps"}, "eval_strategy: expected 'no', got 'steps'; set eval_rollouts"),
+        (
+            {"load_best_model_at_end": True},
+            "load_best_model_at_end: expected False, got True; set early",
+        ),
+        ({"entropy_coef": -0.1}, "entropy_coef: expected at least 0, got -0.1"),
+        ({"length_penalty": -0.1}, "length_penalty: expected at least 0, got -0.1"),
+        ({"early_stopping_patience": 0, "eval_rollouts": 1}, "early_stopping_patience: expected at least 1, got 0"),
+        ({"early_stopping_patience": 2}, "eval_rollouts: expected at least 1 with early_stopping_patience, got 0"),
+        ({"save_only_model": True}, "save_only_model: expected False, got True; a checkpoint must be resumable"),
     ],
 )
 def test_settings(tmp_path: Path, setting: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         config(tmp_path, **setting)
+
+
+def test_every_bound_of_the_options_holds_for_the_trainer(tmp_path: Path) -> None:
+    for field in dataclasses.fields(PPOBaseConfig):
+        for key in {"ge", "gt", "le"} & field.metadata.keys():
+            value = field.metadata[key] + {"ge": -1, "gt": 0, "le": 1}[key]
+            wrong = [value] if field.name == "stop_token_ids" else value
+            with pytest.raises(UsageError, match=f"^{field.name}: expected .*, got {value}"):
+                config(tmp_path, **{field.name: wrong})
 
 
 def test_settings_from_a_command_line_in_the_way_of_transformers(tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from shfcas.training.common import latest_checkpoint
+from shfcas.training.ppo.checkpoint import STATE_NAME
 from shfcas.training.ppo.early_stopping import EarlyStopping
-from shfcas.training.ppo.trainer import PPOTrainer, latest_checkpoint
+from shfcas.training.ppo.trainer import PPOTrainer
 from tests.support.ppo_tiny import (
     Crash,
     CrashAt,
@@ -125,7 +127,7 @@ def test_best_policies_are_kept_as_long_as_a_checkpoint_needs_them(tmp_path: Pat
     assert sorted(path.name for path in (tmp_path / "limited").glob("best-*")) == ["best-2"]
     trainer(tmp_path / "none", num_rollouts=3, save_rollouts=0).train()
     assert [path.name for path in (tmp_path / "none").glob("best-*")] == ["best-2"]
-    assert latest_checkpoint(tmp_path / "none") is None
+    assert latest_checkpoint(tmp_path / "none", STATE_NAME) is None
 
 
 def test_the_last_policy_is_evaluated_too(tmp_path: Path) -> None:

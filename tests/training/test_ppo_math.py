@@ -60,7 +60,7 @@ def test_kl_penalty() -> None:
     assert kl_penalty(logprobs, reference, "k1").tolist() == [0.0, -1.0, 1.0]
     # exp(1) - 1 - 1 = 0.718282 and exp(-1) - 1 + 1 = 0.367879
     torch.testing.assert_close(kl_penalty(logprobs, reference, "k3"), tensor([0.0, 0.718282, 0.367879]))
-    with pytest.raises(ValueError, match="must be 'k1' or 'k3', got 'k2'"):
+    with pytest.raises(ValueError, match="kl_estimator: expected one of k1, k3, got 'k2'"):
         kl_penalty(logprobs, reference, "k2")
 
 

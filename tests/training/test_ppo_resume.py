@@ -6,7 +6,9 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from shfcas.training.ppo.trainer import PPOTrainer, latest_checkpoint
+from shfcas.training.common import latest_checkpoint
+from shfcas.training.ppo.checkpoint import STATE_NAME
+from shfcas.training.ppo.trainer import PPOTrainer
 from tests.support.ppo_tiny import (
     Crash,
     CrashAt,
@@ -62,12 +64,12 @@ def test_killed_and_resumed_equals_unbroken(tmp_path: Path, kind: str) -> None:
     whole.train()
     with pytest.raises(Crash):  # in the middle of the fourth rollout; the second one is saved
         trainer(tmp_path / "broken", kind, crash_at=3 * STEPS + 2).train()
-    assert latest_checkpoint(tmp_path / "broken") == str(tmp_path / "broken" / f"checkpoint-{2 * STEPS}")
+    assert latest_checkpoint(tmp_path / "broken", STATE_NAME) == str(tmp_path / "broken" / f"checkpoint-{2 * STEPS}")
     torch.manual_seed(999)  # a new process starts from another random state
     resumed = trainer(tmp_path / "broken", kind)
     resumed.train(resume_from_checkpoint=True)
     assert_same(resumed, whole)
-    assert latest_checkpoint(tmp_path / "broken") == str(tmp_path / "broken" / f"checkpoint-{5 * STEPS}")
+    assert latest_checkpoint(tmp_path / "broken", STATE_NAME) == str(tmp_path / "broken" / f"checkpoint-{5 * STEPS}")
 
 
 def test_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
@@ -77,11 +79,11 @@ def test_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
     (newest / "ppo_state.json").unlink()
     (newest / "optimizer.pt").unlink()
     (tmp_path / f"checkpoint-{4 * STEPS}" / "ppo_state.json").unlink()
-    assert latest_checkpoint(tmp_path) == str(tmp_path / f"checkpoint-{3 * STEPS}")
+    assert latest_checkpoint(tmp_path, STATE_NAME) == str(tmp_path / f"checkpoint-{3 * STEPS}")
     resumed = trainer(tmp_path, "lora", save_rollouts=1)
     resumed.train(resume_from_checkpoint=True)
     assert_same(resumed, whole)
-    assert latest_checkpoint(tmp_path) == str(newest)  # written anew
+    assert latest_checkpoint(tmp_path, STATE_NAME) == str(newest)  # written anew
     with pytest.raises(ValueError, match=r"not a complete PPO checkpoint: it has no ppo_state\.json"):
         (newest / "ppo_state.json").unlink()
         trainer(tmp_path, "lora").train(resume_from_checkpoint=str(newest))
@@ -102,7 +104,7 @@ def test_death_while_saving_leaves_the_one_before(tmp_path: Path) -> None:
     with pytest.raises(Crash):
         broken.train()
     assert (tmp_path / f"checkpoint-{2 * STEPS}" / "adapter_model.safetensors").is_file()
-    assert latest_checkpoint(tmp_path) == str(tmp_path / f"checkpoint-{STEPS}")
+    assert latest_checkpoint(tmp_path, STATE_NAME) == str(tmp_path / f"checkpoint-{STEPS}")
 
 
 def test_old_checkpoints_are_deleted_and_never_mixed_with_new_ones(tmp_path: Path) -> None:
@@ -127,8 +129,8 @@ def test_no_checkpoint_in_the_middle_of_a_rollout(tmp_path: Path, caplog: pytest
 
 
 def test_latest_checkpoint_without_any(tmp_path: Path) -> None:
-    assert latest_checkpoint(tmp_path) is None
-    assert latest_checkpoint(tmp_path / "nowhere") is None
+    assert latest_checkpoint(tmp_path, STATE_NAME) is None
+    assert latest_checkpoint(tmp_path / "nowhere", STATE_NAME) is None
     with pytest.raises(ValueError, match="holds no complete checkpoint to resume from"):
         trainer(tmp_path, "lora").train(resume_from_checkpoint=True)
 

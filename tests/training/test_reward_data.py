@@ -113,15 +113,15 @@ def test_the_ending_is_what_follows_every_answer() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"held_out": 1.0}, "held_out: expected a share of 0 <= held_out < 1"),
-        ({"held_out": -0.1}, "held_out: expected a share"),
-        ({"eval_steps": 0}, "eval_steps: expected a number of steps"),
-        ({"eval_steps": 2.5}, "eval_steps: expected a number of steps"),
+        ({"held_out": 1.0}, "held_out: expected at least 0 and below 1, got 1.0"),
+        ({"held_out": -0.1}, "held_out: expected at least 0 and below 1, got -0.1"),
+        ({"eval_steps": 0}, "eval_steps: expected above 0, got 0"),
+        ({"eval_steps": 2.5}, "eval_steps: expected a whole number of steps, or a share below 1, got 2.5"),
         ({"ensemble_size": 0}, "ensemble_size: expected at least 1"),
         ({"early_stopping_patience": -1}, "early_stopping_patience: expected at least 0"),
         ({"new_pair_weight": 0}, "new_pair_weight: expected at least 1"),
-        ({"average_weights": True}, "average_weights needs models to average"),
-        ({"objective": "costs"}, "did you mean 'cost'"),
+        ({"average_weights": True}, "ensemble_size: expected at least 2 with average_weights, got 1"),
+        ({"objective": "costs"}, "did you mean cost"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(values: dict, message: str) -> None:

@@ -100,7 +100,7 @@ def test_what_cannot_be_accepted_is_an_error() -> None:
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="3 candidates cannot be accepted of 2"):
         rejection_sample([0.0, 1.0], 3, 0.5, rng)
-    with pytest.raises(ValueError, match="beta must be positive"):
+    with pytest.raises(ValueError, match="beta: expected above 0, got"):
         rejection_sample([0.0, 1.0], 1, 0.0, rng)
 
 
@@ -264,10 +264,10 @@ def test_nothing_is_reported(policy: str, candidates: list, tmp_path: Path, monk
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_samples": 1}, "num_samples must be at least 2"),
+        ({"num_samples": 1}, "num_samples: expected at least 2, got 1; a pair needs two answers"),
         ({"num_samples": 33}, r"prompt 'p0' has 32 candidates, fewer than num_samples=33; sample more"),
-        ({"rejection_beta": 0.0}, "rejection_beta must be positive, got 0.0"),
-        ({"dpo_beta": -1.0}, "dpo_beta must be positive"),
+        ({"rejection_beta": 0.0}, "rejection_beta: expected above 0, got 0.0"),
+        ({"dpo_beta": -1.0}, "dpo_beta: expected above 0, got -1.0"),
         ({"max_length": 3}, r"RSO: answer \d+ of prompt 'p\d' has \d+ tokens with its prompt, more than 3"),
     ],
 )

@@ -3,32 +3,38 @@
 import argparse
 import dataclasses
 import math
+import re
 from pathlib import Path
 
 import pytest
 
 from shfcas.utils.config import (
+    Options,
     add_flags,
     build,
+    check_multiple,
     differences,
     fingerprint,
     from_flags,
     option,
     read_yaml,
+    require,
+    shared,
     to_dict,
     volatile_names,
+    with_default,
 )
 from shfcas.utils.errors import UsageError, UserError
 
 
 @dataclasses.dataclass
-class Inner:
+class Inner(Options):
     learning_rate: float = option(1e-3, "step size")
     steps: int | None = option(None, "how many; 100 % of them by default")
 
 
 @dataclasses.dataclass
-class Outer:
+class Outer(Options):
     name: str = option("a", "a name")
     mode: str = option("fast", "how", choices=("fast", "careful"))
     flag: bool = option(False, "on or off")
@@ -40,13 +46,13 @@ class Outer:
 
 
 @dataclasses.dataclass
-class Served:
+class Served(Options):
     port: int = option(80, "where it listens", volatile=True)
     inner: Inner = option(Inner, "inner")
 
 
 @dataclasses.dataclass
-class Server:
+class Server(Options):
     seed: int = option(0, "seed")
     page: Served = option(Served, "page")
 
@@ -145,7 +151,7 @@ def test_lists_come_from_commas_and_from_yaml() -> None:
         ({"inner": {"learning_rat": 1}}, r"unknown key inner\.learning_rat; did you mean inner\.learning_rate\?"),
         ({"zzzzz": 1}, "unknown key zzzzz; known keys: name, mode"),
         ({3: 1}, "unknown key 3"),
-        ({"mode": "carefull"}, "mode: unknown choice 'carefull', one of fast, careful; did you mean 'careful'"),
+        ({"mode": "carefull"}, "mode: expected one of fast, careful, got 'carefull'; did you mean careful"),
         ({"count": math.inf}, "count: expected int, got inf"),
         ({"count": 1.5}, "count: expected int, got 1.5"),
         ({"inner": 3}, "inner: expected a section with keys of its own, got 3"),
@@ -160,7 +166,7 @@ def test_what_cannot_be_meant_is_refused_by_name(values: dict, message: str) -> 
 
 def test_a_choice_may_be_called_none() -> None:
     @dataclasses.dataclass
-    class Settings:
+    class Settings(Options):
         feedback: str = option("gold", "who answers", choices=("gold", "none"))
 
     assert build(Settings, {"feedback": "none"}).feedback == "none"
@@ -170,12 +176,12 @@ def test_a_choice_may_be_called_none() -> None:
 
 def test_a_default_may_be_called_none() -> None:
     @dataclasses.dataclass
-    class Settings:
+    class Settings(Options):
         report_to: str = option("none", "a tracker")
         steps: int = option(1, "how many")
 
     @dataclasses.dataclass
-    class Owner:
+    class Owner(Options):
         inner: Settings = option(Settings, "settings")
 
     assert build(Settings, {"report_to": "none"}).report_to == "none"
@@ -216,6 +222,86 @@ def test_a_configuration_survives_yaml(tmp_path: Path) -> None:
     assert parse(yaml=file) == config
 
 
+@dataclasses.dataclass
+class Bounded(Options):
+    share: float = option(0.5, "a share", ge=0, lt=1)
+    count: int | None = option(None, "how many", ge=1, remedy="leave it out for all")
+    sizes: list[int] = option(lambda: [4, 8], "sizes", gt=0, le=8)
+    modes: list[str] = option(list, "modes", ("fast", "careful"))
+    whole: int = option(4, "a whole", ge=1)
+    part: int = option(2, "its parts", ge=1)
+
+    def check(self) -> None:
+        check_multiple(self, "whole", "part")
+
+
+@dataclasses.dataclass
+class Section(Options):
+    inner: Bounded = option(Bounded, "a section")
+    spare: Bounded | None = option(None, "a section that may be missing")
+
+
+REFUSED = [
+    ({"share": 1.0}, "share: expected at least 0 and below 1, got 1.0"),
+    ({"count": 0}, "count: expected at least 1, got 0; leave it out for all"),
+    ({"sizes": [4, 9]}, "sizes: expected above 0 and at most 8, got 9"),
+    ({"modes": ["fast", "slow"]}, "modes: expected one of fast, careful, got 'slow'"),
+    ({"part": 3}, "whole: expected a multiple of part (3), got 4; change one of them"),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), REFUSED)
+def test_values_out_of_bounds_are_refused_by_name(values: dict, message: str) -> None:
+    for make in (lambda: build(Bounded, values), lambda: Bounded(**values)):
+        with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
+            make()
+    for section in ("inner", "spare"):
+        with pytest.raises(UsageError, match=rf"^{section}\.{re.escape(message)}$"):
+            build(Section, {section: values})
+
+
+def test_a_section_that_was_changed_is_checked_with_its_owner() -> None:
+    section = Section()
+    section.inner.share = -1
+    with pytest.raises(UsageError, match=r"^inner\.share: expected at least 0 and below 1, got -1$"):
+        dataclasses.replace(section)
+
+
+@pytest.mark.parametrize("value", [None, True, "4", math.nan])
+def test_a_value_in_python_is_a_number(value: object) -> None:
+    with pytest.raises(UsageError, match=f"^whole: expected at least 1, got {value!r}$"):
+        Bounded(whole=value)
+
+
+def test_a_field_with_another_default_keeps_its_help_and_bounds() -> None:
+    @dataclasses.dataclass
+    class Changed(Bounded):
+        share: float = with_default(Bounded, "share", 0.25)
+        sizes: list[int] = with_default(Bounded, "sizes", lambda: [1])
+
+    assert (Changed().share, Changed().sizes) == (0.25, [1])
+    assert [f.metadata for f in dataclasses.fields(Changed)] == [f.metadata for f in dataclasses.fields(Bounded)]
+    with pytest.raises(UsageError, match="share: expected at least 0"):
+        Changed(share=-1)
+
+
+def test_common_fields_pass_from_one_class_to_another() -> None:
+    assert shared(Outer(count=3, name="b"), Bounded) == {"count": 3}
+    assert shared(Bounded(count=3), Outer) == {"count": 3}
+
+
+def test_required_values_are_named_together() -> None:
+    @dataclasses.dataclass
+    class Required(Options):
+        policy: str = option("", "a policy")
+        prompts: str = option("", "prompts")
+        output: str = option("out", "a folder")
+
+    require(Required("p", "q"))
+    with pytest.raises(UsageError, match=r"^missing: section\.policy, section\.prompts$"):
+        require(Required(), "section.")
+
+
 def test_help_shows_text_choices_and_default() -> None:
     parser = argparse.ArgumentParser()
     add_flags(parser, Outer, skip=("name",))
@@ -251,7 +337,7 @@ def test_fingerprint_depends_on_values_alone() -> None:
 
 def test_a_section_keeps_its_owners_defaults_for_what_it_leaves_out(capsys: pytest.CaptureFixture[str]) -> None:
     @dataclasses.dataclass
-    class Owner:
+    class Owner(Options):
         inner: Inner = option(lambda: Inner(learning_rate=0.5, steps=7), "inner settings")
 
     assert build(Owner, {"inner": {"steps": 8}}).inner == Inner(learning_rate=0.5, steps=8)

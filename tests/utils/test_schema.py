@@ -30,6 +30,7 @@ class Outer:
     count: int | None = bounded(None, ge=1, lt=10)
     targets: list[str] | str = option("all", "names, or all")
     sizes: list[int] = dataclasses.field(default_factory=lambda: [1], metadata={"help": "sizes", "ge": 1})
+    modes: list[str] | None = option(None, "several", choices=("fast", "careful"))
     inner: Inner = option(lambda: Inner(rate=0.5), "a section")
     spare: Inner | None = option(None, "a section that is off")
 
@@ -51,6 +52,8 @@ def test_types_choices_and_bounds() -> None:
     assert (PROPERTIES["count"]["minimum"], PROPERTIES["count"]["exclusiveMaximum"]) == (1, 10)
     assert PROPERTIES["targets"]["type"] == ["array", "string"]
     assert PROPERTIES["sizes"]["items"] == {"type": "integer", "minimum": 1}
+    assert PROPERTIES["modes"]["items"] == {"type": "string", "enum": ["fast", "careful"]}
+    assert PROPERTIES["modes"]["type"] == ["array", "null"] and "enum" not in PROPERTIES["modes"]
 
 
 def test_a_section_has_the_defaults_of_its_owner() -> None:

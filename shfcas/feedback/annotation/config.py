@@ -5,61 +5,52 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shfcas.utils.config import build, option, read_yaml
-from shfcas.utils.errors import UsageError
+from shfcas.utils.config import Options, build, option, read_yaml, unexpected
 
 # No path: the page requests /static and /api. Browsers write all other letters in a host name as xn--.
 _ADDRESS = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?/?")
 
 
 @dataclass
-class HumanConfig:
+class HumanConfig(Options):
     """Feedback from people, through the page or through files."""
 
-    overlap: int = option(1, "how many people answer each comparison", common=True)
-    repeat_share: float = option(0.05, "share of a person's answered comparisons that are asked again, once")
+    overlap: int = option(1, "annotators per comparison", ge=1, common=True)
+    repeat_share: float = option(
+        0.05, "share of an annotator's answered comparisons that are asked again, once", ge=0, lt=1
+    )
     lease_minutes: float = option(
-        30.0, "a comparison that was handed out and not answered goes to others after this", volatile=True
+        30.0, "minutes until an unanswered comparison is given to another annotator", volatile=True, gt=0
     )
     aggregation: str = option(
         "majority",
-        "several answers become one by majority, or weighted by how well each agrees",
+        "how several answers become one: by majority, or weighted by each annotator's agreement with the others",
         ("majority", "weighted"),
     )
-    slightly: float = option(0.5, "margin of an answer that is slightly better")
-    clearly: float = option(1.0, "margin of an answer that is clearly better")
+    slightly: float = option(0.5, "margin of an answer that is slightly better", ge=0)
+    clearly: float = option(1.0, "margin of an answer that is clearly better", ge=0)
     guidelines: str | None = option(
-        None, "a Markdown file that the page shows beside the comparisons", volatile=True, common=True
+        None,
+        "Markdown file that the page shows beside the comparisons (none: no guidelines)",
+        volatile=True,
+        common=True,
     )
-    host: str = option("127.0.0.1", "the address that the page listens at", volatile=True)
-    port: int = option(8900, "the port of the page (0: any free one)", volatile=True)
+    host: str = option("127.0.0.1", "address that the page listens on", volatile=True)
+    port: int = option(8900, "port of the page (0: any free port)", volatile=True, ge=0, le=65535)
     address: str | None = option(
         None,
-        "the address by which people reach the page, where a proxy stands before it: https://labels.example.org",
+        "address of the page behind a proxy, such as https://labels.example.org (none: host and port)",
         volatile=True,
     )
-    allow_public: bool = option(
-        False, "let the page listen at an address that other machines reach, without TLS", volatile=True
-    )
+    allow_public: bool = option(False, "allow a host that other machines reach, without TLS", volatile=True)
 
-    def __post_init__(self) -> None:
-        if self.overlap < 1:
-            raise UsageError(f"overlap: expected at least 1 person, got {self.overlap}")
-        if not 0 <= self.repeat_share < 1:
-            raise UsageError(f"repeat_share: expected a share from 0 to below 1, got {self.repeat_share}")
-        if self.lease_minutes <= 0:
-            raise UsageError(f"lease_minutes: expected more than 0, got {self.lease_minutes}")
-        if not 0 <= self.slightly <= self.clearly:
-            raise UsageError(
-                f"slightly, clearly: expected 0 <= slightly <= clearly, got {self.slightly}, {self.clearly}"
-            )
-        if not 0 <= self.port < 65536:
-            raise UsageError(f"port: expected 0 to 65535, got {self.port}")
+    def check(self) -> None:
+        """Checks the order of the margins, and the page's address."""
+        if self.slightly > self.clearly:
+            raise unexpected("slightly", f"at most clearly ({self.clearly})", self.slightly)
         if self.address is not None and not _ADDRESS.fullmatch(self.address):
-            raise UsageError(
-                "address: expected http:// or https:// and a name without a path, as in https://labels.example.org, "
-                f"got {self.address!r}"
-            )
+            example = "use the form https://labels.example.org"
+            raise unexpected("address", "http:// or https:// and a name without a path", self.address, example)
 
 
 def settings_of_run(folder: str | Path, **over: Any) -> HumanConfig:

@@ -12,22 +12,22 @@ from shfcas.feedback.exchange import argilla, jsonl, label_studio, trl
 from shfcas.feedback.exchange.answers import Answer, Reconciled
 from shfcas.feedback.exchange.matching import Export, RunItems
 from shfcas.feedback.exchange.reading import Problems, read_parquet_rows, read_rows
-from shfcas.utils.config import option
+from shfcas.utils.config import Options, option
 from shfcas.utils.errors import UserError
 
 FORMATS = {"jsonl": jsonl, "trl": trl, "label-studio": label_studio, "argilla": argilla}
 
 
 @dataclass
-class ExchangeBaseConfig:
-    """What is written, and how what is read is taken."""
+class ExchangeBaseConfig(Options):
+    """Settings of export and import."""
 
-    format: str = option("jsonl", "the format of the file", tuple(FORMATS), common=True)
-    run_queue: str | None = option(None, "export this queue of the run, such as round-1 (none: the newest)")
-    answers: bool = option(True, "export the answers that there are as well")
-    with_scores: bool = option(False, "export rewards and conflicts for the annotators to see")
-    side_seed: int | None = option(None, "draws which answer stands on the left (none: the seed of the queue)")
-    replace: bool = option(False, "import: a different answer takes the place of the same person's old one")
+    format: str = option("jsonl", "format of the file", tuple(FORMATS), common=True)
+    run_queue: str | None = option(None, "export: queue of the run, such as round-1 (none: the newest)")
+    answers: bool = option(True, "export: include the answers so far")
+    with_scores: bool = option(False, "export: show rewards and conflicts to the annotators")
+    side_seed: int | None = option(None, "export: seed of which answer is on the left (none: the seed of the queue)")
+    replace: bool = option(False, "import: replace an annotator's old answer by a different new one")
 
 
 def export_answers(

@@ -17,6 +17,7 @@ from shfcas.feedback.judge.prompt import Malformed, judge_messages
 from shfcas.feedback.judge.report import PREFERRED, outcome, report, summary
 from shfcas.feedback.judge.requests import FAILURES, Request, ask_all
 from shfcas.selection import Comparison
+from shfcas.utils.config import require
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import read_text
 from shfcas.utils.progress import progress
@@ -47,7 +48,8 @@ class JudgeFeedback:
     """
 
     def __init__(self, settings: JudgeConfig, cache: str | Path) -> None:
-        self.settings, self.cache = settings.check(), Path(settings.cache or cache)
+        self.settings, self.cache = settings, Path(settings.cache or cache)
+        require(settings, "judge.")
         self.guidelines = read_text(settings.guidelines) if settings.guidelines else ""
         self.client = JudgeClient(settings)
         self.report: dict[str, Any] = {}

@@ -22,7 +22,7 @@ from shfcas.rewards.preflight.finding import FAIL, PASS, WARN, Finding
 from shfcas.rewards.preflight.known import OBVIOUS
 from shfcas.rewards.scorers import ModelScorer, ensemble_members, load_scorer, negated
 from shfcas.utils.callables import is_callable_name
-from shfcas.utils.config import option
+from shfcas.utils.config import Options, option
 from shfcas.utils.errors import UserError
 
 __all__ = ["FAIL", "PASS", "WARN", "Finding", "PreflightConfig", "check_model", "preflight", "refuse_failures"]
@@ -31,12 +31,12 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class PreflightConfig:
+class PreflightConfig(Options):
     """Checks of the reward model before the first scoring."""
 
-    pairs: int = option(200, "known pairs that are scored, spread evenly over those there are")
+    pairs: int = option(200, "known pairs to score, spread evenly over the file", ge=0)
     tolerance: float = option(
-        1e-3, "by how much a score may depend on what it is scored with, in standard deviations of the scores"
+        1e-3, "maximum change of a score by the rest of its batch, in standard deviations of the scores", ge=0
     )
 
 

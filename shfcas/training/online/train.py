@@ -44,7 +44,6 @@ def train_online(
     Raises:
         UserError: settings, prompts or rewards do not fit; the message names which.
     """
-    settings.check()
     from shfcas.training.online.trainer import KLGuard, make_trainer
 
     name = "GRPO" if isinstance(settings, GRPOConfig) else "RLOO"

@@ -1,4 +1,4 @@
-"""Checkpoints that are either complete or ignored.
+"""State of PPO's checkpoints, which are either complete or ignored.
 
 A checkpoint folder is complete when it holds `ppo_state.json`, which is written last, after everything else
 in the folder has reached the disk.
@@ -6,7 +6,6 @@ in the folder has reached the disk.
 
 import json
 import os
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,22 +15,6 @@ from shfcas.utils.files import fsync
 STATE_NAME = "ppo_state.json"
 VALUE_HEAD_NAME = "value_head.safetensors"
 VALUE_MODEL_NAME = "value_model"
-
-
-def checkpoints(output_dir: str | os.PathLike[str]) -> dict[int, Path]:
-    """The complete checkpoints of a run by their step; half-written ones are passed over."""
-    folder = Path(output_dir)
-    return {
-        int(match[1]): path
-        for path in (folder.iterdir() if folder.is_dir() else ())
-        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and (path / STATE_NAME).is_file()
-    }
-
-
-def latest_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
-    """The newest complete checkpoint of a run, or None."""
-    complete = checkpoints(output_dir)
-    return str(complete[max(complete)]) if complete else None
 
 
 def discard(checkpoint: Path) -> None:

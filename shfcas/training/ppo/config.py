@@ -1,12 +1,15 @@
-"""Settings of PPO."""
+"""Settings of the PPO trainer."""
 
+import copy
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from transformers import TrainingArguments
 
 from shfcas.training.ppo.options import PPOBaseConfig
+from shfcas.utils.config import shared, unexpected
 
-# Settings of the base class that contradict how rollouts are laid out in time.
+# Settings of the base class that contradict the schedule of rollouts: the allowed value, and what to do instead.
 _UNSUPPORTED = {
     "eval_strategy": ("no", "set eval_rollouts to evaluate on held-out prompts"),
     "load_best_model_at_end": (False, "set early_stopping_patience to end with the best policy"),
@@ -40,32 +43,17 @@ class PPOConfig(PPOBaseConfig, TrainingArguments):
     save_steps: float = field(default=1, init=False, metadata={"help": "save_rollouts x steps per rollout"})
 
     def __post_init__(self) -> None:
+        PPOBaseConfig(**shared(self, PPOBaseConfig))  # checks them
         for name, (allowed, remedy) in _UNSUPPORTED.items():
             if getattr(self, name) != allowed:
-                raise ValueError(f"PPO does not support {name}={getattr(self, name)!r}: {remedy}")
-        for name in ("num_rollouts", "rollout_batch_size", "generation_batch_size", "num_ppo_epochs"):
-            _check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        for name in ("max_prompt_length", "max_completion_length", "kl_horizon"):
-            _check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        for name in ("temperature", "cliprange", "cliprange_value", "kl_target", "max_kl", "reward_clip"):
-            value = getattr(self, name)
-            _check(name, value, value is None or value > 0, "a positive number")
-        for name in ("kl_coef", "vf_coef", "entropy_coef", "length_penalty", "save_rollouts", "eval_rollouts"):
-            _check(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
-        _check("kl_estimator", self.kl_estimator, self.kl_estimator in ("k1", "k3"), "'k1' or 'k3'")
-        patience = self.early_stopping_patience
-        _check("early_stopping_patience", patience, patience is None or patience >= 1, "at least 1")
-        if patience is not None and not self.eval_rollouts:
-            raise ValueError("early_stopping_patience counts evaluations: set eval_rollouts as well")
+                raise unexpected(name, repr(allowed), getattr(self, name), remedy)
         self.save_strategy = "steps" if self.save_rollouts else "no"
-        super().__post_init__()
+        TrainingArguments.__post_init__(self)
 
         step = self.train_batch_size * self.gradient_accumulation_steps * self.world_size
         if self.rollout_batch_size % step:
-            raise ValueError(
-                f"rollout_batch_size={self.rollout_batch_size} must be a multiple of batch size x gradient "
-                f"accumulation x processes = {step}"
-            )
+            expected = f"a multiple of batch size x gradient accumulation x processes ({step})"
+            raise unexpected("rollout_batch_size", expected, self.rollout_batch_size)
         self.logging_steps = self.steps_per_rollout
         self.save_steps = self.steps_per_rollout * max(1, self.save_rollouts)
         self.max_steps = self.steps_per_rollout * self.num_rollouts
@@ -77,6 +65,9 @@ class PPOConfig(PPOBaseConfig, TrainingArguments):
         return self.num_ppo_epochs * self.rollout_batch_size // step
 
 
-def _check(name: str, value: object, holds: bool, expected: str) -> None:
-    if not holds:
-        raise ValueError(f"{name} must be {expected}, got {value!r}")
+# transformers' HfArgumentParser hands all metadata of a field to argparse, which knows neither bounds nor remedies.
+for _name in PPOBaseConfig.__dataclass_fields__:
+    _field = copy.copy(PPOConfig.__dataclass_fields__[_name])
+    _known = {key: _field.metadata[key] for key in ("help", "choices") if key in _field.metadata}
+    _field.metadata = MappingProxyType(_known)
+    PPOConfig.__dataclass_fields__[_name] = _field

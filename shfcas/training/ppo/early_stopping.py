@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from shfcas.training.ppo.checkpoint import checkpoints, discard, read_state
+from shfcas.training.common import checkpoints
+from shfcas.training.ppo.checkpoint import STATE_NAME, discard, read_state
 
 PREFIX = "best-"
 
@@ -46,7 +47,7 @@ def best_folder(output_dir: Path, rollout: int) -> Path:
 def discard_former_best(output_dir: Path, current: int) -> None:
     """Deletes best policies that neither the run nor a checkpoint, from which it may go on, refers to."""
     kept = {best_folder(output_dir, current)}
-    for checkpoint in checkpoints(output_dir).values():
+    for checkpoint in checkpoints(output_dir, STATE_NAME).values():
         rollout = (read_state(checkpoint, {}).get("early_stopping") or {}).get("rollout")
         if rollout is not None:
             kept.add(best_folder(output_dir, rollout))

@@ -78,7 +78,7 @@ def kl_penalty(logprobs: Tensor, ref_logprobs: Tensor, estimator: str = "k1") ->
         return difference
     if estimator == "k3":
         return torch.expm1(-difference) + difference
-    raise ValueError(f"kl_estimator must be 'k1' or 'k3', got {estimator!r}")
+    raise ValueError(f"kl_estimator: expected one of k1, k3, got {estimator!r}")
 
 
 def token_rewards(kl: Tensor, scores: Tensor, mask: Tensor, kl_coef: float) -> Tensor:

@@ -1,60 +1,122 @@
-"""What can be said about PPO itself: one set of options for the trainer, the command line and a run's YAML.
+"""Options of PPO: those of the trainer, and those of the policy stage on the command line and in a run's YAML.
 
-It stands in a module of its own because `PPOConfig` loads transformers, and a command's help must not.
+The trainer's `PPOConfig` has the same options and lies in a module of its own, because it loads transformers.
 """
 
 from dataclasses import dataclass
 
-from shfcas.utils.config import option
+from shfcas.training.lora import AdapterConfig
+from shfcas.utils.config import Options, check_multiple, option, unexpected, with_default
 
 
 @dataclass
-class PPOBaseConfig:
-    """Options of PPO with the defaults of `PPOConfig`; sources are named where a default has one."""
+class PPOBaseConfig(Options):
+    """Options of PPO with the defaults of `PPOConfig`; a default that has a source names it."""
 
-    num_rollouts: int = option(100, "rollout phases", common=True)
-    rollout_batch_size: int = option(64, "prompts a rollout, over all processes; each is answered once", common=True)
-    generation_batch_size: int = option(32, "sequences at once when generating, and when scoring without gradient")
-    num_ppo_epochs: int = option(4, "passes over each rollout (4: Stiennon et al. 2020, Huang et al. 2024)")
-    learning_rate: float = option(1e-5, "peak learning rate (1.5e-5: Stiennon et al. 2020)", common=True)
-    max_prompt_length: int = option(512, "a prompt with more tokens is an error, never truncated")
-    max_completion_length: int = option(128, "an answer ends here if it has not ended by itself", common=True)
-    temperature: float = option(1.0, "sampling temperature; log-probabilities are taken at the same one")
+    num_rollouts: int = option(100, "number of rollouts", ge=1, common=True)
+    rollout_batch_size: int = option(
+        64, "prompts per rollout, over all processes; each gets one answer", ge=1, common=True
+    )
+    generation_batch_size: int = option(
+        32, "sequences at the same time when generating, and when scoring without gradient", ge=1
+    )
+    num_ppo_epochs: int = option(4, "passes over each rollout (4: Stiennon et al. 2020, Huang et al. 2024)", ge=1)
+    learning_rate: float = option(1e-5, "peak learning rate (1.5e-5: Stiennon et al. 2020)", ge=0, common=True)
+    max_prompt_length: int = option(512, "maximum tokens per prompt; a longer prompt is an error", ge=1)
+    max_completion_length: int = option(128, "maximum new tokens per answer", ge=1, common=True)
+    temperature: float = option(1.0, "sampling temperature; log-probabilities are at the same one", gt=0)
     stop_token_ids: list[int] | None = option(
-        None, "ids that end an answer (none: EOS of the generation config and of the tokenizer)"
+        None, "token ids that end an answer (none: EOS of the generation config and of the tokenizer)", ge=0
     )
-    kl_coef: float = option(0.05, "weight of the KL penalty (0.05: Stiennon et al. 2020)", common=True)
+    kl_coef: float = option(0.05, "weight of the KL penalty (0.05: Stiennon et al. 2020)", ge=0, common=True)
     kl_target: float | None = option(
-        None, "nats an answer that an adaptive kl_coef steers to (Ziegler et al. 2019; none: fixed)"
+        None,
+        "KL, in nats per answer, to which kl_coef is adapted (6: Ziegler et al. 2019; none: kl_coef stays fixed)",
+        gt=0,
     )
-    kl_horizon: int = option(10_000, "answers over which the adaptive kl_coef reacts (10000: Ziegler et al. 2019)")
+    kl_horizon: int = option(10_000, "answers over which an adaptive kl_coef reacts (10000: Ziegler et al. 2019)", ge=1)
     kl_estimator: str = option(
-        "k1", "KL estimate of a token: k1 is the log-ratio, k3 is never negative (Schulman 2020)", ("k1", "k3")
+        "k1", "KL estimate per token: k1 is the log-ratio, k3 is never negative (Schulman 2020)", ("k1", "k3")
     )
-    max_kl: float | None = option(None, "training stops when a rollout's mean KL exceeds this many nats (none: never)")
-    cliprange: float = option(0.2, "clip range of the probability ratio (0.2: Schulman et al. 2017)")
-    cliprange_value: float = option(0.2, "clip range of the value around its old one (0.2: Huang et al. 2024)")
-    vf_coef: float = option(0.1, "weight of the value loss (0.1: Stiennon et al. 2020, Huang et al. 2024)")
-    entropy_coef: float = option(0.0, "weight of the entropy bonus (0.01 in Schulman et al. 2017; 0: RLHF's practice)")
-    gamma: float = option(1.0, "discount a token (1: Stiennon et al. 2020)")
-    lam: float = option(0.95, "lambda of generalised advantage estimation (0.95: Schulman et al. 2017)")
-    whiten_advantages: bool = option(True, "scale a rollout's advantages to mean 0 and variance 1 (Huang et al. 2024)")
+    max_kl: float | None = option(
+        None, "maximum mean KL of a rollout, in nats per answer; above it, training stops (none: no limit)", gt=0
+    )
+    cliprange: float = option(0.2, "clip range of the probability ratio (0.2: Schulman et al. 2017)", gt=0)
+    cliprange_value: float = option(0.2, "clip range of a value around its old value (0.2: Huang et al. 2024)", gt=0)
+    vf_coef: float = option(0.1, "weight of the value loss (0.1: Stiennon et al. 2020, Huang et al. 2024)", ge=0)
+    entropy_coef: float = option(
+        0.0, "weight of the entropy bonus (0.01: Schulman et al. 2017; 0 is usual in RLHF)", ge=0
+    )
+    gamma: float = option(1.0, "discount per token (1: Stiennon et al. 2020)", ge=0, le=1)
+    lam: float = option(0.95, "lambda of generalised advantage estimation (0.95: Schulman et al. 2017)", ge=0, le=1)
+    whiten_advantages: bool = option(
+        True, "scale the advantages of a rollout to mean 0 and variance 1 (Huang et al. 2024)"
+    )
     normalize_rewards: bool = option(
-        False, "scale rewards to mean 0 and variance 1 of all rewards so far (Zheng et al. 2023, arXiv 2307.04964)"
+        False, "scale rewards by the mean and variance of all rewards so far (Zheng et al. 2023, arXiv 2307.04964)"
     )
-    reward_clip: float | None = option(None, "clip rewards to [-x, x], after normalisation (none: do not)")
+    reward_clip: float | None = option(None, "clip rewards to [-x, x], after normalisation (none: no clipping)", gt=0)
     missing_eos_penalty: float | None = option(
-        None, "taken from the reward of an answer that did not end (after Huang et al. 2024; none: 0)"
+        None,
+        "subtracted from the reward of an answer without an end token (after Huang et al. 2024; none: nothing)",
+        ge=0,
     )
-    length_penalty: float = option(0.0, "taken from the reward for every token of the answer, the stop token included")
-    eval_rollouts: int = option(0, "evaluate on held-out prompts every so many rollouts, and at the end (0: never)")
+    length_penalty: float = option(
+        0.0, "subtracted from the reward for every token of the answer, end token included", ge=0
+    )
+    eval_rollouts: int = option(
+        0, "rollouts between evaluations on held-out prompts; the last one is at the end (0: no evaluation)", ge=0
+    )
     early_stopping_metric: str = option(
-        "scores", "what the best policy is chosen by, higher is better: scores (the reward), or the name of a metric"
+        "scores", "metric that chooses the best policy, higher is better: scores (the reward), or a metric's name"
     )
     early_stopping_patience: int | None = option(
-        None, "stop after so many evaluations without a new best one, and return to the best policy (none: do not)"
+        None, "stop after this many evaluations without a new best, and keep the best policy (none: do not stop)", ge=1
     )
     log_completions: bool = option(
         False, "write each rollout's answers, scores and KL to completions/ as JSON lines, and to trackers as a table"
     )
-    save_rollouts: int = option(0, "keep a resumable checkpoint every so many rollouts, and at the end (0: none)")
+    save_rollouts: int = option(0, "rollouts between resumable checkpoints; the last one is at the end (0: none)", ge=0)
+
+    def check(self) -> None:
+        """Checks that early stopping has evaluations."""
+        if self.early_stopping_patience is not None and not self.eval_rollouts:
+            raise unexpected("eval_rollouts", "at least 1 with early_stopping_patience", self.eval_rollouts)
+
+
+@dataclass
+class PPOStageConfig(PPOBaseConfig):
+    """PPO of the policy against the reward model."""
+
+    # Nobody watches the KL of a run and starts it again, so these defaults differ from the trainer's.
+    num_rollouts: int = with_default(PPOBaseConfig, "num_rollouts", 50)
+    generation_batch_size: int = with_default(PPOBaseConfig, "generation_batch_size", 64)
+    kl_target: float | None = with_default(PPOBaseConfig, "kl_target", 6.0)
+    max_kl: float | None = with_default(PPOBaseConfig, "max_kl", 100.0)
+    save_rollouts: int = with_default(PPOBaseConfig, "save_rollouts", 10)
+
+    mini_batch_size: int = option(16, "answers per optimizer step", ge=1)
+    gradient_accumulation_steps: int = option(1, "parts of an optimizer step; more parts take less memory", ge=1)
+    activation_checkpointing: bool = option(
+        False, "recompute activations in the backward pass instead of keeping them, to save memory"
+    )
+    lr_scheduler_type: str = option("linear", "learning-rate schedule", ("linear", "constant", "cosine"))
+    value_model: str | None = option(
+        None, "model for the values, all of whose weights are trained (none: a head on the policy)"
+    )
+    held_out: float = option(
+        0.0, "share of the prompts that are evaluated on, not trained on (see eval_rollouts)", ge=0, lt=1
+    )
+    report_to: list[str] | None = option(
+        None, "trackers such as tensorboard, trackio or wandb, comma-separated (none: no tracker)"
+    )
+    lora: AdapterConfig = option(AdapterConfig, "adapters")
+
+    def check(self) -> None:
+        """Checks that batches divide rollouts, their parts batches, and that held-out prompts have evaluations."""
+        super().check()
+        check_multiple(self, "rollout_batch_size", "mini_batch_size")
+        check_multiple(self, "mini_batch_size", "gradient_accumulation_steps")
+        if bool(self.held_out) != bool(self.eval_rollouts):
+            got = self.held_out, self.eval_rollouts
+            raise unexpected("held_out", "both held_out and eval_rollouts above 0, or neither", got)

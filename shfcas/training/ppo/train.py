@@ -1,55 +1,21 @@
-"""The policy stage of a round: PPO from one policy to the next, with settings of our own defaults."""
+"""The policy stage of a round: PPO from one policy to the next."""
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from shfcas.models.loading import load_policy
 from shfcas.rewards.scorers import RewardCallable
-from shfcas.training.common import quiet_options
-from shfcas.training.lora import AdapterConfig
-from shfcas.training.ppo.options import PPOBaseConfig
+from shfcas.training.common import latest_checkpoint, quiet_options
+from shfcas.training.ppo.checkpoint import STATE_NAME
+from shfcas.training.ppo.options import PPOStageConfig
 from shfcas.utils import distributed
-from shfcas.utils.config import fingerprint, option
+from shfcas.utils.config import fingerprint, shared
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import disk_errors
 from shfcas.utils.seeds import derive_seed
 
-
-@dataclass
-class PPOStageConfig(PPOBaseConfig):
-    """PPO of the policy against the reward model."""
-
-    # Other defaults than PPOConfig's: a run has nobody who watches the KL and starts it anew.
-    num_rollouts: int = option(50, "rollout phases", common=True)
-    generation_batch_size: int = option(64, "sequences at once when generating, and when scoring without gradient")
-    kl_target: float | None = option(
-        6.0, "nats an answer that an adaptive kl_coef steers to (6: Ziegler et al. 2019; none: fixed)"
-    )
-    max_kl: float | None = option(100.0, "training stops when a rollout's mean KL exceeds this many nats (none: never)")
-    save_rollouts: int = option(10, "keep a resumable checkpoint every so many rollouts, and at the end (0: none)")
-
-    mini_batch_size: int = option(16, "answers an optimizer step")
-    gradient_accumulation_steps: int = option(1, "parts in which a mini-batch is worked off, to save memory")
-    activation_checkpointing: bool = option(False, "compute activations twice instead of keeping them, to save memory")
-    lr_scheduler_type: str = option("linear", "learning-rate schedule", ("linear", "constant", "cosine"))
-    value_model: str | None = option(
-        None, "a model of its own for the values, all of whose weights are trained (none: a head on the policy)"
-    )
-    held_out: float = option(0.0, "share of the prompts that is not trained on but evaluated on (see eval_rollouts)")
-    report_to: list[str] | None = option(None, "trackers, comma-separated: tensorboard, trackio, wandb (none: no one)")
-    lora: AdapterConfig = option(AdapterConfig, "adapters")
-
-
-# What passes from the settings to PPOConfig under the same name.
-SHARED = (
-    *(field.name for field in fields(PPOBaseConfig)),
-    "gradient_accumulation_steps",
-    "activation_checkpointing",
-    "lr_scheduler_type",
-)
 # Folders of the trainer that outlive its checkpoints: answers, and tensorboard's files.
 KEPT = ("completions", "runs")
 
@@ -91,23 +57,19 @@ def train_ppo(
     from datasets import Dataset
     from transformers import PrinterCallback
 
-    from shfcas.training.ppo.trainer import PPOConfig, PPOTrainer, latest_checkpoint
+    from shfcas.training.ppo.trainer import PPOConfig, PPOTrainer
     from shfcas.utils.progress import trainer_progress
 
     distributed.start()
-    if settings.gradient_accumulation_steps < 1 or settings.mini_batch_size % settings.gradient_accumulation_steps:
-        raise UserError(
-            f"gradient_accumulation_steps: expected a divisor of mini_batch_size {settings.mini_batch_size}, "
-            f"got {settings.gradient_accumulation_steps}"
-        )
     train_prompts, held_out = split_prompts(prompts, settings, seed)
     model, tokenizer = load_policy(policy, chat_template, settings.lora.base_dtype)
     try:
         trainer = PPOTrainer(
             model=model,
             args=PPOConfig(
-                **quiet_options(work_dir, seed) | {"report_to": installed_trackers(settings.report_to or [])},
-                **{name: getattr(settings, name) for name in SHARED},
+                **shared(settings, PPOConfig)
+                | quiet_options(work_dir, seed)
+                | {"report_to": installed_trackers(settings.report_to or [])},
                 per_device_train_batch_size=distributed.divided(
                     "mini_batch_size / gradient_accumulation_steps",
                     settings.mini_batch_size // settings.gradient_accumulation_steps,
@@ -124,7 +86,7 @@ def train_ppo(
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(trainer_progress("PPO"))
         with disk_errors(str(work_dir)):
-            trainer.train(resume_from_checkpoint=latest_checkpoint(work_dir))
+            trainer.train(resume_from_checkpoint=latest_checkpoint(work_dir, STATE_NAME))
     except UserError:
         raise
     except ValueError as error:  # the trainer's own checks of settings, prompts and rewards
@@ -155,10 +117,8 @@ def split_prompts(
     """Divides prompts at random into those to train on and those to hold out; equal prompts stay together.
 
     Raises:
-        UserError: one of held_out and eval_rollouts is set without the other, or one side would be empty.
+        UserError: one side would be empty.
     """
-    if bool(settings.held_out) != bool(settings.eval_rollouts):
-        raise UserError("held_out sets prompts aside for the evaluations of eval_rollouts: set both or none")
     if not settings.held_out:
         return list(prompts), []
     different = {fingerprint(row["prompt"]) for row in prompts}
@@ -166,8 +126,8 @@ def split_prompts(
     count = round(settings.held_out * len(order))
     if not 0 < count < len(order):
         raise UserError(
-            f"held_out {settings.held_out} of {len(order)} different prompts is {count}: "
-            "there must be some to train on and some to evaluate on"
+            f"held_out: expected prompts on both sides, got {count} of {len(order)} different ones held out; "
+            "change held_out, or add prompts"
         )
     aside = set(order[:count])
     held_out = [row for row in prompts if fingerprint(row["prompt"]) in aside]

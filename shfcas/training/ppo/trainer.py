@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from shfcas.models.loading import context_length, load_policy
+from shfcas.training.common import latest_checkpoint
 from shfcas.training.ppo import losses
-from shfcas.training.ppo.checkpoint import discard, latest_checkpoint, mark_complete
+from shfcas.training.ppo.checkpoint import STATE_NAME, discard, mark_complete
 from shfcas.training.ppo.collector import RolloutCollector
 from shfcas.training.ppo.config import PPOConfig
 from shfcas.training.ppo.early_stopping import EarlyStopping, best_folder, discard_former_best
@@ -43,7 +44,7 @@ from shfcas.training.ppo.value_head import (
 )
 from shfcas.training.ppo.value_model import make_value_model
 
-__all__ = ["PPOConfig", "PPOTrainer", "latest_checkpoint"]
+__all__ = ["PPOConfig", "PPOTrainer"]
 
 logger = logging.getLogger(__name__)
 
@@ -316,7 +317,7 @@ class PPOTrainer(PolicyTrainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Trains from the start or from a checkpoint (True: the newest complete one of `output_dir`)."""
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = latest_checkpoint(self.output_dir)
+            resume_from_checkpoint = latest_checkpoint(self.output_dir, STATE_NAME)
             if resume_from_checkpoint is None:
                 raise ValueError(f"{self.output_dir} holds no complete checkpoint to resume from")
         self._start_over()

@@ -13,7 +13,7 @@ from shfcas.models.loading import has_trained_head, load_reward_model, save_mode
 from shfcas.models.resolve import is_cost_model
 from shfcas.rewards.metrics import pair_report, pair_rewards
 from shfcas.rewards.scorers import ModelScorer, RewardScorer, negated, reward_max_length
-from shfcas.training.common import merged, newest_checkpoint, supervised_options, train
+from shfcas.training.common import latest_checkpoint, merged, supervised_options, train
 from shfcas.training.reward.config import RewardModelConfig
 from shfcas.training.reward.data import encode_pairs
 from shfcas.utils import distributed
@@ -171,7 +171,7 @@ def _trainer(
 
 def _has_stopped(work_dir: Path, patience: int) -> bool:
     """Whether training stopped early at the newest checkpoint: the trainer itself would continue from it."""
-    checkpoint = newest_checkpoint(work_dir)
+    checkpoint = latest_checkpoint(work_dir)
     if checkpoint is None:
         return False
     callbacks = read_json(Path(checkpoint) / "trainer_state.json")["stateful_callbacks"]

@@ -83,7 +83,7 @@ def test_killed_and_started_again_the_command_asks_only_what_is_missing(serve: S
     [
         ([], 2, "missing: gold"),
         (["--source", "judge"], 2, "missing: judge.model"),
-        (["--source", "juge"], 2, "did you mean 'judge'?"),
+        (["--source", "juge"], 2, "did you mean judge?"),
         (["--source", "judge", "--judge.model", "m", "--judge.guidelines", "no.md"], 1, "no.md does not exist"),
         (["--source", "judge", "--judge.modle", "m"], 2, "did you mean --judge.model"),
     ],

@@ -290,10 +290,10 @@ def test_without_httpx_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_p
         ({"criterion": " "}, "criterion: expected"),
         ({"concurrency": 0}, "concurrency: expected at least 1"),
         ({"max_retries": -1}, "max_retries: expected at least 0"),
-        ({"timeout": 0.0}, "timeout: expected more than 0"),
+        ({"timeout": 0.0}, "timeout: expected above 0, got 0.0"),
         ({"temperature": -0.1}, "temperature: expected at least 0"),
-        ({"max_failed_share": 2.0}, "max_failed_share: expected a share"),
-        ({"price_per_million_input": 1.0}, "give both, or none"),
+        ({"max_failed_share": 2.0}, "max_failed_share: expected at least 0 and at most 1, got 2.0"),
+        ({"price_per_million_input": 1.0}, "price_per_million_input: expected both prices or neither, got"),
     ],
 )
 def test_settings_that_cannot_be(values: dict[str, Any], message: str) -> None:
