@@ -140,7 +140,7 @@ def _run(name: str, arguments: list[str]) -> int:
             raise
         return _fail(name, MissingExtra(package, EXTRAS[package]), 1)
     except RuntimeError as error:
-        if not distributed.lost(error):
+        if not distributed.is_lost_peer(error):
             raise
         remedy = "see what it says; the same command continues from the last checkpoint"
         return _fail(name, UserError(f"another process has ended, so this one does too: {remedy}"), 1)
@@ -170,13 +170,13 @@ def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Na
 def _require(config: Any) -> None:
     """What has an empty text as its default has to be given, and outputs have to be on this machine."""
     from shfcas.utils.errors import UsageError
-    from shfcas.utils.files import local
+    from shfcas.utils.files import local_path
 
     missing = [f.name for f in dataclasses.fields(config) if f.default == "" and not getattr(config, f.name)]
     if missing:
         raise UsageError(f"missing: {', '.join(missing)}")
     for name in OUTPUTS:
-        local(getattr(config, name, None) or "")  # now, and not when all is done
+        local_path(getattr(config, name, None) or "")  # now, and not when all is done
 
 
 def _parser(name: str, module: Any) -> argparse.ArgumentParser:

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from shfcas.conflicts.columns import SCORE_COLUMNS, add_conflicts_to_batch
 from shfcas.conflicts.summary import ConflictSummary
 from shfcas.data.candidates import CandidateTable, arrow_columns
-from shfcas.data.shards import BATCH_ROWS, SHARD_ROWS, Shard, ahead, find_shards, read_batches
+from shfcas.data.shards import BATCH_ROWS, SHARD_ROWS, Shard, find_shards, prefetch, read_batches
 from shfcas.engines import Engine, Tick
 from shfcas.engines.local import LocalEngine
 from shfcas.models.resolve import provenance
@@ -27,7 +27,7 @@ from shfcas.utils.errors import UserError
 from shfcas.utils.files import (
     atomic_file,
     disk_errors,
-    local,
+    local_path,
     locked_folder,
     parse_jsonl,
     read_json,
@@ -92,7 +92,7 @@ def score_table(
     Raises:
         UserError: see `iter_score`; or the folder was made of other tables or with other settings.
     """
-    output = local(output)
+    output = local_path(output)
     shards, schema = find_shards(inputs, shard_rows)
     load = partial(load_scorer, reward_model, cost_model) if engine and reward_model else None
     if load and reward_model:
@@ -256,7 +256,7 @@ class _Recipe:
         summary, writer = ConflictSummary(), None
         with atomic_file(path) as partial:
             try:
-                for first, batch in ahead(batches):
+                for first, batch in prefetch(batches):
                     if writer is None:
                         schema = batch.schema.with_metadata(self._metadata())
                         writer = pq.ParquetWriter(partial, schema, compression="zstd")

@@ -15,7 +15,7 @@ from shfcas.selection.strategies import STRATEGIES
 from shfcas.selection.thresholds import counted_rows, threshold
 from shfcas.selection.usable import ALWAYS, UsableRows, check_columns
 from shfcas.utils.errors import NothingSelected, UserError
-from shfcas.utils.quantiles import Counted
+from shfcas.utils.quantiles import CountPass
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def most_wanted(parts: Sequence[Wanted], config: SelectionConfig) -> Wanted:
 class Passes(Protocol):
     """The ways in which a selection goes through a table; what each gives adds up over parts of the table."""
 
-    def values(self, name: str, bounds: Bounds) -> Counted:
+    def values(self, name: str, bounds: Bounds) -> CountPass:
         """Counts the values that the threshold of this name is a quantile of."""
 
     def cases(self) -> Cases:
@@ -105,7 +105,7 @@ class RowPasses:
         self.strategy = STRATEGIES[config.strategy]
         self.usable = UsableRows(rows, config.strategy, self.strategy)
 
-    def values(self, name: str, bounds: Bounds) -> Counted:
+    def values(self, name: str, bounds: Bounds) -> CountPass:
         """See `Passes`."""
         return counted_rows(self.usable, self.strategy.bounds[name], bounds)
 

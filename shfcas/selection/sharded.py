@@ -11,7 +11,7 @@ from shfcas.selection.budget import RowPasses, Selection, Wanted, choose, column
 from shfcas.selection.config import SelectionConfig
 from shfcas.selection.false_discovery import Cases
 from shfcas.selection.protocol import Bounds
-from shfcas.utils.quantiles import Counted, add_up
+from shfcas.utils.quantiles import CountPass, merge_counts
 
 
 def select_table(
@@ -44,7 +44,7 @@ class _ShardPasses:
         self.engine, self.shards, self.config = engine, shards, config
         self.make_worker = partial(_Pass, config, seed, columns)
 
-    def values(self, name: str, bounds: Bounds) -> Counted:
+    def values(self, name: str, bounds: Bounds) -> CountPass:
         return lambda window: self._each("values", name, bounds, window)
 
     def cases(self) -> Cases:
@@ -70,5 +70,5 @@ class _Pass:
         passes = RowPasses(rows, self.config, self.seed)
         if kind == "values":
             name, bounds, window = arguments
-            return add_up(passes.values(name, bounds)(window))
+            return merge_counts(passes.values(name, bounds)(window))
         return passes.cases() if kind == "cases" else passes.wanted(*arguments)

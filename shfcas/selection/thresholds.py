@@ -8,7 +8,7 @@ import numpy as np
 
 from shfcas.selection.protocol import Bounds, Row
 from shfcas.utils.errors import UserError
-from shfcas.utils.quantiles import Counted, Counts, Window, count, quantile
+from shfcas.utils.quantiles import CountPass, Counts, Window, count_prefixes, quantile
 
 CHUNK = 1 << 16
 
@@ -30,22 +30,22 @@ def parse_threshold(text: str | float) -> tuple[float, bool]:
     return number, is_quantile
 
 
-def threshold(text: str | float, values: np.ndarray | Counted) -> float:
+def threshold(text: str | float, values: np.ndarray | CountPass) -> float:
     """A threshold given as a number, or as a quantile of the values: an array, or what counts them."""
     number, is_quantile = parse_threshold(text)
     if not is_quantile:
         return number
-    counted: Counted = values if callable(values) else lambda window: [count(values, window)]
+    counted: CountPass = values if callable(values) else lambda window: [count_prefixes(values, window)]
     found = quantile(counted, number)
     return math.inf if math.isnan(found) else found
 
 
-def counted_rows(rows: Iterable[Row], values: Callable[[Row, Bounds], Iterable[float]], bounds: Bounds) -> Counted:
+def counted_rows(rows: Iterable[Row], values: Callable[[Row, Bounds], Iterable[float]], bounds: Bounds) -> CountPass:
     """Counts the values of all rows, which are gone through anew in each pass."""
 
     def counted(window: Window) -> Iterator[Counts]:
         every = (value for row in rows for value in values(row, bounds))
         while len(chunk := np.fromiter(islice(every, CHUNK), float)):
-            yield count(chunk, window)
+            yield count_prefixes(chunk, window)
 
     return counted

@@ -138,7 +138,7 @@ def test_a_folder_of_other_tables_or_settings_is_refused(candidates: Path, tmp_p
         score_table([str(candidates)], tmp_path)
     with pytest.raises(UserError, match="is one of the inputs"):
         score_table([str(candidates)], candidates)
-    with pytest.raises(UserError, match="s3://bucket/scores is a URL"):
+    with pytest.raises(UserError, match="s3://bucket/scores: expected a local path"):
         score_table([str(candidates)], "s3://bucket/scores")
     assert not Path("s3:").exists()
 

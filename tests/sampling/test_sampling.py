@@ -243,7 +243,7 @@ def test_a_prompt_that_the_template_refuses_is_named(tmp_path: Path) -> None:
     prompts = tiny.prompts(2)
     prompts[1]["prompt"].insert(0, {"role": "system", "content": "be brief"})
     with pytest.raises(
-        UserError, match=r"^prompt 'p1': the chat template of .* refuses a conversation of system, user"
+        UserError, match=r"^prompt 'p1': the chat template of .* rejects a conversation of system, user"
     ):
         list(LocalSampler(*policy, SamplingConfig(max_new_tokens=4))(prompts))
 

@@ -225,13 +225,13 @@ def test_shares(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("RANK", str(rank))
         shares.append(distributed.share("abcdefgh"))
     assert shares == ["ab", "cde", "fgh"]
-    assert distributed.divided("batch_size", 6) == 2
-    with pytest.raises(UserError, match="batch_size=4 cannot be shared by 3 processes"):
-        distributed.divided("batch_size", 4)
+    assert distributed.per_process("batch_size", 6) == 2
+    with pytest.raises(UserError, match="batch_size: expected a multiple of the number of processes, 3, got 4"):
+        distributed.per_process("batch_size", 4)
 
 
 def test_errors_that_say_no_more_than_that_another_process_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     error = RuntimeError("[pair.cc:547] Connection closed by peer [127.0.0.1]:1234")
-    assert not distributed.lost(error)
+    assert not distributed.is_lost_peer(error)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert distributed.lost(error) and not distributed.lost(RuntimeError("out of memory"))
+    assert distributed.is_lost_peer(error) and not distributed.is_lost_peer(RuntimeError("out of memory"))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from shfcas.data.chat import Prompt, as_messages, encode_answer, ending, plain_text, render
+from shfcas.data.chat import Prompt, answer_suffix_ids, as_messages, encode_answer, plain_text, render
 from shfcas.data.preferences import Preference
 from shfcas.rewards.metrics import accuracy
 from shfcas.rewards.preflight.finding import FAIL, PASS, WARN, Finding
@@ -144,7 +144,7 @@ def batch_finding(alone: Sequence[float], together: Sequence[float], tolerance: 
 def check_end(scorer: ModelScorer, pairs: Sequence[Preference], judged: Finding) -> Finding:
     """Whether an answer is closed as it was in training; most reward models read their score at that token."""
     tokenizer, config = scorer.tokenizer, scorer.model.config
-    tail = ending(tokenizer, pairs[0].prompt)
+    tail = answer_suffix_ids(tokenizer, pairs[0].prompt)
     text = tokenizer.decode(tail)
     trained = getattr(config, "shfcas_ending", None)
     if trained is not None and list(trained) != tail:

@@ -107,7 +107,7 @@ def train_policy(
             args=PPOConfig(
                 **quiet_options(work_dir, seed) | {"report_to": installed_trackers(settings.report_to or [])},
                 **{name: getattr(settings, name) for name in SHARED},
-                per_device_train_batch_size=distributed.divided(
+                per_device_train_batch_size=distributed.per_process(
                     "mini_batch_size / gradient_accumulation_steps",
                     settings.mini_batch_size // settings.gradient_accumulation_steps,
                 ),

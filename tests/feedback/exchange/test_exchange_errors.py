@@ -130,7 +130,7 @@ JSONL_ERRORS = [
     (1, 1.5, "first", "first is 1.5; expected a whole number"),
     (1, "p9", "prompt_id", "is not the id of its queue, prompt and answers"),
     (1, "round-2", "queue", "an item of the queue 'round-2' after the line of 'round-1'"),
-    (1, [{"role": "user"}], "prompt", "a prompt is text or a non-empty list"),
+    (1, [{"role": "user"}], "prompt", "expected a prompt that is text or a non-empty list"),
     (1, [], "why", r"why is \[\]"),
     (1, {"rewards": [1, 2, 3]}, "why", "why is .*; expected finite numbers, or one for each answer"),
     (1, {"pacs": [0.25, float("nan")]}, "why", "why is .*; expected finite numbers"),
@@ -191,7 +191,7 @@ TRL_ROW = {
 
 
 TRL_ERRORS = [
-    ({"prompt": None}, "the row: a prompt is text or a non-empty list"),
+    ({"prompt": None}, "the row: expected a prompt that is text or a non-empty list"),
     ({"rejected": 3}, "the row, rejected: expected text"),
     ({"chosen_index": 1}, "no queue of this run asks about answers 1 and 2 of prompt 'p0'"),
     ({"prompt_id": "p\x1b"}, r"prompt 'p\\x1b'"),
@@ -204,7 +204,7 @@ TRL_ERRORS = [
     ({"source": "human", "annotator": "ada++ben"}, "the annotator is ''"),
     ({"annotator": "a\nb"}, "control characters"),
     ({"margin": "x" * 10000}, "^.{,600}$"),
-    ({"prompt": [{"role": [1], "content": "x"}], "prompt_id": ""}, "the row: a prompt is text"),
+    ({"prompt": [{"role": [1], "content": "x"}], "prompt_id": ""}, "the row: expected a prompt that is text"),
 ]
 
 
