@@ -186,7 +186,7 @@ def test_a_classifier_with_two_outputs_is_refused(reward_model: str, tmp_path: P
     tiny.reward_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(UserError, match="2 outputs"):
         ModelScorer(model, tiny.reward_tokenizer())
-    with pytest.raises(UserError, match="2 outputs; a reward model has one"):
+    with pytest.raises(UserError, match="expected a reward model with one output, got 2 outputs"):
         load_scorer(str(tmp_path))
 
 
