@@ -2,7 +2,7 @@
 //   dense:  row r is values[r * length, (r + 1) * length)
 //   jagged: row r is values[offsets[r], offsets[r + 1])
 // Offsets are clamped to the array, so that bad offsets never make a kernel read out of bounds. On the CPU,
-// where reading them needs no synchronization, bad offsets raise an error earlier.
+// where reading them needs no synchronisation, bad offsets raise an error earlier.
 #pragma once
 
 #include <cstdint>

@@ -11,7 +11,7 @@
 | `reference_logprobs` | list<double> | optional: the same sum under a reference model |
 | `base_logprobs` | list<double> | optional: the same sum under the policy before the first round, for the KL |
 | `engine_logprobs` | list<double> | optional: the same sum reported by the generator, only for diagnosis |
-| `same_tokens` | list<bool> | optional: whether tokenizing the text again gives the sampled tokens |
+| `same_tokens` | list<bool> | optional: whether tokenising the text again gives the sampled tokens |
 | `rewards` | list<double> | proxy reward, higher is better |
 | `reward_variances` | list<double> | optional: variance of an ensemble's members per answer, at least 0 |
 | `member_rewards` | list<list<double>> | optional: rewards of an ensemble's members per answer |

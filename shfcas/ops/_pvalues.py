@@ -128,7 +128,7 @@ def _asymptotic(
 def _at_most(k: Tensor, n: Tensor, pairs: Tensor) -> Tensor:
     """Returns P(at most k inversions of n elements); NaN for long rows, except for the two smallest and largest k.
 
-    Does not synchronize with the device: take() instead of [], which would read a scalar.
+    Does not synchronise with the device: take() instead of [], which would read a scalar.
     """
     from_table = _table(k.device).take(n.clamp(0, _TABLE_LENGTH) * (_TABLE_PAIRS + 1) + k.clamp(0, _TABLE_PAIRS))
     reciprocal = _reciprocal_factorials(k.device)

@@ -3,7 +3,7 @@
 Most functions take two tensors of the same shape, dtype and device. Rows are the last dimension of
 ``(..., N)``. With ``offsets`` of shape ``(B + 1,)`` and dtype int64, row ``b`` of flat ``(T,)`` values is
 ``values[offsets[b]:offsets[b + 1]]``, the layout of Arrow lists. Offsets start at 0, never decrease and end at
-``T``. Bad offsets raise ValueError on the CPU. On CUDA, where checking them would synchronize with the device,
+``T``. Bad offsets raise ValueError on the CPU. On CUDA, where checking them would synchronise with the device,
 they are clamped. Jagged nested tensors of shape ``(B, jagged)``, ``torch.nested.nested_tensor(rows,
 layout=torch.jagged)``, have offsets of their own; a result with one entry per element is nested too. A row has
 at most 2^31 - 1 values.
@@ -178,7 +178,7 @@ def kendall_test(
     holds for rows without ties. ``auto`` uses it for N <= 33, and if at most one pair is discordant or at most
     one is concordant. Otherwise it uses the normal approximation, which accounts for ties.
 
-    On CUDA, ``auto`` and ``asymptotic`` do not synchronize with the device. The first call on a device copies
+    On CUDA, ``auto`` and ``asymptotic`` do not synchronise with the device. The first call on a device copies
     tables there, so make one call before capturing a graph. ``exact`` computes rows with N > 33 on the host, in
     O(N^3) per row length.
 
@@ -347,7 +347,7 @@ def sequence_logprobs(logits: Tensor, labels: Tensor, mask: Tensor | None = None
     Raises:
         TypeError: An argument is no tensor, or its dtype is not supported.
         ValueError: Shapes or devices differ, or a counted label is outside [0, V). On CUDA, where checking would
-            synchronize with the device, such a label makes its sequence NaN instead.
+            synchronise with the device, such a label makes its sequence NaN instead.
 
     Examples:
         >>> logits = torch.tensor([[[0.0, 0.0], [0.0, 1.0]]])

@@ -258,7 +258,7 @@ def test_another_vocabulary_is_refused(policy: tuple[Any, Any]) -> None:
     class Other:
         config = PreTrainedConfig(vocab_size=7)
 
-    with pytest.raises(UserError, match="vocabulary of 7 tokens, the policy of 320"):
+    with pytest.raises(UserError, match="expected a model with the policy's vocabulary of 320 tokens, got 7"):
         LocalSampler(*policy, SamplingConfig(), references={"reference_logprobs": Other()})
 
 
