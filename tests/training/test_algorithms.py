@@ -119,7 +119,7 @@ def test_best_of_n_trains_nothing_and_chooses_with_the_current_reward_model(
             r"rl\.rloo: rollout_batch_size=64 must be a multiple of",
         ),
         ({"algorithm": "rso", "rso": {"num_samples": 5}}, r"num_samples=5 of sampling.num_completions=4 candidates"),
-        ({"algorithm": "best_of_n", "best_of_n": {"n": 1}}, "n must be at least 2, got 1"),
+        ({"algorithm": "best_of_n", "best_of_n": {"n": 1}}, "best_of_n.n: expected at least 2, got 1"),
     ],
 )
 def test_what_the_algorithm_cannot_do_is_said_before_any_work(
