@@ -1,4 +1,4 @@
-"""What is asked for: the strategy, the label budget, thresholds, pairing and diversity."""
+"""Settings of a selection: strategy, label budget, thresholds, pairing and diversity."""
 
 import difflib
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from shfcas.utils.errors import UserError
 
 @dataclass
 class SelectionConfig:
-    """Which comparisons to ask for."""
+    """Settings for selecting comparisons to label."""
 
     strategy: str = option("shf_cas", f"acquisition strategy: {', '.join(STRATEGIES)}")
     budget: int = option(100, "label budget: the number of pairwise comparisons a human is asked for")

@@ -1,4 +1,4 @@
-"""Thresholds as numbers, or as quantiles of the values in a table of any size."""
+"""Thresholds, given as numbers or as quantiles of the values in a table of any size."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +14,7 @@ CHUNK = 1 << 16
 
 
 def parse_threshold(text: str | float) -> tuple[float, bool]:
-    """The number that a threshold is given as, and whether it is a quantile (`q0.9`).
+    """Parses a threshold; returns its number and whether it is a quantile (`q0.9`).
 
     Raises:
         UserError: it is neither a number nor a quantile.
@@ -31,21 +31,23 @@ def parse_threshold(text: str | float) -> tuple[float, bool]:
 
 
 def threshold(text: str | float, values: np.ndarray | CountPass) -> float:
-    """A threshold given as a number, or as a quantile of the values: an array, or what counts them."""
+    """Returns a threshold as a number; a quantile is computed from an array of values or a counting pass."""
     number, is_quantile = parse_threshold(text)
     if not is_quantile:
         return number
-    counted: CountPass = values if callable(values) else lambda window: [count_prefixes(values, window)]
-    found = quantile(counted, number)
+    count_pass: CountPass = values if callable(values) else lambda window: [count_prefixes(values, window)]
+    found = quantile(count_pass, number)
     return math.inf if math.isnan(found) else found
 
 
-def counted_rows(rows: Iterable[Row], values: Callable[[Row, Bounds], Iterable[float]], bounds: Bounds) -> CountPass:
-    """Counts the values of all rows, which are gone through anew in each pass."""
+def count_row_values(
+    rows: Iterable[Row], values: Callable[[Row, Bounds], Iterable[float]], bounds: Bounds
+) -> CountPass:
+    """Returns a pass that counts the values of all rows; each call iterates over the rows again."""
 
-    def counted(window: Window) -> Iterator[Counts]:
+    def count_pass(window: Window) -> Iterator[Counts]:
         every = (value for row in rows for value in values(row, bounds))
         while len(chunk := np.fromiter(islice(every, CHUNK), float)):
             yield count_prefixes(chunk, window)
 
-    return counted
+    return count_pass

@@ -98,9 +98,9 @@ def test_a_generator_decides_and_nothing_else() -> None:
 
 def test_what_cannot_be_accepted_is_an_error() -> None:
     rng = np.random.default_rng(0)
-    with pytest.raises(ValueError, match="3 candidates cannot be accepted of 2"):
+    with pytest.raises(ValueError, match="num_samples: expected at most the number of candidates, 2, got 3"):
         rejection_sample([0.0, 1.0], 3, 0.5, rng)
-    with pytest.raises(ValueError, match="beta must be positive"):
+    with pytest.raises(ValueError, match="beta: expected more than 0"):
         rejection_sample([0.0, 1.0], 1, 0.0, rng)
 
 
