@@ -14,7 +14,7 @@ import pytest
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
 from shfcas.cli import main
-from shfcas.compare.heads import threads_of_torch
+from shfcas.compare.heads import torch_threads
 from shfcas.utils import distributed
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import content_hash, read_json
@@ -101,7 +101,7 @@ def both(folder: Path) -> Path:
     done = launch([json.dumps(two)], CONFIGS / "cpu-gloo.yaml", "-m", "tests.support.commands")
     # One of the two speaks for both.
     assert done.stdout.count("accuracy on training pairs") == done.stdout.count("rollouts: 3") == 1
-    with threads_of_torch(1):  # as each of the two has, so that sums round alike however many cores there are
+    with torch_threads(1):  # as each of the two has, so that sums round alike however many cores there are
         assert (
             main(reward_flags(folder, output=at / "reward-1")) == main(ppo_flags(folder, output=at / "policy-1")) == 0
         )
