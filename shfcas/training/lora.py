@@ -1,4 +1,4 @@
-"""LoRA settings shared by the training rooms."""
+"""LoRA settings shared by all training stages."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,7 @@ from shfcas.utils.config import option
 
 @dataclass
 class AdapterConfig:
-    """Low-rank adapters (Hu et al. 2021); r, alpha and dropout as the authors of SHF-CAS set them."""
+    """Settings of low-rank adapters (Hu et al. 2021); r, alpha and dropout are those of the authors of SHF-CAS."""
 
     r: int = option(8, "rank of the adapters; 0 trains all weights")
     alpha: int = option(32, "scale of the adapters")
@@ -19,16 +19,16 @@ class AdapterConfig:
 
     @property
     def base_dtype(self) -> Any:
-        """What the model is loaded in for training; None is the device's dtype for inference.
+        """Returns the dtype of the base model for training; None uses the device's inference dtype.
 
-        All weights in bfloat16 would round small updates away; frozen ones do no harm under adapters.
+        Trainable weights in bfloat16 would round small updates to zero; frozen weights under adapters may be bfloat16.
         """
         import torch
 
         return None if self.r else torch.float32
 
     def peft_config(self, task: str = "CAUSAL_LM", dropout: bool = True) -> Any:
-        """The peft configuration, or None where all weights are trained."""
+        """Returns the peft configuration, or None if all weights are trained."""
         from peft import LoraConfig
 
         if self.r == 0:

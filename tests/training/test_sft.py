@@ -217,7 +217,7 @@ def test_a_demonstration_that_is_too_long_is_an_error(chat: bool, policy: str, t
     [
         ({"prompt": "a"}, "row 1 has no completion"),
         ({"prompt": "a", "completion": " "}, "row 1 has no completion"),
-        ({"completion": "b"}, "row 1: a prompt is text"),
+        ({"completion": "b"}, "row 1: expected a prompt that is text"),
         ({"prompt": "", "completion": "b"}, "row 1: the prompt is empty"),
     ],
 )

@@ -1,8 +1,7 @@
-"""PPO against a reward, as a `transformers.Trainer`.
+"""PPO trainer, based on `transformers.Trainer`.
 
-One epoch of the trainer is one rollout: prompts are answered, scored, and the answers revisited for a few
-epochs of clipped updates. Everything around that (optimizer, schedule, accumulation, callbacks, trackers)
-is the base class.
+One epoch of the trainer is one rollout: answers are sampled and scored, then used for a few epochs of clipped updates.
+The base class provides the rest: optimizer, schedule, accumulation, callbacks, trackers.
 """
 
 import copy
@@ -63,45 +62,45 @@ logger = logging.getLogger(__name__)
 
 
 class PPOTrainer(Trainer):
-    """Proximal policy optimisation of a causal language model on prompts.
+    """Trainer for proximal policy optimisation of a causal language model on prompts.
 
-    The reference of the KL penalty is the policy as it is handed over. With `peft_config` that is the model
-    with its new adapter switched off, so no second copy is kept; without, a frozen copy, unless `ref_model`
-    is given.
+    The reference of the KL penalty is the initial policy. With `peft_config`, this is the model with its new adapter
+    disabled, so no second copy is needed. Otherwise it is a frozen copy, unless `ref_model` is given.
 
-    `state.log_history` holds one row per rollout, with key `rollout` counted from 0: its `objective/*` and
-    `eval_*` values describe the policy before that rollout's updates. A rollout that exceeds `max_kl` leaves a
-    row with `kl_guard` and no update, sets `stopped_by_kl` and ends the training. So does, with `early_stop` and
-    `stopped_early`, the last of `early_stopping_patience` evaluations without a new best one; then, and at the
-    regular end, the policy is set back to the best one evaluated. A policy beyond `max_kl` is never the best.
+    `state.log_history` has one row per rollout, with key `rollout` counted from 0. Its values `objective/*` and
+    `eval_*` describe the policy before the updates of that rollout.
+
+    A rollout that exceeds `max_kl` logs a row with `kl_guard`, makes no update, sets `stopped_by_kl` and ends training.
+    After `early_stopping_patience` evaluations without improvement, training ends, with `early_stop` in the log and
+    `stopped_early` set. Then, and at the regular end, the policy is reset to the best evaluated one. A policy beyond
+    `max_kl` is never the best.
 
     Args:
         model: a causal language model, a PEFT model (then `ref_model` is required), or a name (see
-            `shfcas.models.loading`) to load in float32. Its dropout is switched off in place.
+            `shfcas.models.loading`) to load in float32. Its dropout is disabled in place.
         args: the settings.
-        train_dataset: column `prompt`, text or lists of messages. Other columns are passed to the reward
-            callables.
+        train_dataset: column `prompt`, text or lists of messages. Other columns are passed to the reward callables.
         processing_class: the policy's tokenizer.
-        reward_funcs: one or several, summed with `reward_weights`: callables `f(prompts, completions,
-            completion_ids=..., **columns)` that return a number (or None where they do not apply) for each
-            completion, sequence-classification models, or names: of models, which are loaded with their
-            tokenizers, or `module:function`. Completions are text for text prompts, and one assistant message
-            in a list for messages.
+        reward_funcs: one or several, summed with `reward_weights`. A callable `f(prompts, completions,
+            completion_ids=..., **columns)` returns a number per completion (or None if it does not apply). A
+            sequence-classification model is used as is. A name is a model, loaded with its tokenizer, or
+            `module:function`. Completions are text for text prompts, and one assistant message in a list for messages.
         eval_dataset: held-out prompts for `eval_rollouts`, with the columns of `train_dataset`.
-        ref_model: reference to use instead.
+        ref_model: another reference model.
         reward_processing_classes: tokenizers of the reward models, in the order of `reward_funcs`.
-        value_model: a model of its own for the values, or its name, instead of a head on the policy's trunk: a
-            sequence classifier with one output, whose head is where it starts, or any causal model of the
-            policy's vocabulary. All its weights are trained.
+        value_model: a separate value model or its name, instead of a head on the policy's trunk. It is a sequence
+            classifier with one output, which starts from its head, or any causal model with the policy's vocabulary.
+            All its weights are trained.
         peft_config: adapter to train on a plain model.
-        metric_funcs: callables of the same shape by name, logged as `objective/<name>` and not trained on.
+        metric_funcs: callables with the same signature, by name, logged as `objective/<name>` and not used for
+            training.
         callbacks, optimizers: see `transformers.Trainer`.
 
     Raises:
-        ValueError: what was given does not fit together; the message names it.
+        ValueError: arguments are inconsistent; the message names them.
     """
 
-    # Narrower than in the base class.
+    # Narrower types than in the base class.
     args: PPOConfig
     model: PolicyWithValue
     processing_class: PreTrainedTokenizerBase
@@ -110,7 +109,7 @@ class PPOTrainer(Trainer):
     early_stopping: EarlyStopping | None
     _evaluated: int | None  # the rollout before which the policy was last evaluated
 
-    # `compute_loss` averages over the tokens of the whole accumulated batch itself.
+    # `compute_loss` already averages over the tokens of the whole accumulated batch.
     loss_is_scaled_for_ga = True
 
     def __init__(
@@ -130,10 +129,10 @@ class PPOTrainer(Trainer):
         optimizers: tuple[torch.optim.Optimizer | None, Any] = (None, None),
     ) -> None:
         if args.eval_rollouts and eval_dataset is None:
-            raise ValueError("eval_rollouts needs held-out prompts: pass eval_dataset")
+            raise ValueError("eval_dataset: expected held-out prompts for eval_rollouts, got None; pass eval_dataset")
         metric, measured = args.early_stopping_metric, ("scores", *(metric_funcs or ()))
         if metric not in measured:
-            raise ValueError(f"early_stopping_metric {metric!r} is not one of {', '.join(measured)}")
+            raise ValueError(f"early_stopping_metric: expected one of {', '.join(measured)}, got {metric!r}")
         if isinstance(model, (str, os.PathLike)):
             model, _ = load_policy(str(model), dtype=torch.float32)
         if value_model is not None:
@@ -145,7 +144,7 @@ class PPOTrainer(Trainer):
             None if eval_dataset is None else encode_prompts(eval_dataset, processing_class, *limits, "eval_dataset")
         )
         eos_ids = stop_ids(causal_lm(model), processing_class, args.stop_token_ids)
-        torch.manual_seed(args.seed)  # a new adapter starts from random numbers
+        torch.manual_seed(args.seed)  # for the random weights of a new adapter
         policy, ref_model = policy_and_reference(model, ref_model, peft_config)
         warn_of_half_precision(policy, value_model)
         super().__init__(
@@ -158,14 +157,17 @@ class PPOTrainer(Trainer):
         )
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise ValueError(
-                "PPOTrainer does not support FSDP or DeepSpeed, which would gather the weights anew for every token "
-                "that is sampled; run it on one process or under DDP, with an adapter where memory is short"
+                "PPOTrainer does not support FSDP or DeepSpeed, which would gather the weights for every sampled "
+                "token; run it in one process or with DDP, with an adapter if memory is short"
             )
         if eval_dataset is not None and len(eval_dataset) < self.accelerator.num_processes:
-            raise ValueError(f"{self.accelerator.num_processes} processes share {len(eval_dataset)} held-out prompts")
+            raise ValueError(
+                f"eval_dataset: expected at least one prompt per process, {self.accelerator.num_processes}, got "
+                f"{len(eval_dataset)}"
+            )
         rewards = reward_funcs if isinstance(reward_funcs, (list, tuple)) else [reward_funcs]
         if value_model is not None and any(func is value_model for func in rewards):
-            raise ValueError("value_model is a reward model, and training it would change the reward: pass a copy")
+            raise ValueError("value_model: expected a separate model, got a model of reward_funcs; pass a copy")
         self.collector = RolloutCollector(
             self.model,
             Reference(self.model, None if ref_model is None else ref_model.to(args.device)),
@@ -188,7 +190,7 @@ class PPOTrainer(Trainer):
     # Rollouts
 
     def get_train_dataloader(self) -> Any:
-        """The micro-batches of one rollout after another."""
+        """Returns a loader that yields the micro-batches of one rollout after another."""
         return RolloutLoader(self._rollout_batches, self.args.steps_per_rollout * self.args.gradient_accumulation_steps)
 
     def _rollout_batches(self) -> Iterator[dict[str, Tensor]]:
@@ -220,20 +222,20 @@ class PPOTrainer(Trainer):
         size, processes = args.train_batch_size, self.accelerator.num_processes
         own = size * args.gradient_accumulation_steps
         for rows in minibatch_rows(len(rollout), own * processes, args.num_ppo_epochs, args.seed, index):
-            # Losses are means over the tokens of an optimizer step, whatever its micro-batches and processes. The
-            # processes' gradients are averaged, not added.
+            # Losses are means over the tokens of an optimizer step, for any micro-batches and processes. The
+            # gradients of the processes are averaged, not added.
             count = rollout.lengths[rows].sum() / processes
             first = own * self.accelerator.process_index
             for start in range(first, first + own, size):
                 yield rollout.batch(rows[start : start + size]) | {"num_tokens": count}
 
     def collect_rollout(self, index: int) -> Rollout:
-        """Rollout number `index`, sampled from the present policy and scored."""
+        """Samples rollout number `index` from the current policy, and scores it."""
         return self.collector.collect(index, self.kl_controller.value, self.reward_moments)
 
     @property
     def rollout(self) -> int:
-        """Number of the rollout that the present policy makes or is being trained on."""
+        """Returns the number of the rollout that the current policy samples or trains on."""
         return self.state.global_step // self.args.steps_per_rollout
 
     def _stop(self, **reason: float) -> None:
@@ -248,13 +250,13 @@ class PPOTrainer(Trainer):
     # Evaluation
 
     def evaluate(self) -> dict[str, float]:  # type: ignore[override]
-        """Means of the present policy's answers to `eval_dataset`; see `RolloutCollector.evaluate`."""
+        """Evaluates the current policy on `eval_dataset`; see `RolloutCollector.evaluate`."""
         if self.eval_prompts is None:
-            raise ValueError("there is nothing to evaluate on: pass eval_dataset")
+            raise ValueError("eval_dataset: expected held-out prompts, got None; pass eval_dataset")
         return self.collector.evaluate(self.eval_prompts)
 
     def _evaluate_policy(self) -> dict[str, float]:
-        """Evaluates the present policy and keeps it if it is the best so far."""
+        """Evaluates the current policy and saves it if it is the best so far."""
         metrics, args = self.evaluate(), self.args
         self._evaluated = self.rollout
         if self.early_stopping is not None:
@@ -278,7 +280,7 @@ class PPOTrainer(Trainer):
             self.log({"rollout": self.rollout} | self._evaluate_policy())
         best = None if self.early_stopping is None else self.early_stopping.rollout
         if best is not None and (between or best != self.rollout):
-            logger.info("the best policy was that of before rollout %d: back to it", best)
+            logger.info("the policy before rollout %d was the best one: resetting to it", best)
             self._load_weights(best_folder(self.output_dir, best))
         return super()._finalize_training(*args, **kwargs)
 
@@ -291,7 +293,7 @@ class PPOTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
-        """Clipped policy loss, plus `vf_coef` times the clipped value loss, less `entropy_coef` times the entropy."""
+        """Computes the clipped policy loss + `vf_coef` * clipped value loss - `entropy_coef` * entropy."""
         args, mask, count = self.args, inputs["completion_mask"], inputs["num_tokens"]
         output = model(inputs["input_ids"], inputs["attention_mask"], mask)
         policy_loss, stats = losses.clipped_policy_loss(
@@ -316,7 +318,7 @@ class PPOTrainer(Trainer):
         return (loss, output) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the rollout's metrics to the row that the base class writes at the end of its updates."""
+        """Adds the rollout's metrics to the row that the base class logs at the end of its updates."""
         if "loss" in logs and self._update_sums:
             sums = self.accelerator.reduce(torch.stack(list(self._update_sums.values())), reduction="mean")
             means = dict(zip(self._update_sums, (sums / self.args.steps_per_rollout).tolist(), strict=True))
@@ -328,17 +330,17 @@ class PPOTrainer(Trainer):
     # Checkpoints
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Train, from the start or from a checkpoint (True: the newest complete one of `output_dir`)."""
+        """Trains from the beginning, or from a checkpoint (True: the newest complete one of `output_dir`)."""
         if resume_from_checkpoint is True:
             resume_from_checkpoint = latest_checkpoint(self.output_dir)
             if resume_from_checkpoint is None:
-                raise ValueError(f"{self.output_dir} holds no complete checkpoint to resume from")
+                raise ValueError(f"{self.output_dir}: expected a complete checkpoint to resume from, got none")
         self._start_over()
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     @property
     def output_dir(self) -> Path:
-        """Folder of the run."""
+        """Returns the folder of the run."""
         return Path(str(self.args.output_dir))
 
     def _start_over(self) -> None:
@@ -358,14 +360,14 @@ class PPOTrainer(Trainer):
         self._update_sums = {}
 
     def _checkpoint_identity(self) -> dict[str, Any]:
-        """Settings that a resumed run must share, or its remaining rollouts would be other ones."""
+        """Returns the settings that determine the rollouts; a resumed run must have the same."""
         names = ("seed", "rollout_batch_size", "steps_per_rollout")
         return {name: getattr(self.args, name) for name in names} | {"num_prompts": len(self.train_dataset)}
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         args, step = self.args, self.state.global_step
         if step % args.steps_per_rollout:
-            logger.warning("step %d is in the middle of a rollout: no checkpoint is written here", step)
+            logger.warning("step %d is in the middle of a rollout: writing no checkpoint", step)
             return
         folder = self.output_dir / f"{PREFIX_CHECKPOINT_DIR}-{step}"
         if args.should_save:
@@ -385,7 +387,7 @@ class PPOTrainer(Trainer):
                 discard_former_best(self.output_dir, self.early_stopping.rollout)
 
     def _progress(self) -> dict[str, Any]:
-        """What a run knows beside its weights, optimizer and log."""
+        """Returns the state of a run in addition to weights, optimizer and log."""
         return {
             "kl_coef": self.kl_controller.value,
             "reward_moments": asdict(self.reward_moments),
@@ -401,7 +403,7 @@ class PPOTrainer(Trainer):
         self._load_weights(Path(resume_from_checkpoint))
 
     def _load_weights(self, folder: Path) -> None:
-        """The policy's and the values' weights from a checkpoint or from the best policy's folder."""
+        """Loads the weights of policy and value function from a checkpoint or from the best policy's folder."""
         super()._load_from_checkpoint(str(folder), self.model.policy)
         if self.model.value_model is None:
             self.model.value_head.load_state_dict(load_file(folder / VALUE_HEAD_NAME))
@@ -409,19 +411,19 @@ class PPOTrainer(Trainer):
             super()._load_from_checkpoint(str(folder / VALUE_MODEL_NAME), self.model.value_model)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """A checkpoint has all weights but those tied to another one, or it is not this model's."""
+        """Raises ValueError if weights are missing (except tied ones) or unexpected."""
         tied = getattr(causal_lm(self.model.policy), "all_tied_weights_keys", None) or {}
         wrong = [*load_result.unexpected_keys, *(set(load_result.missing_keys) - set(tied))]
         if wrong:
-            raise ValueError(f"the checkpoint is of another model: {wrong[0]} is missing or unexpected")
+            raise ValueError(f"the checkpoint belongs to another model: {wrong[0]} is missing or unexpected")
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """The policy (adapter or full), its value head or model, the tokenizer and the settings; no pickle."""
+        """Saves the policy (adapter or full), its value head or model, the tokenizer and the settings; no pickle."""
         folder = Path(output_dir or self.output_dir)
         if not self.args.should_save:
             return
         policy = self.model.policy
-        # Left to "auto", PEFT would ask the hub about the base model's vocabulary.
+        # With "auto", PEFT would request the base model's vocabulary from the hub.
         policy.save_pretrained(folder, **({"save_embedding_layers": False} if is_peft_model(policy) else {}))
         if self.model.value_model is None:
             save_file(self.model.value_head.state_dict(), folder / VALUE_HEAD_NAME)
@@ -434,9 +436,9 @@ class PPOTrainer(Trainer):
     def save_merged_policy(
         self, output_dir: str | os.PathLike[str], tokenizer: PreTrainedTokenizerBase | None = None
     ) -> None:
-        """Write the policy as a plain model, LoRA merged into its weights, with its tokenizer.
+        """Writes the policy as a plain model, with LoRA merged into its weights, and its tokenizer.
 
-        `AutoModelForCausalLM.from_pretrained` loads it. The policy being trained stays as it is.
+        `AutoModelForCausalLM.from_pretrained` loads it. The policy in training does not change.
         """
         if not self.args.should_save:
             return
