@@ -104,7 +104,7 @@ def set_writer_name(name: str) -> None:
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; on success it replaces `path`, on failure it is removed."""
+    """Yields a temporary path next to `path`; on success it replaces `path`, on failure it is removed."""
     path = local_path(path)
     partial = path.with_name(f".{path.name}{_writer}.partial")
     with disk_errors(str(path)):

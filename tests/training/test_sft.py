@@ -193,7 +193,7 @@ def test_what_cannot_be_learned_is_an_error_that_names_the_row(tmp_path: Path) -
     name = architectures.save_policy("gemma2", tmp_path / "policy")
     rows = demonstrations()
     rows[2] = {"prompt": [{"role": "system", "content": "be brief"}, *rows[2]["prompt"]], "completion": "good"}
-    with pytest.raises(UserError, match=r"^demonstration 2: the chat template of .* refuses .*system, user"):
+    with pytest.raises(UserError, match=r"^demonstration 2: the chat template of .* rejects .*system, user"):
         train_sft(name, rows, SFTStageConfig(), tmp_path / "out", tmp_path / "work", 0)
     endless = architectures.qwen()
     endless.eos_token = endless.chat_template = None
