@@ -1,7 +1,7 @@
-"""PEP 517 backend: scikit-build-core, which asks for torch only where the target environment has none.
+"""PEP 517 backend: scikit-build-core, with torch as a build requirement only if the target environment has none.
 
-Naming torch in ``build-system.requires`` would download gigabytes into every isolated build, although the
-torch to build against is usually installed already.
+With torch in ``build-system.requires``, every isolated build would download gigabytes, although the torch to build
+against is usually installed already.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from scikit_build_core import build as _skbuild
 from scikit_build_core.build import *  # noqa: F403
 from torch_location import find_torch
 
-# The stable ABI lets a library built on this version run on every torch >= 2.11.
+# With the stable ABI, a library built with this version runs with every torch >= 2.11.
 _BUILD_TORCH = "torch==2.13.0"
 
 

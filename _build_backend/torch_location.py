@@ -1,7 +1,7 @@
-"""Where the torch package is that the extension compiles against; run as a script it tells CMake.
+"""Location of the torch package to compile against; as a script, prints it for CMake.
 
-Build isolation hides the target environment from ``sys.path``, but ``sysconfig`` still names its
-site-packages. Building against the torch that will run, without importing it, is fast and downloads nothing.
+Build isolation hides the target environment from ``sys.path``, but ``sysconfig`` still knows its site-packages.
+Compiling against this torch, without importing it, is fast and downloads nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MINIMUM = (2, 11)
 
 
 def find_torch() -> Path | None:
-    """The directory of the first torch package that is new enough and carries the stable ABI headers."""
+    """Returns the directory of the first torch package that is new enough and has the stable ABI headers."""
     places = [*sys.path, sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
     if site.ENABLE_USER_SITE:
         places.append(site.getusersitepackages())
@@ -29,7 +29,7 @@ def find_torch() -> Path | None:
 
 
 def torch_version(torch: Path) -> str:
-    """The version written in ``torch/version.py``, such as ``2.13.0+cpu``."""
+    """Returns the version in ``torch/version.py``, such as ``2.13.0+cpu``."""
     match = re.search(r"^__version__ = ['\"](.+)['\"]", (torch / "version.py").read_text(), re.MULTILINE)
     return match.group(1) if match else "0.0"
 
@@ -42,5 +42,5 @@ def _release(version: str) -> tuple[int, int]:
 if __name__ == "__main__":
     found = find_torch()
     if found is None:
-        sys.exit("no torch >= 2.11 with the stable ABI headers; install torch, or build with isolation")
+        sys.exit("torch: expected version 2.11 or later with stable ABI headers, got none; install torch")
     print(f"{found.as_posix()};{torch_version(found)}", end="")

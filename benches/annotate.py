@@ -1,12 +1,12 @@
-"""The page where people answer, with 50 people at once who each write to the disk.
+"""Annotation server with 50 concurrent annotators, whose answers are written to disk.
 
     python -m benches.annotate [--quick] [--folder FOLDER]
 
-`shfcas annotate` runs in a process of its own; every simulated person has a thread and a connection here, asks for a
-comparison, answers it, and so on until nothing is left. Each comparison is answered once. `at once` is without a pause,
-so that everybody waits for everybody else; `in turn` is with a pause after each answer, still many times shorter than
-people need to read. An answer's time is from sending it to being told that it is on the disk. At the end, the log has
-to hold every acknowledged answer, and every comparison exactly once.
+`shfcas annotate` runs in a separate process. Each simulated annotator has a thread and a connection here, and labels
+comparisons until none is left. Each comparison is labelled once. `at once` is without pauses, so that all annotators
+compete. `in turn` has a pause after each answer, still much shorter than the time that people need to read. The time of
+an answer is measured from sending it to the acknowledgement that it is on disk. At the end, the log must contain every
+acknowledged answer, and every comparison exactly once.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ANSWER = "An answer of some length, as a language model gives it to a question l
 
 
 class Load(NamedTuple):
-    """How much is asked, and how fast."""
+    """Load of one case."""
 
     case: str
     people: int
@@ -46,12 +46,12 @@ class Load(NamedTuple):
 
 
 class Spent(NamedTuple):
-    """What the people saw."""
+    """Measurements of the annotators."""
 
     acknowledged: list[str]
-    answers: list[float]  # seconds each
-    tasks: list[float]
-    seconds: float  # from the first to the last
+    answers: list[float]  # seconds per answer
+    tasks: list[float]  # seconds per request of a comparison
+    seconds: float  # from the first to the last answer
 
 
 FULL_LOADS = [Load("at once", 50, 5000, 0.0), Load("in turn", 50, 2000, 1.0)]
@@ -59,7 +59,7 @@ QUICK_LOADS = [Load("at once", 50, 500, 0.0), Load("in turn", 50, 250, 0.5)]
 
 
 def make_queue(folder: Path, comparisons: int) -> None:
-    """A queue of texts as long as answers are."""
+    """Writes a queue of texts with realistic lengths."""
     with Store(folder / "feedback.sqlite") as store:
         store.add_queue(
             [
@@ -74,7 +74,7 @@ def make_queue(folder: Path, comparisons: int) -> None:
 
 @contextmanager
 def served(folder: Path, people: int) -> Iterator[tuple[str, list[str]]]:
-    """The command in a process of its own: host and port, and the tokens."""
+    """Runs the command in a separate process; yields host and port, and the tokens."""
     names = ",".join(f"a{i}" for i in range(people))
     command = [sys.executable, "-m", "shfcas", "annotate", str(folder), "--port", "0", "--repeat_share", "0"]
     process = subprocess.Popen([*command, "--annotators", names], stdout=subprocess.PIPE, text=True)
@@ -88,7 +88,7 @@ def served(folder: Path, people: int) -> Iterator[tuple[str, list[str]]]:
 
 
 class Person:
-    """One who answers, over one connection."""
+    """Simulated annotator with one connection."""
 
     def __init__(self, place: str, token: str) -> None:
         self.connection = http.client.HTTPConnection(place, timeout=600)
@@ -98,7 +98,7 @@ class Person:
         self.headers |= {"X-CSRF-Token": me["csrf"], "Cookie": cookie.partition(";")[0]}
 
     def work(self, pause: float) -> None:
-        """Answers until there is nothing left."""
+        """Labels comparisons until none is left."""
         while True:
             begin = time.perf_counter()
             task = self._ask("GET", "/api/next")[0]["task"]
@@ -122,7 +122,7 @@ class Person:
 
 
 def run(load: Load, folder: Path) -> Spent:
-    """All people until nothing is left; then the log is compared with what they were told."""
+    """Runs all annotators until no comparison is left, then compares the log with the acknowledged answers."""
     make_queue(folder, load.comparisons)
     with served(folder, load.people) as (place, tokens):
         people = [Person(place, token) for token in tokens]
@@ -143,7 +143,7 @@ def run(load: Load, folder: Path) -> Spent:
 
 
 def check(acknowledged: list[str], written: list[str], answered: list[str], asked: list[str]) -> None:
-    """Nothing is reported of a run that lost an answer, or got one twice."""
+    """Exits if a run lost an answer or recorded one twice."""
     if lost := set(acknowledged) - set(written):
         raise SystemExit(f"{len(lost)} acknowledged answers are not in the log")
     if len(written) != len(acknowledged):
@@ -153,7 +153,7 @@ def check(acknowledged: list[str], written: list[str], answered: list[str], aske
 
 
 def tables(loads: list[Load], folder: Path) -> Iterator[list[Case]]:
-    """One table of all loads."""
+    """Yields one table of all loads."""
     cases = []
     for number, load in enumerate(loads):
         (folder / str(number)).mkdir()
@@ -181,7 +181,7 @@ def tables(loads: list[Load], folder: Path) -> Iterator[list[Case]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer comparisons")
-    parser.add_argument("--folder", help="where the answers are written, and deleted again (default: temporary)")
+    parser.add_argument("--folder", help="folder for the answers, which are deleted afterwards (default: temporary)")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         cases = tables(QUICK_LOADS if given.quick else FULL_LOADS, Path(folder))

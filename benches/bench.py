@@ -1,4 +1,4 @@
-"""What every bench shares: its arguments, its cases, the table and the line of JSON."""
+"""Code shared by all benches: arguments, cases, tables and the line of JSON."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RIVALS = ("hyper-corr", "pandas", "scipy", "torchmetrics", "trl")
 
 
 class Settings(NamedTuple):
-    """What the command line asked for."""
+    """Settings of the command line."""
 
     effort: Effort
     threads: list[int]
@@ -38,16 +38,16 @@ class Settings(NamedTuple):
 
 
 class Job(NamedTuple):
-    """A function, and how many rows (pairs, sequences) one call of it does."""
+    """Function with the number of rows (pairs, sequences) that one call processes."""
 
     function: Callable[[], object]
     work: int
     bytes: int = 0
-    """What it must read and write, of a function that is compared with the memory."""
+    """Bytes that it must read and write, if it is compared with the memory bandwidth."""
 
 
 def settings(description: str | None, dtypes: list[str], default: list[str]) -> Settings:
-    """The command line; --quick takes the first of the default dtypes."""
+    """Parses the command line; --quick uses the first of the default dtypes."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="short timings: under a minute")
     cores = [threads for threads in (1, 2) if threads <= (os.cpu_count() or 1)]
@@ -66,21 +66,21 @@ def settings(description: str | None, dtypes: list[str], default: list[str]) -> 
 
 @functools.cache
 def installed(name: str) -> bool:
-    """Whether a rival is there; says once if not."""
+    """Returns whether a rival is installed; prints a message once if not."""
     if importlib.util.find_spec(name) is None:
-        print(f"{name.replace('_', '-')} is not installed and left out: pip install 'shfcas[bench]'")
+        print(f"skipping {name.replace('_', '-')}, which is not installed: pip install 'shfcas[bench]'")
         return False
     return True
 
 
 def compiled(function: Callable) -> Callable:
-    """The function through torch.compile; forgets those before, of which there may only be a few at a time."""
+    """Compiles a function with torch.compile; resets the compiler first, which limits the number of functions."""
     torch.compiler.reset()
     return torch.compile(function, dynamic=False)
 
 
-def same(name: str, got: Any, expected: Any, rtol: float = 1e-5, atol: float = 1e-6) -> None:
-    """Nothing is timed that does not compute the same."""
+def check_same(name: str, got: Any, expected: Any, rtol: float = 1e-5, atol: float = 1e-6) -> None:
+    """Checks that a rival computes the same result, before anything is timed."""
 
     def alike(value: Any) -> Any:
         if isinstance(value, tuple):
@@ -93,14 +93,14 @@ def same(name: str, got: Any, expected: Any, rtol: float = 1e-5, atol: float = 1
 
 
 def facts(name: str, x: Tensor, threads: int, **more: Any) -> Case:
-    """What a case is called by."""
+    """Returns the facts that identify a case."""
     return {"case": name, **more, "dtype": str(x.dtype).removeprefix("torch."), "threads": threads}
 
 
-def against(about: Case, own: Job, rivals: dict[str, Job], settings: Settings, unit: str = "rows") -> Case:
-    """The op beside its rivals: how much it does a second, and how many times as much as each of them.
+def compare(about: Case, own: Job, rivals: dict[str, Job], settings: Settings, unit: str = "rows") -> Case:
+    """Times the op and its rivals: rows per second, and the ratio to each rival.
 
-    Beside a rival that has bytes it is bytes a second: the rival is the memory's speed, not another way.
+    For a rival with bytes, the ratio is that of bytes per second: it measures memory bandwidth.
     """
     times = timed(own, rivals, settings)
     own_time = times.pop("")
@@ -115,13 +115,13 @@ def against(about: Case, own: Job, rivals: dict[str, Job], settings: Settings, u
 
 
 def timed(own: Job, others: dict[str, Job], settings: Settings) -> dict[str, Timing]:
-    """All of them in turns; the name of the op is empty."""
+    """Times all jobs in turns; the name of the op is empty."""
     functions = {name: job.function for name, job in ({"": own} | others).items()}
     return timings(functions, settings.effort, settings.device)
 
 
 def columns(time: Timing) -> Case:
-    """What every table says of a time."""
+    """Returns the columns of a time in every table."""
     return {"ms": time.median * 1e3, "least ms": time.least * 1e3}
 
 
@@ -130,7 +130,7 @@ def _details(time: Timing, work: int) -> Case:
 
 
 def report(bench: str, tables: Iterator[list[Case]], settings: Settings) -> None:
-    """Prints each table when it is measured; the last line is all of it in JSON."""
+    """Prints each table as soon as it is measured; the last line is all results as JSON."""
     cases: list[Case] = []
     for table in tables:
         if table:
@@ -140,7 +140,7 @@ def report(bench: str, tables: Iterator[list[Case]], settings: Settings) -> None
 
 
 def machine(settings: Settings) -> dict[str, Any]:
-    """Processor, effort and versions, without which a time says nothing."""
+    """Returns processor, effort and versions, which a time needs for its interpretation."""
     return {
         "device": settings.device,
         "gpu": torch.cuda.get_device_name() if settings.device == "cuda" else "",
@@ -158,7 +158,7 @@ def machine(settings: Settings) -> dict[str, Any]:
 
 
 def table_of(cases: list[Case]) -> str:
-    """One case a line, what is nested left out."""
+    """Formats one case per line, without nested values."""
     columns = shown_columns(cases)
     lines = [columns] + [[cell(case.get(name, "")) for name in columns] for case in cases]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -166,20 +166,20 @@ def table_of(cases: list[Case]) -> str:
 
 
 def shown_columns(cases: list[Case]) -> list[str]:
-    """All that any of the cases has, but for what is nested."""
+    """Returns the union of the cases' columns, without nested values."""
     names = dict.fromkeys(name for case in cases for name, value in case.items() if not isinstance(value, dict))
     return list(names)
 
 
 def cell(value: object) -> str:
-    """Three digits of a number."""
+    """Formats a number with three digits."""
     if not isinstance(value, float):
         return str(value)
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _rounded(value: Any) -> Any:
-    """Four digits: what a clock gives has no more."""
+    """Rounds to four digits, the precision of the clock."""
     if isinstance(value, float):
         return float(f"{value:.4g}")
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The clock: functions take turns, so that whatever slows the machine down hits all of them alike."""
+"""Clock: functions are timed in turns, so that a slowdown of the machine affects all of them equally."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import NamedTuple
 
 import torch
 
-SHORTEST = 1e-3  # seconds that one reading of the clock spans at least; faster functions are called in batches
+SHORTEST = 1e-3  # minimum seconds of one reading; faster functions are called in batches
 
 
 class Effort(NamedTuple):
-    """How long to measure."""
+    """Duration of a measurement."""
 
-    seconds: float  # for each function, over all rounds
-    rounds: int  # in each of which every function is read once at least, however long it takes
+    seconds: float  # per function, over all rounds
+    rounds: int  # each round reads every function at least once, regardless of its duration
 
 
 QUICK, FULL = Effort(0.04, 2), Effort(1.0, 5)
@@ -32,7 +32,7 @@ class Timing(NamedTuple):
 
 
 def timings(functions: dict[str, Callable[[], object]], effort: Effort, device: str) -> dict[str, Timing]:
-    """Times of the functions by name: each is called once or more to warm up, then all are read round by round."""
+    """Times functions by name: each is called to warm up, then all are read round by round."""
     batches = {name: _batch(function, device) for name, function in functions.items()}
     readings: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(effort.rounds):
@@ -47,7 +47,7 @@ def timings(functions: dict[str, Callable[[], object]], effort: Effort, device: 
 
 
 def _batch(function: Callable[[], object], device: str) -> int:
-    """Calls that take the shortest time worth reading; finding out warms up."""
+    """Returns the number of calls for one reading of at least the minimum time; this also warms up."""
     calls = 1
     if _seconds(function, calls, device) > 1:
         return calls
@@ -57,7 +57,7 @@ def _batch(function: Callable[[], object], device: str) -> int:
 
 
 def _seconds(function: Callable[[], object], calls: int, device: str) -> float:
-    """Seconds per call; on a GPU, until the device is done."""
+    """Returns the seconds per call; on a GPU, until the device is done."""
     if device == "cuda":
         torch.cuda.synchronize()
     begin = time.perf_counter()

@@ -1,4 +1,4 @@
-"""One cell of a comparison with a linear head, in processor seconds: 300 prompts of 8 answers, 384 features."""
+"""One cell of a comparison with a linear head, in processor seconds: 300 prompts with 8 answers, 384 features."""
 
 import argparse
 import json
@@ -46,7 +46,7 @@ def main() -> None:
     arguments = parser.parse_args()
     started = time.process_time()
     shared, results = bench(arguments.prompts), {}
-    print(f"what all cells share: {time.process_time() - started:.2f} s; a cell, median of {arguments.seeds} seeds:")
+    print(f"set-up for all cells: {time.process_time() - started:.2f} s; per cell, median of {arguments.seeds} seeds:")
     for strategy in ("random", "shf_cas", "mean_pacs"):
         for budget in (50, 200):
             times = []

@@ -1,4 +1,4 @@
-"""An op beside itself: on other data, in another layout, on more threads."""
+"""Comparison of an op with itself: on other data, in another layout, on more threads."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 from benches.bench import Case, Job, Settings, columns, facts, timed
 
 
-def beside(about: Case, own: Job, others: dict[str, Job], settings: Settings) -> Case:
-    """How many times as long it takes, row by row, as the dearest of the others."""
+def relative_time(about: Case, own: Job, others: dict[str, Job], settings: Settings) -> Case:
+    """Times a job; its time per row is given as a multiple of that of the slowest other job."""
     times = timed(own, others, settings)
     cost = {name: times[name].median / job.work for name, job in others.items()}
     dearest = max(cost, key=lambda name: cost[name])
@@ -21,7 +21,7 @@ def beside(about: Case, own: Job, others: dict[str, Job], settings: Settings) ->
 
 
 def jagged_beside_dense(op: Callable, x: Tensor, y: Tensor, threads: int, settings: Settings) -> Iterator[Case]:
-    """Rows of one length by their limits, and rows of 1 to 2 N - 1 values; dense are as many rows of N."""
+    """Compares jagged rows, of equal length and of 1 to 2 N - 1 values, with as many dense rows of N values."""
     rows, n = x.shape
     lengths = {"one length": torch.full((rows,), n), "1 to 2 N - 1": torch.randint(1, 2 * n, (rows,))}
     for name, length in lengths.items():
@@ -29,11 +29,11 @@ def jagged_beside_dense(op: Callable, x: Tensor, y: Tensor, threads: int, settin
         values = torch.randn(2, int(limits[-1]), device=x.device)
         jagged = Job(partial(op, *values, offsets=limits.to(x.device)), rows)
         about = facts(f"jagged, {name}", x, threads, B=rows, N=n)
-        yield beside(about, jagged, {"dense": Job(partial(op, x, y), rows)}, settings)
+        yield relative_time(about, jagged, {"dense": Job(partial(op, x, y), rows)}, settings)
 
 
 def more_threads(job: Job, about: Case, settings: Settings) -> Case:
-    """The most threads beside the fewest."""
+    """Compares the largest number of threads with the smallest."""
 
     def on(threads: int) -> Job:
         def call() -> None:
@@ -43,6 +43,6 @@ def more_threads(job: Job, about: Case, settings: Settings) -> Case:
         return Job(call, job.work)
 
     fewest, most = settings.threads[0], settings.threads[-1]
-    case = beside(about, on(most), {f"threads = {fewest}": on(fewest)}, settings)
+    case = relative_time(about, on(most), {f"threads = {fewest}": on(fewest)}, settings)
     torch.set_num_threads(fewest)
     return case

@@ -1,4 +1,4 @@
-"""Kendall's tau-b of each row as one gets it elsewhere. Those who hand the work to other libraries import them late."""
+"""Kendall's tau-b of each row with other libraries, which are imported inside the functions."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 
 from benches.bench import Job, compiled, installed
 
-ONE_THREAD = ("numpy", "scipy loop", "scipy axis", "hyper-corr")  # whatever torch is set to
-BROADCAST_VALUES = 1 << 22  # of the (B, N, N) array that numpy writes down
-SCIPY_ROWS, METRICS_ROWS = 50, 512  # a row costs the same however many there are
+ONE_THREAD = ("numpy", "scipy loop", "scipy axis", "hyper-corr")  # independent of torch's threads
+BROADCAST_VALUES = 1 << 22  # values of numpy's (B, N, N) array
+SCIPY_ROWS, METRICS_ROWS = 50, 512  # the cost per row does not depend on the number of rows
 
 
 def naive_tau_b(x: Tensor, y: Tensor) -> Tensor:
-    """The textbook formula over all pairs; compiled, it never writes the (B, N, N) array down."""
+    """Computes the textbook formula over all pairs; compiled, it never writes the (B, N, N) array."""
     dx = torch.sign(x[:, :, None] - x[:, None, :])
     dy = torch.sign(y[:, :, None] - y[:, None, :])
     untied = (dx * dx).sum((1, 2)) * (dy * dy).sum((1, 2))
@@ -25,7 +25,7 @@ def naive_tau_b(x: Tensor, y: Tensor) -> Tensor:
 
 
 def broadcast_tau_b(x: numpy.ndarray, y: numpy.ndarray) -> numpy.ndarray:
-    """The same formula in numpy."""
+    """Computes the same formula in numpy."""
     dx = numpy.sign(x[:, :, None] - x[:, None, :])
     dy = numpy.sign(y[:, :, None] - y[:, None, :])
     untied = (dx * dx).sum((1, 2)) * (dy * dy).sum((1, 2))
@@ -33,28 +33,28 @@ def broadcast_tau_b(x: numpy.ndarray, y: numpy.ndarray) -> numpy.ndarray:
 
 
 def scipy_loop(x: numpy.ndarray, y: numpy.ndarray) -> numpy.ndarray:
-    """Row after row, as the scripts of the paper have it."""
+    """Loops over the rows, as the scripts of the paper do."""
     from scipy.stats import kendalltau
 
     return numpy.array([kendalltau(a, b).statistic for a, b in zip(x, y, strict=True)])
 
 
 def scipy_axis(x: numpy.ndarray, y: numpy.ndarray) -> numpy.ndarray:
-    """All rows in one call; newer versions have it."""
+    """Computes all rows in one call, which needs a newer scipy."""
     from scipy.stats import kendalltau
 
     return kendalltau(x, y, axis=1).statistic
 
 
 def torchmetrics_columns(x: Tensor, y: Tensor) -> Tensor:
-    """Its rows are columns."""
+    """Calls torchmetrics, where rows are columns."""
     from torchmetrics.functional.regression import kendall_rank_corrcoef
 
     return kendall_rank_corrcoef(x.T, y.T)
 
 
 def hyper_corr(x: numpy.ndarray, y: numpy.ndarray, ties: bool) -> numpy.ndarray:
-    """Its fastest form: compiled over all rows, sorted by numpy, no p-value, and told whether there are ties."""
+    """Calls hyper-corr's fastest form: compiled over all rows, sorted by numpy, no p-value, known presence of ties."""
     order = numpy.argsort(x, axis=1)
     return _hyper_corr_rows(ties)(numpy.take_along_axis(x, order, 1), numpy.take_along_axis(y, order, 1))
 
@@ -77,9 +77,9 @@ def _hyper_corr_rows(ties: bool) -> Callable[[numpy.ndarray, numpy.ndarray], num
 
 
 def rivals_of_rows(x: Tensor, y: Tensor, ties: bool, threads: int) -> dict[str, Job]:
-    """Every rival there is for rows of moderate length, each on as many of the rows as say how fast it is.
+    """Returns all available rivals for rows of moderate length, slow ones on a part of the rows.
 
-    Those of one thread are left out when the op has more.
+    Rivals with one thread are skipped if the op has more.
     """
     rows, n = x.shape
     naive = compiled(naive_tau_b)
@@ -100,7 +100,7 @@ def rivals_of_rows(x: Tensor, y: Tensor, ties: bool, threads: int) -> dict[str, 
 
 
 def hyper_corr_job(x: Tensor, y: Tensor, ties: bool) -> dict[str, Job]:
-    """hyper-corr, if it is there; it wants three values and more."""
+    """Returns the job of hyper-corr if it is installed; it needs at least three values per row."""
     if x.shape[1] < 3 or not installed("hyper_corr"):
         return {}
     return {"hyper-corr": Job(lambda: hyper_corr(x.numpy(), y.numpy(), ties), x.shape[0])}
@@ -108,10 +108,10 @@ def hyper_corr_job(x: Tensor, y: Tensor, ties: bool) -> dict[str, Job]:
 
 @functools.cache
 def scipy_has_axis() -> bool:
-    """Whether this version of scipy takes an axis."""
+    """Returns whether this version of scipy supports an axis."""
     try:
         scipy_axis(numpy.eye(3), numpy.eye(3))
     except TypeError:
-        print("scipy's kendalltau has no axis in this version; that form is left out")
+        print("skipping scipy axis: kendalltau of this version has no axis")
         return False
     return True

@@ -1,9 +1,9 @@
-"""Log-probabilities of sequences from logits, against log_softmax and TRL's way around it.
+"""Log-probabilities of sequences from logits, compared with log_softmax and TRL's function.
 
     python -m benches.logprobs [--quick] [--threads T ...] [--device cuda] [--dtype D ...]
 
-Forward, and forward and backward. Memory is what a call needs beyond the logits at its peak; backward that includes
-the gradient, which has their size. Every rival is checked to give the same result before the clock starts, to the
+Cases are forward, and forward and backward. Memory is the peak of a call beyond the logits; for backward it includes
+the gradient, which has the size of the logits. Every rival is checked to give the same result before timing, within the
 precision of its dtype: the rivals round each token's log-probability to bfloat16, the op does not.
 """
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import shfcas
-from benches.bench import Case, Job, Settings, against, compiled, facts, installed, report, same, settings
+from benches.bench import Case, Job, Settings, check_same, compare, compiled, facts, installed, report, settings
 from benches.itself import more_threads
 from benches.memory import Prepared, peak_mb
 
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def tables(chosen: Settings) -> Iterator[list[Case]]:
-    """One table after another, each as soon as it is measured."""
+    """Yields one table after another, each as soon as it is measured."""
     for threads in chosen.threads:
         torch.set_num_threads(threads)
         for dtype in chosen.dtypes:
@@ -44,18 +44,18 @@ def tables(chosen: Settings) -> Iterator[list[Case]]:
 
 
 def data(shape: tuple[int, int, int], dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor]:
-    """Logits as wide as those of a model, written in place: the peak of memory is not here."""
+    """Returns logits with a realistic spread, written in place so that the memory peak is not here."""
     logits = torch.empty(shape, dtype=dtype, device=device).normal_(std=3)
     return logits, torch.randint(shape[-1], shape[:-1], device=device)
 
 
 def log_softmax(logits: Tensor, labels: Tensor) -> Tensor:
-    """What one writes first."""
+    """Computes log-probabilities with log_softmax and gather."""
     return logits.log_softmax(-1).gather(-1, labels[..., None]).squeeze(-1).sum(-1)
 
 
 def trl(logits: Tensor, labels: Tensor) -> Tensor:
-    """TRL's function of the same purpose."""
+    """Computes log-probabilities with TRL's function."""
     from trl.trainer.utils import selective_log_softmax
 
     return selective_log_softmax(logits, labels).sum(-1)
@@ -65,7 +65,7 @@ EAGER = {"log_softmax": log_softmax, "trl": trl}
 
 
 def forward_and_backward(function: Callable[..., Tensor], logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The result, and the gradient of its sum."""
+    """Returns the result, and the gradient of its sum."""
     result = function(logits, labels)
     (gradient,) = torch.autograd.grad(result.sum(), logits)
     return result, gradient
@@ -78,7 +78,7 @@ def call(function: Callable[..., Tensor], logits: Tensor, labels: Tensor, backwa
 
 
 def sequences(dtype: torch.dtype, backward: bool, threads: int, chosen: Settings) -> Case:
-    """Speed of a batch, and the memory it takes, whatever the threads; with --quick only that of the op."""
+    """Times a batch, and measures its memory once for all threads; with --quick only the memory of the op."""
     logits, labels = data(SHAPE, dtype, chosen.device)
     functions: dict[str, Callable[..., Tensor]] = {"torch.compile": compiled(log_softmax), **EAGER}
     if not installed("trl"):
@@ -87,9 +87,9 @@ def sequences(dtype: torch.dtype, backward: bool, threads: int, chosen: Settings
     own = Job(call(shfcas.sequence_logprobs, logits, labels, backward), SHAPE[0])
     for name, job in jobs.items():
         tolerance = TOLERANCE[dtype]
-        same(name, job.function(), own.function(), rtol=tolerance, atol=tolerance if backward else 0)
+        check_same(name, job.function(), own.function(), rtol=tolerance, atol=tolerance if backward else 0)
     name = "forward and backward" if backward else "forward"
-    case = against(about(logits, threads, name), own, jobs, chosen, unit="sequences")
+    case = compare(about(logits, threads, name), own, jobs, chosen, unit="sequences")
     case["logits MB"] = logits.numel() * logits.element_size() / 1e6
     weighed = ["", *([] if chosen.quick else [name for name in EAGER if name in jobs])]
     for name in weighed if threads == chosen.threads[0] else []:
@@ -104,7 +104,7 @@ def about(logits: Tensor, threads: int, name: str) -> Case:
 
 
 def prepare(name: str, shape: tuple[int, int, int], dtype: torch.dtype, backward: bool, device: str) -> Prepared:
-    """What is measured for memory."""
+    """Returns the function whose memory is measured."""
     return call(EAGER.get(name, shfcas.sequence_logprobs), *data(shape, dtype, device), backward)
 
 

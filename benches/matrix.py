@@ -1,9 +1,9 @@
-"""Kendall's tau-b of every two of many vectors, against pandas and others.
+"""Kendall's tau-b of every two of many vectors, compared with pandas and others.
 
     python -m benches.matrix [--quick] [--threads T ...] [--device cuda] [--dtype D ...]
 
-Every rival is checked to give the same matrix before the clock starts. Those that go
-pair by pair are given fewer of the vectors, with --quick fewer still: a pair costs them the same.
+Every rival is checked to give the same matrix before timing. Rivals that loop over pairs get fewer vectors, with
+--quick even fewer: their cost per pair is constant.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 import shfcas
-from benches.bench import Case, Job, Settings, against, facts, installed, report, same, settings
-from benches.itself import beside, more_threads
+from benches.bench import Case, Job, Settings, check_same, compare, facts, installed, report, settings
+from benches.itself import more_threads, relative_time
 
 SHAPES = [(500, 1000), (2000, 16)]  # vectors, values
 LEVELS = 5  # values of a vector with many ties
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def tables(chosen: Settings) -> Iterator[list[Case]]:
-    """One table after another, each as soon as it is measured."""
+    """Yields one table after another, each as soon as it is measured."""
     for threads in chosen.threads:
         torch.set_num_threads(threads)
         for dtype in chosen.dtypes:
@@ -41,7 +41,7 @@ def tables(chosen: Settings) -> Iterator[list[Case]]:
 
 
 def data(m: int, n: int, ties: bool, dtype: torch.dtype, device: str) -> Tensor:
-    """Normal numbers, or few whole ones."""
+    """Returns normal numbers, or with ties a few integers."""
     values = torch.empty(m, n, dtype=dtype, device=device)
     return values.random_(0, LEVELS) if ties else values.normal_()
 
@@ -51,7 +51,7 @@ def number_of_pairs(m: int) -> int:
 
 
 def signs(x: Tensor) -> Tensor:
-    """The signs of all differences, multiplied: most of it is matmul. float32 is exact up to 2^24 pairs."""
+    """Multiplies the signs of all differences, mostly a matmul. float32 is exact up to 2^24 pairs."""
     products = x.new_zeros(len(x), len(x), dtype=torch.float32)
     for i in range(x.shape[1] - 1):
         sign = torch.sign(x[:, i, None] - x[:, i + 1 :]).float()
@@ -61,14 +61,14 @@ def signs(x: Tensor) -> Tensor:
 
 
 def pandas_matrix(x: numpy.ndarray) -> numpy.ndarray:
-    """The method that data frames have."""
+    """Calls the method of pandas' data frames."""
     import pandas
 
     return pandas.DataFrame(x.T).corr(method="kendall").to_numpy(copy=True)
 
 
 def scipy_matrix(x: numpy.ndarray) -> numpy.ndarray:
-    """A loop over pairs."""
+    """Loops over pairs with scipy."""
     from scipy.stats import kendalltau
 
     taus = numpy.eye(len(x))
@@ -79,7 +79,7 @@ def scipy_matrix(x: numpy.ndarray) -> numpy.ndarray:
 
 
 def hyper_corr_matrix(x: numpy.ndarray, ties: bool) -> numpy.ndarray:
-    """Its fastest form: each vector is sorted once, and the loop over pairs is compiled."""
+    """Calls hyper-corr's fastest form: each vector is sorted once, and the loop over pairs is compiled."""
     return _hyper_corr_pairs(ties)(x, numpy.argsort(x, axis=1))
 
 
@@ -104,7 +104,7 @@ def _hyper_corr_pairs(ties: bool) -> Callable[[numpy.ndarray, numpy.ndarray], nu
 
 
 def pairs(m: int, n: int, ties: bool, dtype: torch.dtype, threads: int, chosen: Settings) -> Case:
-    """All pairs of m vectors of n values; rivals of one thread are left out when the op has more."""
+    """Times all pairs of m vectors of n values; rivals with one thread are skipped if the op has more."""
     x = data(m, n, ties, dtype, chosen.device)
     few = min(m, QUICK_VECTORS if chosen.quick else FULL_VECTORS)
     rivals = {"signs @ signs.T": (signs, x)}
@@ -119,15 +119,15 @@ def pairs(m: int, n: int, ties: bool, dtype: torch.dtype, threads: int, chosen: 
     jobs = {}
     for name, (function, values) in rivals.items():
         part = len(values)
-        same(name, function(values), own[:part, :part], rtol=1e-4, atol=1e-5)
+        check_same(name, function(values), own[:part, :part], rtol=1e-4, atol=1e-5)
         jobs[name] = Job(functools.partial(function, values), number_of_pairs(part))
     job = Job(lambda: shfcas.kendall_tau_matrix(x), number_of_pairs(m))
     about = facts("kendall_tau_matrix", x, threads, M=m, N=n, ties="yes" if ties else "no")
-    return against(about, job, jobs, chosen, unit="pairs")
+    return compare(about, job, jobs, chosen, unit="pairs")
 
 
 def itself(m: int, n: int, chosen: Settings) -> Iterator[Case]:
-    """With ties beside without, and on more threads."""
+    """Compares vectors with and without ties, and numbers of threads."""
 
     def job(x: Tensor) -> Job:
         return Job(lambda: shfcas.kendall_tau_matrix(x), number_of_pairs(m))
@@ -135,7 +135,7 @@ def itself(m: int, n: int, chosen: Settings) -> Iterator[Case]:
     x = data(m, n, False, torch.float64, chosen.device)
     tied = data(m, n, True, torch.float64, chosen.device)
     about = facts("ties", x, chosen.threads[0], M=m, N=n)
-    yield beside(about, job(tied), {"no ties": job(x)}, chosen)
+    yield relative_time(about, job(tied), {"no ties": job(x)}, chosen)
     if len(chosen.threads) > 1:
         yield more_threads(job(x), facts("threads", x, chosen.threads[-1], M=m, N=n), chosen)
 

@@ -1,4 +1,4 @@
-"""How much memory a function needs beyond its arguments, results included; and how long it takes meanwhile."""
+"""Peak memory of a function beyond its arguments, including results, and its time."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Prepared = Callable[[], object]
 
 
 def peak_mb(prepare: Callable[..., Prepared], small: tuple, large: tuple, threads: int, device: str) -> float:
-    """Megabytes at the peak of the function that `prepare(*large)` returns.
+    """Measures the peak memory, in megabytes, of the function that `prepare(*large)` returns.
 
-    `prepare(*small)` is called first, for what the first call of anything loads. On a CPU all of it happens in a
-    fresh process, so that no memory which something else has left free is used again unseen.
+    `prepare(*small)` is called first, to load everything that a first call loads. On a CPU, this runs in a new process,
+    so that the function cannot reuse memory freed by other code.
     """
     if device == "cuda":
         function = prepare(*large)
@@ -32,16 +32,16 @@ def peak_mb(prepare: Callable[..., Prepared], small: tuple, large: tuple, thread
 
 
 class Spent(NamedTuple):
-    """What one call took."""
+    """Time and memory of one call."""
 
     seconds: float
-    mb: float  # at the peak, beyond what was there before it
-    resident_mb: float  # at the peak, with all of Python
+    mb: float  # peak, minus the memory before the call
+    resident_mb: float  # peak of the whole process
 
 
 def spent(prepare: Callable[..., Prepared], small: tuple, large: tuple, threads: int) -> Spent:
-    """Time and memory, on the CPU, of the function that `prepare(*large)` returns; see `peak_mb`."""
-    # Not forked: a process that is would begin with this one's memory.
+    """Measures time and memory, on the CPU, of the function that `prepare(*large)` returns; see `peak_mb`."""
+    # Spawned, since a forked process would inherit this one's memory.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_spent_here, prepare, small, large, threads).result()
 
@@ -57,9 +57,9 @@ def _spent_here(prepare: Callable[..., Prepared], small: tuple, large: tuple, th
 
 
 def _reset_peak() -> int:
-    """Bytes in use now, from where the peak starts anew; where that cannot be, the peak so far."""
+    """Resets the peak and returns the bytes in use; without support for a reset, returns the peak so far."""
     if sys.platform == "linux":
-        # ru_maxrss will not do: it begins with the peak of the parent process.
+        # ru_maxrss does not work, since it starts with the peak of the parent process.
         Path("/proc/self/clear_refs").write_text("5")
     return _peak()
 

@@ -1,4 +1,4 @@
-"""Writes docs/performance.md, and its plots, from the lines of JSON in benches/results.
+"""Generator of docs/performance.md, and its plots, from the lines of JSON in benches/results.
 
 python -m benches.page
 """
@@ -20,23 +20,23 @@ TITLES = {
     "logprobs": "Log-probabilities of sequences",
     "training": "Sampling, scoring and training",
     "table": "Tables larger than memory",
-    "annotate": "People at the page",
+    "annotate": "Annotation server",
 }
 HEADINGS = {
-    "data": "Answers, log-probabilities and rewards of a round, beside one answer at a time",
-    "policy step": "Answers, rewards and one pass of updates of a LoRA adapter, beside TRL's RLOO",
-    "parts of a policy step": "Where the time of a policy step goes",
-    "score": "`shfcas score`, beside pyarrow alone; MB is the peak of the whole process",
-    "at once": "50 people who answer without a pause; an answer counts when it is on the disk",
-    "in turn": "The same with a second between answers",
-    "one row": "One long row; MB is the memory beyond the arguments at its peak",
-    "one call": "A call on one row of eight, from Python",
-    "beside": "The op beside itself: time of a row, as a multiple of that of another kind of row",
+    "data": "Answers, log-probabilities and rewards of a round, compared with one answer at a time",
+    "policy step": "Answers, rewards and one pass of updates of a LoRA adapter, compared with TRL's RLOO",
+    "parts of a policy step": "Parts of the time of a policy step",
+    "score": "`shfcas score`, compared with pyarrow alone; MB is the peak of the whole process",
+    "at once": "50 annotators without pauses; an answer counts when it is on disk",
+    "in turn": "50 annotators with a second between answers",
+    "one row": "One long row; MB is the peak memory beyond the arguments",
+    "one call": "A call from Python on one row of eight",
+    "beside": "The op compared with itself: time per row, as a multiple of the time of another kind of row",
 }
 
 
 def page(results: Results) -> str:
-    """The part that people write, then what was measured."""
+    """Returns the page: the handwritten part, then the measurements."""
     parts = [(DOCS / "_make" / "performance.md").read_text(encoding="utf-8")]
     if not results:
         return parts[0] + "\nNothing measured yet: `make bench-results`.\n"
@@ -53,7 +53,7 @@ def page(results: Results) -> str:
 def _machine(machine: dict[str, Any]) -> str:
     rivals = ", ".join(f"{name} {version}" for name, version in machine["rivals"].items() if version)
     processor = f"{machine['processor']}, {machine['cores']} cores, {machine['instructions']}"
-    short = " These are short timings (`--quick`), good for a first look only." if machine["quick"] else ""
+    short = " These are short timings (`--quick`), only for a first look." if machine["quick"] else ""
     return (
         f"Measured on {machine['gpu'] or processor}; torch {machine['torch']}, numpy {machine['numpy']}, "
         f"Python {machine['python']}; {rivals}.{short}\n"
@@ -64,7 +64,7 @@ def _targets(results: Results) -> str:
     lines = [("", "target", "measured", ""), *rows(results)]
     counted = sum(line[3] == "reached" for line in lines)
     text = (
-        "One thread and float32 where nothing else is said; where several cases are meant, the worst of them. "
+        "One thread and float32 unless stated otherwise; with several cases, the worst one counts. "
         f"{counted} of {len(lines) - 1} are reached.\n\n"
     )
     return text + _table([list(line) for line in lines])
@@ -75,12 +75,12 @@ def _plots() -> str:
         "## Plots\n\n"
         "One thread, float32.\n\n"
         "![Rows per second against N, by op and rival](plots/rows.svg)\n\n"
-        "![How many times as fast as its best rival, against N](plots/ratio.svg)\n"
+        "![Speed as a multiple of the best rival's, against N](plots/ratio.svg)\n"
     )
 
 
 def _tables(cases: list[dict[str, Any]]) -> list[str]:
-    """A table for each kind of case, in the order of the bench."""
+    """Returns a table for each kind of case, in the order of the bench."""
     kinds: dict[str, list[dict[str, Any]]] = {}
     for case in cases:
         kinds.setdefault("beside" if "beside" in case else case["case"], []).append(case)
@@ -93,7 +93,7 @@ def _tables(cases: list[dict[str, Any]]) -> list[str]:
 
 
 def _table(lines: list[list[str]]) -> str:
-    """The first column is words."""
+    """Formats a Markdown table; the first column is text, aligned left."""
     rule = [":--", *["--:"] * (len(lines[0]) - 1)]
     return "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]]) + "\n"
 

@@ -1,4 +1,4 @@
-"""The plots of the page, as SVG that reads on light and on dark ground."""
+"""Plots of the performance page, as SVG for light and dark backgrounds."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from matplotlib import pyplot as plt
 from benches.targets import Results
 from shfcas.report.plots import COLOURS, OTHER, SELECTED  # and the style of the report
 
-GREY = "#6e7a87"  # as far from white as from black
+GREY = "#6e7a87"  # equal contrast to white and to black
 INK = dict.fromkeys(
     ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color", "grid.color"),
     GREY,
 )
 OTHERS = [*(colour for colour in COLOURS if colour != SELECTED), OTHER]
 RIVALS = ("torch.compile", "hyper-corr", "numpy", "scipy loop", "scipy axis", "torchmetrics")
-COLOUR = dict(zip(RIVALS, OTHERS, strict=True)) | {"eager": OTHERS[1]}  # which never meets hyper-corr
+COLOUR = dict(zip(RIVALS, OTHERS, strict=True)) | {"eager": OTHERS[1]}  # never in the same plot as hyper-corr
 Series = dict[str, list[tuple[int, float]]]
 
 
 def rows_plot(results: Results) -> str:
-    """Rows a second against N: the op and its rivals."""
+    """Plots rows per second against N, for the op and its rivals."""
     panels = {
         "kendall_counts": _series(results, "kendall", "kendall_counts", ties="no"),
         "kendall_counts, many ties": _series(results, "kendall", "kendall_counts", ties="yes"),
@@ -44,7 +44,7 @@ def rows_plot(results: Results) -> str:
 
 
 def ratio_plot(results: Results) -> str:
-    """Speed of the op as a multiple of its best rival's, against N."""
+    """Plots the speed of the op as a multiple of its best rival's, against N."""
     lines = {
         "kendall_counts": _ratio(results, "kendall", "kendall_counts", ties="no"),
         "kendall_counts, many ties": _ratio(results, "kendall", "kendall_counts", ties="yes"),
@@ -64,7 +64,7 @@ def ratio_plot(results: Results) -> str:
 
 
 def _series(results: Results, bench: str, name: str, **facts: Any) -> Series:
-    """Rows a second by N, of the op and of every rival."""
+    """Returns rows per second by N, for the op and every rival."""
     series: Series = {}
     for case in _cases(results, bench, name, **facts):
         series.setdefault("shfcas", []).append((case["N"], case["rows/s"]))

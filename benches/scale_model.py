@@ -1,11 +1,10 @@
-"""What 10^6, 10^8 and 10^10 answers cost: a model whose constants were measured here or are assumed by name.
+"""Cost model for 10^6, 10^8 and 10^10 answers, with constants that are measured here or named assumptions.
 
     python -m benches.scale_model [--write] [--set NAME=VALUE ...]
 
-Prints the tables of docs/scale.md, then one line of JSON; --write puts them into the page, and --set changes an
-assumption. The hours are those of a simulation: shards of answers go from stage to stage, and each resource works off
-one thing after another; the training follows when all of them have come through. The time that people take is not
-among the hours.
+Prints the tables of docs/scale.md, then one line of JSON. --write puts them into the page, and --set changes an
+assumption. The hours come from a simulation: shards of answers pass from stage to stage, and each resource processes
+one task at a time. Training follows after all shards. The time of annotators is not included in the hours.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ RESULTS = Path(__file__).parent / "results"
 BEGIN, END = "<!-- written by python -m benches.scale_model -->\n", "<!-- end -->\n"
 SIZES = (10**6, 10**8, 10**10)
 SHARDS = 200
-TRAINING = ("reward model", "policy")  # these wait for the judgements on all shards
+TRAINING = ("reward model", "policy")  # these wait for the labels of all shards
 DAY = 24.0
 
 
 class Value(NamedTuple):
-    """A number of the model, and where it comes from."""
+    """Constant of the model with its source."""
 
     value: float
     unit: str
@@ -48,28 +47,28 @@ ASSUMED = {
     "number_bytes": Value(
         37,
         "bytes",
-        "an answer's columns, uncompressed: 8 each of log-probability, reward and PACS, 13 of lists, tokens and prompt",
+        "columns of an answer, uncompressed: 8 each of log-probability, reward, PACS; 13 of lists, tokens, prompt",
     ),
     "gpu_flops": Value(989e12, "FLOP/s", "data sheet of NVIDIA's H100 SXM, bfloat16, dense"),
     "generation_use": Value(0.10, "of that", "batched generation reads weights and cache for every token; assumed"),
     "forward_use": Value(0.40, "of that", "long batches, one forward pass; assumed"),
     "training_use": Value(0.35, "of that", "8B models under FSDP; assumed"),
-    "node_gpus": Value(8, "GPUs", "a usual node"),
-    "node_cores": Value(96, "cores", "a usual node"),
-    "node_storage": Value(2e9, "bytes/s", "a shared file system or object store, a node's share; assumed"),
-    "gpu_hour": Value(2.5, "$", "rent of an H100 with its share of the node; assumed, 2 to 4 are asked"),
+    "node_gpus": Value(8, "GPUs", "a typical node"),
+    "node_cores": Value(96, "cores", "a typical node"),
+    "node_storage": Value(2e9, "bytes/s", "a shared file system or object store, share of one node; assumed"),
+    "gpu_hour": Value(2.5, "$", "rent of an H100 with its share of the node; assumed, market prices are 2 to 4"),
     "storage_month": Value(23.0, "$/TB", "list price of object stores; assumed; one month"),
     "judged_share": Value(0.001, "of prompts", "the label budget; chosen"),
-    "judgement_seconds": Value(60, "s", "one comparison by one person; assumed"),
+    "judgement_seconds": Value(60, "s", "one comparison by one annotator; assumed"),
     "person_hour": Value(25.0, "$", "wage with overheads; assumed"),
-    "person_day": Value(6, "hours", "of judging in a day; assumed"),
+    "person_day": Value(6, "hours", "of labelling per day; assumed"),
     "reward_epochs": Value(2, "passes", "default of `reward.num_train_epochs`"),
-    "policy_share": Value(0.01, "of prompts", "prompts that PPO answers and learns from; chosen"),
+    "policy_share": Value(0.01, "of prompts", "prompts that PPO trains on; chosen"),
 }
 
 
 def measured(results: Results) -> dict[str, Value]:
-    """Constants from the committed results of the benches."""
+    """Returns the constants from the committed results of the benches."""
     table = max(results["table"]["cases"], key=lambda case: case["answers"])
     cores = results["table"]["machine"]["cores"]
     training = {(c["case"], c.get("way")): c for c in results["training"]["cases"]}
@@ -82,31 +81,33 @@ def measured(results: Results) -> dict[str, Value]:
     return {
         "core_scores": Value(
             table["answers/s"] / cores,
-            "answers/s a core",
-            f"`benches.table`, {table['answers']:,} answers: read, scored, compressed and written, but for text",
+            "answers/s per core",
+            f"`benches.table`, {table['answers']:,} answers: read, scored, compressed and written, without text",
         ),
-        "core_conflicts": Value(scores[0] * 8, "answers/s a core", "`benches.pacs`: the op alone, 8 answers, float64"),
+        "core_conflicts": Value(
+            scores[0] * 8, "answers/s per core", "`benches.pacs`: the op alone, 8 answers, float64"
+        ),
         "policy_step": Value(
             step["ms"] / data["ms"],
             "times",
-            "`benches.training`: a step of PPO, beside sampling and rewarding as many answers",
+            "`benches.training`: a step of PPO, relative to sampling and rewarding as many answers",
         ),
     }
 
 
 class Stage(NamedTuple):
-    """What a stage asks of a node, for a number of answers."""
+    """Cost of a stage for a number of answers."""
 
     name: str
     resource: str  # GPUs, cores or storage
-    hours: float  # of one node, if it did nothing else
+    hours: float  # hours of one node that does nothing else
     flops: float
     bytes: float
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a number of answers takes."""
+    """Resources and costs for a number of answers."""
 
     answers: int
     prompts: float
@@ -130,10 +131,10 @@ class Plan:
 
 
 def stages(answers: float, c: Mapping[str, float]) -> list[Stage]:
-    """The stages of a round in their order; what each needs of one node."""
+    """Returns the stages of a round in order, with the cost of each on one node."""
     prompts = answers / c["answers_a_prompt"]
     text = c["prompt_tokens"] * prompts + c["answer_tokens"] * answers
-    read = (c["prompt_tokens"] + c["answer_tokens"]) * answers  # of a reward model: it sees each answer with its prompt
+    read = (c["prompt_tokens"] + c["answer_tokens"]) * answers  # a reward model reads each answer with its prompt
     node = c["gpu_flops"] * c["node_gpus"] * 3600
     sampling, rewards = 2 * c["policy_parameters"] * text, 2 * c["reward_parameters"] * read
     pairs = c["judged_share"] * prompts
@@ -153,7 +154,7 @@ def stages(answers: float, c: Mapping[str, float]) -> list[Stage]:
 
 
 def simulated_hours(of: Iterable[Stage], nodes: int, shards: int = SHARDS) -> float:
-    """Hours until the policy is trained; a resource works on one shard of one stage at a time."""
+    """Simulates the hours until the policy is trained; a resource processes one shard of one stage at a time."""
     order = list(of)
     free = {stage.resource: 0.0 for stage in order}
     end = 0.0
@@ -168,12 +169,12 @@ def simulated_hours(of: Iterable[Stage], nodes: int, shards: int = SHARDS) -> fl
 
 
 def busy(of: Iterable[Stage], resource: str) -> float:
-    """Hours of one node that keep a resource busy."""
+    """Returns the hours of one node during which a resource is busy."""
     return sum(stage.hours for stage in of if stage.resource == resource)
 
 
 def plan(answers: int, c: Mapping[str, float]) -> Plan:
-    """As many nodes as end within a day, and as many people."""
+    """Computes the numbers of nodes and annotators that finish within a day."""
     of = stages(answers, c)
     nodes = max(1, math.ceil(busy(of, "GPUs") / DAY))
     while simulated_hours(of, nodes) > DAY:
@@ -198,11 +199,11 @@ def plan(answers: int, c: Mapping[str, float]) -> Plan:
     )
 
 
-# What is printed.
+# Output.
 
 
 def number(value: float) -> str:
-    """Three digits that matter."""
+    """Formats a number with three significant digits."""
     if value == 0:
         return "0"
     if 0.01 <= abs(value) < 1e6:
@@ -211,7 +212,7 @@ def number(value: float) -> str:
 
 
 def bytes_of(value: float) -> str:
-    """With a unit, of 1000s."""
+    """Formats bytes with a decimal unit."""
     for unit, size in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9)):
         if value >= size:
             return f"{value / size:.3g} {unit}"
@@ -219,13 +220,13 @@ def bytes_of(value: float) -> str:
 
 
 def table(rows: list[list[str]]) -> str:
-    """Markdown; the first column is words."""
+    """Formats a Markdown table; the first column is text, aligned left."""
     rule = [":--", *["--:"] * (len(rows[0]) - 1)]
     return "\n".join("| " + " | ".join(row) + " |" for row in [rows[0], rule, *rows[1:]]) + "\n"
 
 
 def size_table(plans: list[Plan]) -> str:
-    """A column for each number of answers."""
+    """Returns the table with a column for each number of answers."""
     lines: list[tuple[str, list[str]]] = [
         ("prompts", [number(p.prompts) for p in plans]),
         ("on disk", [bytes_of(p.bytes) for p in plans]),
@@ -234,36 +235,36 @@ def size_table(plans: list[Plan]) -> str:
         ("core hours, conflicts", [number(p.core_hours) for p in plans]),
         ("node hours, storage", [number(busy(p.stages, "storage")) for p in plans]),
         ("nodes for a day", [number(p.nodes) for p in plans]),
-        ("hours on these", [f"{p.hours:.3g}" for p in plans]),
-        ("judgements", [number(p.judgements) for p in plans]),
-        ("people for a day", [number(p.people) for p in plans]),
+        ("hours on these nodes", [f"{p.hours:.3g}" for p in plans]),
+        ("labels", [number(p.judgements) for p in plans]),
+        ("annotators for a day", [number(p.people) for p in plans]),
         ("$ for machines", [number(p.machine_dollars) for p in plans]),
-        ("$ for people", [number(p.people_dollars) for p in plans]),
-        ("$ a million prompts, machines", [number(p.machine_dollars / p.prompts * 1e6) for p in plans]),
-        ("$ a million prompts, people", [number(p.people_dollars / p.prompts * 1e6) for p in plans]),
+        ("$ for annotators", [number(p.people_dollars) for p in plans]),
+        ("$ per million prompts, machines", [number(p.machine_dollars / p.prompts * 1e6) for p in plans]),
+        ("$ per million prompts, annotators", [number(p.people_dollars / p.prompts * 1e6) for p in plans]),
     ]
     head = ["", *(f"10^{round(math.log10(p.answers))} answers" for p in plans)]
     return table([head, *([name, *values] for name, values in lines)])
 
 
 def stage_table(of: list[Stage], answers: float) -> str:
-    """What a million answers ask of one node."""
+    """Returns the table of the cost of a million answers on one node."""
     busiest = max(stage.hours for stage in of)
-    rows = [["stage", "needs", "FLOP", "seconds of a node", "of the longest"]]
+    rows = [["stage", "needs", "FLOP", "seconds of a node", "relative to the longest"]]
     for s in of:
         rows.append([s.name, s.resource, number(s.flops), number(s.hours * 3600), number(s.hours / busiest)])
     return table(rows)
 
 
 def constant_table(constants: Mapping[str, Value]) -> str:
-    """Every number by name."""
+    """Returns the table of all constants by name."""
     rows = [["name", "value", "unit", "source"]]
     rows += [[f"`{name}`", number(v.value), v.unit, v.source] for name, v in constants.items()]
     return table(rows)
 
 
 def text(constants: Mapping[str, Value]) -> str:
-    """The part of the page that is written here."""
+    """Returns the generated part of the page."""
     c = {name: value.value for name, value in constants.items()}
     plans = [plan(answers, c) for answers in SIZES]
     found, assumed = ({n: v for n, v in constants.items() if (n in ASSUMED) == side} for side in (False, True))
@@ -284,13 +285,13 @@ def text(constants: Mapping[str, Value]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--write", action="store_true", help="put the tables into docs/scale.md")
-    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="other values")
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="change constants")
     given = parser.parse_args()
     constants = {**measured(read(RESULTS)), **ASSUMED}
     for change in given.set:
         name, _, value = change.partition("=")
         if name not in constants:
-            parser.error(f"no constant {name}; they are {', '.join(constants)}")
+            parser.error(f"--set: expected one of {', '.join(constants)}, got {name}")
         constants[name] = constants[name]._replace(value=float(value), source="--set")
     print(text(constants))
     c = {name: value.value for name, value in constants.items()}

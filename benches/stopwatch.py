@@ -1,4 +1,4 @@
-"""How long the parts of something take, each without the parts inside it."""
+"""Stopwatch for nested parts; the time of a part excludes its inner parts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Stopwatch:
 
     @contextmanager
     def measure(self, name: str) -> Iterator[None]:
-        """The time of a block goes to this name, and to the outer one again afterwards."""
+        """Adds the time of a block to this name; afterwards, time counts for the outer name again."""
         self._switch()
         self._running.append(name)
         try:
@@ -28,7 +28,7 @@ class Stopwatch:
             self._running.pop()
 
     def follow(self, owner: Any, function: str, name: str) -> None:
-        """The time of a function or method of an object, from now on, goes to this name."""
+        """Adds the time of all further calls of an object's function or method to this name."""
         plain = getattr(owner, function)
 
         def measured(*args: Any, **kwargs: Any) -> Any:

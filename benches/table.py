@@ -1,11 +1,11 @@
-"""`shfcas score` over tables larger than memory, beside pyarrow alone reading and writing the same columns.
+"""`shfcas score` on tables larger than memory, compared with pyarrow alone reading and writing the same columns.
 
     python -m benches.table [--quick] [--answers N ...] [--folder FOLDER]
 
-Makes its own table: prompts of 8 answers with rewards and log-probabilities, one Parquet file. pyarrow alone reads it
-and writes it with columns of random numbers in place of the scores, as the same parts with the same compression, in as
-many threads. Each runs in a process of its own; MB is the peak of its resident memory, all of Python included. The
-default is 10^5 to 10^7 answers; 10^8 takes about 4 GB of disk.
+The bench generates its own table: prompts with 8 answers, rewards and log-probabilities, in one Parquet file. pyarrow
+alone reads it and writes it with random numbers instead of scores, in the same parts, with the same compression and
+number of threads. Each runs in its own process; MB is the peak of the resident memory of the whole process. The default
+is 10^5 to 10^7 answers; 10^8 needs about 4 GB of disk.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ ANSWERS, GROUP = 8, 1 << 17
 
 
 def lists(values: np.ndarray) -> pa.Array:
-    """Numbers as lists of 8."""
+    """Returns numbers as lists of 8."""
     return pa.ListArray.from_arrays(np.arange(0, len(values) + 1, ANSWERS, dtype=np.int32), pa.array(values))
 
 
 def make_table(path: Path, prompts: int) -> None:
-    """Scores of answers that conflict as much as chance has it."""
+    """Writes a table with random, unrelated rewards and log-probabilities."""
     rng, writer = np.random.default_rng(0), None
     for start in range(0, prompts, GROUP):
         rows = min(GROUP, prompts - start)
@@ -55,14 +55,14 @@ def make_table(path: Path, prompts: int) -> None:
 
 
 def with_shfcas(source: Path, output: Path) -> None:
-    """What the command does."""
+    """Scores a table as the command does."""
     from shfcas.conflicts.streaming import score_table
 
     score_table([str(source)], output)
 
 
 def with_pyarrow(source: Path, output: Path) -> None:
-    """Reads and writes the same columns; what would be scores is made once."""
+    """Reads and writes the same columns; the random columns are generated once."""
     from shfcas.data.shards import BATCH_ROWS, SHARD_ROWS, find_shards, read_batches
 
     output.mkdir()
@@ -92,7 +92,7 @@ WAYS = {"shfcas": with_shfcas, "pyarrow alone": with_pyarrow}
 
 
 def prepare(way: str, source: Path, output: Path) -> Callable[[], object]:
-    """What is measured; returns how many parts it made."""
+    """Returns the measured function, which returns its number of parts."""
 
     def call() -> int:
         WAYS[way](source, output)
@@ -104,7 +104,7 @@ def prepare(way: str, source: Path, output: Path) -> Callable[[], object]:
 
 
 def tables(sizes: list[int], rounds: int, folder: Path) -> Iterator[list[Case]]:
-    """Both ways in turns, at every size."""
+    """Measures both ways in turns, at every size."""
     small, large = folder / "small.parquet", folder / "large.parquet"
     make_table(small, 1000)
     for answers in sizes:
@@ -133,7 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--answers", type=int, nargs="+", default=[10**5, 10**6, 10**7], help="sizes of the table")
     parser.add_argument("--quick", action="store_true", help="10^5 and 10^6 answers, once")
-    parser.add_argument("--folder", help="where the tables are made and deleted again (default: a temporary folder)")
+    parser.add_argument("--folder", help="folder for the tables, which are deleted afterwards (default: temporary)")
     given = parser.parse_args()
     sizes, rounds = ([10**5, 10**6], 1) if given.quick else (given.answers, 3)
     effort = QUICK if given.quick else FULL

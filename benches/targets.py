@@ -1,4 +1,4 @@
-"""What the ops were meant to reach, beside what they did; computed from the lines of JSON that the benches print.
+"""Performance targets and their measured values, computed from the lines of JSON that the benches print.
 
 python -m benches.targets FOLDER
 """
@@ -16,18 +16,18 @@ SHORT = [8, 16, 64]
 
 
 class Target(NamedTuple):
-    """A bound for the worst of some cases; one thread and float32 where they do not say otherwise."""
+    """Bound for the worst of some cases; one thread and float32 unless the cases say otherwise."""
 
     what: str
     relation: str  # ">=" or "<="
     bound: float
     bench: str
-    cases: dict[str, Any]  # facts of the cases; a list holds alternatives
+    cases: dict[str, Any]  # facts of the cases; a list contains alternatives
     measure: Callable[[dict[str, Any]], float | None]
-    """Of a case; none if the rival was not there."""
+    """Value of a case; None if the rival was not installed."""
 
     def measured(self, results: Results) -> float | None:
-        """The worst of the cases; none if there are none."""
+        """Returns the worst value of the cases; None without cases."""
         facts = {"threads": 1, "dtype": "float32"} | self.cases
         cases = results.get(self.bench, {}).get("cases", [])
         meant = [c for c in cases if all(_is(c.get(key), fact) for key, fact in facts.items())]
@@ -35,17 +35,17 @@ class Target(NamedTuple):
         return (min if self.relation == ">=" else max)(values, default=None)
 
     def reached(self, value: float) -> bool:
-        """Whether the bound holds."""
+        """Returns whether the bound holds."""
         return value >= self.bound if self.relation == ">=" else value <= self.bound
 
 
 def column(name: str) -> Callable[[dict[str, Any]], float | None]:
-    """As it stands in the table, if it does."""
+    """Returns a measure that reads a column of the case, if it exists."""
     return lambda case: case.get(name)
 
 
 def speed_of_other(case: dict[str, Any]) -> float:
-    """Speed as a fraction of that beside which it was measured."""
+    """Returns the speed as a fraction of the speed of the compared job."""
     return 1 / case["times as long"]
 
 
@@ -72,7 +72,7 @@ def _pacs(what: str, relation: str, bound: float, name: str, **cases: Any) -> Ta
 def _data(relation: str, bound: float, name: str) -> Target:
     cases = {"case": "data", "way": "shfcas, 8 at once", "threads": 2}
     return Target(
-        f"a round's data, 8 answers at once, beside one at a time: {name}",
+        f"a round's data, 8 answers at once, relative to one at a time: {name}",
         relation,
         bound,
         "training",
@@ -86,9 +86,9 @@ def _threads(bench: str, op: str, **cases: Any) -> Target:
 
 
 def _tables(what: str, relation: str, bound: float, name: str) -> Target:
-    """Of tables that are large beside what Python and its libraries take to start."""
+    """Returns a target for tables that take long compared to the start of Python and its libraries."""
     cases = {"case": "score", "answers": [10**7, 10**8], "threads": None, "dtype": None}
-    return Target(f"shfcas score, 10^7 answers and more: {what}", relation, bound, "table", cases, column(name))
+    return Target(f"shfcas score, at least 10^7 answers: {what}", relation, bound, "table", cases, column(name))
 
 
 LONGER = "times as long"
@@ -96,12 +96,12 @@ JAGGED = ["jagged, one length", "jagged, 1 to 2 N - 1"]
 
 TARGETS = [
     _rows("N = 8: times torch.compile", 5, "x torch.compile", N=8),
-    _rows("N = 8: bytes/s, of torch.sub's", 0.5, "of torch.sub", N=8),
+    _rows("N = 8: bytes/s, relative to torch.sub", 0.5, "of torch.sub", N=8),
     _rows("N = 16, no ties: times torch.compile", 5, "x torch.compile", N=16, ties="no"),
     _rows("N = 64, no ties: times torch.compile", 8, "x torch.compile", N=64, ties="no"),
     _rows("N = 64, ties: times torch.compile", 4.5, "x torch.compile", N=64, ties="yes"),
     Target(
-        "kendall_counts, N = 64, ties: speed, of that without",
+        "kendall_counts, N = 64, ties: speed, relative to no ties",
         ">=",
         0.6,
         "kendall",
@@ -116,8 +116,8 @@ TARGETS = [
     _kendall("N = 1e6, no ties: times scipy", ">=", 6, "x scipy", case="one row", N=1_000_000, ties="no"),
     _kendall("N = 1e6, no ties: times hyper-corr", ">=", 5, "x hyper-corr", case="one row", N=1_000_000, ties="no"),
     _kendall("N = 1e6, 30 values: times hyper-corr", ">=", 2, "x hyper-corr", case="one row", N=1_000_000, ties="yes"),
-    _kendall("jagged: time, of as many dense rows", "<=", 1.3, LONGER, case=JAGGED),
-    _kendall("float64: time, of float32", "<=", 2.2, LONGER, case="float64", dtype="float64"),
+    _kendall("jagged: time, relative to as many dense rows", "<=", 1.3, LONGER, case=JAGGED),
+    _kendall("float64: time, relative to float32", "<=", 2.2, LONGER, case="float64", dtype="float64"),
     Target("kendall_counts: a call on 1 x 8 from Python, µs", "<=", 10, "kendall", {"case": "one call"}, microseconds),
     Target(
         "kendall_tau_matrix, 500 x 1000 float64, no ties: times pandas",
@@ -128,7 +128,7 @@ TARGETS = [
         column("x pandas"),
     ),
     Target(
-        "kendall_tau_matrix, 500 x 1000 float64, ties: time, of that without",
+        "kendall_tau_matrix, 500 x 1000 float64, ties: time, relative to no ties",
         "<=",
         3,
         "matrix",
@@ -136,12 +136,12 @@ TARGETS = [
         column(LONGER),
     ),
     _pacs("pacs, N = 8, 16, 64: times torch.compile", ">=", 4, "x torch.compile", case="pacs", N=SHORT),
-    _pacs("pacs, N = 8: bytes/s, of torch.sub's", ">=", 0.5, "of torch.sub", case="pacs", N=8),
-    _pacs("pacs, N = 16: bytes/s, of torch.sub's", ">=", 0.65, "of torch.sub", case="pacs", N=16),
-    _pacs("pacs, N = 64: bytes/s, of torch.sub's", ">=", 0.9, "of torch.sub", case="pacs", N=64),
-    _pacs("pacs, jagged: time, of as many dense rows", "<=", 1.3, LONGER, case=JAGGED),
-    _pacs("pacs, float64: time, of float32", "<=", 2.2, LONGER, case="float64", dtype="float64"),
-    _pacs("conflict_scores: time, of the dearer of its parts", "<=", 1.25, LONGER, case="conflict_scores, parts"),
+    _pacs("pacs, N = 8: bytes/s, relative to torch.sub", ">=", 0.5, "of torch.sub", case="pacs", N=8),
+    _pacs("pacs, N = 16: bytes/s, relative to torch.sub", ">=", 0.65, "of torch.sub", case="pacs", N=16),
+    _pacs("pacs, N = 64: bytes/s, relative to torch.sub", ">=", 0.9, "of torch.sub", case="pacs", N=64),
+    _pacs("pacs, jagged: time, relative to as many dense rows", "<=", 1.3, LONGER, case=JAGGED),
+    _pacs("pacs, float64: time, relative to float32", "<=", 2.2, LONGER, case="float64", dtype="float64"),
+    _pacs("conflict_scores: time, relative to its slower part", "<=", 1.25, LONGER, case="conflict_scores, parts"),
     Target(
         "pacs, conflict_scores: a call on 1 x 8 from Python, µs", "<=", 10, "pacs", {"case": "one call"}, microseconds
     ),
@@ -164,7 +164,7 @@ TARGETS = [
     _data(">=", 4, "times as fast"),
     _data("<=", 1, "times the MB"),
     _tables("MB at the peak", "<=", 1000, "MB"),
-    _tables("speed, of pyarrow alone", ">=", 0.6, "speed, of pyarrow alone"),
+    _tables("speed, relative to pyarrow alone", ">=", 0.6, "speed, of pyarrow alone"),
     _threads("kendall", "kendall_counts", case="threads"),
     _threads("pacs", "pacs", case="threads"),
     _threads("matrix", "kendall_tau_matrix", case="threads", dtype="float64"),
@@ -173,7 +173,7 @@ TARGETS = [
 
 
 def rows(results: Results) -> Iterator[tuple[str, str, str, str]]:
-    """What, target, measured, whether it was reached."""
+    """Yields name, target, measured value and outcome of each target."""
     for target in TARGETS:
         value = target.measured(results)
         outcome = "not measured" if value is None else "reached" if target.reached(value) else "not reached"
@@ -182,7 +182,7 @@ def rows(results: Results) -> Iterator[tuple[str, str, str, str]]:
 
 
 def read(folder: Path) -> Results:
-    """The lines of JSON in a folder, by the name of the bench."""
+    """Reads the lines of JSON in a folder, by name of the bench."""
     lines = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
     return {line["bench"]: line for line in lines}
 

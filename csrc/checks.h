@@ -1,5 +1,5 @@
-// Argument checks shared by all ops. A failed one names op, argument, expectation and finding, and reaches
-// Python as ValueError.
+// Argument checks shared by all ops. A failed check names the op, the argument, the expected and the actual
+// value. It reaches Python as ValueError.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -63,7 +63,7 @@ inline void check_dim(const char* op, const char* argument, const Tensor& tensor
     fail(op, argument, std::to_string(dim) + " dimension(s)", "shape " + shape_of(tensor));
 }
 
-// offsets[0] == 0 <= offsets[1] <= ... <= offsets[count] == total, as Arrow and torch lay rows out.
+// Checks offsets[0] == 0 <= offsets[1] <= ... <= offsets[count] == total, the layout of Arrow and torch.
 inline void check_offset_values(const char* op, const int64_t* offsets, int64_t count, int64_t total) {
   if (offsets[0] != 0) fail(op, "offsets", "a first offset of 0", offsets[0]);
   for (int64_t row = 0; row < count; ++row)

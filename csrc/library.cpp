@@ -1,4 +1,4 @@
-// The schema of every op, and the Python module whose import registers them.
+// Schema of every op, and the Python module that registers the ops on import.
 #include <pybind11/pybind11.h>
 #include <torch/csrc/stable/library.h>
 

@@ -1,4 +1,4 @@
-// Checks of what goes with logits (B, T, V): a label, and perhaps a mask, for each position.
+// Checks of logits (B, T, V), their labels (B, T) and their optional mask (B, T).
 #pragma once
 
 #include <optional>
@@ -8,7 +8,7 @@
 
 namespace shfcas {
 
-// Returns the dtype that logits are computed in.
+// Returns the compute dtype of the logits.
 inline ScalarType check_logits(const char* op, const Tensor& logits, const Tensor& labels,
                                const std::optional<Tensor>& mask) {
   const ScalarType dtype = compute_dtype(op, "logits", logits, Numbers::floating);
@@ -25,7 +25,7 @@ inline ScalarType check_logits(const char* op, const Tensor& logits, const Tenso
   return dtype;
 }
 
-// The gradient of sequence_logprobs: one number for each sequence.
+// Checks the incoming gradient of sequence_logprobs: one value per sequence.
 inline void check_sequence_gradient(const char* op, const Tensor& gradient, const Tensor& logits) {
   compute_dtype(op, "gradient", gradient, Numbers::floating);
   check_same_device(op, "gradient", gradient, "logits", logits);

@@ -1,4 +1,4 @@
-// The name of a tau variant, as the op takes it.
+// Parser of the `variant` argument of the tau ops.
 #pragma once
 
 #include <string>

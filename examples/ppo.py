@@ -1,4 +1,4 @@
-"""PPO on a model of your own, with a reward of your own: python examples/ppo.py MODEL OUTPUT."""
+"""PPO with your own model and your own reward: python examples/ppo.py MODEL OUTPUT."""
 
 import sys
 
@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 from shfcas.training.ppo.trainer import PPOConfig, PPOTrainer
 
 
-def brevity(completion_ids, **columns):  # one number an answer, higher is better
+def brevity(completion_ids, **columns):  # one number per answer, higher is better
     return [-float(len(ids)) for ids in completion_ids]
 
 

@@ -1,8 +1,8 @@
-// Ordered keys: every number becomes a signed integer of its own width that sorts as the number does, so
-// that pairs are compared with integer instructions. -0.0 and +0.0 share a key, and the infinities are the
-// ends of the order. NaN has no place in it: ask is_nan first.
+// Ordered keys: every number becomes a signed integer of the same width and the same sort order. Pairs are
+// then compared with integer instructions. -0.0 and +0.0 share a key; the infinities are the ends of the
+// order. NaN has no key: check is_nan first.
 //
-// Everything starts from the bits of a number, and holds for one integer or for a register of them.
+// The functions work on the bits of a number, in one integer or in a vector register of integers.
 #pragma once
 
 #include <cstdint>
@@ -42,7 +42,7 @@ SHFCAS_INLINE Key<T> bits_of(T value) {
   return bits;
 }
 
-// Floating-point numbers are sign and magnitude, and magnitudes sort as integers: apply the sign.
+// Converts sign and magnitude to two's complement. Magnitudes of floating-point numbers sort as integers.
 template <class T, class Bits>
 SHFCAS_INLINE void bits_to_key(Bits& bits) {
   if constexpr (KeyOf<T>::floating) {

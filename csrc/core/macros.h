@@ -1,4 +1,4 @@
-// Marks of the torch-free headers: they compile alone with a host compiler and with nvcc.
+// Macros of the torch-free headers, which compile alone with a host compiler and with nvcc.
 #pragma once
 
 #ifdef __CUDACC__
@@ -7,7 +7,8 @@
 #define SHFCAS_HD
 #endif
 
-// Inlined into the function that chose the instruction set, or it would keep the baseline one.
+// Forces inlining into the caller that selects the instruction set; a separate function would use the
+// baseline.
 #ifdef __CUDACC__
 #define SHFCAS_INLINE inline __host__ __device__
 #else

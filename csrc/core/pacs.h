@@ -1,8 +1,9 @@
-// The proxy-policy conflict score of a row: PACS_i = z(reward)_i - z(logprob)_i, where z is the z-score of
-// the row with the population standard deviation.
+// Proxy-policy conflict score (PACS) of a row: PACS_i = z(reward)_i - z(logprob)_i. z is the z-score within
+// the row, with the population standard deviation.
 //
-// Sums are held in double whatever the input: log-probabilities of -300 that differ by 1 leave a float sum
-// too few digits. CUDA computes so, and the CPU where single precision does not do (cpu/level/pacs.h).
+// Sums are double for every input dtype: a float sum has too few digits for log-probabilities near -300 that
+// differ by 1. CUDA always uses this code. The CPU uses it where single precision is not enough
+// (cpu/level/pacs.h).
 #pragma once
 
 #include <cmath>
@@ -12,7 +13,7 @@
 
 namespace shfcas {
 
-// Below this standard deviation, or with fewer than two elements, a row says nothing: its z-scores are 0.
+// A row is degenerate below this standard deviation, or with fewer than two elements: its z-scores are 0.
 constexpr double kMinStd = 1e-6;
 
 struct ZScore {
@@ -20,7 +21,7 @@ struct ZScore {
   double scale;  // 1 / std, or 0 if degenerate
   bool degenerate;
 
-  // A NaN or infinity in the row makes this NaN, degenerate or not, since 0 * NaN is NaN.
+  // A NaN or infinity in the row gives NaN, also in a degenerate row, since 0 * NaN is NaN.
   SHFCAS_INLINE double operator()(double value) const { return (value - mean) * scale; }
 };
 
@@ -44,10 +45,10 @@ SHFCAS_INLINE ZScore z_score(const Team& team, const T* values, int64_t n) {
 
 struct PacsSummary {
   double mean_abs;  // 0 for an empty row
-  bool degenerate;  // by rewards or by logprobs
+  bool degenerate;  // rewards or logprobs are degenerate
 };
 
-// Writes the n scores of a row.
+// Writes the n scores of a row and returns their summary.
 template <class Team, class T>
 SHFCAS_INLINE PacsSummary write_pacs(const Team& team, const T* rewards, const T* logprobs, int64_t n,
                                      T* scores) {
@@ -63,7 +64,7 @@ SHFCAS_INLINE PacsSummary write_pacs(const Team& team, const T* rewards, const T
   return {mean_abs, reward.degenerate || logprob.degenerate};
 }
 
-// The gradient of sum_i gradient_i z_i with respect to the values of a row, times sign:
+// Writes sign times the gradient of sum_i gradient_i z_i with respect to the values of a row:
 //   sign / std * (gradient_i - mean(gradient) - z_i mean(gradient z)), and 0 for a degenerate row.
 template <class Team, class T>
 SHFCAS_INLINE void write_z_gradient(const Team& team, const T* gradient, const T* values, int64_t n,

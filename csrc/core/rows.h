@@ -1,8 +1,8 @@
-// How rows lie in a flat array of values.
+// Layout of rows in a flat array of values.
 //   dense:  row r is values[r * length, (r + 1) * length)
 //   jagged: row r is values[offsets[r], offsets[r + 1])
-// Offsets are clamped to the array, so that a bad one can never make a kernel read outside it; where the
-// offsets can be read without waiting for a device, they are checked and refused before.
+// Offsets are clamped to the array, so that bad offsets never make a kernel read out of bounds. On the CPU,
+// where reading them needs no synchronisation, bad offsets raise an error earlier.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@ struct Rows {
   int64_t count;           // number of rows
   int64_t total;           // number of values
   int64_t length;          // values in each row, when dense
-  const int64_t* offsets;  // count + 1 of them when jagged, else null
+  const int64_t* offsets;  // count + 1 offsets when jagged, else null
 
   SHFCAS_INLINE int64_t begin(int64_t row) const { return offsets ? clamped(offsets[row]) : row * length; }
 
@@ -25,7 +25,7 @@ struct Rows {
     return size > 0 ? size : 0;
   }
 
-  // Exact when dense; a guide for the choice of a kernel when jagged.
+  // Exact when dense; when jagged, an estimate for choosing a kernel.
   int64_t mean_length() const { return count > 0 ? total / count : 0; }
 
  private:

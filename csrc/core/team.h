@@ -1,4 +1,4 @@
-// A team is the set of threads that share one row. Row arithmetic takes one as its first argument and reads
+// A team is the set of threads that share one row. Row functions take it as their first argument and read
 // elements rank(), rank() + size(), ...; sum() returns the total over the team to every member.
 #pragma once
 

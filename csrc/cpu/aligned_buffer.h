@@ -1,4 +1,4 @@
-// Scratch memory that begins at a cache line; a lot of it, at a huge page, which saves most of its page
+// Scratch memory aligned to a cache line. Large buffers are aligned to huge pages, which saves most page
 // faults.
 #pragma once
 
@@ -20,7 +20,7 @@ class AlignedBuffer {
   AlignedBuffer& operator=(const AlignedBuffer&) = delete;
   ~AlignedBuffer() { release(); }
 
-  // Room for at least size elements, of which nothing is kept when it grows.
+  // Allocates at least size elements. Growing discards the contents.
   void reserve(int64_t size) {
     if (size <= size_) return;
     release();
@@ -30,7 +30,7 @@ class AlignedBuffer {
     data_ = static_cast<T*>(::operator new(bytes, std::align_val_t{alignment_}));
     size_ = size;
 #ifdef __linux__
-    if (alignment_ == kHugePage) madvise(data_, bytes, MADV_HUGEPAGE);  // a wish: failure does no harm
+    if (alignment_ == kHugePage) madvise(data_, bytes, MADV_HUGEPAGE);  // only a hint; may fail
 #endif
   }
 

@@ -11,7 +11,7 @@
 namespace shfcas {
 namespace {
 
-// Rows that are counted and then scored: few enough to be in the cache still, enough to sort by length.
+// Rows counted and then scored together: few enough to stay in the cache, enough to sort by length.
 constexpr int64_t kBlockRows = 2048;
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conflict_scores(const Tensor& rewards,

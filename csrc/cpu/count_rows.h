@@ -1,4 +1,4 @@
-// Pair counts of every row of a batch, on all threads.
+// Pair counts of every row of a batch, computed on all threads.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -40,13 +40,13 @@ class RowCounter {
  private:
   static constexpr int64_t kWindow = 4096;
 
-  // Rows k in [begin, end) of the given order, in which rows of equal length are neighbours.
+  // Counts rows k in [begin, end) of the given order, in which rows of equal length are neighbours.
   template <class Order, class Sink>
   void run_rows(int64_t begin, int64_t end, const Order& order, const Sink& sink) {
     while (begin < end) {
       const int64_t n = rows_.size(order(begin));
       const int equal = equally_long(begin, end, order, n);
-      // Few longer rows leave most lanes of a block idle.
+      // A few long rows would leave most lanes of a block idle.
       const bool as_block =
           n <= kMaxBlockLength<K> && !with_classes_ && (n <= 64 || equal > kBlockLanes<K> / 4);
       if (n == 0) {
@@ -97,7 +97,7 @@ class RowCounter {
                                            block_.tied_both[l]));
   }
 
-  // Rows from begin on that are about as long as the first; returns how many.
+  // Counts the rows from `begin` that are about as long as the first; returns their number.
   template <class Order, class Sink>
   int run_long(int64_t begin, int64_t end, int64_t n, const Order& order, const Sink& sink) {
     if (!long_rows_) long_rows_ = kernels_.make_long_row_counter(with_classes_);
@@ -115,9 +115,9 @@ class RowCounter {
     return rows;
   }
 
-  // Rows of different length lie in any order; by length, they fill the lanes of a block. A counting sort,
-  // with one bucket for all rows that are too long for a block; of a window of rows, whose values are still
-  // in the cache.
+  // Orders a window of rows by length, so that rows of equal length fill the lanes of a block. This is a
+  // counting sort with one bucket for all rows too long for a block. The window is small enough for its
+  // values to stay in the cache.
   void sort_by_length(int64_t begin, int64_t end) {
     constexpr int64_t last_bucket = kMaxBlockLength<K> + 1;
     std::array<int64_t, last_bucket + 2> next{};
@@ -144,7 +144,7 @@ class RowCounter {
   std::vector<int64_t> order_;
 };
 
-// Calls sink(row, n, counts) once for each row, from any thread. with_classes also counts distinct values.
+// Calls sink(row, n, counts) once per row, from any thread. with_classes also counts distinct values.
 template <class T, class Sink>
 void count_rows(const T* x, const T* y, const Rows& rows, bool with_classes, const Sink& sink) {
   torch::stable::parallel_for(0, rows.count, row_grain(counting_cost(rows)), [&](int64_t begin, int64_t end) {

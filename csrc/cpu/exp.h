@@ -1,4 +1,4 @@
-// exp for the sums of a softmax: of numbers that are not positive, written so that a loop over it vectorises.
+// exp for the sums of a softmax: nonpositive arguments only, and loops over it vectorise.
 #pragma once
 
 #include <cmath>
@@ -9,13 +9,13 @@
 
 namespace shfcas {
 
-// exp(x) for x <= 0, within 2 units in the last place; 0 below -87, where the result would soon be denormal,
+// Returns exp(x) for x <= 0, within 2 units in the last place. Returns 0 below -87, near the denormal range,
 // and NaN for NaN.
 //
-// exp(x) = 2^k exp(r) with k = round(x / ln 2), so that abs(r) <= ln(2) / 2, where the Taylor polynomial of
-// degree 7 errs by less than a rounding.
+// exp(x) = 2^k exp(r) with k = round(x / ln 2), so abs(r) <= ln(2) / 2. In that range, the error of the
+// Taylor polynomial of degree 7 is below the rounding error.
 SHFCAS_INLINE float exp_nonpositive(float x) {
-  constexpr float shift = 12582912;  // 1.5 * 2^23: a float this large has no digits after the point
+  constexpr float shift = 12582912;  // 1.5 * 2^23: a float this large has no fractional digits
   constexpr float ln2_high = 0.693145752f, ln2_low = 1.42860677e-6f;  // k * ln2_high is exact
   const float shifted = x * 1.44269504f + shift;
   const float k = shifted - shift;
@@ -28,7 +28,7 @@ SHFCAS_INLINE float exp_nonpositive(float x) {
   p = p * r + 0.5f;
   p = p * r + 1;
   p = p * r + 1;
-  // The last bits of shifted are k: added to the exponent of p, they multiply it by 2^k.
+  // The low bits of shifted are k. Adding them to the exponent of p multiplies p by 2^k.
   uint32_t bits, exponent;
   memcpy(&bits, &p, sizeof(bits));
   memcpy(&exponent, &shifted, sizeof(exponent));

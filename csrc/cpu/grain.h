@@ -1,4 +1,4 @@
-// How much work a thread gets.
+// Grain sizes: the work per thread.
 #pragma once
 
 #include <algorithm>
@@ -8,10 +8,10 @@
 
 namespace shfcas {
 
-// Rows a thread should take at least, so that handing out the work costs less than the work.
+// Returns the minimum number of rows per thread that makes scheduling cheaper than the work.
 inline int64_t row_grain(int64_t operations_per_row) { return 1 + (1 << 17) / (1 + operations_per_row); }
 
-// Rough costs of a row: of counting its pairs, and of its scores.
+// Rough cost per row of counting its pairs, and of computing its scores.
 inline int64_t counting_cost(const Rows& rows) {
   const int64_t n = rows.mean_length();
   return n * std::min<int64_t>(n, 64);

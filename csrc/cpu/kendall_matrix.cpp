@@ -1,4 +1,4 @@
-// A statistic of every pair of rows of one matrix.
+// A Kendall statistic of every pair of rows of one matrix.
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
@@ -15,9 +15,9 @@
 namespace shfcas {
 namespace {
 
-constexpr int64_t kChunkBytes = 1 << 19;  // of pair bits at a time: they stay in the cache
+constexpr int64_t kChunkBytes = 1 << 19;  // bytes of pair bits at a time, which fit the cache
 
-// What the ties of each vector say, from counting it against itself.
+// Tie counts of each vector, from counting it against itself.
 struct VectorTies {
   std::vector<PairCounts> counts;
   bool any = false;
@@ -32,7 +32,7 @@ VectorTies vector_ties(const T* x, int64_t m, int64_t n, bool with_classes) {
   return ties;
 }
 
-// Numbers of 32 bits in the order of the elements of a vector.
+// Writes 32-bit keys that sort as the elements of a vector do.
 template <class T>
 void order_preserving_keys(const T* x, int64_t n, int32_t* keys) {
   if constexpr (sizeof(T) == sizeof(int32_t)) {
@@ -50,7 +50,7 @@ void order_preserving_keys(const T* x, int64_t n, int32_t* keys) {
   }
 }
 
-// Counts the pairs of every two vectors by their bits. Calls sink(a, b, counts) for each a <= b.
+// Counts the pairs of every two vectors from their pair bits. Calls sink(a, b, counts) for each a <= b.
 template <class T, class Sink>
 void count_by_bits(const T* x, int64_t m, int64_t n, const VectorTies& ties, const Sink& sink) {
   if (m == 0) return;
@@ -101,7 +101,7 @@ void count_by_bits(const T* x, int64_t m, int64_t n, const VectorTies& ties, con
     });
     i = next_i;
     j = next_j;
-    // Group g of the triangle with group groups - 1 - g: together they are as much work for every g.
+    // Group g of the triangle goes with group groups - 1 - g: each such pair is the same amount of work.
     torch::stable::parallel_for(0, (groups + 1) / 2, 1, [&](int64_t begin, int64_t end) {
       const auto compare = [&](int64_t a) {
         for (int first = 0; first < kPairGroup && a * kPairGroup + first < m; first += kPairRows)
@@ -141,7 +141,7 @@ void count_by_bits(const T* x, int64_t m, int64_t n, const VectorTies& ties, con
   });
 }
 
-// Whether the bits of n (n - 1) / 2 pairs cost less than sorting n elements, for each pair of vectors.
+// Returns whether comparing the bits of n (n - 1) / 2 pairs is faster than sorting n elements.
 inline bool bits_are_faster(int64_t m, int64_t n) {
   const double padded = static_cast<double>((m + kPairGroup - 1) / kPairGroup * kPairGroup);
   const double full = static_cast<double>(m) / padded;
@@ -150,7 +150,7 @@ inline bool bits_are_faster(int64_t m, int64_t n) {
 
 template <class T, class Sink>
 void count_by_sorting(const T* x, int64_t m, int64_t n, bool with_classes, const Sink& sink) {
-  // Row i of the triangle with row m - 1 - i, as above.
+  // Row i of the triangle goes with row m - 1 - i, as above.
   torch::stable::parallel_for(0, (m + 1) / 2, 1, [&](int64_t begin, int64_t end) {
     const auto long_rows = kernels<T>().make_long_row_counter(with_classes);
     const auto count = [&](int64_t a) {
@@ -168,8 +168,8 @@ void count_by_sorting(const T* x, int64_t m, int64_t n, bool with_classes, const
   });
 }
 
-// The symmetric (M, M) matrix of statistic(counts, n) over the rows of x, (M, N). A row is paired with itself
-// too.
+// Returns the symmetric (M, M) matrix of statistic(counts, n) over all pairs of rows of x, (M, N), the
+// diagonal included.
 template <class Statistic>
 Tensor pair_matrix(const char* op, const Tensor& x, bool with_classes, const Statistic& statistic) {
   const ScalarType dtype = compute_dtype(op, "x", x, Numbers::any);

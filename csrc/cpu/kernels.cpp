@@ -1,4 +1,4 @@
-// Chooses the kernels when the library is loaded.
+// Selection of the kernels for this processor, when the library is loaded.
 #include "cpu/kernels.h"
 
 #include <cstdlib>
@@ -8,7 +8,7 @@
 
 namespace shfcas {
 
-// Each is filled by its level_*.cpp.
+// Each table is defined in its level_*.cpp.
 #define SHFCAS_DECLARE_LEVEL(level) \
   namespace level {                 \
   template <class T>                \

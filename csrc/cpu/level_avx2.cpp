@@ -1,4 +1,4 @@
-// The kernels for x86-64 with AVX2, FMA and BMI2 (from 2013 on).
+// Kernels for x86-64 with AVX2, FMA and BMI2 (processors since 2013).
 #ifdef __x86_64__
 #include "cpu/level_includes.h"
 

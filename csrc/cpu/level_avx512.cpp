@@ -1,4 +1,4 @@
-// The kernels for x86-64 with AVX-512 and its population counts (from 2019 on).
+// Kernels for x86-64 with AVX-512 and its population counts (processors since 2019).
 #ifdef __x86_64__
 #include "cpu/level_includes.h"
 

@@ -1,4 +1,4 @@
-// The kernels for any processor: what every x86-64 has (SSE2), NEON on ARM.
+// Kernels for any processor: SSE2 on x86-64, NEON on ARM.
 #include "cpu/level_includes.h"
 
 #define SHFCAS_LEVEL baseline

@@ -1,5 +1,5 @@
-// What the kernels include from outside of csrc/cpu/level/, read before an instruction set is chosen: a
-// function of the standard library compiled for AVX-512 must not become everybody's.
+// Headers that the kernels include from outside csrc/cpu/level/. They are included before an instruction set
+// is selected: otherwise the linker could pick an AVX-512 copy of a standard library function for all code.
 #pragma once
 
 #ifdef __x86_64__

@@ -12,7 +12,7 @@
 namespace shfcas {
 namespace {
 
-constexpr int64_t kPacsRows = 1024;  // whose summaries, of no use here, have room
+constexpr int64_t kPacsRows = 1024;  // rows per kernel call; their summaries are discarded
 
 Tensor pacs(const Tensor& rewards, const Tensor& logprobs, const std::optional<Tensor>& offsets) {
   const Batch batch =

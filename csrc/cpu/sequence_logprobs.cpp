@@ -1,13 +1,12 @@
-// The log-probability of given tokens under given logits, and its gradient.
+// Log-probabilities of label sequences under given logits, and their gradient.
 //
 //   logits (B, T, V), any strides; labels (B, T); mask (B, T) or none
 //   forward:  out[b] = sum over t with mask[b, t] of log_softmax(logits[b, t])[labels[b, t]]
-//   backward: out[b, t, v] = gradient[b] ((v == labels[b, t]) - softmax(logits[b, t])[v]), or 0 where the
-//   mask
-//             leaves t out
+//   backward: out[b, t, v] = gradient[b] ((v == labels[b, t]) - softmax(logits[b, t])[v]),
+//             or 0 where mask[b, t] is false
 //
-// A row of V logits is read from memory once, block by block: the maximum and then the sum of a block find it
-// in the cache. Sums are float within a block and double beyond.
+// A row of V logits is read from memory once, block by block; the second pass over a block reads the cache.
+// Sums are float within a block and double across blocks.
 #include <torch/csrc/stable/library.h>
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
@@ -31,14 +30,14 @@ namespace shfcas {
 namespace {
 
 constexpr int64_t kBlock = 1024;
-// A block is summed in so many parts, each in order: short sums round little, and alike with any
-// registers.
+// Number of partial sums of a block, each in order. Short sums round little, and the result is the same for
+// every register width.
 constexpr int64_t kLanes = 32;
 
-// A checked call: which position has which logits, label and mask.
+// Checked arguments: the logits, label and mask of each position.
 struct Positions {
   int64_t sequences, length, vocabulary;
-  int64_t strides[3];  // of the logits
+  int64_t strides[3];  // strides of the logits
   Tensor labels_owner;
   std::optional<Tensor> mask_owner;
   const int64_t* labels;
@@ -79,7 +78,7 @@ Positions make_positions(const char* op, const Tensor& logits, const Tensor& lab
   return positions;
 }
 
-// n logits as consecutive numbers of the type that is computed in: where they lie, or else in the buffer.
+// Returns n logits as consecutive numbers of the compute type: in place if possible, else in the buffer.
 template <class T, class Stored>
 SHFCAS_INLINE const T* load_block(const Stored* logits, int64_t stride, int64_t n, T* buffer) {
   if (stride != 1) {
@@ -94,7 +93,7 @@ SHFCAS_INLINE const T* load_block(const Stored* logits, int64_t stride, int64_t 
   }
 }
 
-// log(sum_v exp(logit_v)) = shift + log(sum), where sum is that of exp(logit_v - shift).
+// log(sum_v exp(logit_v)) = shift + log(sum), where sum is the sum of exp(logit_v - shift).
 template <class T>
 struct LogSumExp {
   T shift;
@@ -105,7 +104,7 @@ template <class T, class Stored>
 SHFCAS_INLINE LogSumExp<T> log_sum_exp(const Stored* logits, int64_t stride, int64_t n) {
   alignas(64) T buffer[kBlock];
   T highest = -std::numeric_limits<T>::infinity();
-  T shift = 0;  // the highest, or 0 as long as that is -inf: -inf - -inf is no number
+  T shift = 0;  // the highest logit, or 0 while that is -inf: -inf - -inf is NaN
   double sum = 0;
   for (int64_t begin = 0; begin < n; begin += kBlock) {
     const int64_t size = std::min(kBlock, n - begin);
@@ -131,7 +130,7 @@ SHFCAS_INLINE LogSumExp<T> log_sum_exp(const Stored* logits, int64_t stride, int
   return {shift, sum};
 }
 
-// Not inlined into the loop over positions: one copy for each type, which the gradient shares.
+// Not inlined into the loop over positions: one copy per type, shared with the gradient.
 template <class T, class Stored>
 __attribute__((noinline)) double label_logprob(const Stored* logits, int64_t stride, int64_t n,
                                                int64_t label) {
@@ -160,7 +159,7 @@ __attribute__((noinline)) void write_gradient(const Stored* logits, int64_t stri
   });
 }
 
-// Calls f with values of two C++ types: that which logits of this dtype are stored in, and that of the sums.
+// Calls f with values of two C++ types: the storage type of this dtype, and the type of its sums.
 template <class F>
 void dispatch_logits(ScalarType dtype, const F& f) {
   if (dtype == ScalarType::Double)
@@ -173,7 +172,7 @@ void dispatch_logits(ScalarType dtype, const F& f) {
     f(c10::BFloat16{}, float{});
 }
 
-// Calls f(position) for each position, on all threads.
+// Calls f(position) for each position, in parallel.
 template <class F>
 void for_each_position(const Positions& positions, const F& f) {
   torch::stable::parallel_for(0, positions.count(), row_grain(8 * positions.vocabulary),
@@ -203,7 +202,7 @@ Tensor sequence_logprobs(const Tensor& logits, const Tensor& labels, const std::
     using T = decltype(number);
     T* out = mutable_data<T>(result);
     for (int64_t b = 0; b < positions.sequences; ++b) {
-      double sum = 0;  // in the order of the positions, whoever computed them
+      double sum = 0;  // in the order of the positions, for any number of threads
       for (int64_t t = 0; t < positions.length; ++t) sum += logprobs[b * positions.length + t];
       out[b] = static_cast<T>(sum);
     }

@@ -1,4 +1,4 @@
-// Which instructions this processor has, and code that uses them.
+// SIMD level of this processor, and dispatch of code to that level.
 #pragma once
 
 #define SHFCAS_INLINE_LAMBDA __attribute__((always_inline))
@@ -7,11 +7,11 @@ namespace shfcas {
 
 enum class SimdLevel { baseline, avx2, avx512 };
 
-// The best of this processor, or what the environment variable SHFCAS_SIMD asks for if that is less.
+// Returns the best level of this processor, or a lower one set in the environment variable SHFCAS_SIMD.
 SimdLevel simd_level();
 const char* simd_level_name();
 
-// What each level has on x86-64. Kernels that are written in vector registers are compiled apart, in
+// Instruction sets of each level on x86-64. Kernels written with vector registers are compiled separately, in
 // level_*.cpp.
 #define SHFCAS_AVX2 "avx2,fma,bmi,bmi2,lzcnt,popcnt"
 #define SHFCAS_AVX512 \
@@ -28,12 +28,12 @@ __attribute__((target(SHFCAS_AVX512))) void run_avx512(const F& f) {
 }
 #endif
 
-// Runs f compiled for the instructions of this processor, in which the compiler vectorises its loops.
+// Runs f compiled for the SIMD level of this processor, so that the compiler vectorises its loops.
 //
 //   vectorize([&]() SHFCAS_INLINE_LAMBDA { ... });
 //
-// The lambda and all it calls must be inlined (SHFCAS_INLINE), for the instruction set is a property of the
-// function that they end up in.
+// The lambda and everything that it calls must be inlined (SHFCAS_INLINE): the instruction set is a property
+// of the enclosing function.
 template <class F>
 void vectorize(const F& f) {
 #ifdef __x86_64__

@@ -1,8 +1,8 @@
-// Pair counts by comparing every pair: of a short row in the registers of a thread, or of a row in the shared
+// Pair counts by comparing every pair: short rows in the registers of a thread, longer rows in the shared
 // memory of a team.
 //
-// Ties are rare, and counting them is most of the work. So the first pass counts what is discordant if
-// nothing is tied, and notes whether anything is; only then the second pass counts all there is.
+// Ties are rare, and counting them is most of the work. The first pass counts discordant pairs as if there
+// were no ties, and records whether there is one. Only then does the second pass count all kinds of pairs.
 #pragma once
 
 #include "core/keys.h"
@@ -16,7 +16,7 @@ struct KeyPair {
   K x, y;
 };
 
-// 32 bits are enough for the pairs that a thread sees of rows that are counted like this.
+// Counts of the first pass. 32 bits are enough for the pairs that one thread counts.
 struct PairTally {
   unsigned discordant = 0;
   bool tied = false;
@@ -28,6 +28,7 @@ struct PairTally {
   }
 };
 
+// Counts of the second pass.
 struct TieTally {
   unsigned discordant = 0, tied_x = 0, tied_y = 0, tied_both = 0;
 
@@ -41,7 +42,7 @@ struct TieTally {
   }
 };
 
-// A row of n <= kLongest values. The loops are unrolled, so that the keys stay in registers.
+// Counts a row of n <= kLongest values. The loops are unrolled, so that the keys stay in registers.
 template <int kLongest, class T>
 __device__ PairCounts count_in_registers(const T* x, const T* y, int n) {
   KeyPair<Key<T>> keys[kLongest] = {};
@@ -70,18 +71,18 @@ __device__ PairCounts count_in_registers(const T* x, const T* y, int n) {
   return make_counts(n, ties.discordant, ties.tied_x, ties.tied_y, ties.tied_both);
 }
 
-// Shared memory for a row that is no longer: the row, and its first half once more.
+// Returns the shared memory (in key pairs) for rows of at most `longest` values: the row and its first half.
 constexpr SHFCAS_HD int pairs_in_shared(int longest) { return longest + longest / 2; }
 
-// The row of n values at x and y. Each element is compared with the n / 2 that come after it, the first one
-// after the last, which meets every pair once, keeps all members equally busy and lets neighbours read
-// neighbours. with_groups also counts what variant c and p-values ask for.
+// Counts the row of n values at x and y. Each element is compared with the n / 2 elements after it, wrapping
+// around at the end. This visits every pair once, balances the load, and lets neighbouring threads read
+// neighbouring keys. with_groups also counts the tie statistics for variant c and p-values.
 template <class Team, class T>
 __device__ PairCounts count_in_shared(const Team& team, const T* x, const T* y, int n, bool with_groups,
                                       KeyPair<Key<T>>* keys) {
   const int half = (n - 1) / 2;
   bool invalid = false;
-  team.sync();  // nobody reads the keys of the row before any more; shuffles alone order no memory
+  team.sync();  // all members have read the keys of the previous row; shuffles alone do not order memory
   for (int i = team.rank(); i < n; i += team.size()) {
     invalid = invalid || is_nan(x[i]) || is_nan(y[i]);
     keys[i] = {ordered_key(x[i]), ordered_key(y[i])};
@@ -92,7 +93,7 @@ __device__ PairCounts count_in_shared(const Team& team, const T* x, const T* y, 
   const auto for_each_pair = [&](auto& tally) {
     for (int i = team.rank(); i < n; i += team.size()) {
       const KeyPair<Key<T>> mine = keys[i];
-      // Of an even number, those opposite each other would meet twice.
+      // For even n, opposite elements would be compared twice.
       const int last = i + half + (n % 2 == 0 && i < n / 2);
 #pragma unroll 4
       for (int j = i + 1; j <= last; ++j) tally.add(mine, keys[j]);
@@ -108,7 +109,8 @@ __device__ PairCounts count_in_shared(const Team& team, const T* x, const T* y, 
                                   team.sum(ties.tied_both));
   if (!with_groups) return counts;
 
-  // In a group of t, each of t elements has t equals and adds (t - 1) (t - 2); one of them is the first.
+  // In a group of t equal values, each element counts t equals and adds (t - 1) (t - 2). Exactly one of them
+  // is the first.
   int64_t triples_x = 0, triples_y = 0;
   int distinct_x = 0, distinct_y = 0;
   for (int i = team.rank(); i < n; i += team.size()) {

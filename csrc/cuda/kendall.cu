@@ -1,4 +1,4 @@
-// The ops that are functions of the pair counts of each row. They share their kernels, and so one file.
+// Ops that are functions of the pair counts of each row. They share their kernels, hence one file.
 #include <torch/csrc/stable/library.h>
 
 #include <string>

@@ -1,4 +1,4 @@
-// Kendall's statistics of every row of a batch, by the kernel that its length asks for:
+// Kendall statistics of every row of a batch. The row length selects the kernel:
 //   n <= 16    all pairs in the registers of a thread
 //   n <= 64    all pairs by half a warp
 //   n <= 1024  all pairs by a block
@@ -13,7 +13,7 @@ namespace shfcas {
 
 constexpr int kLongestBlockRow = 1024;
 
-// What is wanted of each row, one entry per row; null where nobody asked.
+// Requested outputs, one entry per row; null if not requested.
 struct KendallOutput {
   int64_t *concordant = nullptr, *discordant = nullptr, *tied_x = nullptr, *tied_y = nullptr,
           *tied_both = nullptr, *classes = nullptr;
@@ -23,7 +23,7 @@ struct KendallOutput {
   TauVariant variant = TauVariant::b;
   bool normalized = true;
 
-  // Whether the groups of equal values matter, not just their pairs.
+  // Returns whether an output needs the groups of equal values, not just the tied pairs.
   SHFCAS_INLINE bool needs_groups() const {
     return classes != nullptr || (tau != nullptr && variant == TauVariant::c);
   }
@@ -70,14 +70,14 @@ struct KendallWork {
   }
 };
 
-// Bytes of scratch memory that launch_kendall wants.
+// Returns the bytes of scratch memory that launch_kendall needs.
 template <class T>
 int64_t kendall_scratch_bytes(const Rows& rows) {
   if (possible_lengths(rows).most <= kLongestBlockRow || rows.count == 0) return 0;
   return rows.offsets ? jagged_sort_bytes<T>(rows.total) : dense_sort_bytes<T>(rows.count, rows.length);
 }
 
-// The rows that are too long to compare every pair.
+// Launches the sorting kernels for rows that are too long to compare every pair.
 template <class T>
 void launch_long_rows(const Rows& rows, const T* x, const T* y, void* scratch, cudaStream_t stream,
                       const KendallOutput& output) {

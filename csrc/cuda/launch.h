@@ -1,4 +1,4 @@
-// What every CUDA op does around its kernel: device, stream, scratch memory, launch check.
+// Host side of every CUDA op: device, stream, scratch memory, launch check.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -12,7 +12,7 @@
 
 #include "checks.h"
 
-// Declared weak, for it is missing from a torch without CUDA, where no CUDA op is ever called.
+// Declared weak: it is missing from torch without CUDA, where no CUDA op is ever called.
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device,
                                                                                    void** stream);
 
@@ -22,7 +22,7 @@ inline void check_cuda(cudaError_t status, const char* what) {
   if (status != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
 }
 
-// Makes a device current while it lives, for torch and for our own (static) CUDA runtime.
+// Guard that makes a device current during its lifetime, for torch and for our (static) CUDA runtime.
 class DeviceScope {
  public:
   DeviceScope(const char* op, const char* argument, const Tensor& tensor)
@@ -39,7 +39,7 @@ class DeviceScope {
   }
 
  private:
-  // A CPU tensor gets here when another argument is on a CUDA device.
+  // A CPU tensor arrives here if another argument is on a CUDA device.
   static int32_t cuda_device(const char* op, const char* argument, const Tensor& tensor) {
     if (!tensor.is_cuda()) fail(op, argument, "a CUDA tensor, as the other arguments", device_of(tensor));
     return tensor.get_device_index();
@@ -49,7 +49,7 @@ class DeviceScope {
   torch::stable::accelerator::DeviceGuard guard_;
 };
 
-// Memory for a kernel, from torch's allocator: of the current stream, and of a graph that is being captured.
+// Allocates kernel scratch memory with torch's allocator, which handles the current stream and graph capture.
 inline Tensor new_scratch(const Tensor& like, int64_t bytes) {
   return torch::stable::new_empty(like, {bytes}, ScalarType::Byte);
 }

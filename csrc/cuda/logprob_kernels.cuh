@@ -1,10 +1,11 @@
 // Log-probabilities of label sequences, and their gradient. A block per position (b, t) reads its v logits
-// once, 16 bytes a thread, and keeps a running maximum and a running sum of exponentials; the sum over t is
-// of doubles, in an order that depends on nothing but their number.
+// once, 16 bytes per thread and load. It keeps a running maximum and a running sum of exponentials. The sum
+// over t is in double; its order depends only on the number of positions.
 //
-//   logits  (b, t, v), any strides of b and t, 1 of v
-//   labels  (b, t); mask (b, t), or null when every position counts. What is masked out is not read.
-// A label outside [0, v) that counts makes its sequence NaN.
+//   logits  (b, t, v), any strides of b and t, stride 1 of v
+//   labels  (b, t)
+//   mask    (b, t), or null if every position counts; masked positions are not read
+// A counted label outside [0, v) makes its sequence NaN.
 #pragma once
 
 #include <cmath>
@@ -49,25 +50,25 @@ struct Positions {
   }
 };
 
-// log sum exp of what was added, as maximum and sum exp(value - maximum).
+// Log-sum-exp of the values added so far, as maximum and sum of exp(value - maximum).
 template <class W>
 struct RunningSum {
   W maximum = -INFINITY, sum = 0;
 
-  // exp(-inf - -inf) should be 0.
+  // Makes exp(-inf - -inf) 0.
   static __device__ W finite(W maximum) { return maximum == -static_cast<W>(INFINITY) ? 0 : maximum; }
 
   template <int kSize>
   __device__ void add(const W (&values)[kSize]) {
     W highest = maximum;
-    for (int i = 0; i < kSize; ++i) highest = greater(highest, values[i]);  // a NaN is passed by here
+    for (int i = 0; i < kSize; ++i) highest = greater(highest, values[i]);  // ignores NaN
     const W base = finite(highest);
     sum *= std::exp(maximum - base);
-    for (int i = 0; i < kSize; ++i) sum += std::exp(values[i] - base);  // but not here
+    for (int i = 0; i < kSize; ++i) sum += std::exp(values[i] - base);  // propagates NaN
     maximum = highest;
   }
 
-  // What the whole team added.
+  // Returns the total over the team.
   template <class Team>
   __device__ RunningSum total(const Team& team) const {
     RunningSum all;
@@ -79,7 +80,7 @@ struct RunningSum {
   __device__ W log_probability(W value) const { return value - maximum - std::log(sum); }
 };
 
-// The values before the first and after the last that are aligned to 16 bytes are taken one by one.
+// Split of a row into vectors aligned to 16 bytes, and a head and a tail that are read one value at a time.
 template <class T>
 struct Split {
   int64_t head, vectors;
@@ -139,7 +140,7 @@ __global__ void __launch_bounds__(kLogprobThreads)
   }
 }
 
-// Row p of result, contiguous: gradient_b (onehot(label) - softmax).
+// Writes row p of result, contiguous: gradient_b (onehot(label) - softmax).
 template <class T>
 __global__ void __launch_bounds__(kLogprobThreads, 3)
     position_gradients(Positions<T> positions, const Wide<T>* gradient, T* result) {
@@ -186,7 +187,7 @@ __global__ void __launch_bounds__(kLogprobThreads, 3)
   }
 }
 
-// logprobs: scratch memory for one number per position.
+// logprobs: scratch memory, one number per position.
 template <class T>
 void launch_sequence_logprobs(const Positions<T>& positions, double* logprobs, Wide<T>* result,
                               cudaStream_t stream) {

@@ -1,12 +1,12 @@
 // Pair counts of every two of m vectors of n values.
 //
-// Each pair of positions is a bit of a vector: whether the first value is less, and whether the two are
-// untied. Then pairs are counted 32 at once: of vectors a and b
+// Each pair of positions is two bits of a vector: whether the first value is less, and whether the two are
+// untied. So pairs are counted 32 at a time. For vectors a and b:
 //   untied in both  popcount(untied_a & untied_b)
 //   discordant      popcount((less_a ^ less_b) & untied_a & untied_b)
-// Position i is paired with i + 1, ..., i + n / 2, the first after the last, so that word w is about
-// positions i = 32 (w % words_per_step), ... and the step d = 1 + w / words_per_step. The words of some pairs
-// at a time are made and counted, so that memory stays bounded.
+// Position i is paired with i + 1, ..., i + n / 2, wrapping around at the end. Word w holds the positions
+// i = 32 (w % words_per_step), ... and the step d = 1 + w / words_per_step. Words are packed and counted in
+// chunks, so that memory stays bounded.
 #pragma once
 
 #include "core/keys.h"
@@ -17,10 +17,10 @@
 
 namespace shfcas {
 
-constexpr int64_t kLongestPackedVector = 8192;  // above, sorting beats n^2 / 64 words
+constexpr int64_t kLongestPackedVector = 8192;  // above, sorting is faster than n^2 / 64 words
 
 constexpr int kMatrixThreads = 256;
-constexpr int kMatrixTile = 64;  // vectors a and vectors b of a block
+constexpr int kMatrixTile = 64;  // vectors a, and vectors b, of a block
 constexpr int kMatrixSide = 16;  // threads along a side of the tile
 constexpr int kMatrixPerThread = kMatrixTile / kMatrixSide;
 constexpr int kMatrixSlab = 16;    // words in shared memory at a time
@@ -30,7 +30,7 @@ struct VectorFacts {
   int64_t invalid, distinct;
 };
 
-// Which pairs of positions the words are about.
+// The pairs of positions of each word.
 struct PairWords {
   int n, words_per_step, count;
 
@@ -38,7 +38,7 @@ struct PairWords {
       : n(static_cast<int>(length)), words_per_step((n + 31) / 32), count(n / 2 * words_per_step) {}
   SHFCAS_HD int step(int word) const { return 1 + word / words_per_step; }
   SHFCAS_HD int first(int word) const { return word % words_per_step * 32; }
-  // Positions below this have a pair. Opposite ones would be paired twice.
+  // Positions below this have a pair. Opposite positions would otherwise be paired twice.
   SHFCAS_HD int positions(int word) const { return 2 * step(word) == n ? n / 2 : n; }
   SHFCAS_HD unsigned mask(int word) const {
     const int bits = positions(word) - first(word);
@@ -46,7 +46,7 @@ struct PairWords {
   }
 };
 
-// Counts only distinct values where they are wanted.
+// Checks each vector for NaN, and counts its distinct values if requested.
 template <class T>
 __global__ void __launch_bounds__(kMatrixThreads)
     describe_vectors(const T* x, int64_t m, int64_t n, bool count_distinct, VectorFacts* facts) {
@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(kMatrixThreads)
   }
 }
 
-// A warp per word. Writes words [first_word, first_word + count) of vector v to v * count, ...
+// Packs words [first_word, first_word + count) of vector v to v * count, ... A warp per word.
 template <class T>
 __global__ void __launch_bounds__(kMatrixThreads)
     pack_pairs(const T* x, int64_t m, PairWords words, int first_word, int count, unsigned* less,
@@ -98,12 +98,12 @@ __global__ void __launch_bounds__(kMatrixThreads)
   }
 }
 
-// A block per tile of vectors and range of words; tiles below the diagonal stay empty. Adds to entries (a, b)
-// of (m, m) matrices.
+// Adds the counts of a range of words to entries (a, b) of (m, m) matrices. A block per tile of vectors and
+// range of words; tiles below the diagonal stay empty.
 __device__ inline void count_words(const PairWords& words, int64_t m, int64_t a0, int64_t b0, int first_word,
                                    int count, int begin, int end, const unsigned* less,
                                    const unsigned* untied, Total* discordant, Total* untied_both) {
-  constexpr int kPitch = kMatrixTile + 1;  // for writes of neighbouring words of one vector
+  constexpr int kPitch = kMatrixTile + 1;  // avoids bank conflicts when writing the words of one vector
   SHFCAS_SHARED(unsigned, less_a, kMatrixSlab* kPitch);
   SHFCAS_SHARED(unsigned, less_b, kMatrixSlab* kPitch);
   SHFCAS_SHARED(unsigned, untied_a, kMatrixSlab* kPitch);
@@ -111,7 +111,7 @@ __device__ inline void count_words(const PairWords& words, int64_t m, int64_t a0
   const int column = threadIdx.x % kMatrixSide, row = threadIdx.x / kMatrixSide;
   unsigned discordant_here[kMatrixPerThread][kMatrixPerThread] = {};
   unsigned untied_here[kMatrixPerThread][kMatrixPerThread] = {};
-  unsigned all = 0;  // pairs of the words in which no vector of the tile has a tie
+  unsigned all = 0;  // pairs of words without a tie in any vector of the tile
 
   for (int slab = begin; slab < end; slab += kMatrixSlab) {
     bool tied = false;
@@ -185,7 +185,7 @@ __global__ void __launch_bounds__(kMatrixThreads)
   }
 }
 
-// What a matrix holds: tau of a variant, or the normalized distance.
+// Statistic of a matrix: tau of a variant, or the normalized distance.
 struct MatrixStatistic {
   bool distance;
   TauVariant variant;
@@ -196,7 +196,7 @@ struct MatrixStatistic {
   SHFCAS_INLINE bool needs_distinct() const { return !distance && variant == TauVariant::c; }
 };
 
-// What is untied in a alone stands on the diagonal.
+// Writes the statistics. Diagonal entry (a, a) of untied_both is the number of pairs untied in a.
 template <class Statistic>
 __global__ void __launch_bounds__(kMatrixThreads)
     write_matrix(int64_t m, int64_t n, const VectorFacts* facts, const Total* discordant,
@@ -218,7 +218,7 @@ __global__ void __launch_bounds__(kMatrixThreads)
   }
 }
 
-// Rows of a matrix, written from the diagonal on and mirrored.
+// Mirrors the upper triangle of a matrix to the lower one.
 template <class V>
 __global__ void __launch_bounds__(kMatrixThreads) mirror(int64_t m, V* result) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * kMatrixThreads;
@@ -226,7 +226,7 @@ __global__ void __launch_bounds__(kMatrixThreads) mirror(int64_t m, V* result) {
     if (k / m < k % m) result[k % m * m + k / m] = result[k];
 }
 
-// Words of each vector that are made at a time: both kinds together take at most 128 MB.
+// Returns the words of each vector to pack at a time: both kinds together take at most 128 MB.
 inline int packed_words_at_once(int64_t m, const PairWords& words) {
   const int64_t most = greater<int64_t>(SHFCAS_WORDS_AT_ONCE / greater<int64_t>(m, 1), kMatrixSlab);
   return static_cast<int>(lesser<int64_t>(most, words.count));
@@ -247,7 +247,7 @@ void launch_matrix(const T* x, int64_t m, int64_t n, MatrixStatistic statistic, 
   if (m == 0) return;
   const unsigned entries = grid_for((m * m + kMatrixThreads - 1) / kMatrixThreads);
   if (n > kLongestPackedVector) {
-    // Vector a with itself and all after it, as rows.
+    // Vector a is paired with itself and all later vectors, as rows.
     for (int64_t a = 0; a < m; ++a) {
       KendallOutput row;
       (statistic.distance ? row.distance : row.tau) = result + a * m + a;

@@ -53,8 +53,8 @@ struct PacsGradientWork {
   }
 };
 
-// in: rewards, logprobs; out: scores. Counts the pairs of rows up to kLongestBlockRow; the others' are
-// written by launch_long_rows.
+// in: rewards, logprobs; out: scores. Counts the pairs of rows up to kLongestBlockRow; launch_long_rows
+// counts longer rows.
 template <class T>
 struct ConflictWork {
   using Value = T;

@@ -1,6 +1,6 @@
-// The keys of one huge row, sorted by radix. CUB does it, a part of the CUDA toolkit: eight passes over
-// 64-bit keys, whatever their number, where merging tiles takes one for each doubling. The emulated GPU has
-// the host do it, so that everything around it runs there.
+// Radix sort of the keys of one huge row, with CUB from the CUDA toolkit. It takes eight passes over 64-bit
+// keys for any number of keys, where merging tiles takes one pass per doubling. On the emulated GPU the host
+// sorts, so that the surrounding code runs there too.
 #pragma once
 
 #include "cuda/kernel.cuh"
@@ -13,7 +13,7 @@
 
 namespace shfcas {
 
-// Bytes of scratch memory that sorting n keys takes besides the two arrays.
+// Returns the bytes of scratch memory for sorting n keys, besides the two arrays.
 inline int64_t radix_scratch_bytes(int64_t n) {
 #ifdef __CUDACC__
   size_t bytes = 0;
@@ -25,8 +25,8 @@ inline int64_t radix_scratch_bytes(int64_t n) {
 #endif
 }
 
-// Sorts the n keys of `keys` and returns where they are then: there, or in `other`. An error is left for
-// cudaGetLastError, as launches leave theirs.
+// Sorts the n keys of `keys` and returns the array with the result: `keys` or `other`. Errors are reported by
+// cudaGetLastError, as for launches.
 inline uint64_t* radix_sort(uint64_t* keys, uint64_t* other, int64_t n, void* scratch, int64_t scratch_bytes,
                             cudaStream_t stream) {
 #ifdef __CUDACC__

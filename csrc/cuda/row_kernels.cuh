@@ -1,16 +1,15 @@
-// Three kernels for all row arithmetic, each for rows of some lengths; it passes by all others.
-//   thread_rows   a thread per row. Rows lie one after another in memory, so a block copies all of its rows
-//   to
-//                 shared memory, coalesced, and each thread finds its own there.
-//   subwarp_rows  half a warp per row, read by the team from global memory, coalesced.
-//   block_rows    a block per row, the same.
+// Three kernels for all row arithmetic. Each handles a range of row lengths and skips all other rows.
+//   thread_rows   A thread per row. Rows are consecutive in memory, so a block copies all of its rows to
+//                 shared memory with coalesced reads, and each thread reads its own row there.
+//   subwarp_rows  Half a warp per row; the team reads global memory, coalesced.
+//   block_rows    A block per row; the team reads global memory, coalesced.
 //
-// Work says what a row needs:
-//   Value, kInputs, kOutputs; in[], out[]    arrays that lie as rows says, in and out of global memory
-//   Shared, shared_size(longest)             shared memory of a team whose rows are no longer
-//   thread<longest>(row, n, in, out)         writes row from its n values at in[0], ... to out[0], ...
-//   team(team, row, first, n, shared)        writes row from values first, first + 1, ... of its own arrays
-// Rows write to disjoint places, and no order of arithmetic depends on the grid.
+// Work defines the computation of a row:
+//   Value, kInputs, kOutputs; in[], out[]    input and output arrays in global memory, in the layout of Rows
+//   Shared, shared_size(longest)             shared memory of a team for rows of at most `longest` values
+//   thread<longest>(row, n, in, out)         writes a row from its n values at in[0], ... to out[0], ...
+//   team(team, row, first, n, shared)        writes a row from values first, first + 1, ... of its own arrays
+// Rows write to disjoint memory, and no order of arithmetic depends on the grid.
 #pragma once
 
 #include "core/rows.h"
@@ -32,9 +31,8 @@ struct Lengths {
   }
 };
 
-// Where rows of n <= 16 values lie in shared memory: an odd number of values apart, so that threads which
-// read the same position of neighbouring rows meet in no bank. Without rows of one length, as in global
-// memory.
+// Layout of rows of n <= 16 values in shared memory. The pitch of the rows is odd, so that threads reading
+// the same position of neighbouring rows cause no bank conflicts. Jagged rows (n = 0) keep the global layout.
 class Padding {
  public:
   __device__ explicit Padding(int n)
@@ -47,7 +45,7 @@ class Padding {
   int pitch_, per_value_;
 };
 
-// Copies count values, which the block's threads share out, to shared memory and back.
+// Copy `count` values to shared memory and back, spread over the threads of the block.
 template <class T>
 __device__ void load_rows(const T* from, int count, const Padding& padding, T* to) {
   int k = threadIdx.x;
@@ -90,8 +88,8 @@ __global__ void __launch_bounds__(kThreadRows) thread_rows(Rows rows, Lengths le
   for (int64_t first = static_cast<int64_t>(blockIdx.x) * kThreadRows; first < rows.count; first += step) {
     const int64_t end = lesser(first + kThreadRows, rows.count), row = first + threadIdx.x;
     const int64_t base = rows.begin(first), behind = rows.begin(end - 1) + rows.size(end - 1);
-    // Jagged rows may be longer than what is staged here; a row that is not there as a whole is read from
-    // where it is.
+    // Jagged rows may be longer than the staged part. A row that is not completely staged is read from global
+    // memory.
     const int count =
         static_cast<int>(lesser<int64_t>(greater<int64_t>(behind - base, 0), kThreadRows * kLongest));
 #pragma unroll
@@ -139,8 +137,8 @@ __global__ void __launch_bounds__(kTeamThreads) subwarp_rows(Rows rows, Lengths 
       work.team(SubWarpTeam{}, row, rows.begin(row), rows.size(row), shared + index * kShared);
 }
 
-// Calls f(row) for each row that this block of kThreads has and that is of such a length. It looks at many
-// rows at once, for few of many jagged rows may be of that length.
+// Calls f(row) for each row of this block of kThreads whose length is in range. It checks many rows at once,
+// since only few of many jagged rows may be in range.
 template <int kThreads, class F>
 __device__ void for_each_row_of_block(const Rows& rows, const Lengths& lengths, int at_once, const F& f) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * at_once;
@@ -155,7 +153,7 @@ __device__ void for_each_row_of_block(const Rows& rows, const Lengths& lengths, 
   }
 }
 
-// How many rows a block looks at: of few rows, each block has one.
+// Returns the number of rows that a block checks at once: one if there are few rows.
 inline int rows_at_once(const Rows& rows) {
   return rows.offsets && rows.count > (1 << 16) ? kTeamThreads : 1;
 }
@@ -169,13 +167,13 @@ __global__ void __launch_bounds__(kTeamThreads)
   });
 }
 
-// The lengths that rows may have, as far as the host knows.
+// Returns the possible row lengths, as far as the host knows.
 inline Lengths possible_lengths(const Rows& rows) {
   return rows.offsets ? Lengths{0, rows.total} : Lengths{rows.length, rows.length};
 }
 
-// Does the work for rows up to longest, those up to longest_thread_row (-1 for none) by a thread each. Rows
-// of one length are for one kernel; at jagged rows all of them look, for only the device knows the lengths.
+// Launches the work for rows up to longest. Rows up to longest_thread_row (-1 for none) get one thread each.
+// Dense rows need one kernel. For jagged rows all kernels run, since only the device knows the lengths.
 template <class Work>
 void launch_rows(const Rows& rows, int longest_thread_row, int64_t longest, cudaStream_t stream,
                  const Work& work) {

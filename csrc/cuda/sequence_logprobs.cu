@@ -7,7 +7,7 @@
 namespace shfcas {
 namespace {
 
-// Checked arguments. Logits are copied only where the values of a position do not lie together.
+// Checked arguments. Logits are copied only if the values of a position are not consecutive.
 struct Sequences {
   Tensor logits;
   Tensor labels;

@@ -1,16 +1,17 @@
-// Pair counts of rows of any length, O(N log^2 N) (Knight 1966): sort the pairs of keys by x, then y; equal
-// neighbours are the ties. Sort the y of that by merging; a key that passes others from the right half to the
-// left is discordant with each of them.
+// Pair counts of rows of any length, O(N log^2 N) (Knight 1966). Sort the pairs of keys by x, then y; equal
+// neighbours are the ties. Then merge-sort their y. A key that passes others from the right half to the left
+// is discordant with each of them.
 //
-// Both sorts go tile by tile. A tile of kTile keys is sorted in shared memory, level by level; on the levels
-// above, a tile is kTile keys of the *merged* run. Which keys of the two halves it has is found by bisection
-// (merge path), and where each goes by its rank in the other half, which is what it passes, too.
+// Both sorts go tile by tile. A tile of kTile keys is sorted in shared memory, level by level. On the levels
+// above, a tile is kTile keys of the *merged* run. Bisection (merge path) finds the keys of the two halves in
+// the tile. The place of each key follows from its rank in the other half, which is also the number of keys
+// that it passes.
 //
-//   dense rows   one grid a level, a block per tile of any row: one row of millions fills the device
-//   jagged rows  a block per row, tile after tile: only the device knows how many tiles there are
+//   dense rows   one grid per level, a block per tile of any row: one row of millions fills the device
+//   jagged rows  a block per row, tile after tile: only the device knows the number of tiles
 //
-// The pairs of one huge dense row are sorted by radix where they fit into 64 bits. Merging wider ones moves
-// as many bytes as a radix pass for each of their 16 bytes, and the sort of y has to merge in order to count.
+// The pairs of one huge dense row are sorted by radix if they fit into 64 bits. For wider pairs, a radix pass
+// for each of their 16 bytes would move as many bytes as merging. The sort of y must merge in order to count.
 #pragma once
 
 #include "core/keys.h"
@@ -47,7 +48,7 @@ struct JoinedKeys<int32_t> {
 template <class T>
 using Joined = typename JoinedKeys<Key<T>>::type;
 
-constexpr uint32_t kSign = 1u << 31;  // makes a signed order an unsigned one
+constexpr uint32_t kSign = 1u << 31;  // converts signed to unsigned order
 
 SHFCAS_INLINE WidePair join(int64_t x, int64_t y) { return {x, y}; }
 SHFCAS_INLINE int64_t x_of(const WidePair& keys) { return keys.x; }
@@ -62,7 +63,7 @@ SHFCAS_INLINE int32_t y_of(uint64_t keys) {
   return static_cast<int32_t>(static_cast<uint32_t>(keys) ^ kSign);
 }
 
-// Groups of equal keys in sorted ones. Triples are kept as low + 2^32 high, which 64 bits of each can hold.
+// Groups of equal keys in a sorted array. Triples are stored as low + 2^32 high, 64 bits each.
 struct Groups {
   Total distinct, pairs, low, high;
   SHFCAS_INLINE double triples() const {  // t (t - 1) (t - 2), summed over the groups of t
@@ -82,7 +83,7 @@ struct SortTotals {
   }
 };
 
-// How many of count sorted keys are less than key, and how many are not greater.
+// Returns how many of count sorted keys are less than key.
 template <class Index, class E>
 __device__ Index num_less(const E* sorted, Index count, const E& key) {
   Index begin = 0;
@@ -96,6 +97,7 @@ __device__ Index num_less(const E* sorted, Index count, const E& key) {
   return begin;
 }
 
+// Returns how many of count sorted keys are not greater than key.
 template <class Index, class E>
 __device__ Index num_not_greater(const E* sorted, Index count, const E& key) {
   Index begin = 0;
@@ -109,8 +111,8 @@ __device__ Index num_not_greater(const E* sorted, Index count, const E& key) {
   return begin;
 }
 
-// How many of the first `taken` keys of the merged run come from the left half. Equal keys come from the left
-// first.
+// Returns how many of the first `taken` keys of the merged run are from the left half. Of equal keys, those
+// from the left half are first.
 template <class E>
 __device__ int64_t merge_split(const E* left, int64_t lefts, const E* right, int64_t rights, int64_t taken) {
   int64_t begin = greater<int64_t>(0, taken - rights), end = lesser(taken, lefts);
@@ -124,8 +126,8 @@ __device__ int64_t merge_split(const E* left, int64_t lefts, const E* right, int
   return begin;
 }
 
-// Sorts the size keys in the first half of buffer, 2 * kTile keys in shared memory, into `to`, and adds to
-// passed the pairs in strictly descending order. Returns when nobody needs the buffer any more.
+// Sorts `size` keys into `to`. They are in the first half of buffer, 2 * kTile keys in shared memory. Adds
+// the pairs in strictly descending order to passed. On return, no thread uses the buffer any more.
 template <class E>
 __device__ void sort_tile(E* buffer, int size, E* to, Total& passed) {
   E *from = buffer, *other = buffer + kTile;
@@ -152,8 +154,8 @@ __device__ void sort_tile(E* buffer, int size, E* to, Total& passed) {
   __syncthreads();
 }
 
-// Writes tile number `tile` of the level that merges runs of `width` keys, of a row of n keys, in the same
-// way.
+// Writes tile number `tile` of the level that merges runs of `width` keys, for a row of n keys. Counts
+// passed pairs and uses the buffer like sort_tile.
 template <class E>
 __device__ void merge_tile(const E* from, E* to, int64_t n, int64_t width, int64_t tile, E* buffer,
                            Total& passed) {
@@ -165,7 +167,7 @@ __device__ void merge_tile(const E* from, E* to, int64_t n, int64_t width, int64
     split[threadIdx.x] = merge_split(from + begin, middle - begin, from + middle, end - middle,
                                      (threadIdx.x == 0 ? out : out_end) - begin);
   __syncthreads();
-  // Clamped, for rows of bad offsets may overlap: then the result is meaningless, but stays where it belongs.
+  // Clamped, since rows with bad offsets may overlap. The result is then meaningless, but within bounds.
   const int size = static_cast<int>(out_end - out);
   const int lefts = static_cast<int>(lesser<int64_t>(greater<int64_t>(split[1] - split[0], 0), size));
   const int64_t left = begin + split[0], right_before = out - left, right = middle + right_before;
@@ -188,7 +190,7 @@ __device__ void merge_tile(const E* from, E* to, int64_t n, int64_t width, int64
   __syncthreads();
 }
 
-// Adds the groups of a tile of sorted keys, by what `part` takes of a key. A key adds the pairs and triples
+// Adds the groups of a tile of sorted keys, compared by `part` of each key. A key adds the pairs and triples
 // that it forms with equal keys before it.
 template <class E, class Part>
 __device__ void add_groups(const E* sorted, int64_t n, int64_t tile, const Part& part, Groups& groups) {
@@ -199,7 +201,7 @@ __device__ void add_groups(const E* sorted, int64_t n, int64_t tile, const Part&
       ++groups.distinct;
       continue;
     }
-    int64_t begin = 0, first = i;  // first: of the keys equal to this one
+    int64_t begin = 0, first = i;  // first: the first key equal to this one
     while (begin < first) {
       const int64_t middle = begin + (first - begin) / 2;
       if (part(sorted[middle]) < key)
@@ -214,7 +216,7 @@ __device__ void add_groups(const E* sorted, int64_t n, int64_t tile, const Part&
   }
 }
 
-// Adds what the threads of a block have found to the totals of a row, in shared or global memory.
+// Adds the counts of the threads of a block to the totals of a row, in shared or global memory.
 __device__ inline void add_to(Total& total, Total mine) {
   mine = SortTeam{}.sum(mine);
   if (threadIdx.x == 0 && mine > 0) atomicAdd(&total, mine);
@@ -227,7 +229,7 @@ __device__ inline void add_to(Groups& groups, const Groups& mine) {
   add_to(groups.high, mine.high);
 }
 
-// The steps of a tile, which both ways to sort have in common.
+// Steps of a tile, common to dense and jagged rows.
 
 template <class T>
 __device__ void join_pairs_of_tile(const T* x, const T* y, int size, Joined<T>* to, SortTotals& totals) {
@@ -246,7 +248,7 @@ __device__ void sort_pairs_of_tile(const T* x, const T* y, int64_t n, int64_t ti
   const int size = static_cast<int>(lesser<int64_t>(kTile, n - begin));
   join_pairs_of_tile(x + begin, y + begin, size, buffer, totals);
   Total passed = 0;
-  sort_tile(buffer, size, to + begin, passed);  // these are no inversions of y
+  sort_tile(buffer, size, to + begin, passed);  // passed is not needed: these are no inversions of y
 }
 
 template <class T>
@@ -284,7 +286,7 @@ __device__ void group_y_of_tile(const K* keys, int64_t n, int64_t tile, SortTota
 
 SHFCAS_INLINE int64_t num_tiles(int64_t n) { return (n + kTile - 1) / kTile; }
 
-// Jagged rows, a block each. Row r has scratch[0] and scratch[1] from where its values begin.
+// Jagged rows, a block per row. Row r uses the two halves of scratch, from the offset of its values on.
 
 template <class T, class Sink>
 __global__ void __launch_bounds__(kSortThreads, 3)
@@ -319,15 +321,15 @@ __global__ void __launch_bounds__(kSortThreads, 3)
   });
 }
 
-// Dense rows, a block per tile. Row r has elements r * n, ... of every scratch array.
+// Dense rows, a block per tile. Row r uses elements r * n, ... of every scratch array.
 
 struct TileOfRow {
-  int64_t row, tile, first;  // first: where the row begins
+  int64_t row, tile, first;  // first: offset of the row
   __device__ explicit TileOfRow(int64_t n)
       : row(blockIdx.x / num_tiles(n)), tile(blockIdx.x % num_tiles(n)), first(row * n) {}
 };
 
-// Rows r of x begin at x + r * x_step; a step of 0 pairs one x with many y.
+// Row r of x begins at x + r * x_step; a step of 0 pairs one x with many y.
 template <class T>
 __global__ void __launch_bounds__(kSortThreads)
     sort_pair_tiles(const T* x, int64_t x_step, const T* y, int64_t n, Joined<T>* pairs, SortTotals* totals) {
@@ -382,15 +384,17 @@ __global__ void __launch_bounds__(kSortThreads)
   if (row < count) sink.write(first_row + row, n, totals[row].counts(n));
 }
 
-// A template, as all kernels are, so that every file that includes it may define it.
+// A template like all kernels, so that several files may include its definition.
 template <class Totals>
 __global__ void __launch_bounds__(kSortThreads) clear_totals(Totals* totals, int64_t count) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kSortThreads + threadIdx.x;
   if (row < count) totals[row] = {};
 }
 
-// Scratch memory. Dense rows are sorted some at a time, as many as fill the device; of jagged rows, any may
-// be the long one.
+// Scratch memory. Dense rows are sorted in chunks that fill the device. Jagged rows need memory for all
+// values, since any row may be long.
+
+// Returns how many dense rows are sorted at a time.
 inline int64_t dense_rows_at_once(int64_t count, int64_t n) {
   return lesser(count, greater<int64_t>(1, SHFCAS_KEYS_AT_ONCE / n));
 }
@@ -415,8 +419,8 @@ int64_t jagged_sort_bytes(int64_t total) {
   return 2 * total * static_cast<int64_t>(sizeof(Joined<T>));
 }
 
-// Joins and sorts the pairs of some rows, by radix if there is scratch memory for it. Both arrays have room
-// for them. Returns the one they are in then.
+// Joins and sorts the pairs of some rows, by radix if radix_scratch is given. Both arrays hold all pairs.
+// Returns the array with the result.
 template <class T>
 Joined<T>* launch_pair_sort(int64_t rows, int64_t n, const T* x, int64_t x_step, const T* y, Joined<T>* pairs,
                             Joined<T>* other, void* radix_scratch, SortTotals* totals, cudaStream_t stream) {

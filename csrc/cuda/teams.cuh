@@ -1,7 +1,7 @@
-// Teams of threads that share a row (see core/team.h), with what kernels need beyond sums:
-//   sync()      what a member wrote before, all members see after
-//   any(flag)   whether it is set for any member
-// Every member has to call them, the same number of times.
+// Teams of threads that share a row (see core/team.h), with two more functions for kernels:
+//   sync()      barrier: writes of any member before it are visible to all members after it
+//   any(flag)   whether the flag is set for any member
+// Every member has to call them the same number of times.
 #pragma once
 
 #include "cuda/kernel.cuh"
@@ -25,7 +25,7 @@ struct SubWarpTeam {
   }
 };
 
-// A block of kThreads.
+// A block of kThreads threads.
 template <int kThreads>
 struct BlockTeam {
   static constexpr int kSize = kThreads;
@@ -35,13 +35,13 @@ struct BlockTeam {
   __device__ void sync() const { __syncthreads(); }
   __device__ bool any(bool flag) const { return __syncthreads_or(flag) != 0; }
 
-  // combine is associative and commutative.
+  // Reduces over the team; combine must be associative and commutative.
   template <class V, class Combine>
   __device__ V reduce(V value, const Combine& combine) const {
     SHFCAS_SHARED(V, of_warp, kThreads / kWarp);
     for (int step = kWarp / 2; step > 0; step /= 2)
       value = combine(value, __shfl_xor_sync(0xffffffffu, value, step));
-    __syncthreads();  // nobody reads the result before any more
+    __syncthreads();  // all threads have read the previous result
     if (threadIdx.x % kWarp == 0) of_warp[threadIdx.x / kWarp] = value;
     __syncthreads();
     value = of_warp[0];

@@ -21,7 +21,7 @@ from shfcas.cli._template import placeholders
 from shfcas.utils import distributed
 from shfcas.utils.config import from_flags, to_dict
 from shfcas.utils.errors import MissingExtra, UsageError, UserError
-from shfcas.utils.files import local
+from shfcas.utils.files import local_path
 
 GROUPS = {
     "Start": {
@@ -156,7 +156,7 @@ def _run(name: str, arguments: list[str]) -> int:
             raise
         return _fail(name, MissingExtra(package, EXTRAS[package]), 1)
     except RuntimeError as error:
-        if not distributed.lost(error):
+        if not distributed.is_lost_peer(error):
             raise
         remedy = "see its message; the same command continues from the last checkpoint"
         return _fail(name, UserError(f"another process has ended, so this one ends too; {remedy}"), 1)
@@ -174,7 +174,7 @@ def _require(config: Any) -> None:
     if left:
         raise UsageError(f"{', '.join(left)}: expected values of your own, got placeholders; edit the configuration")
     for name in OUTPUTS:
-        local(getattr(config, name, None) or "")  # before any work, not after it
+        local_path(getattr(config, name, None) or "")  # before any work, not after it
 
 
 def _fail(name: str, error: Exception, code: int) -> int:

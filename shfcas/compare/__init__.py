@@ -1,4 +1,4 @@
-"""Strategies compared at the same numbers of comparisons: `shfcas compare`, and the same for answers made elsewhere."""
+"""Comparison of strategies at equal label budgets: `shfcas compare`, and the same for the user's own answers."""
 
 from shfcas.compare.answers import AnswerSet
 from shfcas.compare.cells import Bench, Cell, Label, RefineHead, ask, head_bench, judge, measure, run_cell

@@ -1,4 +1,4 @@
-"""One cell of a comparison: ask what one strategy asks within one budget, refine the reward model, measure it."""
+"""One cell of a comparison: select with one strategy and budget, label, refine the reward model, measure it."""
 
 import math
 import time
@@ -15,47 +15,47 @@ from shfcas.utils.config import check_fields, option
 from shfcas.utils.errors import NothingSelected, UserError
 from shfcas.utils.seeds import derive_seed
 
-NONE = "none"  # the arm without new labels: the same refinement on the earlier pairs alone
+NONE = "none"  # the arm without new labels: the same refinement on only the earlier pairs
 BLIND, ELSEWHERE = "(blind spot)", "(elsewhere)"
 
 
 class Cell(NamedTuple):
-    """What is run once: a strategy, a number of comparisons, and the number of a seed."""
+    """One run: a strategy, a number of comparisons, and a seed number."""
 
     strategy: str
     budget: int
     seed: int
 
     def __str__(self) -> str:
-        """The cell as errors name it."""
+        """Returns the name of the cell for errors."""
         return f"strategy {self.strategy}, budget {self.budget}, seed {self.seed}"
 
 
 class Label(NamedTuple):
-    """One judged comparison: the position of the prompt, and of two answers among all answers of the pool."""
+    """One labelled comparison: position of the prompt, and positions of two answers in all answers of the pool."""
 
     prompt: int
     chosen: int
     rejected: int
 
 
-# Rewards of the held-out answers, from the labels and the seed of the training.
+# Function from labels and training seed to the rewards of the held-out answers.
 Refine = Callable[[Sequence[Label], int], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What all cells share.
+    """Data and settings shared by all cells.
 
     Attributes:
-        pool: the answers that may be asked about.
-        held_out: answers to other prompts, that everything is measured on.
-        refine: the reward model after some labels.
-        group_by: a column of the prompts; accuracies are measured for each of its values too.
+        pool: answers to select from.
+        held_out: answers to other prompts, for all measurements.
+        refine: refinement of the reward model with labels.
+        group_by: a column of the prompts; accuracies are also measured for each of its values.
         blind: values of that column where the proxy is known to be wrong.
-        pool_share: the share of the pool's prompts that each seed draws, without replacement.
-        label_noise: the share of labels that are flipped, drawn for each pair and seed.
-        seed: the seed of everything.
+        pool_share: fraction of the pool's prompts that each seed samples, without replacement.
+        label_noise: fraction of flipped labels, sampled per pair and seed.
+        seed: base seed of all random numbers.
     """
 
     pool: AnswerSet
@@ -75,7 +75,7 @@ class Bench:
         check_fields(self)
 
     def drawn(self, number: int) -> np.ndarray:
-        """Positions of the prompts that are the pool of one seed, rising."""
+        """Returns the positions of the prompts in the pool of one seed, ascending."""
         count = max(1, round(self.pool_share * len(self.pool)))
         rng = np.random.default_rng(derive_seed(self.seed, "pool", number))
         return np.sort(rng.choice(len(self.pool), count, replace=False))
@@ -89,7 +89,7 @@ class RefineHead:
         pool: features of the pool's answers, shape (T, D).
         held_out: features of the held-out answers.
         fit: fits heads to the earlier pairs and the new ones.
-        new_pair_weight: the weight of a new pair, where an earlier one has 1.
+        new_pair_weight: weight of a new pair; an earlier pair has weight 1.
     """
 
     pool: np.ndarray
@@ -98,11 +98,11 @@ class RefineHead:
     new_pair_weight: float = 1.0
 
     def __call__(self, labels: Sequence[Label], seed: int) -> np.ndarray:
-        """Rewards of the held-out answers; the optimum is unique, so the seed does not matter."""
+        """Returns the rewards of the held-out answers; the optimum is unique, so the seed does not matter."""
         return self.head(labels)(self.held_out)
 
     def head(self, labels: Sequence[Label]) -> Head:
-        """The refined head."""
+        """Returns the refined head."""
         chosen, rejected = [x.chosen for x in labels], [x.rejected for x in labels]
         return self.fit(self.pool[chosen] - self.pool[rejected], self.new_pair_weight)
 
@@ -118,23 +118,26 @@ def head_bench(
     margins: np.ndarray | None = None,
     **options: Any,
 ) -> Bench:
-    """A bench for answers made elsewhere, on which a cell takes milliseconds.
+    """Returns a bench for the user's own answers, with cells that take milliseconds.
 
     Args:
         pool: answers with features.
         held_out: answers to other prompts, with the same features.
-        earlier: the pairs that the proxy was trained on: features of the chosen answers less those of the rejected,
+        earlier: training pairs of the proxy: features of the chosen answers minus features of the rejected answers,
             shape (n, D); n may be 0.
-        head: the proxy's weights, which refinement starts from, shape (D,); None: zeros.
-        l2: how strongly the weights are held there.
-        new_pair_weight: the weight of a new pair, where an earlier one has 1.
-        margins: of the earlier pairs, shape (n,).
-        options: further attributes of `Bench`.
+        head: the proxy's weights, from which refinement starts, shape (D,); None: zeros.
+        l2: strength of the regularisation towards these weights.
+        new_pair_weight: weight of a new pair; an earlier pair has weight 1.
+        margins: margins of the earlier pairs, shape (n,).
+        options: other attributes of `Bench`.
     """
     if pool.features is None or held_out.features is None:
-        raise UserError("a head needs features: give them to both answer sets")
+        raise UserError("features: expected features in both answer sets, got None; a head needs them")
     if pool.features.shape[1] != held_out.features.shape[1]:
-        raise UserError(f"features: {pool.features.shape[1]} in the pool, {held_out.features.shape[1]} held out")
+        raise UserError(
+            f"features: expected the dimension of the pool, {pool.features.shape[1]}, in the held-out answers, "
+            f"got {held_out.features.shape[1]}"
+        )
     fit = HeadFit(pool.features, earlier, centre=head, l2=l2, margins=margins)
     return Bench(pool, held_out, RefineHead(pool.features, held_out.features, fit, new_pair_weight), **options)
 
@@ -143,14 +146,13 @@ def run_cell(bench: Bench, cell: Cell, selection: SelectionConfig) -> dict[str, 
     """Runs one cell.
 
     Args:
-        bench: what all cells share.
-        cell: which one; the strategy `none` asks nothing.
-        selection: thresholds and other settings; strategy and budget are the cell's, unless the strategy of the
-            cell is a name of the caller's own for these settings.
+        bench: data and settings shared by all cells.
+        cell: the cell to run; the strategy `none` selects nothing.
+        selection: the settings of the cell's strategy, its name included; only the budget is taken from the cell.
 
     Returns:
-        The cell's `strategy`, `budget`, `seed`, the `seconds` it took, and its `metrics`, each with `metric`, `group`
-        (empty: all prompts) and `value`; docs/compare.md says what each means.
+        The cell's `strategy`, `budget`, `seed`, its time in `seconds`, and its `metrics`, each with `metric`, `group`
+        (empty: all prompts) and `value`; docs/compare.md describes the metrics.
 
     Raises:
         UserError: the strategy lacks a column; the message names the cell.
@@ -166,7 +168,7 @@ def run_cell(bench: Bench, cell: Cell, selection: SelectionConfig) -> dict[str, 
 
 
 def ask(bench: Bench, drawn: np.ndarray, cell: Cell, selection: SelectionConfig) -> list[Comparison]:
-    """The comparisons of one cell; none where nothing passes the thresholds."""
+    """Selects the comparisons of one cell; none if nothing passes the thresholds."""
     rows = [bench.pool.rows[i] for i in drawn]
     try:
         return select(rows, replace(selection, budget=cell.budget), derive_seed(bench.seed, "draw", cell.seed))
@@ -177,7 +179,7 @@ def ask(bench: Bench, drawn: np.ndarray, cell: Cell, selection: SelectionConfig)
 
 
 def judge(bench: Bench, queue: Sequence[Comparison], seed: int = 0) -> list[Label]:
-    """The gold reward's answers; equal gold is a tie and gives none, and equal texts are judged once."""
+    """Labels comparisons with the gold reward; equal gold rewards give no label, and equal texts are labelled once."""
     pool, labels = bench.pool, []
     positions = {row["prompt_id"]: i for i, row in enumerate(pool.rows)}
     seen = set()
@@ -199,10 +201,10 @@ def judge(bench: Bench, queue: Sequence[Comparison], seed: int = 0) -> list[Labe
 
 
 def measure(bench: Bench, rewards: np.ndarray) -> list[dict[str, Any]]:
-    """What the refined rewards of the held-out answers are worth."""
+    """Measures the refined rewards of the held-out answers."""
     held_out = bench.held_out
     if not np.isfinite(rewards).all():
-        raise UserError("the refined reward model's scores are not numbers; lower its learning rate")
+        raise UserError("the refined reward model's scores are not finite; lower its learning rate")
     accuracy = held_out.pair_accuracy(rewards)
     best = held_out.best_gold(rewards)
     found = [_metric("pair_accuracy", accuracy), _metric("best_of_n_gold", best)]
@@ -220,7 +222,7 @@ def measure(bench: Bench, rewards: np.ndarray) -> list[dict[str, Any]]:
 
 
 def account(bench: Bench, queue: Sequence[Comparison], labels: Sequence[Label]) -> list[dict[str, Any]]:
-    """What was asked, how many answers there were, and how many of them the proxy did not know."""
+    """Counts comparisons and labels, and measures the fraction of labels that contradict the proxy."""
     pool = bench.pool
     found = {"comparisons": float(len(queue)), "labels": float(len(labels))}
     if labels:

@@ -1,4 +1,4 @@
-"""Reward models taken apart: the features that the last layer reads, and that layer as a head."""
+"""Frozen reward models: features (the input of the last layer), and the last layer as a head."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,19 +22,19 @@ BATCH = 64
 
 
 class FrozenModel:
-    """A reward model as features and a head: its last linear layer, and what that reads at the end of each text.
+    """Reward model split into features and a head: the last linear layer, and its input at the end of each text.
 
-    The reward of an ensemble is the mean of its members', so its features are theirs side by side, and its head is
-    theirs divided by their number. The head of a cost model is negated. A backbone beside the model is one more member
-    whose weights are zero: it adds features, and no reward.
+    The reward of an ensemble is the mean of its members. So its features are the concatenated features of the members,
+    and its head is their concatenated heads, divided by their number. The head of a cost model is negated. An
+    additional backbone is a member with zero weights: it adds features, but no reward.
 
     Args:
         name: a model with a trained head, or the folder of an ensemble.
         cost_model: lower is better.
-        backbone: the model before it learned to reward; what a proxy has learned to ignore is still told apart there.
+        backbone: the model before reward training; its features keep distinctions that the proxy learned to ignore.
 
     Raises:
-        UserError: the model's score is not linear in what its last layer reads.
+        UserError: the model's score is not linear in the input of its last layer.
     """
 
     def __init__(self, name: str, cost_model: bool = False, backbone: str | None = None) -> None:
@@ -56,7 +56,7 @@ class FrozenModel:
         self.head = Head(torch.cat(heads).cpu().numpy())
 
     def features(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> np.ndarray:
-        """Features of answers, shape (T, D), float32."""
+        """Computes the features of answers, shape (T, D), float32."""
         each = [
             member_features(name, model, tokenizer=tokenizer, prompts=prompts, completions=completions)
             for name, model, tokenizer in self.members
@@ -64,9 +64,9 @@ class FrozenModel:
         return np.concatenate(each, axis=1)
 
     def differences(self, preferences: Sequence[Preference]) -> tuple[np.ndarray, np.ndarray]:
-        """Features of the chosen answers less those of the rejected, shape (n, D), and the margins, shape (n,).
+        """Computes feature differences, chosen minus rejected, shape (n, D), and margins, shape (n,).
 
-        Pairs that are longer than what the model can see are left out, as in training.
+        Pairs longer than the model's limit are skipped, as in training.
         """
         used = list(preferences)
         for _, model, tokenizer in self.members:
@@ -76,7 +76,7 @@ class FrozenModel:
         return found[: len(used)] - found[len(used) :], np.array([p.margin or 0.0 for p in used])
 
     def save(self, output: Path, head: Head) -> None:
-        """Saves the model, or the ensemble, with another head in place of its own."""
+        """Saves the model, or the ensemble, with another head."""
         several = len(self.members) > 1
         place = 0
         for number, ((name, model, tokenizer), sign) in enumerate(zip(self.members, self.signs, strict=True)):
@@ -92,10 +92,10 @@ class FrozenModel:
 
 
 def last_layer(name: str, model: Any) -> Any:
-    """The linear layer with one output that gives the score."""
+    """Returns the linear layer with one output that computes the score."""
     layers = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == 1]
     if not layers:
-        raise UserError(f"{name} has no linear layer that gives its score; use refine: full")
+        raise UserError(f"{name} has no linear layer that computes its score; use refine: full")
     return layers[-1]
 
 
@@ -103,7 +103,7 @@ def last_layer(name: str, model: Any) -> Any:
 def member_features(
     name: str, model: Any, *, tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[str]
 ) -> np.ndarray:
-    """What the last layer of one model reads of each answer, in batches of similar length, shape (T, D)."""
+    """Computes the input of one model's last layer for each answer, in batches of similar length, shape (T, D)."""
     limit = reward_max_length(model, tokenizer)
     encoded = [encode_answer(tokenizer, p, c, limit) for p, c in zip(prompts, completions, strict=True)]
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
@@ -118,12 +118,12 @@ def member_features(
             scores = model(**inputs).logits.float().flatten()
             hidden = read[-1]
             linear = torch.nn.functional.linear(hidden, layer.weight.float(), layer.bias).squeeze(-1)
-            if hidden.dim() == 3:  # the layer is applied to every token: find the one at which the score is read
+            if hidden.dim() == 3:  # the layer is applied to every token: find the token of the score
                 away = (linear - scores.unsqueeze(1)).abs().masked_fill(inputs["attention_mask"] == 0, torch.inf)
                 place = torch.arange(len(batch), device=away.device), away.argmin(dim=1)
                 hidden, linear = hidden[place], linear[place]
             if not torch.allclose(linear, scores, rtol=1e-3, atol=1e-3):
-                raise UserError(f"{name}: its score is not what its last layer gives; use refine: full")
+                raise UserError(f"{name}: its score is not the output of its last layer; use refine: full")
             features[batch] = hidden.cpu().numpy()
     finally:
         hook.remove()

@@ -1,4 +1,4 @@
-"""All cells of a comparison: in any order, in several processes, and only those that are not yet done."""
+"""All cells of a comparison: run in any order, in several processes, skipping finished cells."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from shfcas.compare.cells import NONE, Bench, Cell, RefineHead, run_cell
-from shfcas.compare.heads import threads_of_torch
+from shfcas.compare.heads import torch_threads
 from shfcas.selection import SelectionConfig
 from shfcas.utils.config import to_dict
 from shfcas.utils.errors import UserError
@@ -25,7 +25,7 @@ Work = Callable[[Cell], dict[str, Any]]
 
 
 def cells_of(strategies: Sequence[str], budgets: Sequence[int], seeds: int) -> list[Cell]:
-    """Every cell, seed by seed, each seed's first cell without labels."""
+    """Returns all cells, seed by seed; the first cell of each seed is the one without labels."""
     return [
         cell
         for seed in range(seeds)
@@ -35,7 +35,7 @@ def cells_of(strategies: Sequence[str], budgets: Sequence[int], seeds: int) -> l
 
 @dataclass(frozen=True)
 class BenchWork:
-    """Cells on a bench in memory, the strategies by names of the caller's own."""
+    """Work on a bench in memory, with strategies by the caller's own names."""
 
     bench: Bench
     arms: Mapping[str, SelectionConfig]
@@ -58,12 +58,12 @@ def run_grid(
 
     Args:
         bench: see `head_bench`.
-        arms: settings by a name; each arm's budget is set from `budgets`.
+        arms: selection settings by name; each arm's budget is set from `budgets`.
         budgets: numbers of comparisons.
-        seeds: how many.
-        jobs: processes.
-        record: a file of cells that are done; a call that was interrupted goes on from it. Budgets and seeds may be
-            added; a file that was made from another bench or other settings is refused.
+        seeds: number of seeds.
+        jobs: number of processes.
+        record: a file of finished cells, from which an interrupted call resumes. Budgets and seeds may be added; a
+            file from another bench or other settings raises UserError.
 
     Returns:
         Tidy rows: `strategy`, `budget`, `seed`, `metric`, `group`, `value`.
@@ -76,7 +76,7 @@ def run_grid(
 
 
 def _hash(bench: Bench) -> str:
-    """Of all that a bench consists of."""
+    """Returns a hash of all parts of a bench."""
     options = (bench.group_by, list(bench.blind), bench.pool_share, bench.label_noise, bench.seed)
     found = hashlib.sha256(json.dumps(options).encode())
     arrays: list[Any] = []
@@ -94,7 +94,7 @@ def _hash(bench: Bench) -> str:
 
 
 def tidy(done: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row a cell and metric, in an order that does not depend on when a cell was run."""
+    """Returns one row per cell and metric, in an order that does not depend on the order of the runs."""
     ordered = sorted(done, key=lambda cell: (cell["strategy"], cell["budget"], cell["seed"]))
     return [
         {"strategy": cell["strategy"], "budget": cell["budget"], "seed": cell["seed"], **metric}
@@ -104,11 +104,11 @@ def tidy(done: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 class Record:
-    """The cells that are done: JSON lines that only ever grow, each on the disk before the next cell counts.
+    """Append-only file of finished cells: JSON lines, each flushed to disk before the next cell.
 
     Args:
         path: the file.
-        inputs: what the cells are made from; a file that was begun with other inputs is refused.
+        inputs: inputs of the cells; a file with other inputs raises UserError.
     """
 
     def __init__(self, path: str | Path, inputs: dict[str, Any] | None = None) -> None:
@@ -116,21 +116,21 @@ class Record:
         self.done: dict[Cell, dict[str, Any]] = {}
         with disk_errors(str(self.path)):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._mend()
+            self._drop_partial_line()
             lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
             if not lines:
                 self._append(head)
             elif json.loads(lines[0]) != json.loads(json.dumps(head)):
                 raise UserError(
-                    f"{self.path} holds cells that were made from other data or with other settings; delete it to run "
-                    "them again, or name a new folder with --output"
+                    f"{self.path} has cells from other data or other settings; delete it to run them again, or name a "
+                    "new folder with --output"
                 )
         for line in lines[1:]:
             cell = json.loads(line)
             self.done[Cell(cell["strategy"], cell["budget"], cell["seed"])] = cell
 
     def add(self, done: dict[str, Any]) -> None:
-        """Writes down one cell, durably."""
+        """Records one cell, durably."""
         with disk_errors(str(self.path)):
             self._append(done)
         self.done[Cell(done["strategy"], done["budget"], done["seed"])] = done
@@ -141,8 +141,8 @@ class Record:
             file.flush()
             os.fsync(file.fileno())
 
-    def _mend(self) -> None:
-        """Cuts off a line that a kill or a full disk has left unfinished."""
+    def _drop_partial_line(self) -> None:
+        """Removes an incomplete last line, left by a kill or a full disk."""
         if self.path.exists():
             content = self.path.read_bytes()
             whole = content.rfind(b"\n") + 1
@@ -153,15 +153,15 @@ class Record:
 def run_cells(
     cells: Sequence[Cell], work: Work, *, jobs: int = 1, record: Record | None = None, at_once: int | None = None
 ) -> list[dict[str, Any]]:
-    """Runs what is not yet recorded, in this process (one job) or in several, and returns all cells in their order.
+    """Runs cells that are not recorded yet, in one or several processes; returns all cells in their order.
 
     Args:
-        cells: what is wanted.
-        work: runs one cell; with several jobs it travels to each process once, so it has to be picklable.
-        jobs: processes; torch's threads are divided among them.
-        record: where finished cells are kept.
-        at_once: where memory does not allow so many processes, how many it allows. A process has no more threads for
-            that, and no more where few cells are left: with other threads sums round otherwise.
+        cells: cells to return.
+        work: function that runs one cell; with several jobs it is pickled once per process.
+        jobs: number of processes; they share torch's threads.
+        record: record of finished cells.
+        at_once: maximum number of concurrent processes, if memory limits it. The threads per process do not depend on
+            it, nor on the number of remaining cells: sums with another number of threads round differently.
     """
     done = dict(record.done) if record else {}
     missing = [cell for cell in cells if cell not in done]
@@ -174,7 +174,7 @@ def run_cells(
     threads = max(1, torch.get_num_threads() // max(1, jobs))
     jobs = min(jobs, at_once or jobs, len(missing))
     if jobs <= 1:
-        with threads_of_torch(threads):
+        with torch_threads(threads):
             for cell in progress(missing, "cells"):
                 finished(work(cell))
     else:
@@ -184,7 +184,7 @@ def run_cells(
             try:
                 for future in progress(as_completed(running), "cells", len(running)):
                     finished(future.result())
-            except BaseException:  # an interruption too: no further cell is begun
+            except BaseException:  # also KeyboardInterrupt: start no further cell
                 workers.shutdown(wait=False, cancel_futures=True)
                 raise
     return [done[cell] for cell in cells]

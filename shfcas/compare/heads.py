@@ -10,12 +10,12 @@ from torch.nn.functional import softplus
 
 from shfcas.utils.errors import UserError
 
-SMALL = 1e-8  # standard deviation below which a feature says nothing
+SMALL = 1e-8  # features with a smaller standard deviation are ignored
 
 
 @dataclass(frozen=True)
 class Head:
-    """A reward that is linear in features: `features @ weight`, less a constant that no pair of answers sees.
+    """Linear reward head: `features @ weight`, up to a constant that cancels in every pair of answers.
 
     Attributes:
         weight: shape (D,), float64.
@@ -24,27 +24,27 @@ class Head:
     weight: np.ndarray
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
-        """Rewards, shape (T,), of features, shape (T, D)."""
+        """Returns the rewards, shape (T,), of features, shape (T, D)."""
         return features.astype(np.float64) @ self.weight
 
 
 class HeadFit:
-    """Bradley-Terry heads on the same features and earlier pairs, with ever other new pairs.
+    """Fit of Bradley-Terry heads to fixed features and earlier pairs, for changing sets of new pairs.
 
     Minimises, over the weights w of features x that are scaled to unit deviation,
 
         sum_i a_i log(1 + exp(m_i - (x_chosen - x_rejected) w)) + l2 / 2 |w - c|^2
 
-    with the pairs' weights a_i and margins m_i, and the weights c of the head to start from. The optimum is unique, so
-    neither the order of pairs nor a seed matters. The earlier pairs' curvature is factorised once and shapes the
-    search, which leaves some ten to fifty passes over the pairs for each fit.
+    with the pairs' weights a_i and margins m_i, and the weights c of the starting head. The optimum is unique, so
+    neither the order of pairs nor a seed matters. The curvature of the earlier pairs is factorised once and
+    preconditions the search, so that each fit needs about ten to fifty passes over the pairs.
 
     Args:
-        features: by which features are scaled, shape (T, D), such as the pool's.
-        differences: of the earlier pairs, features of the chosen answer less those of the rejected, shape (n, D).
-        centre: the weights of the head to start from, shape (D,); None: zeros.
-        l2: how strongly the weights are held there.
-        margins: of the earlier pairs, shape (n,); None: zeros.
+        features: features that determine the scaling, shape (T, D), such as those of the pool.
+        differences: feature differences of the earlier pairs, chosen minus rejected, shape (n, D).
+        centre: the weights of the starting head, shape (D,); None: zeros.
+        l2: strength of the regularisation towards these weights.
+        margins: margins of the earlier pairs, shape (n,); None: zeros.
     """
 
     def __init__(
@@ -67,21 +67,21 @@ class HeadFit:
         self.margins = torch.zeros(len(old), dtype=torch.float64)
         if margins is not None:
             self.margins = torch.from_numpy(np.asarray(margins, np.float64))
-        with threads_of_torch(1):
+        with torch_threads(1):
             self.start = self.centre
-            for _ in range(2):  # the curvature at the centre finds the optimum, where it is taken again
+            for _ in range(2):  # the curvature at the centre gives the optimum, then recompute it there
                 self._factorise(old)
                 self.start = self._solve(self.old, self.margins, torch.ones(len(old), dtype=torch.float64))
             self._factorise(old)
 
     def __call__(self, differences: np.ndarray, weight: float = 1.0) -> Head:
-        """The head for the earlier pairs and these.
+        """Fits a head to the earlier and the new pairs.
 
         Args:
-            differences: of the new pairs, shape (m, D).
-            weight: of each new pair, where an earlier one has 1.
+            differences: feature differences of the new pairs, shape (m, D).
+            weight: weight of each new pair; an earlier pair has weight 1.
         """
-        with threads_of_torch(1):
+        with torch_threads(1):
             new = torch.from_numpy(np.array(differences, np.float64).reshape(-1, len(self.scale))) * self.scale
             weights = torch.ones(len(self.old) + len(new), dtype=torch.float64)
             weights[len(self.old) :] = weight
@@ -90,7 +90,7 @@ class HeadFit:
             return Head((solution * self.scale).numpy())
 
     def _factorise(self, old: torch.Tensor) -> None:
-        """The Cholesky factor L of the curvature at `start`, and the earlier pairs in coordinates L^T w."""
+        """Computes the Cholesky factor L of the curvature at `start`, and the earlier pairs in coordinates L^T w."""
         share = torch.sigmoid(self.margins - old @ self.start)
         curvature = (old * (share * (1 - share)).unsqueeze(1)).T @ old
         curvature.diagonal().add_(self.l2)
@@ -101,7 +101,7 @@ class HeadFit:
         return torch.linalg.solve_triangular(self.factor, rows.T, upper=False).T.contiguous()
 
     def _solve(self, pairs: torch.Tensor, margins: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """The optimum, in scaled features, for pairs in coordinates L^T w."""
+        """Returns the optimum, in scaled features, for pairs in coordinates L^T w."""
         from scipy.optimize import minimize
 
         upper = self.factor.T
@@ -124,8 +124,8 @@ class HeadFit:
 
 
 @contextmanager
-def threads_of_torch(count: int) -> Iterator[None]:
-    """So many threads for a while: with another number, sums are taken in another order and round otherwise."""
+def torch_threads(count: int) -> Iterator[None]:
+    """Sets the number of torch threads; with another number, sums have another order and round differently."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -1,4 +1,4 @@
-"""What a comparison leaves: tidy results, tables, and the facts that its page is made from."""
+"""Output of a comparison: tidy results, tables, and the facts for its page."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 from shfcas.compare.config import CompareConfig
 from shfcas.compare.statistics import Row
-from shfcas.compare.tables import FACTS, RESULTS, seconds, write_csv, write_parquet, write_tables
+from shfcas.compare.tables import FACTS, RESULTS, mean_seconds, write_csv, write_parquet, write_tables
 from shfcas.utils.config import to_dict
 from shfcas.utils.files import write_json
 
@@ -18,13 +18,13 @@ def write_results(path: Path, config: CompareConfig, rows: Sequence[Row], done: 
         path: the run directory.
         config: the comparison's configuration.
         rows: tidy results.
-        done: the cells, with the seconds that they took.
+        done: the cells, with their times in seconds.
     """
     from shfcas.compare.page import write_page
 
     write_parquet(path / RESULTS, rows)
     write_tables(path / "tables", rows)
-    write_csv(path / "tables" / "seconds.csv", seconds(done))
+    write_csv(path / "tables" / "seconds.csv", mean_seconds(done))
     write_json(
         path / FACTS, {"config": to_dict(config), "cells": len(done), "seconds": sum(c["seconds"] for c in done)}
     )

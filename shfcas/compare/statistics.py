@@ -1,4 +1,4 @@
-"""What a comparison shows: means with intervals over seeds, and paired tests against the baseline."""
+"""Statistics of a comparison: means with intervals over seeds, and paired tests against the baseline."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -11,14 +11,14 @@ Row = dict[str, Any]
 
 
 class Key(NamedTuple):
-    """What is measured, and on which prompts (an empty group: all)."""
+    """Metric and group of prompts (an empty group: all prompts)."""
 
     metric: str
     group: str = ""
 
 
 def values_of(rows: Iterable[Row], key: Key) -> dict[tuple[str, int], dict[int, float]]:
-    """The values of one metric: for each strategy and budget, by seed. What is not a number is left out."""
+    """Returns the values of one metric, per strategy and budget, by seed; values that are not finite are omitted."""
     found: dict[tuple[str, int], dict[int, float]] = {}
     for row in rows:
         if (row["metric"], row["group"]) == key and np.isfinite(row["value"]):
@@ -27,16 +27,16 @@ def values_of(rows: Iterable[Row], key: Key) -> dict[tuple[str, int], dict[int, 
 
 
 def keys_of(rows: Iterable[Row]) -> list[Key]:
-    """Every metric and group, as they first appear."""
+    """Returns every metric and group, in order of first appearance."""
     return list(dict.fromkeys(Key(row["metric"], row["group"]) for row in rows))
 
 
 def curves(rows: Sequence[Row], key: Key) -> list[Row]:
-    """Mean over seeds with its 95 % bootstrap interval, for each strategy and budget.
+    """Computes the mean over seeds with its 95 % bootstrap interval, for each strategy and budget.
 
     Returns:
-        Rows with `strategy`, `budget`, `metric`, `group`, `mean`, `low`, `high`, `seeds`; one seed has no interval,
-        its `low` and `high` are the value.
+        Rows with `strategy`, `budget`, `metric`, `group`, `mean`, `low`, `high`, `seeds`. For a single seed, `low` and
+        `high` are the value.
     """
     found = []
     for (strategy, budget), by_seed in values_of(rows, key).items():
@@ -57,14 +57,14 @@ def curves(rows: Sequence[Row], key: Key) -> list[Row]:
 
 
 def paired_tests(rows: Sequence[Row], key: Key, baseline: str) -> list[Row]:
-    """Each strategy against the baseline at the same budget, paired by seed.
+    """Tests each strategy against the baseline at the same budget, paired by seed.
 
-    Wilcoxon's signed-rank test (1945), two-sided, exact for few seeds without ties, zeros left out; p-values are
-    corrected over all strategies and budgets of this metric by Holm (1979).
+    Wilcoxon's signed-rank test (1945), two-sided, exact for few seeds without ties, without zeros. P-values are
+    corrected over all strategies and budgets of this metric by Holm's method (1979).
 
     Returns:
         Rows with `strategy`, `budget`, `metric`, `group`; the mean `difference` with its 95 % bootstrap interval
-        over seeds (`low`, `high`); the numbers of seeds that are `better`, `worse`, and in all (`seeds`); `p` and
+        over seeds (`low`, `high`); the numbers of seeds that are `better`, `worse`, and in total (`seeds`); `p` and
         `p_holm`. The arm without labels is compared with the baseline at each budget.
     """
     found = values_of(rows, key)
@@ -98,11 +98,11 @@ def paired_tests(rows: Sequence[Row], key: Key, baseline: str) -> list[Row]:
 
 
 def signed_rank(differences: Sequence[float] | np.ndarray) -> float:
-    """The two-sided p-value of Wilcoxon's signed-rank test that differences are as often this way as that.
+    """Computes the two-sided p-value of Wilcoxon's signed-rank test that differences are symmetric around 0.
 
-    Zeros are left out; 1 where nothing else is there. Up to 50 differences without ties the p-value is exact.
+    Zeros are omitted; the result is 1 if all are zero. Up to 50 differences without ties, the p-value is exact.
 
-    >>> signed_rank([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])  # 2 / 2**6, the least that six can give
+    >>> signed_rank([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])  # 2 / 2**6, the minimum for six differences
     0.03125
     """
     from scipy.stats import wilcoxon
@@ -113,7 +113,7 @@ def signed_rank(differences: Sequence[float] | np.ndarray) -> float:
 
 
 def holm(pvalues: Sequence[float]) -> list[float]:
-    """P-values corrected for their number, so that the chance of any false finding is bounded (Holm 1979).
+    """Corrects p-values for multiple tests, which bounds the probability of any false rejection (Holm 1979).
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]

@@ -1,4 +1,4 @@
-"""Tidy results of a comparison as Parquet, CSV and Markdown tables."""
+"""Tables of a comparison: tidy results as Parquet, means and tests as CSV and Markdown."""
 
 import csv
 import io
@@ -27,23 +27,23 @@ NAMES = {
     Key("pair_accuracy"): "pair accuracy, held-out answers",
     Key("pair_accuracy", BLIND): "pair accuracy, blind spot",
     Key("pair_accuracy", ELSEWHERE): "pair accuracy, elsewhere",
-    Key("best_of_n_gold"): "gold reward of best-of-n, held-out answers (a stand-in for the policy)",
+    Key("best_of_n_gold"): "gold reward of best-of-n, held-out answers (a proxy for policy training)",
     Key("best_of_n_gold", BLIND): "gold reward of best-of-n, blind spot",
     Key("best_of_n_gold", ELSEWHERE): "gold reward of best-of-n, elsewhere",
-    Key("errors_found"): "share of labels that the proxy had wrong",
-    Key("blind_share"): "share of labels about the blind spot",
+    Key("errors_found"): "fraction of labels that the proxy had wrong",
+    Key("blind_share"): "fraction of labels in the blind spot",
     Key("kendall_distance"): "Kendall distance of policy and refined reward",
     Key("mean_abs_pacs"): "mean abs(PACS) of policy and refined reward",
-    Key("comparisons"): "comparisons asked",
-    Key("labels"): "labels (comparisons less ties)",
+    Key("comparisons"): "comparisons selected",
+    Key("labels"): "labels (comparisons minus ties)",
     Key("policy_gold_reward"): "gold reward of the policy",
-    Key("policy_win_rate"): "win rate of the policy against the one before",
-    Key("policy_kl"): "KL of the policy to the one before (nats)",
+    Key("policy_win_rate"): "win rate of the policy against the initial policy",
+    Key("policy_kl"): "KL of the policy from the initial policy (nats)",
 }
 
 
 def write_parquet(path: str | Path, rows: Sequence[Row]) -> None:
-    """Tidy results: one row a cell and metric, with `strategy`, `budget`, `seed`, `metric`, `group`, `value`."""
+    """Writes tidy results: one row per cell and metric, `strategy`, `budget`, `seed`, `metric`, `group`, `value`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -54,39 +54,39 @@ def write_parquet(path: str | Path, rows: Sequence[Row]) -> None:
 
 
 def all_tests(rows: Sequence[Row]) -> list[Row]:
-    """The paired tests of every metric that is tested."""
+    """Computes the paired tests of every tested metric."""
     return [test for key in TESTED for test in paired_tests(rows, key, BASELINE)]
 
 
 def write_tables(folder: Path, rows: Sequence[Row]) -> None:
-    """Means with intervals over seeds and paired tests, each as CSV (all numbers) and as Markdown (to read)."""
+    """Writes means with intervals over seeds and paired tests, each as CSV (all numbers) and as Markdown."""
     means, tests = [row for key in keys_of(rows) for row in curves(rows, key)], all_tests(rows)
     write_csv(folder / "means.csv", means)
     write_csv(folder / "tests.csv", tests)
-    pages = [f"## {name}\n\n{markdown(grid(means, key))}" for key, name in NAMES.items() if grid(means, key)]
+    pages = [f"## {name}\n\n{markdown(table)}" for key, name in NAMES.items() if (table := means_table(means, key))]
     write_text(folder / "means.md", "\n\n".join(pages) + "\n")
     pages = []
     for key in TESTED:
         if found := [test for test in tests if Key(test["metric"], test["group"]) == key]:
             pages.append(
-                f"## {NAMES[key]}, less that of {BASELINE}\n\n{markdown([test_cells(test) for test in found])}"
+                f"## {NAMES[key]}, minus that of {BASELINE}\n\n{markdown([test_cells(test) for test in found])}"
             )
     write_text(folder / "tests.md", "\n\n".join(pages) + "\n")
 
 
-def grid(means: Sequence[Row], key: Key) -> list[dict[str, str]]:
-    """One row a strategy, one column a budget; the arm without labels stands in the column 0."""
+def means_table(means: Sequence[Row], key: Key) -> list[dict[str, str]]:
+    """Returns one row per strategy and one column per budget; the arm without labels is in column 0."""
     chosen = [row for row in means if (row["metric"], row["group"]) == key]
     budgets = sorted({row["budget"] for row in chosen})
     found = []
     for name in dict.fromkeys(row["strategy"] for row in chosen):
-        cells = {row["budget"]: interval(row["mean"], row) for row in chosen if row["strategy"] == name}
+        cells = {row["budget"]: format_interval(row["mean"], row) for row in chosen if row["strategy"] == name}
         found.append({"strategy": name, **{str(budget): cells.get(budget, "") for budget in budgets}})
     return found
 
 
 def test_cells(test: Row) -> dict[str, str]:
-    """A test as people read it."""
+    """Returns a test as readable table cells."""
     return {
         "strategy": test["strategy"],
         "comparisons": str(test["budget"]),
@@ -97,13 +97,13 @@ def test_cells(test: Row) -> dict[str, str]:
     }
 
 
-def interval(mean: float, row: Row) -> str:
-    """A mean with its interval."""
+def format_interval(mean: float, row: Row) -> str:
+    """Formats a mean with its interval."""
     return f"{mean:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
 
 
-def seconds(done: Sequence[dict[str, Any]]) -> list[Row]:
-    """The mean time of a cell, for each strategy and budget; the only numbers that another run has otherwise."""
+def mean_seconds(done: Sequence[dict[str, Any]]) -> list[Row]:
+    """Computes the mean time of a cell, for each strategy and budget; only these numbers differ between runs."""
     times: dict[tuple[str, int], list[float]] = {}
     for cell in done:
         times.setdefault((cell["strategy"], cell["budget"]), []).append(cell["seconds"])
@@ -114,7 +114,7 @@ def seconds(done: Sequence[dict[str, Any]]) -> list[Row]:
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """Rows with the same keys as CSV."""
+    """Writes rows with equal keys as CSV."""
     text = io.StringIO()
     if rows:
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
@@ -124,7 +124,7 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
 
 
 def markdown(rows: Sequence[dict[str, str]]) -> str:
-    """Rows of text as a Markdown table."""
+    """Formats rows of text as a Markdown table."""
     lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
     lines += ["| " + " | ".join(value.replace("|", "\\|") for value in row.values()) + " |" for row in rows]
     return "\n".join(lines)

@@ -1,1 +1,1 @@
-"""Conflict scores for candidate tables: PACS per completion, Kendall distance per prompt."""
+"""Conflict scores of candidate tables: PACS per completion, Kendall distance per prompt."""

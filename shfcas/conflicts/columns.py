@@ -1,6 +1,6 @@
-"""Where the policy and the reward model disagree: adds PACS and the Kendall distance to candidate tables.
+"""PACS and Kendall distance as columns of candidate tables.
 
-Lists of numbers reach the ops as they lie in Arrow's memory, values and offsets, without a copy.
+The ops read list columns directly from Arrow's memory, as values and offsets, without a copy.
 """
 
 from typing import Any, NamedTuple
@@ -22,23 +22,23 @@ SCORE_COLUMNS = {
 
 
 class Answers(NamedTuple):
-    """A list column: (T,) values of all rows, and (B + 1,) int64 offsets, the first of them 0."""
+    """List column: (T,) values of all rows, and (B + 1,) int64 offsets, starting at 0."""
 
     values: Tensor
     offsets: Tensor
 
 
 def list_column(batch: pa.RecordBatch, name: str, where: str = "candidate table", first_row: int = 0) -> Answers:
-    """The numbers of a list column, as views of its memory.
+    """Returns the numbers of a list column, as views of its memory.
 
     Args:
         batch: rows of a candidate table.
-        name: the column: lists of numbers.
+        name: a column of lists of numbers.
         where: the table's name, for errors.
-        first_row: position of the batch's first row in that table.
+        first_row: index of the batch's first row in the table.
 
     Raises:
-        UserError: the column is missing, has another type, or a row or value of it is null; names the row.
+        UserError: the column is missing or has the wrong type, or a row or value is null; the message names the row.
     """
     if name not in batch.schema.names:
         CandidateTable(pa.Table.from_batches([batch])).require(name)
@@ -66,18 +66,18 @@ def list_column(batch: pa.RecordBatch, name: str, where: str = "candidate table"
 def policy_scores(
     batch: pa.RecordBatch, policy_score: str, where: str = "candidate table", first_row: int = 0
 ) -> Answers:
-    """The policy's score of every answer.
+    """Computes the policy's score of every answer.
 
     Args:
-        batch: rows of a candidate table, with `logprobs` and what the score needs besides.
-        policy_score: `logprob`, the sum over the response as in the paper; `mean_logprob`, the mean a token;
-            `logprob_ratio`, log(policy / reference) of the whole response, which takes length and fluency out
-            (DPO's implicit reward, Rafailov et al. 2023).
+        batch: rows of a candidate table, with the columns of the score (`SCORE_COLUMNS`).
+        policy_score: `logprob`, the sum over the response as in the paper; `mean_logprob`, the mean per token;
+            `logprob_ratio`, log(policy / reference) of the whole response, which removes the effect of length and
+            fluency (DPO's implicit reward, Rafailov et al. 2023).
         where: see `list_column`.
         first_row: see `list_column`.
 
     Raises:
-        UserError: a column is missing or malformed; the message names it, and the row.
+        UserError: a column is missing or malformed; the message names column and row.
     """
     if policy_score not in SCORE_COLUMNS:
         raise UserError(f"unknown policy_score {policy_score!r}, one of {', '.join(POLICY_SCORES)}")
@@ -94,10 +94,10 @@ def policy_scores(
 def add_conflicts_to_batch(
     batch: pa.RecordBatch, policy_score: str = "logprob", where: str = "candidate table", first_row: int = 0
 ) -> pa.RecordBatch:
-    """The batch with `pacs`, `kendall_distance`, `kendall_tau_b`, `mean_abs_pacs` and `degenerate`.
+    """Adds `pacs`, `kendall_distance`, `kendall_tau_b`, `mean_abs_pacs` and `degenerate` to a batch.
 
-    PACS has the type of the scores: float32 where rewards and policy scores both are, else float64. Arguments
-    and errors are those of `policy_scores`; the batch needs `rewards` as well.
+    PACS is float32 if rewards and policy scores are both float32, otherwise float64. Arguments and errors are those
+    of `policy_scores`; the batch also needs `rewards`.
     """
     rewards = list_column(batch, "rewards", where, first_row)
     scores = policy_scores(batch, policy_score, where, first_row)

@@ -1,4 +1,4 @@
-"""Conflict scores over candidate tables of any size: streaming, in constant memory, resumed shard by shard."""
+"""Conflict scores of candidate tables of any size: streaming, in constant memory, resumable by shard."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from shfcas.conflicts.columns import SCORE_COLUMNS, add_conflicts_to_batch
 from shfcas.conflicts.summary import ConflictSummary
 from shfcas.data.candidates import CandidateTable, arrow_columns
-from shfcas.data.shards import BATCH_ROWS, SHARD_ROWS, Shard, ahead, find_shards, read_batches
+from shfcas.data.shards import BATCH_ROWS, SHARD_ROWS, Shard, find_shards, prefetch, read_batches
 from shfcas.engines import Engine, Tick
 from shfcas.engines.local import LocalEngine
 from shfcas.models.resolve import provenance
@@ -27,7 +27,7 @@ from shfcas.utils.errors import UserError
 from shfcas.utils.files import (
     atomic_file,
     disk_errors,
-    local,
+    local_path,
     locked_folder,
     parse_jsonl,
     read_json,
@@ -44,13 +44,13 @@ def iter_score(
     scorer: RewardScorer | None = None,
     columns: Sequence[str] | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """Batches of the tables, in order, with conflict columns added.
+    """Yields the batches of the tables, in order, with conflict columns added.
 
     Args:
         inputs: Parquet files, folders, globs or URLs.
-        policy_score: what rewards are compared with; see `shfcas.conflicts.columns.policy_scores`.
-        scorer: gives the rewards; None takes the column `rewards`.
-        columns: columns to carry along; None carries all.
+        policy_score: policy score to compare rewards with; see `shfcas.conflicts.columns.policy_scores`.
+        scorer: scorer of the rewards; None uses the column `rewards`.
+        columns: columns to keep; None keeps all.
 
     Raises:
         UserError: a table is missing, malformed, or lacks a column; the message names file, row and column.
@@ -77,27 +77,27 @@ def score_table(
 
     Args:
         inputs: see `iter_score`.
-        output: one Parquet file if the name ends in `.parquet`; else a folder of `part-00000.parquet` and so
-            on. A folder that is there goes on where it was interrupted.
+        output: one Parquet file if the name ends with `.parquet`; otherwise a folder of `part-00000.parquet` and so
+            on. An existing folder is resumed.
         policy_score: see `iter_score`.
         scorer: see `iter_score`. With an engine, workers load `reward_model` instead.
         columns: see `iter_score`.
-        shard_rows: rows of each part, about.
+        shard_rows: approximate rows per part.
         reward_model: the scorer's name, recorded in the parts.
-        cost_model: whether the scorer turns that model's sign.
-        engine: where parts are scored; None scores them here.
+        cost_model: whether the scorer flips the sign of that model.
+        engine: engine that scores the parts; None scores in this process.
 
     Returns:
-        What the conflicts look like.
+        A summary of the conflicts.
 
     Raises:
-        UserError: see `iter_score`; or the folder was made of other tables or with other settings.
+        UserError: see `iter_score`; or the folder was made from other tables or with other settings.
     """
-    output = local(output)
+    output = local_path(output)
     shards, schema = find_shards(inputs, shard_rows)
     load = partial(load_scorer, reward_model, cost_model) if engine and reward_model else None
     if load and reward_model:
-        check_scorer(reward_model)  # now, and not by a worker
+        check_scorer(reward_model)  # fail here rather than in a worker
     recipe = _Recipe(
         schema,
         policy_score,
@@ -132,11 +132,11 @@ def _parts(folder: Path, count: int) -> list[Path]:
 def _score_parts(
     shards: Sequence[Shard], folder: Path, *, recipe: "_Recipe", shard_rows: int, engine: Engine, bar: Any
 ) -> ConflictSummary:
-    """Scores each shard into a part of its own, unless that is there."""
+    """Scores each shard into its own part, unless the part exists."""
     summary = ConflictSummary()
     with disk_errors(str(folder)), locked_folder(folder):
         _begin(folder, recipe.describe(shards, shard_rows))
-        done = set(folder.iterdir())  # listed, since a network's file system may remember that a name was missing
+        done = set(folder.iterdir())  # a listing: network file systems may cache that a file did not exist
         work = list(zip(_parts(folder, len(shards)), shards, strict=True))
         tasks = [(part, shard) for part, shard in work if part not in done]
         made = engine.map(partial(_PartWriter, recipe), tasks, bar.update, model=recipe.has_scorer)
@@ -146,13 +146,13 @@ def _score_parts(
                 summary += ConflictSummary(**json.loads(pq.read_metadata(part).metadata[SUMMARY_KEY]))
             else:
                 summary += next(made)
-        for left_behind in folder.glob(".part-*.partial"):  # by workers that died
+        for left_behind in folder.glob(".part-*.partial"):  # from workers that died
             left_behind.unlink(missing_ok=True)
     return summary
 
 
 class _PartWriter:
-    """Scores a shard into its part."""
+    """Worker that scores a shard into its part."""
 
     def __init__(self, recipe: "_Recipe") -> None:
         self.recipe = recipe
@@ -170,7 +170,7 @@ def score_lines(
     scorer: RewardScorer | None = None,
     columns: Sequence[str] | None = None,
 ) -> ConflictSummary:
-    """JSON lines in, JSON lines out, `BATCH_ROWS` at a time; see `iter_score`."""
+    """Scores JSON lines and writes JSON lines, `BATCH_ROWS` at a time; see `iter_score`."""
     summary, first = ConflictSummary(), 0
     rows: list[dict[str, Any]] = []
 
@@ -183,7 +183,7 @@ def score_lines(
         recipe = _Recipe(batch.schema, policy_score, scorer=scorer, columns=columns)
         batch = recipe.scored(batch.select(recipe.read), "stdin", first)
         output.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in batch.to_pylist())
-        summary += ConflictSummary.of(batch, first)
+        summary += ConflictSummary.from_batch(batch, first)
         first, rows = first + len(rows), []
 
     for row in parse_jsonl(lines, "stdin"):
@@ -196,7 +196,7 @@ def score_lines(
 
 
 class _Recipe:
-    """How a table's batches are scored; checks first that it has what that takes."""
+    """Scoring of a table's batches; the constructor checks that all needed columns exist."""
 
     def __init__(
         self,
@@ -231,9 +231,9 @@ class _Recipe:
         self.read = [n for n in schema.names if (n in kept or n in needed) and n not in made]
 
     def scored(self, batch: pa.RecordBatch, where: str, first_row: int) -> pa.RecordBatch:
-        """One batch with what is added to it."""
+        """Returns a batch with the added columns."""
         if self.scorer is None and self.load:
-            self.scorer = self.load()  # once in each worker
+            self.scorer = self.load()  # once per worker
         if self.scorer:
             rewarded = add_rewards(CandidateTable(pa.Table.from_batches([batch])), self.scorer)
             batch = rewarded.batch()
@@ -241,22 +241,22 @@ class _Recipe:
         return batch.drop_columns(sorted(self.dropped)) if self.dropped else batch
 
     def batches(self, shard: Shard) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """The batches of a shard, each with the position of its first row in the file."""
+        """Yields the scored batches of a shard, each with the index of its first row in the file."""
         for first, batch in read_batches(shard, BATCH_ROWS, self.read):
             yield first, self.scored(batch, shard.name, first)
 
     def write(self, shards: Sequence[Shard], path: Path, tick: Tick) -> ConflictSummary:
-        """Scores shards into one file, atomically; its footer has the summary."""
+        """Scores shards into one file, atomically, with the summary in its footer."""
         return self._write(path, (item for shard in shards for item in self.batches(shard)), tick)
 
     def join(self, shards: Sequence[Shard], parts: Sequence[Path], path: Path) -> ConflictSummary:
-        """Writes the parts of these shards into the file that `write` makes of them."""
+        """Joins the parts of these shards into the same file that `write` would write."""
 
         def batches() -> Iterator[tuple[int, pa.RecordBatch]]:
             for shard, part in zip(shards, parts, strict=True):
                 position = shard.first_row
                 with pq.ParquetFile(part) as file:
-                    # As it was written: the reader names the items of lists otherwise.
+                    # The schema as written: the reader would rename the items of lists.
                     schema = pa.ipc.read_schema(pa.py_buffer(b64decode(file.metadata.metadata[b"ARROW:schema"])))
                     for group in range(file.num_row_groups):
                         table = file.read_row_group(group).cast(schema)
@@ -269,12 +269,12 @@ class _Recipe:
         summary, writer = ConflictSummary(), None
         with atomic_file(path) as partial:
             try:
-                for first, batch in ahead(batches):
+                for first, batch in prefetch(batches):
                     if writer is None:
                         schema = batch.schema.with_metadata(self._metadata())
                         writer = pq.ParquetWriter(partial, schema, compression="zstd")
                     writer.write_batch(batch)
-                    summary += ConflictSummary.of(batch, first)
+                    summary += ConflictSummary.from_batch(batch, first)
                     tick(batch.num_rows)
                 assert writer is not None, "a shard has rows"
                 writer.add_key_value_metadata({SUMMARY_KEY: json.dumps(summary.to_dict()).encode()})
@@ -288,9 +288,9 @@ class _Recipe:
         return {**self.metadata, b"shfcas": json.dumps(about).encode()}
 
     def describe(self, shards: Sequence[Shard], shard_rows: int) -> dict[str, Any]:
-        """What a folder of parts is made of: the versions of files, models and functions too, or two would be mixed.
+        """Returns a fingerprint of the inputs: settings, and versions of files, models and functions.
 
-        The place of each file is said, since a part knows its shard by its number alone.
+        A mismatch refuses to resume. The order of the files is included, since parts are numbered by shard.
         """
         files = {shard.name: shard for shard in shards}
         infos = {name: shard.filesystem.get_file_info(shard.path) for name, shard in files.items()}
@@ -307,13 +307,15 @@ class _Recipe:
 
 
 def _begin(folder: Path, description: dict[str, Any]) -> None:
-    """Writes down what the folder is made of, or checks that it is the same as before."""
-    path = folder / "_score.json"  # readers of a folder of Parquet files pass over such a name
+    """Writes the description of a new folder, or checks that it equals that of an existing one."""
+    path = folder / "_score.json"  # readers of Parquet folders skip names with an underscore
     if path.exists():
         changed = differences(read_json(path), description)
         if changed:
-            raise UserError(f"{folder} was made otherwise; name a new folder, or undo: {'; '.join(changed)}")
+            raise UserError(
+                f"{folder} was made with other inputs or settings; name a new folder, or undo: {'; '.join(changed)}"
+            )
     elif any(folder.glob("*.parquet")):
-        raise UserError(f"{folder} holds other Parquet files; name a new folder")
+        raise UserError(f"{folder} contains other Parquet files; name a new folder")
     else:
         write_json(path, description)

@@ -1,4 +1,4 @@
-"""What a table's conflicts look like, in numbers that add up over its shards."""
+"""Summary of a table's conflicts; summaries of shards can be added."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-KENDALL_BINS, PACS_BINS, MAX_PACS = 100, 120, 6.0  # abs(PACS) above 6 takes rows of more than ten answers
+KENDALL_BINS, PACS_BINS, MAX_PACS = 100, 120, 6.0  # abs(PACS) above 6 needs rows of more than ten answers
 TOP = 10
 
 
 @dataclass
 class ConflictSummary:
-    """Counts, histograms and the prompts of highest conflict.
+    """Counts, histograms, and the prompts with the highest conflict.
 
     Attributes:
-        prompts: rows.
-        answers: over all rows.
-        degenerate: rows whose rewards or policy scores are all alike, or that have one answer; never selected.
+        prompts: number of rows.
+        answers: number of answers in all rows.
+        degenerate: rows with equal rewards, equal policy scores, or a single answer; never selected.
         nan: rows with a score that is not a number.
-        kendall_sum: of the Kendall distances of rows that have one.
-        pacs_sum: of abs(PACS) of all answers that have one.
-        kendall: histogram over [0, 1].
-        pacs: histogram of abs(PACS) over [0, 6]; what is beyond is in the last bin.
-        top: prompts by Kendall distance, then mean abs(PACS).
+        kendall_sum: sum of the Kendall distances, without NaN.
+        pacs_sum: sum of abs(PACS) over all answers, without NaN.
+        kendall: histogram of Kendall distances over [0, 1].
+        pacs: histogram of abs(PACS) over [0, 6]; larger values are in the last bin.
+        top: prompts with the highest Kendall distance, then mean abs(PACS).
     """
 
     prompts: int = 0
@@ -42,8 +42,8 @@ class ConflictSummary:
     top: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, batch: pa.RecordBatch, first_row: int = 0) -> ConflictSummary:
-        """Of one batch with conflict columns; prompts without an id are named by their row."""
+    def from_batch(cls, batch: pa.RecordBatch, first_row: int = 0) -> ConflictSummary:
+        """Summarises one batch with conflict columns; prompts without an id are named by their row."""
         distance = torch.from_dlpack(batch.column("kendall_distance"))
         mean_abs = torch.from_dlpack(batch.column("mean_abs_pacs"))
         degenerate = torch.from_numpy(batch.column("degenerate").to_numpy(zero_copy_only=False).copy())
@@ -66,14 +66,14 @@ class ConflictSummary:
             nan=int(mean_abs.isnan().sum()),
             kendall_sum=float(distance[known].sum()),
             pacs_sum=float(pacs.sum(dtype=torch.float64)),
-            # numpy's bins hold numbers like 7 / 10 where they belong; torch's are faster where there are more.
+            # numpy puts numbers like 7 / 10 into the right bin; torch is faster for many numbers.
             kendall=np.histogram(distance[known].numpy(), KENDALL_BINS, (0, 1))[0].tolist(),
             pacs=torch.histc(pacs.clamp(max=MAX_PACS), PACS_BINS, 0, MAX_PACS).long().tolist(),
             top=top,
         )
 
     def __add__(self, other: ConflictSummary) -> ConflictSummary:
-        """Of both together; of equal conflicts, those of the left one come first."""
+        """Adds two summaries; of equal conflicts, those of the left one come first."""
         added: dict[str, Any] = {
             name: [a + b for a, b in zip(value, getattr(other, name), strict=True)]
             if isinstance(value, list)
@@ -84,21 +84,21 @@ class ConflictSummary:
         return ConflictSummary(**added, top=heapq.nlargest(TOP, [*self.top, *other.top], key=_conflict))
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON writes it."""
+        """Returns the summary as a dictionary for JSON."""
         return asdict(self)
 
     @property
     def kendall_distance(self) -> float:
-        """Mean over the rows that have one."""
+        """Returns the mean Kendall distance, without NaN."""
         return self.kendall_sum / sum(self.kendall) if any(self.kendall) else math.nan
 
     @property
     def mean_abs_pacs(self) -> float:
-        """Mean abs(PACS) over all answers."""
+        """Returns the mean abs(PACS) over all answers, without NaN."""
         return self.pacs_sum / sum(self.pacs) if any(self.pacs) else math.nan
 
     def quantile(self, histogram: str, level: float) -> float:
-        """Of `kendall` or `pacs`, to the width of a bin (its upper edge)."""
+        """Returns a quantile of `kendall` or `pacs`, with the resolution of a bin (its upper edge)."""
         counts = getattr(self, histogram)
         width = 1 / KENDALL_BINS if histogram == "kendall" else MAX_PACS / PACS_BINS
         wanted, seen = level * sum(counts), 0
@@ -109,7 +109,7 @@ class ConflictSummary:
         return math.nan
 
     def text(self) -> str:
-        """A page for people."""
+        """Returns the summary as readable text."""
         lines = [
             f"prompts         {self.prompts:,}",
             f"answers         {self.answers:,}",
@@ -135,12 +135,12 @@ def _conflict(row: dict[str, Any]) -> tuple[float, float]:
 
 
 def _highest(conflict: torch.Tensor, mean_abs: torch.Tensor) -> list[int]:
-    """Rows by conflict, then mean abs(PACS), then position; none whose conflict is negative."""
+    """Returns the top rows by conflict, then mean abs(PACS), then position; none with negative conflict."""
     if not len(conflict):
         return []
     bound = conflict.topk(min(TOP, len(conflict))).values[-1].clamp(min=0.0)
     rows = (conflict >= bound).nonzero().flatten()
-    if len(rows) > TOP:  # many share the lowest distance that makes it: those of the largest mean abs(PACS) do
+    if len(rows) > TOP:  # many rows tie at the lowest selected distance: take the largest mean abs(PACS)
         above = rows[conflict[rows] > bound]
         tied = rows[conflict[rows] == bound]
         tied = tied[mean_abs[tied].sort(descending=True, stable=True).indices[: TOP - len(above)]]

@@ -1,1 +1,1 @@
-"""The tables and records that all stages read and write: candidates, preferences, prompts."""
+"""Tables and records that all stages read and write: candidates, preferences, prompts."""

@@ -1,25 +1,25 @@
-"""The candidate table: one row a prompt, list columns for its N answers; Parquet on disk.
+"""Candidate table: one row per prompt, list columns for its N answers; Parquet on disk.
 
 | column | type | meaning |
 |---|---|---|
 | `prompt_id` | string | unique |
-| `prompt` | string, or list<struct<role, content>> | what the policy was asked |
+| `prompt` | string, or list<struct<role, content>> | text or chat messages |
 | `completions` | list<string> | N answers |
 | `logprobs` | list<double> | sum of the response tokens' log-probabilities at temperature 1 |
-| `num_tokens` | list<int32> | response tokens, the end token included |
-| `finished` | list<bool> | whether the answer ended by itself |
+| `num_tokens` | list<int32> | response tokens, including the end token |
+| `finished` | list<bool> | whether the answer ended with an end token |
 | `reference_logprobs` | list<double> | optional: the same sum under a reference model |
-| `base_logprobs` | list<double> | optional: under the policy before the first round, for the KL |
-| `engine_logprobs` | list<double> | optional: what the generator that drew the answers says, for diagnosis alone |
-| `same_tokens` | list<bool> | optional: whether the text, tokenised again, gives the tokens that were drawn |
+| `base_logprobs` | list<double> | optional: the same sum under the policy before the first round, for the KL |
+| `engine_logprobs` | list<double> | optional: the same sum reported by the generator, only for diagnosis |
+| `same_tokens` | list<bool> | optional: whether tokenising the text again gives the sampled tokens |
 | `rewards` | list<double> | proxy reward, higher is better |
-| `reward_variances` | list<double> | optional: an ensemble's variance about each reward, at least 0 |
-| `member_rewards` | list<list<double>> | optional: for each answer the rewards of an ensemble's members |
+| `reward_variances` | list<double> | optional: variance of an ensemble's members per answer, at least 0 |
+| `member_rewards` | list<list<double>> | optional: rewards of an ensemble's members per answer |
 | `pacs` | list<double> | conflict of each answer |
 | `kendall_distance`, `kendall_tau_b`, `mean_abs_pacs` | double | conflict of the prompt |
-| `degenerate` | bool | all rewards or all policy scores alike |
+| `degenerate` | bool | all rewards, or all policy scores, are equal |
 
-Other columns (a topic, a source) are carried along.
+Other columns (a topic, a source) are kept.
 """
 
 import json
@@ -60,7 +60,7 @@ SCALAR_COLUMNS = {
     "degenerate": pa.bool_(),
 }
 COLUMNS = {**LIST_COLUMNS, **SCALAR_COLUMNS}
-GROUP_ROWS = 1024  # of a Parquet row group, which parts of the table never split
+GROUP_ROWS = 1024  # rows of a Parquet row group; shards never split a row group
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class CandidateTable:
 
     Attributes:
         table: the Arrow table in the schema above.
-        metadata: how it was made (models, sampling parameters, seeds), kept in the file.
+        metadata: provenance (models, sampling parameters, seeds), stored in the file.
     """
 
     table: pa.Table
@@ -77,7 +77,7 @@ class CandidateTable:
 
     @classmethod
     def from_rows(cls, rows: Sequence[dict[str, Any]], metadata: dict[str, Any] | None = None) -> "CandidateTable":
-        """Builds and checks a table from one dictionary a prompt."""
+        """Builds and checks a table from one dictionary per prompt."""
         return cls(pa.table(arrow_columns(rows)), metadata or {}).checked("candidate table")
 
     def __len__(self) -> int:
@@ -87,38 +87,38 @@ class CandidateTable:
         return column in self.table.column_names
 
     def column(self, name: str) -> list[Any]:
-        """A column as Python values."""
+        """Returns a column as Python values."""
         self.require(name)
         return self.table.column(name).to_pylist()
 
     def rows(self) -> list[dict[str, Any]]:
-        """The table as one dictionary a prompt."""
+        """Returns the table as one dictionary per prompt."""
         return self.table.to_pylist()
 
     def batch(self) -> pa.RecordBatch:
-        """The table as one Arrow batch."""
+        """Returns the table as one Arrow batch."""
         columns = {name: self.table.column(name).combine_chunks() for name in self.table.column_names}
         return pa.RecordBatch.from_pydict(columns)
 
     def values(self, name: str) -> torch.Tensor:
-        """The flat values of a list column, float64, shape (T,)."""
+        """Returns the flat values of a list column, float64, shape (T,)."""
         self.require(name)
         flat = self.table.column(name).combine_chunks().flatten().to_numpy(zero_copy_only=False)
         return torch.from_numpy(flat.astype("float64"))
 
     def offsets(self) -> torch.Tensor:
-        """Where each prompt's answers begin in the flat values, int64, shape (B + 1,)."""
+        """Returns the offsets of each prompt's answers in the flat values, int64, shape (B + 1,)."""
         lengths = torch.tensor([len(c) for c in self.column("completions")], dtype=torch.int64)
         return torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
 
     def split(self, flat: torch.Tensor | Sequence[Any]) -> list[list[Any]]:
-        """Flat values, one an answer, as one list a prompt."""
+        """Splits flat values, one per answer, into one list per prompt."""
         values = flat.tolist() if isinstance(flat, torch.Tensor) else list(flat)
         bounds = self.offsets().tolist()
         return [values[a:b] for a, b in pairwise(bounds)]
 
     def with_columns(self, **columns: Any) -> "CandidateTable":
-        """A table with these columns added or replaced."""
+        """Returns a table with these columns added or replaced."""
         table = self.table
         for name, values in columns.items():
             array = pa.array(values, type=COLUMNS.get(name))
@@ -129,11 +129,11 @@ class CandidateTable:
         return CandidateTable(table, self.metadata)
 
     def with_metadata(self, **metadata: Any) -> "CandidateTable":
-        """A table whose metadata has these entries added or replaced."""
+        """Returns a table with these metadata entries added or replaced."""
         return CandidateTable(self.table, {**self.metadata, **metadata})
 
     def require(self, *names: str) -> None:
-        """Says which columns are missing, and which command makes them."""
+        """Checks that the columns exist; the error names the command that adds a missing one."""
         makers = {
             "rewards": "shfcas score --reward_model MODEL",
             "pacs": "shfcas score",
@@ -147,7 +147,7 @@ class CandidateTable:
                 raise UserError(f"the candidate table has no column {name}{hint}")
 
     def checked(self, where: str) -> "CandidateTable":
-        """Returns the table if its columns, lengths and ids are sound; otherwise names the row and column."""
+        """Returns the table with columns cast to the schema; raises UserError naming a malformed row and column."""
         self.require("prompt_id", "prompt", "completions")
         table = self.table
         for name in table.column_names:
@@ -186,7 +186,7 @@ class CandidateTable:
 
 
 def arrow_columns(rows: Sequence[dict[str, Any]]) -> dict[str, pa.Array]:
-    """All columns that any row has, known ones in their types; null where a row has no such value."""
+    """Returns the union of the rows' columns, known ones with their schema types; missing values are null."""
     columns = {}
     for name in dict.fromkeys(name for row in rows for name in row):
         try:
@@ -197,7 +197,7 @@ def arrow_columns(rows: Sequence[dict[str, Any]]) -> dict[str, pa.Array]:
 
 
 def write_candidates(path: str | Path, candidates: CandidateTable) -> None:
-    """Writes the table as one Parquet file, atomically, its metadata under the key `shfcas`."""
+    """Writes the table as one Parquet file, atomically, with its metadata under the key `shfcas`."""
     metadata = {
         **(candidates.table.schema.metadata or {}),
         b"shfcas": json.dumps(candidates.metadata).encode(),
@@ -215,7 +215,7 @@ def read_candidates(path: str | Path) -> CandidateTable:
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """How a table was made, by its file's metadata alone; nothing where it is no table."""
+    """Reads only the metadata of a table; empty if the file is no Parquet table."""
     try:
         metadata = pq.read_schema(path).metadata or {}
     except (pa.ArrowInvalid, OSError):
@@ -224,7 +224,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 
 
 def concatenate(tables: Iterable[CandidateTable]) -> CandidateTable:
-    """One table from several; a further column that one of them lacks is null there."""
+    """Concatenates tables; an additional column is null where a table lacks it."""
     tables = list(tables)
     arrow = pa.concat_tables([t.table for t in tables], promote_options="permissive")
     return CandidateTable(arrow, tables[0].metadata)

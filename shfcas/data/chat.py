@@ -1,7 +1,7 @@
-"""Prompts as people write them (text, or a list of chat messages) and as each model's own template renders them.
+"""Prompts as text or chat messages, and their tokens under each model's own tokenizer and chat template.
 
-Text is the border between models: the policy, the reward model and the gold model each have their own
-tokenizer and template, so nothing but text or messages ever passes from one to another.
+Models exchange only text or messages: the policy, the reward model and the gold model each have their own
+tokenizer and template.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from shfcas.utils.files import read_text
 Message = dict[str, str]
 Prompt = str | list[Message]
 
-# For base models, which have none: each role by its name, and an end token after each answer.
+# Chat template for base models without one: each message follows the name of its role; an end token ends answers.
 PLAIN_TEMPLATE = (
     "{% if bos_token %}{{ bos_token }}{% endif %}"
     "{% for message in messages %}"
@@ -26,7 +26,7 @@ PLAIN_TEMPLATE = (
 
 
 def check_prompt(prompt: Any, where: str) -> Prompt:
-    """Returns the prompt if it is non-empty text or a list of role/content messages; otherwise says where it is."""
+    """Returns the prompt if it is non-empty text or a list of role/content messages; otherwise raises UserError."""
     if isinstance(prompt, str):
         if prompt.strip():
             return prompt
@@ -41,36 +41,36 @@ def check_prompt(prompt: Any, where: str) -> Prompt:
                 break
         else:
             return prompt
-    raise UserError(f"{where}: a prompt is text or a non-empty list of {{role, content}} messages")
+    raise UserError(f"{where}: expected a prompt that is text or a non-empty list of {{role, content}} messages")
 
 
 def as_messages(prompt: Prompt) -> list[Message]:
-    """The prompt as chat messages; plain text is one user turn."""
+    """Returns the prompt as chat messages; plain text becomes one user turn."""
     return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
 
 
 def plain_text(prompt: Prompt) -> str:
-    """The prompt as a person would read it, for pages, lexicons and models without a chat template."""
+    """Returns the prompt as readable text, for pages, lexicons and models without a chat template."""
     return prompt if isinstance(prompt, str) else "\n\n".join(message["content"] for message in prompt)
 
 
 def set_chat_template(tokenizer: Any, template: str) -> None:
-    """Gives a tokenizer a chat template: `plain`, or what stands in a Jinja file."""
+    """Sets the chat template of a tokenizer: `plain`, or the content of a Jinja file."""
     if template == "plain" and tokenizer.eos_token is None:
-        raise UserError("chat_template plain ends answers with the tokenizer's end token, and it has none: set one")
+        raise UserError("chat_template: expected a tokenizer with an end token for plain, got none; set eos_token")
     tokenizer.chat_template = template_text(template)
 
 
 def template_text(template: str) -> str:
-    """The chat template that is called `plain`, or that stands in a Jinja file."""
+    """Returns the chat template named `plain`, or the content of a Jinja file."""
     return PLAIN_TEMPLATE if template == "plain" else read_text(Path(template).expanduser())
 
 
 def render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
-    """Messages as the tokenizer's chat template writes them.
+    """Renders messages with the tokenizer's chat template.
 
     Raises:
-        UserError: the template refuses them (many want no system turn, or users and assistants in turn).
+        UserError: the template rejects them (many allow no system turn, or require alternating roles).
     """
     from jinja2 import TemplateError
 
@@ -81,13 +81,13 @@ def render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: b
     except (TemplateError, TypeError, ValueError, KeyError) as error:
         roles = ", ".join(message["role"] for message in messages)
         raise UserError(
-            f"the chat template of {tokenizer.name_or_path or 'the tokenizer'} refuses a conversation of {roles} "
+            f"the chat template of {tokenizer.name_or_path or 'the tokenizer'} rejects a conversation of {roles} "
             f"({' '.join(str(error).split())[:120]}): {plain_text(list(messages))[:60]!r}; change its roles"
         ) from error
 
 
 def render_prompt(tokenizer: Any, prompt: Prompt) -> str:
-    """The text that the policy continues: its chat template for messages, plain text as it is."""
+    """Returns the text that the policy continues: messages rendered with its chat template, plain text unchanged."""
     if isinstance(prompt, str):
         return prompt
     if not tokenizer.chat_template:
@@ -99,9 +99,10 @@ def render_prompt(tokenizer: Any, prompt: Prompt) -> str:
 
 
 def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
-    """Token ids of a rendered prompt; a chat template already holds its special tokens.
+    """Returns the token ids of a rendered prompt.
 
-    Text gets what the tokenizer puts before it, but no end token behind it, since it is to be continued.
+    A chat template already contains its special tokens. Plain text gets the tokenizer's leading special tokens, but
+    no end token, since the policy continues it.
     """
     text = render_prompt(tokenizer, prompt)
     ids = tokenizer(text, add_special_tokens=isinstance(prompt, str), verbose=False)["input_ids"]
@@ -111,7 +112,7 @@ def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
 
 
 def turn_end_id(tokenizer: Any) -> int | None:
-    """The special token with which the chat template ends an answer, if there is one; often another than EOS."""
+    """Returns the special token that ends an answer in the chat template, if any; often not the EOS token."""
     if not tokenizer.chat_template:
         return None
     mark = "answer"
@@ -125,7 +126,7 @@ def turn_end_id(tokenizer: Any) -> int | None:
 
 
 def end_token_ids(model: Any, tokenizer: Any) -> set[int]:
-    """All tokens that end an answer: of the generation configuration, the tokenizer and the chat template."""
+    """Returns all tokens that end an answer: from the generation configuration, the tokenizer and the chat template."""
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ids = set(configured if isinstance(configured, list | tuple) else [configured])
     ids |= {tokenizer.eos_token_id, turn_end_id(tokenizer)}
@@ -133,12 +134,12 @@ def end_token_ids(model: Any, tokenizer: Any) -> set[int]:
 
 
 def answer_text(tokenizer: Any, tokens: Sequence[int], finished: bool) -> str:
-    """Sampled tokens as tables, rewards and people see them, without white space around the text.
+    """Decodes sampled tokens to the text in tables, rewards and pages, without surrounding white space.
 
     Args:
         tokenizer: the policy's.
-        tokens: of one answer, up to the token that ended it.
-        finished: whether there is such a token; it is no part of the text, special or not.
+        tokens: tokens of one answer, up to its end token.
+        finished: whether the last token is an end token, which is not part of the text, special or not.
     """
     return tokenizer.decode(tokens[:-1] if finished else tokens, skip_special_tokens=True).strip()
 
@@ -146,41 +147,41 @@ def answer_text(tokenizer: Any, tokens: Sequence[int], finished: bool) -> str:
 def encode_demonstration(
     tokenizer: Any, prompt: Prompt, completion: str, end_ids: set[int]
 ) -> tuple[list[int], list[int]]:
-    """Token ids of a prompt, as it is sampled from, and of the answer to be learned with the token that ends it.
+    """Returns the token ids of a prompt, as in sampling, and of the answer to learn, with its end token.
 
     Args:
         tokenizer: the policy's.
         prompt: text or messages.
         completion: the answer. Text follows its prompt without a space between them, as in TRL.
-        end_ids: what ends an answer. Where the template writes none of them, the tokenizer's end token follows.
+        end_ids: tokens that end an answer. If the template adds none of them, the tokenizer's end token is added.
 
     Raises:
-        UserError: nothing could end the answer.
+        UserError: there is no token to end the answer with.
     """
     prompt_ids, prompt_text = encode_prompt(tokenizer, prompt), render_prompt(tokenizer, prompt)
     if isinstance(prompt, str):
         whole = prompt + completion
     else:
         whole = render(tokenizer, [*prompt, {"role": "assistant", "content": completion}])
-        if not whole.startswith(prompt_text):  # such as templates that drop what an answer began with
+        if not whole.startswith(prompt_text):  # for example templates that drop the beginning of an answer
             whole = prompt_text + whole[whole.rfind(completion) :]
     ids = tokenizer(whole, add_special_tokens=isinstance(prompt, str), verbose=False)["input_ids"]
     if ids[: len(prompt_ids)] == prompt_ids:
         answer = ids[len(prompt_ids) :]
-    else:  # tokens reach over the border: the prompt stays as it is sampled from
+    else:  # a token spans the boundary: keep the prompt tokens of sampling
         answer = tokenizer(whole[len(prompt_text) :], add_special_tokens=False, verbose=False)["input_ids"]
     if not end_ids.intersection(answer):
         if tokenizer.eos_token_id is None:
-            raise UserError("the tokenizer has no end token, so an answer could not learn to end; set eos_token")
+            raise UserError("the tokenizer has no end token, so the policy cannot learn to end answers; set eos_token")
         answer = [*answer, tokenizer.eos_token_id]
     return prompt_ids, answer
 
 
 def encode_answer(tokenizer: Any, prompt: Prompt, completion: str, max_length: int) -> list[int]:
-    """Token ids of a prompt and its answer as a reward model sees them, in training and in scoring alike.
+    """Returns the token ids of a prompt and its answer for a reward model, the same in training and in scoring.
 
-    With a chat template: the whole conversation. Without one, a tokenizer with a separator (BERT) gets the
-    two texts as a pair, and any other gets them joined by a blank line and ended by its end token.
+    With a chat template, the whole conversation is rendered. Without one, a tokenizer with a separator (BERT)
+    encodes the two texts as a pair. Any other joins them with a blank line and appends its end token.
 
     Raises:
         UserError: the conversation is longer than `max_length`.
@@ -203,17 +204,17 @@ def encode_answer(tokenizer: Any, prompt: Prompt, completion: str, max_length: i
 
 
 def completion_message(prompt: Prompt, completion: str) -> str | list[Message]:
-    """The completion in the shape of its prompt: text for text, one assistant message for messages."""
+    """Returns the completion in the format of its prompt: text, or one assistant message."""
     return completion if isinstance(prompt, str) else [{"role": "assistant", "content": completion}]
 
 
 def completion_text(completion: str | Sequence[Message]) -> str:
-    """The text of a completion given as text or as messages."""
+    """Returns the text of a completion given as text or as messages."""
     return completion if isinstance(completion, str) else "".join(message["content"] for message in completion)
 
 
-def ending(tokenizer: Any, prompt: Prompt) -> list[int]:
-    """The tokens that stand behind every answer when a reward model reads it, such as an end token."""
+def answer_suffix_ids(tokenizer: Any, prompt: Prompt) -> list[int]:
+    """Returns the tokens after every answer in a reward model's input, such as an end token."""
     one, other = (encode_answer(tokenizer, prompt, answer, 1 << 30) for answer in ("yes", "no"))
     shared = 0
     while shared < min(len(one), len(other)) and one[-1 - shared] == other[-1 - shared]:

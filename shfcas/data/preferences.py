@@ -1,4 +1,4 @@
-"""Pairwise preferences: one record a judged comparison, in TRL's explicit-prompt format with its provenance."""
+"""Pairwise preferences: one record per labelled comparison, in TRL's explicit-prompt format, with provenance."""
 
 import dataclasses
 import json
@@ -24,14 +24,14 @@ class Preference:
         prompt: text, or chat messages.
         chosen: the better answer, as text.
         rejected: the worse answer, as text.
-        margin: how much better, where a strength was given; otherwise None.
+        margin: how much better the chosen answer is; None if no strength was given.
         prompt_id: the prompt's id in the candidate table.
         chosen_index: position of the chosen answer among the prompt's completions (-1: not from a table).
         rejected_index: position of the rejected answer.
-        source: who judged: `human`, `gold`, `judge`, or `original` for data that the user brought.
-        annotator: the name of the person or model.
-        round: the round in which it was asked (0: before the first).
-        chosen_safe: whether the chosen answer is safe, where somebody said so; a cost model learns from it.
+        source: source of the label: `human`, `gold`, `judge`, or `original` for the user's own data.
+        annotator: name of the person or model.
+        round: round of the label (0: before the first round).
+        chosen_safe: whether the chosen answer is safe, None if not labelled; training data of a cost model.
         rejected_safe: the same for the rejected answer.
     """
 
@@ -49,7 +49,7 @@ class Preference:
     rejected_safe: bool | None = None
 
     def to_row(self) -> dict[str, Any]:
-        """The record as TRL reads it: messages for a conversational prompt, no column for what was not given."""
+        """Returns the record in TRL's format: messages for a conversational prompt, no columns for missing values."""
         row = dataclasses.asdict(self)
         if not isinstance(self.prompt, str):
             for side in ("chosen", "rejected"):
@@ -61,10 +61,10 @@ class Preference:
 
     @classmethod
     def from_row(cls, row: dict[str, Any], where: str = "preference") -> "Preference":
-        """Reads a TRL row (text or messages); unknown columns are ignored, and null is as good as not there.
+        """Reads a TRL row (text or messages); unknown columns are ignored, and null means missing.
 
         Raises:
-            UserError: a column is missing or holds something else than it should; the message names the row.
+            UserError: a column is missing or malformed; the message names the row.
         """
         known = {f.name for f in dataclasses.fields(cls)}
         values: dict[str, Any] = {name: value for name, value in row.items() if name in known and value is not None}
@@ -83,7 +83,7 @@ class Preference:
 
 
 def _answer_text(answer: Any, where: str) -> str:
-    """The text of an answer that is text, or the last assistant message of a list."""
+    """Returns the text of an answer given as text, or as a list whose last assistant message is the answer."""
     if isinstance(answer, list):
         contents = [m.get("content") for m in answer if isinstance(m, dict) and m.get("role") == "assistant"]
         answer = contents[-1] if contents else None
@@ -116,7 +116,7 @@ def _round(value: Any, where: str) -> int:
 
 def _safety(value: Any, where: str) -> bool:
     if not isinstance(value, bool):
-        raise UserError(f"{where}: expected true or false, or null where nobody said, got {value!r}")
+        raise UserError(f"{where}: expected true or false, or null if unknown, got {value!r}")
     return value
 
 
@@ -157,10 +157,10 @@ def read_preferences(path: str | Path) -> list[Preference]:
 
 
 def merge(*groups: Sequence[Preference]) -> list[Preference]:
-    """Joins preference sets in order of trust, the last group highest.
+    """Joins preference sets in ascending order of trust.
 
-    The same two answers of a prompt are kept once, with the judgement of the most trusted group (so a new
-    label overrules an old one about the same pair); within a group, each distinct judgement is kept, once.
+    For each pair of answers of a prompt, only the labels of the most trusted group are kept, so a new label replaces
+    an old one. Within a group, each distinct label is kept once.
     """
     kept: dict[tuple[str, frozenset[str]], list[Preference]] = {}
     for group in groups:

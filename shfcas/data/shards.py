@@ -1,4 +1,4 @@
-"""Candidate tables of any size: Parquet files, folders, globs and URLs, read and written a shard at a time."""
+"""Candidate tables of any size: Parquet files, folders, globs and URLs, processed shard by shard."""
 
 import fnmatch
 import json
@@ -20,7 +20,7 @@ Item = TypeVar("Item")
 WILDCARDS = "*?["
 BATCH_ROWS, SHARD_ROWS = 1 << 15, 1 << 19
 MODELS = ("policy", "reference_logprobs", "base_logprobs", "reward_model")
-SETTINGS = ("generator", "engine", "template", "policy_score", "cost_model")  # numbers of others do not compare
+SETTINGS = ("generator", "engine", "template", "policy_score", "cost_model")  # values under other settings differ
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Shard:
     """Some consecutive row groups of one file.
 
     Attributes:
-        name: the file as it was named.
-        path: its path in the file system.
-        filesystem: where it lies.
-        row_groups: positions of the row groups.
-        first_row: position, in the file, of the first row.
-        rows: how many rows there are.
+        name: name of the file, as given by the user.
+        path: path in the file system.
+        filesystem: file system of the file.
+        row_groups: indices of the row groups.
+        first_row: index of the first row in the file.
+        rows: number of rows.
     """
 
     name: str
@@ -45,14 +45,14 @@ class Shard:
 
 
 def find_files(inputs: Sequence[str]) -> list[tuple[str, str, fs.FileSystem]]:
-    """Name, path and file system of every Parquet file that is meant; sorted within each input.
+    """Returns name, path and file system of every matching Parquet file, sorted within each input.
 
     Args:
-        inputs: files, folders (searched to all depths, but for hidden names), globs, and URLs of these that
-            pyarrow (`s3://`, `gs://`) or an installed fsspec file system understands.
+        inputs: files, folders (searched recursively, except hidden names), globs, and URLs of these for
+            pyarrow (`s3://`, `gs://`) or an installed fsspec file system.
 
     Raises:
-        UserError: an input does not exist, no file is there, or one is named twice.
+        UserError: an input does not exist, matches no file, or matches a file again.
     """
     found = []
     seen: dict[tuple[str, str], str] = {}
@@ -74,7 +74,9 @@ def find_files(inputs: Sequence[str]) -> list[tuple[str, str, fs.FileSystem]]:
             place = str(Path(file).resolve()) if isinstance(filesystem, fs.LocalFileSystem) else file
             key = filesystem.type_name, place
             if key in seen:
-                raise UserError(f"{prefix + file} is meant twice, by {seen[key]} and by {name}; name it once")
+                raise UserError(
+                    f"{prefix + file}: expected once, got it from both {seen[key]} and {name}; name it once"
+                )
             seen[key] = name
             found.append((prefix + file, file, filesystem))
     return found
@@ -106,7 +108,7 @@ def _parquet_files(filesystem: fs.FileSystem, folder: str) -> list[str]:
 
 
 def _matches(path: str, pattern: str) -> bool:
-    """Whether a path matches a glob, folder by folder; `**` stands for any number of folders."""
+    """Returns whether a path matches a glob, folder by folder; `**` matches any number of folders."""
 
     def match(parts: list[str], wanted: list[str]) -> bool:
         if not wanted:
@@ -119,15 +121,14 @@ def _matches(path: str, pattern: str) -> bool:
 
 
 def find_shards(inputs: Sequence[str], rows: int) -> tuple[list[Shard], pa.Schema]:
-    """The shards of all files, and their common schema.
+    """Returns the shards of all files, and their common schema.
 
     Args:
         inputs: see `find_files`.
-        rows: a shard ends with the row group that reaches so many rows.
+        rows: minimum rows per shard; a shard ends with the row group that reaches it.
 
     Raises:
-        UserError: a file is missing or unreadable, or two have different columns, or answers or scores of other models
-            or settings.
+        UserError: a file is missing or unreadable, or two files differ in columns, models or settings.
     """
     shards: list[Shard] = []
     schema = None
@@ -136,12 +137,12 @@ def find_shards(inputs: Sequence[str], rows: int) -> tuple[list[Shard], pa.Schem
             if schema is None:
                 first, schema = name, file.schema_arrow
             elif not file.schema_arrow.equals(schema):
-                raise UserError(f"{name} has other columns than {first}: {_difference(file.schema_arrow, schema)}")
+                raise UserError(f"{name} and {first} have different columns: {_difference(file.schema_arrow, schema)}")
             changed = differences(_made_by(schema), _made_by(file.schema_arrow))
             if changed:
                 raise UserError(
-                    f"{name} was made otherwise than {first} ({'; '.join(changed)}); name them in commands of "
-                    "their own, or make one anew"
+                    f"{first} and {name} were made with different settings ({'; '.join(changed)}); process them in "
+                    "separate commands, or make one again"
                 )
             groups, begin, count = [], 0, 0
             for group in range(file.num_row_groups):
@@ -159,12 +160,12 @@ def _difference(schema: pa.Schema, other: pa.Schema) -> str:
     for name in dict.fromkeys([*schema.names, *other.names]):
         kinds = [str(s.field(name).type) if name in s.names else "missing" for s in (schema, other)]
         if kinds[0] != kinds[1]:
-            return f"{name} is {kinds[0]} there and {kinds[1]} here"
-    return "in another order"
+            return f"{name} is {kinds[0]} in the first and {kinds[1]} in the second"
+    return "their order differs"
 
 
 def _made_by(schema: pa.Schema) -> dict[str, Any]:
-    """What has to be the same for tables to be one; a model that has a revision may lie anywhere."""
+    """Returns the metadata that must agree for tables to be joined; a model with a revision may have any path."""
     about = json.loads((schema.metadata or {}).get(b"shfcas", b"{}"))
     models = {role: about.get(f"{role}_revision", about.get(role)) for role in MODELS}
     return models | {name: about.get(name) for name in SETTINGS}
@@ -178,7 +179,7 @@ def _opened(name: str, path: str, filesystem: fs.FileSystem) -> pq.ParquetFile:
 
 
 def read_batches(shard: Shard, rows: int, columns: Sequence[str] | None = None) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Batches of at most `rows` rows, each with the position of its first row in the file."""
+    """Yields batches of at most `rows` rows, each with the index of its first row in the file."""
     position = shard.first_row
     with _opened(shard.name, shard.path, shard.filesystem) as file:
         try:
@@ -191,10 +192,10 @@ def read_batches(shard: Shard, rows: int, columns: Sequence[str] | None = None) 
 
 
 class ShardRows:
-    """The rows of shards as dictionaries, read from the files anew each time one goes through them.
+    """The rows of shards as dictionaries; every iteration reads the files again.
 
     Args:
-        shards: where the rows are.
+        shards: shards to read.
         columns: columns to read; None reads all.
     """
 
@@ -202,8 +203,8 @@ class ShardRows:
         self.shards, self.columns = shards, columns
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """One dictionary a row."""
-        for batch in ahead(b for shard in self.shards for _, b in read_batches(shard, BATCH_ROWS, self.columns)):
+        """Yields one dictionary per row."""
+        for batch in prefetch(b for shard in self.shards for _, b in read_batches(shard, BATCH_ROWS, self.columns)):
             yield from batch.to_pylist()
 
 
@@ -223,8 +224,8 @@ class TableRows(ShardRows):
         super().__init__(shards, columns)
 
 
-def ahead(items: Iterable[Item], count: int = 1) -> Iterator[Item]:
-    """The same items, made by a thread of their own, at most `count` before they are asked for."""
+def prefetch(items: Iterable[Item], count: int = 1) -> Iterator[Item]:
+    """Yields the items, which a background thread produces up to `count` ahead."""
     made: queue.Queue[tuple[str, Any]] = queue.Queue(count)
     stopped = threading.Event()
 

@@ -1,4 +1,4 @@
-"""Engines run tasks: in this process, or on a Ray cluster, with the same results."""
+"""Engines that run tasks in this process or on a Ray cluster, with the same results."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +10,10 @@ __all__ = ["ENGINES", "Engine", "RayConfig", "Result", "Task", "Tick", "Worker",
 
 @contextmanager
 def open_engine(name: str, settings: RayConfig) -> Iterator[Engine]:
-    """The engine of that name, from `ENGINES`, closed in the end.
+    """Opens the engine with this name from `ENGINES`, and closes it at the end.
 
     Raises:
-        UserError: the cluster cannot be reached.
+        UserError: the cluster is not reachable.
         ModuleNotFoundError: Ray is not installed.
     """
     if name == "local":

@@ -1,4 +1,4 @@
-"""The engine of one process."""
+"""Engine that runs tasks in this process."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -6,11 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 from shfcas.engines.protocol import Result, Task, Tick, Worker
 
-MOST_THREADS = 16  # tasks at once that load no model
+MOST_THREADS = 16  # concurrent tasks that load no model
 
 
 class LocalEngine:
-    """Does tasks in this process: one after another with a model, in threads without."""
+    """Engine of this process: tasks run one after another with a model, and in threads without one."""
 
     def map(
         self,
@@ -19,7 +19,7 @@ class LocalEngine:
         tick: Tick = lambda count: None,
         model: bool = True,
     ) -> Iterator[Result]:
-        """See `shfcas.engines.Engine`."""
+        """Yields the results of the tasks; see `shfcas.engines.Engine`."""
         if not tasks:
             return
         worker = make_worker()
@@ -30,12 +30,12 @@ class LocalEngine:
             finally:
                 getattr(worker, "close", lambda: None)()
             return
-        # Without a model, the time goes into reading and packing columns, which many threads can do.
+        # Without a model, most time is spent reading and packing columns, which runs in parallel threads.
         with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as threads:
             jobs = [threads.submit(worker, task, tick) for task in tasks]
             try:
                 for job in jobs:
                     yield job.result()
-            except BaseException:  # an interruption too: no further task is begun
+            except BaseException:  # also KeyboardInterrupt: start no further task
                 threads.shutdown(cancel_futures=True)
                 raise

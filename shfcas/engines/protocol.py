@@ -1,9 +1,9 @@
-"""Where the work is done: in this process, or on a Ray cluster, with the same results.
+"""Protocol of engines and workers.
 
-Work is a list of tasks, each of which a worker can do at any time, and again, with the same result: a shard of prompts
-to sample, a part of a table to score. An engine makes workers, gives each task to one of them, and returns the results
-in the order of the tasks. A worker writes files under their final names by renaming, so a task that was begun twice
-leaves one file, and one that is found done is not done again.
+Work is a list of tasks, such as a shard of prompts to sample or a part of a table to score. A worker can run a task at
+any time, and again, with the same result. An engine creates workers, assigns each task to one of them, and returns the
+results in the order of the tasks. A worker renames finished files to their final names. So a task that started twice
+leaves one file, and a finished task does not run again.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,7 @@ from shfcas.utils.config import Options, option
 ENGINES = ("local", "ray")
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-Tick = Callable[[int], Any]  # told how much of a progress bar is done
+Tick = Callable[[int], Any]  # called with the progress made, in steps of the progress bar
 Worker = Callable[[Task, Tick], Result]
 
 
@@ -40,7 +40,7 @@ class RayConfig(Options):
 
 
 class Engine(Protocol):
-    """Anything that can have tasks done by workers."""
+    """Protocol of engines, which run tasks on workers."""
 
     def map(
         self,
@@ -49,16 +49,16 @@ class Engine(Protocol):
         tick: Tick = lambda count: None,
         model: bool = True,
     ) -> Iterator[Result]:
-        """Yields the tasks' results, in the order of the tasks.
+        """Yields the results, in the order of the tasks.
 
         Args:
-            make_worker: called once in each process, when it gets its first task; loads what a worker needs. If a
-                worker has a method `close`, a process that goes on afterwards calls it.
-            tasks: what is to be done.
-            tick: handed to the worker, which says how much it has done.
-            model: whether workers load a model. If so, a process does one task at a time, and gets a GPU where
-                there are any.
+            make_worker: called once per process, before its first task; loads what a worker needs. If the worker has
+                a method `close`, a process that continues after the tasks calls it.
+            tasks: tasks to run.
+            tick: passed to the worker, which reports its progress.
+            model: whether workers load a model. If so, a process runs one task at a time, and gets a GPU if there
+                are any.
 
         Raises:
-            UserError: as the worker raised it.
+            UserError: from the worker.
         """

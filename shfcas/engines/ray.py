@@ -1,4 +1,4 @@
-"""The engine of a Ray cluster: actors that load a model once, and a queue of tasks that outlives any of them."""
+"""Engine on a Ray cluster: actors that load a model once, and a task queue that survives lost actors."""
 
 import logging
 import os
@@ -15,39 +15,38 @@ from shfcas.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-OBJECT_STORE = 1 << 28  # bytes of shared memory on a cluster of our own: tasks and results are small
-# What a worker has to know as this process does; no secrets, since a cluster shows what actors are made with.
+OBJECT_STORE = 1 << 28  # bytes of shared memory of a cluster started here: tasks and results are small
+# Environment variables copied to workers. No secrets: a cluster displays the arguments of actors.
 ENVIRONMENT = ("HF_HOME", "HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "SHFCAS_CACHE", "SHFCAS_TRUST_REMOTE_CODE")
 
 
 class RayEngine:
-    """Does tasks on a cluster.
+    """Engine that runs tasks on a cluster.
 
-    A worker that dies, alone or with its node, is replaced, and its task goes to whichever worker is free next. The
-    files that tasks leave, and the models and inputs that they read, lie on storage that all nodes see under the same
-    path.
+    A worker that dies, alone or with its node, is replaced, and its task goes to the next free worker. All nodes must
+    see outputs, models and inputs under the same paths, on shared storage.
 
     Args:
-        settings: which cluster, and what a worker takes of it.
+        settings: cluster address and resources of a worker.
     """
 
     def __init__(self, settings: RayConfig) -> None:
         self.settings = settings
         self.connected = False
         self.queues: list[TaskQueue] = []
-        self.spare: list[Any] = []  # actors without a model, for the next tasks that need none
+        self.spare: list[Any] = []  # idle actors without a model, kept for the next tasks that need none
         self.number = 0
 
     def __enter__(self) -> "RayEngine":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         import ray
 
-        if not ray.is_initialized():  # by a caller, whose connection is used and kept
+        if not ray.is_initialized():  # an existing connection of the caller is used and kept
             own = self.settings.address is None
             try:
                 _check_reachable(self.settings.address)
                 ray.init(
-                    # "local" rather than None, which the environment could turn into another address
+                    # "local" rather than None, which environment variables could turn into another address
                     address="local" if own else self.settings.address,
                     include_dashboard=False if own else None,
                     object_store_memory=OBJECT_STORE if own else None,
@@ -64,7 +63,7 @@ class RayEngine:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for queue in self.queues:  # of results that nobody has gone through to the end
+        for queue in self.queues:  # queues whose results were not read to the end
             queue.close()
         self._end_spare()
         if self.connected:
@@ -80,10 +79,10 @@ class RayEngine:
         tick: Tick = lambda count: None,
         model: bool = True,
     ) -> Iterator[Result]:
-        """See `shfcas.engines.Engine`.
+        """Yields the results of the tasks; see `shfcas.engines.Engine`.
 
         Raises:
-            UserError: as the worker raised it; or a task's workers died `retries` times and once more, or none starts.
+            UserError: from the worker; or a task lost more than `retries` workers; or no worker starts.
         """
         if not tasks:
             return
@@ -91,19 +90,19 @@ class RayEngine:
         from ray import cloudpickle
 
         gpus = self._gpus(model)
-        workers = min(len(tasks), self.settings.workers or self._room(gpus))
+        workers = min(len(tasks), self.settings.workers or self._capacity(gpus))
         logger.info("%d tasks on %d workers of the cluster", len(tasks), workers)
         actor = ray.remote(_Worker).options(
             num_cpus=self.settings.cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0, scheduling_strategy="SPREAD"
         )
-        made = ray.put(cloudpickle.dumps(make_worker))  # once, for all of them
+        made = ray.put(cloudpickle.dumps(make_worker))  # once for all actors
         environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
         threads = max(1, int(self.settings.cpus))
 
         def start() -> Any:
             return actor.remote(str(Path.cwd()), environment, threads)
 
-        if model:  # which needs the cores that these hold
+        if model:  # needs the cores of the spare actors
             self._end_spare()
         idle = [] if model else [self.spare.pop() for _ in range(min(workers, len(self.spare)))]
         self.number += 1
@@ -119,7 +118,7 @@ class RayEngine:
                 yield result
             finished = True
         finally:
-            # A model is not kept: its GPU may be wanted for training.
+            # Actors with a model are not kept: training may need their GPU.
             self.spare += queue.close(keep_idle=finished and not model)
             self.queues.remove(queue)
 
@@ -137,40 +136,40 @@ class RayEngine:
             return self.settings.gpus if model else 0
         return 1 if model and ray.cluster_resources().get("GPU", 0) else 0
 
-    def _room(self, gpus: float) -> int:
-        """How many workers the whole cluster holds; at least one, which may have to wait for a node."""
+    def _capacity(self, gpus: float) -> int:
+        """Returns the number of workers that fit the cluster; at least one, which may wait for a node."""
         import ray
 
         resources = ray.cluster_resources()
         needed = {"CPU": self.settings.cpus, "GPU": gpus}
-        rooms = [int(resources.get(name, 0) / amount) for name, amount in needed.items() if amount]
-        return max(1, min(rooms, default=1))
+        workers = [int(resources.get(name, 0) / amount) for name, amount in needed.items() if amount]
+        return max(1, min(workers, default=1))
 
 
 def _check_reachable(address: str | None) -> None:
-    """Ray itself would try for minutes."""
+    """Fails early if the address is not reachable; Ray itself would retry for minutes."""
     host, _, port = (address or "").rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
 class _Worker:
-    """An actor: makes its worker when the first task comes, and does one task at a time."""
+    """Actor that creates its worker with the first task and runs one task at a time."""
 
     def __init__(self, folder: str, environment: dict[str, str], threads: int) -> None:
         import torch
 
-        from shfcas.utils.files import write_as
+        from shfcas.utils.files import set_writer_name
 
         os.environ.update(environment)
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         torch.set_num_threads(threads)
-        write_as(os.urandom(6).hex())
+        set_writer_name(os.urandom(6).hex())
         self.folder, self.number = folder, 0
         self.worker: Worker | None = None
 
     def begin(self) -> str | None:
-        """Goes where the command was started, for its relative paths; returns what is wrong with this node."""
+        """Changes to the folder of the command, for relative paths; returns an error message about this node."""
         try:
             os.chdir(self.folder)
             sys.path.append(self.folder)
@@ -179,7 +178,7 @@ class _Worker:
         return None
 
     def work(self, number: int, make_worker: bytes, task: Any) -> tuple[str | None, Any, int]:
-        """What is wrong with the task, if anything; its result; how much of the bar is done."""
+        """Runs a task; returns an error message or None, the result, and the progress made."""
         done = 0
 
         def tick(count: int = 1) -> None:
@@ -188,11 +187,11 @@ class _Worker:
 
         try:
             if self.worker is None or self.number != number:
-                # Made by `map` a moment ago, and brought by Ray, which sends this class as a pickle too. It is opened
-                # here rather than by Ray so that a module that is missing on this node can be named.
+                # The pickle comes from `map` through Ray, which pickles this class too. It is loaded here rather
+                # than by Ray, so that the error can name a module that is missing on this node.
                 self.worker, self.number = pickle.loads(make_worker)(), number
             return None, self.worker(task, tick), done
         except ModuleNotFoundError as error:
             return f"node {os.uname().nodename} has no module {error.name}; install the same as here", None, done
-        except UserError as error:  # as text: some have constructors of their own, which do not travel
+        except UserError as error:  # as text: some subclasses have constructors that do not pickle
             return str(error), None, done

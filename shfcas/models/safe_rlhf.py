@@ -1,10 +1,10 @@
-"""Score heads that transformers has no class for: with a bias, and read at the last token.
+"""Score heads without a transformers class: with a bias, and read at the last token.
 
 The reward and cost models of safe-rlhf (Dai et al. 2023, arXiv 2310.12773) are a decoder with
-`score_head = Linear(hidden, 1)`, read at the last token of `BEGINNING OF CONVERSATION: USER: ... ASSISTANT:...`
-and its end token. Where `do_normalize` is set, rewards are shifted by a running mean and divided by a running
-deviation, and costs are divided only, so that their sign keeps its meaning. Both are linear, so they are folded
-into the head when a model is loaded.
+`score_head = Linear(hidden, 1)`. They read `BEGINNING OF CONVERSATION: USER: ... ASSISTANT:...` and an end token,
+and the score is taken at the last token. With `do_normalize`, rewards are shifted by a running mean and divided by
+a running standard deviation. Costs are only divided, so that their sign keeps its meaning. Both operations are
+linear, so they are folded into the head when a model is loaded.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from shfcas.models.resolve import find_tensors
 from shfcas.utils.errors import UserError
 
-LAST_TOKEN = "shfcas_last_token_head"  # in config.json: saved by us, with a bias, read at the last token
+LAST_TOKEN = "shfcas_last_token_head"  # key in config.json: saved by shfcas, with a bias, read at the last token
 SAFE_RLHF_TEMPLATE = (
     "{{ bos_token }}BEGINNING OF CONVERSATION: "
     "{% for message in messages %}"
@@ -26,19 +26,19 @@ SAFE_RLHF_TEMPLATE = (
 
 
 def is_safe_rlhf(config: dict[str, Any]) -> bool:
-    """Whether config.json is that of a model saved by safe-rlhf (`LlamaForScore`, `LlamaModelForScore`, ...)."""
+    """Returns whether config.json is from safe-rlhf (`LlamaForScore`, `LlamaModelForScore`, ...)."""
     return any(name.endswith("ForScore") for name in config.get("architectures") or [])
 
 
 def reads_last_token(config: Any) -> bool:
-    """Whether the score is read at the last token, whichever token pads."""
+    """Returns whether the score is read at the last token, independent of the pad token."""
     return bool(getattr(config, LAST_TOKEN, False))
 
 
 def last_token_classifier(config: Any) -> Any:
-    """The sequence classifier of this configuration with a biased head, read at the last token of each row.
+    """Returns a sequence classifier class with a biased head, read at the last token of each row.
 
-    The class keeps its parent's name, so what it saves loads in transformers too, without the bias.
+    The class has its parent's name, so its saved models also load in transformers, without the bias.
     """
     from transformers import AutoModelForSequenceClassification
     from transformers.modeling_outputs import SequenceClassifierOutputWithPast
@@ -63,10 +63,10 @@ def last_token_classifier(config: Any) -> Any:
 
 @torch.no_grad()
 def fold_safe_rlhf_head(model: Any, folder: str) -> None:
-    """Gives a last-token classifier the head of safe-rlhf's weights, its normalizer folded in.
+    """Copies the head of safe-rlhf's weights, with its normalizer folded in, to a last-token classifier.
 
     Raises:
-        UserError: the head is not among the weights, or it has more than one output.
+        UserError: the weights have no head, or a head with more than one output.
     """
     names = {"score_head.weight", "score_head.bias", "normalizer.mean", "normalizer.var"}
     found = {name: tensor.float() for name, tensor in find_tensors(folder, names).items()}

@@ -1,6 +1,6 @@
-"""The compiled ops and their Python wrappers; `shfcas` exports the same names.
+"""Compiled ops and their Python wrappers; `shfcas` exports the same names.
 
-`functional` holds the documented functions, `reference` slow versions of them for tests.
+`functional` has the documented functions, `reference` slow versions for tests.
 """
 
 from shfcas.ops.functional import (

@@ -1,6 +1,6 @@
-"""What the functions of :mod:`shfcas.ops` accept: types and dtypes, and torch's jagged nested tensors.
+"""Argument checks of :mod:`shfcas.ops`: types, dtypes, and torch's jagged nested tensors.
 
-A wrong type or dtype is a TypeError here; shapes, devices and values are checked by the ops themselves.
+A wrong type or dtype raises TypeError here. The ops themselves check shapes, devices and values.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Argument = tuple[str, Tensor]
 
 
 def check_dtype(op: str, argument: Argument, dtypes: Collection[torch.dtype]) -> None:
-    """The argument is a tensor of one of the dtypes."""
+    """Checks that the argument is a tensor of one of the dtypes."""
     name, value = argument
     if not isinstance(value, Tensor):
         raise TypeError(f"{op}: {name}: expected a torch.Tensor, got {type(value).__name__}")
@@ -32,7 +32,7 @@ def check_dtype(op: str, argument: Argument, dtypes: Collection[torch.dtype]) ->
 def row_arguments(
     op: str, first: Argument, second: Argument, offsets: Tensor | None, dtypes: Collection[torch.dtype]
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Two tensors of rows and their offsets, as the ops take them."""
+    """Checks two tensors of rows and returns them with their offsets, in the form that the ops take."""
     check_dtype(op, first, dtypes)
     check_dtype(op, second, NUMBERS)
     (name, x), (other_name, y) = first, second
@@ -44,23 +44,23 @@ def row_arguments(
         return x, y, offsets
 
     if offsets is not None:
-        raise ValueError(f"{op}: offsets: expected none beside nested tensors, which have their own")
+        raise ValueError(f"{op}: offsets: expected None with nested tensors, which have offsets; omit offsets")
     if not (x.is_nested and y.is_nested):
-        raise TypeError(f"{op}: {other_name}: expected a nested tensor exactly where {name} is one")
+        raise TypeError(f"{op}: {other_name}: expected {name} and {other_name} both nested or both not, got one nested")
     for argument in (first, second):
         _check_jagged(op, *argument)
-    # Equal shapes share one offsets tensor, which is known without looking at it.
+    # Equal shapes share one offsets tensor, so the values need not be compared.
     if x.shape != y.shape and not torch.equal(_offsets(x), _offsets(y)):
         raise ValueError(f"{op}: {other_name}: expected rows as long as those of {name}, got other offsets")
     return x.values(), y.values(), _offsets(x)
 
 
 def rows_like(example: Tensor, values: Tensor) -> Tensor:
-    """One value an element, in the form that the example's elements came in."""
+    """Returns one value per element, nested if the example is nested."""
     return torch.nested.nested_tensor_from_jagged(values, _offsets(example)) if example.is_nested else values
 
 
-def _offsets(nested: Any) -> Tensor:  # a method that Tensor itself is not declared to have
+def _offsets(nested: Any) -> Tensor:  # Any: the type of Tensor does not declare offsets()
     return nested.offsets()
 
 
@@ -74,6 +74,6 @@ def _check_jagged(op: str, name: str, value: Any) -> None:
         raise ValueError(f"{op}: {name}: expected a nested tensor of shape (B, jagged), got {tuple(value.shape)}")
     if value.lengths() is not None:
         raise ValueError(
-            f"{op}: {name}: expected a nested tensor whose rows follow each other in memory, got a view with "
+            f"{op}: {name}: expected a nested tensor with consecutive rows in memory, got a view with "
             f"lengths of its own; pass {name}.contiguous()"
         )

@@ -1,4 +1,4 @@
-"""Gradients of the ops, registered at import: after a first compilation it would come too late."""
+"""Gradients of the ops, registered at import: after the first torch.compile it would be too late."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from shfcas.ops import _library
 
 assert _library  # its import defines the ops
 
-_MIN_STD = 1e-6  # as csrc/core/pacs.h: a row that varies less is degenerate
+_MIN_STD = 1e-6  # as in csrc/core/pacs.h: rows with a smaller standard deviation are degenerate
 
 
 def _save_inputs(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     ctx.save_for_backward(*inputs)
 
 
-# PACS. The first derivative is an op; the second is written in torch, which differentiates it further.
+# PACS. The first derivative is an op. The second is written in torch, which can differentiate it further.
 
 
 def _pacs_gradient(ctx, gradient):  # type: ignore[no-untyped-def]
@@ -42,7 +42,7 @@ def _pacs_second_gradient(ctx, to_rewards, to_logprobs):  # type: ignore[no-unty
 
 
 def _row_mean(values: Tensor, offsets: Tensor | None) -> Callable[[Tensor], Tensor]:
-    """A function that replaces each element by the mean of its row."""
+    """Returns a function that replaces each element by the mean of its row."""
     if offsets is None:
         return lambda v: v.mean(-1, keepdim=True).expand_as(v)
     lengths = offsets.diff()
@@ -54,13 +54,15 @@ def _row_mean(values: Tensor, offsets: Tensor | None) -> Callable[[Tensor], Tens
 def _z_second_gradient(
     cotangent: Tensor, gradient: Tensor, values: Tensor, mean: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Derivatives of F = sum_i cotangent_i G_i in gradient and in values.
+    """Returns the derivatives of F = sum_i cotangent_i G_i with respect to gradient and values.
 
-    G, what pacs_backward gives, is P(gradient) / std with P(u) = u - mean(u) - z mean(u z). P is symmetric, so
-    F is the same with cotangent and gradient exchanged: its derivative in gradient is P(cotangent) / std. For
-    that in values v, with d std / dv_i = z_i / N and d mean(u z) / dv_i = P(u)_i / (N std), write
+    G, the result of pacs_backward, is P(gradient) / std with P(u) = u - mean(u) - z mean(u z). P is symmetric,
+    so exchanging cotangent and gradient leaves F unchanged. The derivative in gradient is therefore
+    P(cotangent) / std.
+
+    For the derivative in values v, use d std / dv_i = z_i / N and d mean(u z) / dv_i = P(u)_i / (N std). Write
     F = N q / std, where q = mean(cotangent gradient) - mean(cotangent) mean(gradient) - a b, a = mean(cotangent z)
-    and b = mean(gradient z); then dF / dv = -(b P(cotangent) + a P(gradient) + q z) / std^2.
+    and b = mean(gradient z). Then dF / dv = -(b P(cotangent) + a P(gradient) + q z) / std^2.
     """
     cotangent, gradient, values = cotangent.double(), gradient.double(), values.double()
     centred = values - mean(values)
@@ -89,14 +91,14 @@ def _sequence_logprobs_gradient(ctx, gradient):  # type: ignore[no-untyped-def]
 
 
 def _no_second_gradient(ctx, *gradients):  # type: ignore[no-untyped-def]
-    raise NotImplementedError("shfcas.sequence_logprobs is differentiable once; its gradient has no gradient")
+    raise NotImplementedError("sequence_logprobs: expected one differentiation, got two; it is differentiable once")
 
 
 register_autograd("shfcas::sequence_logprobs", _sequence_logprobs_gradient, setup_context=_save_inputs)
 register_autograd("shfcas::sequence_logprobs_backward", _no_second_gradient)
 
 
-# What depends on the order of values alone has no gradient, nor do the scores that are computed beside it.
+# Rank statistics have no gradient, and neither have the scores that conflict_scores computes with them.
 
 
 def _mark_without_gradient(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]

@@ -1,4 +1,4 @@
-"""The shapes and dtypes of results: what torch.compile, torch.export and meta tensors plan with."""
+"""Shapes and dtypes of the results, for torch.compile, torch.export and meta tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loads the compiled extension, which registers ``torch.ops.shfcas``."""
+"""Loader of the compiled extension, which registers ``torch.ops.shfcas``."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 
 
 def load_library() -> ModuleType:
-    """Import ``shfcas._C``, or say what it was built for and what it met.
+    """Imports ``shfcas._C``.
 
     Raises:
-        ImportError: The extension is missing, or does not fit the torch that is running.
+        ImportError: The extension is missing, or does not work with this torch. The message names both versions.
     """
     try:
         return importlib.import_module("shfcas._C")
@@ -36,9 +36,9 @@ _C = load_library()
 
 
 def build_facts() -> dict[str, str]:
-    """What the extension was compiled with: torch, CUDA (empty without), its architectures, the compiler.
+    """Returns how the extension was compiled: torch, CUDA (empty without), its architectures, the compiler.
 
-    ``simd`` is the instruction set of the CPU kernels on this processor: ``avx512``, ``avx2`` or ``baseline``. The
-    environment variable ``SHFCAS_SIMD`` can ask for a lesser one before the first import.
+    ``simd`` is the instruction set of the CPU kernels on this processor: ``avx512``, ``avx2`` or ``baseline``. Set
+    the environment variable ``SHFCAS_SIMD`` before the first import to select a lower one.
     """
     return dict(_C.build_facts())

@@ -1,9 +1,9 @@
 """Kendall's test: tau and its p-value from the counts of each row. One implementation for all devices.
 
-Under the hypothesis that x and y are unrelated, every order of a row without ties is as likely as any other, so
-that the number of discordant pairs is distributed as the number of inversions of a random permutation. That
-is the exact distribution; the asymptotic one is a normal distribution of concordant - discordant, whose
-variance takes ties into account.
+Under the null hypothesis that x and y are unrelated, every order of a row without ties is equally likely. The
+number of discordant pairs is then distributed as the number of inversions of a random permutation. This is the
+exact distribution. The asymptotic one is a normal distribution of concordant - discordant, with a variance that
+accounts for ties.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from shfcas.ops import _library
 
 assert _library  # its import defines the ops
 
-_TABLE_LENGTH = 33  # up to here, "auto" takes the exact distribution, out of a table
+_TABLE_LENGTH = 33  # up to this row length, "auto" uses the exact distribution, from a table
 _TABLE_PAIRS = _TABLE_LENGTH * (_TABLE_LENGTH - 1) // 2
 _MAX_FACTORIAL = 178  # 1 / 178! is 0 in float64
 
@@ -32,7 +32,7 @@ def kendall_test(
     method: str = "auto",
     offsets: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The op ``shfcas::kendall_test``; :func:`shfcas.kendall_test` documents it."""
+    """Implements the op ``shfcas::kendall_test``; see :func:`shfcas.kendall_test`."""
     _check_choice("variant", variant, ("a", "b", "c"))
     _check_choice("alternative", alternative, ("two-sided", "less", "greater"))
     _check_choice("method", method, ("auto", "exact", "asymptotic"))
@@ -47,7 +47,7 @@ def kendall_test(
     constant = (tied_x == pairs) | (tied_y == pairs)
     invalid = (concordant < 0) | (n < 2)
 
-    # As csrc/core/pair_counts.h.
+    # The formulas of csrc/core/pair_counts.h.
     if variant == "a":
         tau = excess / pairs
     elif variant == "b":
@@ -75,15 +75,16 @@ def kendall_test(
             probability = _fill_long_rows(probability, extreme, n, untied & ~invalid)
         if alternative == "two-sided":
             probability = (2 * probability).clamp(max=1)
-        # Where the closed forms end, "auto" leaves rows to the asymptotic distribution.
+        # Without a closed form, "auto" uses the asymptotic distribution.
         pvalue = torch.where(untied & ~probability.isnan(), probability, pvalue)
     return tau, pvalue.masked_fill(invalid | constant, math.nan)
 
 
 def distance_pvalue(discordant: Tensor, n: Tensor) -> Tensor:
-    """P(at least so many discordant pairs) of unrelated orders of n elements without ties.
+    """Returns P(at least this many discordant pairs) for unrelated orders of n elements without ties.
 
-    Exact up to 33 elements and at the ends; beyond, the normal approximation, as `kendall_test` has them.
+    Exact up to 33 elements and at the ends of the distribution, otherwise the normal approximation, as in
+    `kendall_test`.
     """
     pairs = n * (n - 1) // 2
     exact = _at_most(pairs - discordant, n, pairs)  # the distribution is symmetric
@@ -107,16 +108,17 @@ def _asymptotic(
     triples_y: Tensor,
     alternative: str,
 ) -> Tensor:
-    """The normal approximation (Kendall, Rank Correlation Methods, 4th edition, 1970).
+    """Returns p-values of the normal approximation (Kendall, Rank Correlation Methods, 4th edition, 1970).
 
-    Each tie group of t values takes t (t - 1) (2 t + 5) = 2 t (t - 1) (t - 2) + 9 t (t - 1) from the variance.
+    Each tie group of t values reduces 18 times the variance by t (t - 1) (2 t + 5), which is
+    2 t (t - 1) (t - 2) + 9 t (t - 1).
     """
     ordered_pairs = n * (n - 1)
     ties_x, ties_y = 2 * triples_x + 18 * tied_x, 2 * triples_y + 18 * tied_y
     variance = (ordered_pairs * (2 * n + 5) - ties_x - ties_y) / 18 + 2 * tied_x.double() * tied_y / ordered_pairs
     variance = variance + triples_x * triples_y / (9 * ordered_pairs * (n - 2).clamp(min=1))  # no triples in 2
     z = excess / variance.sqrt()
-    # P(Z >= z) = erfc(z / sqrt(2)) / 2, with all its digits where it is small; torch.special.ndtr has none there.
+    # P(Z >= z) = erfc(z / sqrt(2)) / 2 is accurate for small probabilities; torch.special.ndtr is not.
     scaled = z * math.sqrt(0.5)
     if alternative == "two-sided":
         return torch.erfc(scaled.abs())
@@ -124,23 +126,23 @@ def _asymptotic(
 
 
 def _at_most(k: Tensor, n: Tensor, pairs: Tensor) -> Tensor:
-    """P(at most k inversions of n elements); NaN for long rows, but for the two smallest and the largest k.
+    """Returns P(at most k inversions of n elements); NaN for long rows, except for the two smallest and largest k.
 
-    Reads nothing back, so that a device is not waited for: take() instead of [], which would read a scalar.
+    Does not synchronise with the device: take() instead of [], which would read a scalar.
     """
     from_table = _table(k.device).take(n.clamp(0, _TABLE_LENGTH) * (_TABLE_PAIRS + 1) + k.clamp(0, _TABLE_PAIRS))
     reciprocal = _reciprocal_factorials(k.device)
     none = reciprocal.take(n.clamp(0, _MAX_FACTORIAL))
     at_most_one = reciprocal.take((n - 1).clamp(0, _MAX_FACTORIAL))  # 1 + (n - 1) permutations of n!
     ends = torch.where(k == 0, none, torch.where(k == 1, at_most_one, math.nan))
-    ends = torch.where(k >= pairs - 1, 1.0, ends)  # short of 1 by 1 / n!, less than float64 can tell
+    ends = torch.where(k >= pairs - 1, 1.0, ends)  # 1 - 1 / n! rounds to 1 in float64
     return torch.where(n <= _TABLE_LENGTH, from_table, ends)
 
 
 @cache
 def _table(device: torch.device) -> Tensor:
-    """P(at most k inversions) at [n, k], correctly rounded."""
-    counts, rows = [1], []  # of permutations of n elements, by inversions
+    """Returns P(at most k inversions) at [n, k], correctly rounded."""
+    counts, rows = [1], []  # counts: permutations of n elements, by number of inversions
     for n in range(_TABLE_LENGTH + 1):
         if n > 1:  # the n-th element adds 0 to n - 1 inversions
             sums = [0, *accumulate(counts)]
@@ -158,7 +160,7 @@ def _reciprocal_factorials(device: torch.device) -> Tensor:
 
 
 def _fill_long_rows(probability: Tensor, k: Tensor, n: Tensor, wanted: Tensor) -> Tensor:
-    """What `_at_most` left NaN in the wanted rows, computed on the host; O(N^3) for each length of a row."""
+    """Computes the NaN entries of `_at_most` in the wanted rows on the host; O(N^3) per row length."""
     missing = (wanted & probability.isnan()).cpu()
     if not missing.any():
         return probability
@@ -170,7 +172,7 @@ def _fill_long_rows(probability: Tensor, k: Tensor, n: Tensor, wanted: Tensor) -
 
 
 def _long_at_most(k: Tensor, n: int) -> Tensor:
-    """P(at most k inversions of n elements) for several k, from the smaller tail."""
+    """Returns P(at most k inversions of n elements) for several k, from the smaller tail."""
     pairs = n * (n - 1) // 2
     upper = 2 * k >= pairs
     tail = torch.where(upper, pairs - 1 - k, k)

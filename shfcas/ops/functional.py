@@ -1,16 +1,16 @@
 """Rank agreement and proxy-policy conflict, row by row.
 
-Most functions take two tensors of one shape, dtype and device. Rows are the last dimension of ``(..., N)``;
-or, with ``offsets`` of shape ``(B + 1,)`` and dtype int64, row ``b`` of flat ``(T,)`` values is
+Most functions take two tensors of the same shape, dtype and device. Rows are the last dimension of
+``(..., N)``. With ``offsets`` of shape ``(B + 1,)`` and dtype int64, row ``b`` of flat ``(T,)`` values is
 ``values[offsets[b]:offsets[b + 1]]``, the layout of Arrow lists. Offsets start at 0, never decrease and end at
-``T``. On CUDA, where looking at them would wait for the device, bad offsets are clamped to the values instead
-of refused. Jagged nested tensors of shape ``(B, jagged)``, ``torch.nested.nested_tensor(rows,
-layout=torch.jagged)``, bring their offsets along; a result with an entry for each element is nested likewise.
-A row has at most 2^31 - 1 values.
+``T``. Bad offsets raise ValueError on the CPU. On CUDA, where checking them would synchronise with the device,
+they are clamped. Jagged nested tensors of shape ``(B, jagged)``, ``torch.nested.nested_tensor(rows,
+layout=torch.jagged)``, have offsets of their own; a result with one entry per element is nested too. A row has
+at most 2^31 - 1 values.
 
-float16 and bfloat16 are widened to float32, which changes no comparison. A NaN makes its own row invalid and
-no other. The same functions are ops, ``torch.ops.shfcas.*``, compile with ``torch.compile`` and compute the
-same under ``torch.autocast``.
+float16 and bfloat16 are widened to float32, which changes no comparison. A NaN makes only its own row invalid.
+The same functions are ops, ``torch.ops.shfcas.*``. They work with ``torch.compile`` and compute the same under
+``torch.autocast``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Variant = Literal["a", "b", "c"]
 
 
 class KendallCounts(NamedTuple):
-    """What the N (N - 1) / 2 pairs of each row do; int64, one entry per row, -1 for a row with NaN.
+    """Counts of the N (N - 1) / 2 pairs of each row; int64, one entry per row, -1 for a row with NaN.
 
     ``concordant + discordant + tied_x + tied_y - tied_both`` is the number of pairs.
     """
@@ -44,14 +44,14 @@ class KendallCounts(NamedTuple):
 
 
 class KendallTest(NamedTuple):
-    """Kendall's tau of each row and how likely one so far from 0 is by chance; float64."""
+    """Kendall's tau of each row and its p-value; float64."""
 
     tau: Tensor
     pvalue: Tensor
 
 
 class ConflictScores(NamedTuple):
-    """How a reward model and a policy disagree about the answers to each prompt."""
+    """Conflict between a reward model and a policy about the answers to each prompt."""
 
     pacs: Tensor
     """Per answer, as :func:`pacs`."""
@@ -66,11 +66,11 @@ class ConflictScores(NamedTuple):
 
 
 def kendall_counts(x: Tensor, y: Tensor, *, offsets: Tensor | None = None) -> KendallCounts:
-    """Count the concordant, discordant and tied pairs of each row.
+    """Counts the concordant, discordant and tied pairs of each row.
 
-    A pair ``i < j`` is concordant if x and y order it alike, discordant if they order it oppositely, and
-    tied where either has equal values; -0.0 equals +0.0, and infinities order as numbers. The counts are
-    exact for every N, and cost O(N log N).
+    A pair ``i < j`` is concordant if x and y order it the same way, discordant if they order it oppositely, and
+    tied if either has equal values. -0.0 equals +0.0, and infinities are the ends of the order. The counts are
+    exact for every N and cost O(N log N).
 
     Args:
         x: Shape (..., N), or (T,) with offsets; floating or integer.
@@ -81,7 +81,7 @@ def kendall_counts(x: Tensor, y: Tensor, *, offsets: Tensor | None = None) -> Ke
         Five int64 tensors of shape (...), or (B,) with offsets.
 
     Raises:
-        TypeError: An argument is no tensor, or of a dtype that has no place here.
+        TypeError: An argument is no tensor, or its dtype is not supported.
         ValueError: Shapes or devices differ, or offsets do not fit the values.
 
     Examples:
@@ -95,7 +95,7 @@ def kendall_counts(x: Tensor, y: Tensor, *, offsets: Tensor | None = None) -> Ke
 
 
 def kendall_tau(x: Tensor, y: Tensor, *, variant: Variant = "b", offsets: Tensor | None = None) -> Tensor:
-    """Kendall's rank correlation of each row.
+    """Computes Kendall's rank correlation of each row.
 
     With C concordant and D discordant of n0 = N (N - 1) / 2 pairs, n1 pairs tied in x, n2 tied in y, and m
     the smaller number of distinct values:
@@ -109,15 +109,15 @@ def kendall_tau(x: Tensor, y: Tensor, *, variant: Variant = "b", offsets: Tensor
     Args:
         x: Shape (..., N), or (T,) with offsets; floating or integer.
         y: As x.
-        variant: Which tau.
+        variant: The variant of tau.
         offsets: Row limits of jagged rows, shape (B + 1,), int64.
 
     Returns:
-        float64 in [-1, 1], shape (...), or (B,) with offsets. NaN for N < 2, for a row with NaN, and, for b
-        and c, where x or y is constant.
+        float64 in [-1, 1], shape (...), or (B,) with offsets. NaN for N < 2 and for a row with NaN; with b and
+        c also if x or y is constant.
 
     Raises:
-        TypeError: An argument is no tensor, or of a dtype that has no place here.
+        TypeError: An argument is no tensor, or its dtype is not supported.
         ValueError: Shapes or devices differ, offsets do not fit the values, or the variant is unknown.
 
     Source:
@@ -132,10 +132,10 @@ def kendall_tau(x: Tensor, y: Tensor, *, variant: Variant = "b", offsets: Tensor
 
 
 def kendall_distance(x: Tensor, y: Tensor, *, normalized: bool = True, offsets: Tensor | None = None) -> Tensor:
-    """Kendall-tau distance of each row: the pairs that x and y order oppositely.
+    """Computes the Kendall-tau distance of each row: the pairs that x and y order oppositely.
 
-    0 for the same order, about 0.5 for unrelated ones and 1 for the reverse; (1 - tau) / 2 without ties. Tied
-    pairs are not discordant. The result has no gradient.
+    It is 0 for the same order, about 0.5 for unrelated orders, and 1 for the reverse order; without ties,
+    (1 - tau) / 2. Tied pairs are not discordant. The result has no gradient.
 
     Args:
         x: Shape (..., N), or (T,) with offsets; floating or integer.
@@ -147,11 +147,11 @@ def kendall_distance(x: Tensor, y: Tensor, *, normalized: bool = True, offsets: 
         float64, shape (...), or (B,) with offsets. NaN for a row with NaN and, if normalized, for N < 2.
 
     Raises:
-        TypeError: An argument is no tensor, or of a dtype that has no place here.
+        TypeError: An argument is no tensor, or its dtype is not supported.
         ValueError: Shapes or devices differ, or offsets do not fit the values.
 
     Source:
-        Kendall, Biometrika 30 (1938); as a measure of conflict, Liu et al., arXiv 2512.09212.
+        Kendall, Biometrika 30 (1938). As a measure of conflict: Liu et al., arXiv 2512.09212.
 
     Examples:
         >>> x = torch.tensor([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]])
@@ -172,30 +172,31 @@ def kendall_test(
     method: Literal["auto", "exact", "asymptotic"] = "auto",
     offsets: Tensor | None = None,
 ) -> KendallTest:
-    """Test whether x and y are related, row by row, as :func:`scipy.stats.kendalltau` does for one.
+    """Tests whether x and y are related, row by row, like :func:`scipy.stats.kendalltau` for a single row.
 
-    The p-value is that of concordant - discordant, and so the same for every variant. The exact distribution
-    holds for rows without ties; ``auto`` takes it for N <= 33, or where at most one pair is discordant or at
-    most one concordant, and else the normal approximation, in which ties are accounted for.
+    The p-value is that of concordant - discordant, and thus the same for every variant. The exact distribution
+    holds for rows without ties. ``auto`` uses it for N <= 33, and if at most one pair is discordant or at most
+    one is concordant. Otherwise it uses the normal approximation, which accounts for ties.
 
-    On CUDA, ``auto`` and ``asymptotic`` do not wait for the device; the first call on a device puts tables there,
-    so make one before a graph is captured. ``exact`` computes rows of N > 33 on the host, in O(N^3) for each
-    length.
+    On CUDA, ``auto`` and ``asymptotic`` do not synchronise with the device. The first call on a device copies
+    tables there, so make one call before capturing a graph. ``exact`` computes rows with N > 33 on the host, in
+    O(N^3) per row length.
 
     Args:
         x: Shape (..., N), or (T,) with offsets; floating or integer.
         y: As x.
-        variant: Which tau, as in :func:`kendall_tau`.
-        alternative: Whether x and y are related at all, oppositely (``less``) or alike (``greater``).
-        method: Which distribution.
+        variant: The variant of tau, as in :func:`kendall_tau`.
+        alternative: The alternative hypothesis: related (``two-sided``), negatively (``less``) or positively
+            (``greater``).
+        method: The distribution.
         offsets: Row limits of jagged rows, shape (B + 1,), int64.
 
     Returns:
-        tau and pvalue, float64, shape (...), or (B,) with offsets. Both are NaN for N < 2 and for a row with NaN;
-        so is the p-value of a constant row, and with ``exact`` that of a row with ties, where scipy raises.
+        tau and pvalue, float64, shape (...), or (B,) with offsets. Both are NaN for N < 2 and for a row with NaN.
+        The p-value is also NaN for a constant row, and with ``exact`` for a row with ties (scipy raises).
 
     Raises:
-        TypeError: An argument is no tensor, or of a dtype that has no place here.
+        TypeError: An argument is no tensor, or its dtype is not supported.
         ValueError: Shapes or devices differ, offsets do not fit the values, or a choice is unknown.
 
     Source:
@@ -211,21 +212,21 @@ def kendall_test(
 
 
 def kendall_tau_matrix(x: Tensor, *, variant: Variant = "b") -> Tensor:
-    """Kendall's tau of every two rows of a matrix.
+    """Computes Kendall's tau of every two rows of a matrix.
 
     The result has no gradient.
 
     Args:
         x: Shape (M, N); floating or integer.
-        variant: Which tau, as in :func:`kendall_tau`.
+        variant: The variant of tau, as in :func:`kendall_tau`.
 
     Returns:
-        float64, shape (M, M), symmetric. Entries are NaN as in :func:`kendall_tau`: a row with NaN makes its row
-        and its column so, and for b and c a constant row too, its place on the diagonal included.
+        float64, shape (M, M), symmetric. Entries are NaN as in :func:`kendall_tau`: the row and column of an x
+        row with NaN and, with b and c, of a constant x row, the diagonal included.
 
     Raises:
-        TypeError: x is no tensor, or of a dtype that has no place here.
-        ValueError: x has not two dimensions, or the variant is unknown.
+        TypeError: x is no tensor, or its dtype is not supported.
+        ValueError: x does not have two dimensions, or the variant is unknown.
 
     Examples:
         >>> kendall_tau_matrix(torch.tensor([[1, 2, 3], [1, 3, 2], [3, 2, 1]]))
@@ -238,7 +239,7 @@ def kendall_tau_matrix(x: Tensor, *, variant: Variant = "b") -> Tensor:
 
 
 def kendall_distance_matrix(x: Tensor) -> Tensor:
-    """Kendall-tau distance of every two rows of a matrix: the fraction of pairs that they order oppositely.
+    """Computes the Kendall-tau distance of every two rows of a matrix: the fraction of discordant pairs.
 
     The result has no gradient.
 
@@ -246,11 +247,11 @@ def kendall_distance_matrix(x: Tensor) -> Tensor:
         x: Shape (M, N); floating or integer.
 
     Returns:
-        float64 in [0, 1], shape (M, M), symmetric. NaN for N < 2, and in the row and column of a row with NaN.
+        float64 in [0, 1], shape (M, M), symmetric. NaN for N < 2, and in the row and column of an x row with NaN.
 
     Raises:
-        TypeError: x is no tensor, or of a dtype that has no place here.
-        ValueError: x has not two dimensions.
+        TypeError: x is no tensor, or its dtype is not supported.
+        ValueError: x does not have two dimensions.
 
     Examples:
         >>> kendall_distance_matrix(torch.tensor([[1, 2, 3], [3, 2, 1]]))
@@ -262,11 +263,11 @@ def kendall_distance_matrix(x: Tensor) -> Tensor:
 
 
 def pacs(rewards: Tensor, logprobs: Tensor, *, offsets: Tensor | None = None) -> Tensor:
-    """Proxy-policy alignment conflict score of each answer: z(reward) - z(logprob).
+    """Computes the proxy-policy alignment conflict score (PACS) of each answer: z(reward) - z(logprob).
 
-    z is taken per row with the population standard deviation. Positive where the reward model overvalues what
-    the policy finds unlikely, negative where it undervalues what the policy likes; the conflict is the
-    absolute value. Differentiable in both arguments, as often as wanted.
+    z is the z-score within the row, with the population standard deviation. The score is positive if the reward
+    model rates an answer higher than the policy does, and negative if it rates it lower. The conflict is the
+    absolute value. Differentiable any number of times in both arguments.
 
     Args:
         rewards: Shape (..., N), or (T,) with offsets; floating. Higher is better.
@@ -274,12 +275,12 @@ def pacs(rewards: Tensor, logprobs: Tensor, *, offsets: Tensor | None = None) ->
         offsets: Row limits of jagged rows, shape (B + 1,), int64.
 
     Returns:
-        The shape of rewards, in float64 for float64 and else in float32. A side with N < 2 or a standard
-        deviation below 1e-6 is degenerate: its z is 0, and so is its gradient. A NaN or infinity makes its
-        row NaN.
+        Scores in the shape of rewards, float64 for float64 inputs, otherwise float32. Rewards or logprobs with
+        N < 2 or a standard deviation below 1e-6 are degenerate: their z and gradient are 0. A NaN or infinity
+        makes its row NaN.
 
     Raises:
-        TypeError: An argument is no tensor, or of a dtype that has no place here.
+        TypeError: An argument is no tensor, or its dtype is not supported.
         ValueError: Shapes or devices differ, or offsets do not fit the values.
 
     Source:
@@ -294,10 +295,10 @@ def pacs(rewards: Tensor, logprobs: Tensor, *, offsets: Tensor | None = None) ->
 
 
 def conflict_scores(rewards: Tensor, logprobs: Tensor, *, offsets: Tensor | None = None) -> ConflictScores:
-    """All conflict measures of each prompt's answers in one pass.
+    """Computes all conflict measures of each prompt's answers in one pass.
 
-    What :func:`pacs`, :func:`kendall_distance` and :func:`kendall_tau` give, at about the price of one. The
-    results have no gradient.
+    The results equal those of :func:`pacs`, :func:`kendall_distance` and :func:`kendall_tau`, at about the cost
+    of one of them. They have no gradient.
 
     Args:
         rewards: Shape (..., N), or (T,) with offsets; floating. Higher is better.
@@ -305,12 +306,12 @@ def conflict_scores(rewards: Tensor, logprobs: Tensor, *, offsets: Tensor | None
         offsets: Row limits of jagged rows, shape (B + 1,), int64.
 
     Returns:
-        pacs in the shape of rewards; the other four with one entry per row, shape (...), or (B,) with
-        offsets. NaN and degenerate rows as in the single functions; a NaN alone does not make a row
+        pacs in the shape of rewards; the other four with one entry per row, shape (...), or (B,) with offsets.
+        NaN and degenerate rows are handled as in the single functions. A NaN alone does not make a row
         degenerate.
 
     Raises:
-        TypeError: An argument is no tensor, or of a dtype that has no place here.
+        TypeError: An argument is no tensor, or its dtype is not supported.
         ValueError: Shapes or devices differ, or offsets do not fit the values.
 
     Source:
@@ -329,24 +330,24 @@ def conflict_scores(rewards: Tensor, logprobs: Tensor, *, offsets: Tensor | None
 
 
 def sequence_logprobs(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Log-probability of each sequence of tokens: the sum of log softmax(logits)[label] over its positions.
+    """Computes the log-probability of each sequence: the sum of log softmax(logits)[label] over its positions.
 
-    Logits are read where they lie, whatever their strides, and once: nothing of the size of the logits is
-    written. Differentiable (once) in the logits; the gradient of a -inf logit that is not the label is 0.
+    Logits of any strides are read once, in place, without a temporary of their size. Differentiable (once) in
+    the logits. The gradient of a -inf logit that is not the label is 0.
 
     Args:
         logits: Shape (B, T, V); floating.
-        labels: Shape (B, T), int64 in [0, V) where the mask counts them, anything elsewhere.
-        mask: Shape (B, T), bool: which positions count. All by default.
+        labels: Shape (B, T), int64; in [0, V) at unmasked positions, any value elsewhere.
+        mask: Shape (B, T), bool; True at positions that count. All by default.
 
     Returns:
-        Shape (B,), in float64 for float64 logits and else in float32. Minus infinity where the logit of a label
-        is; NaN for a sequence with a NaN or +inf among the logits that count.
+        Shape (B,), float64 for float64 logits, otherwise float32. Minus infinity if the logit of a counted label
+        is minus infinity; NaN for a sequence with a NaN or +inf among the logits that count.
 
     Raises:
-        TypeError: An argument is no tensor, or of a dtype that has no place here.
-        ValueError: Shapes or devices differ, or a label that counts is outside [0, V); on CUDA, where looking
-            would wait for the device, such a label makes its sequence NaN.
+        TypeError: An argument is no tensor, or its dtype is not supported.
+        ValueError: Shapes or devices differ, or a counted label is outside [0, V). On CUDA, where checking would
+            synchronise with the device, such a label makes its sequence NaN instead.
 
     Examples:
         >>> logits = torch.tensor([[[0.0, 0.0], [0.0, 1.0]]])

@@ -1,7 +1,7 @@
-"""What the ops compute, written to be read: plain Python over the pairs of a row, no vectorisation.
+"""Readable reference versions of the ops: plain Python over the pairs of a row, no vectorisation.
 
-The functions have the signatures of :mod:`shfcas.ops` and are what its kernels are tested against. They are
-slow, O(N^2) per row or worse.
+The functions have the signatures of :mod:`shfcas.ops`, and its kernels are tested against them. They are slow,
+O(N^2) per row or worse.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ MIN_STD = 1e-6
 
 
 def kendall_counts(x: Tensor, y: Tensor, *, offsets: Tensor | None = None) -> KendallCounts:
-    """Counts of the pairs of each row, as :func:`shfcas.kendall_counts`."""
+    """Counts the pairs of each row, as :func:`shfcas.kendall_counts`."""
     counts = [_count(*row) for row in _rows(x, y, offsets)]
     return KendallCounts(*(_per_row([count[i] for count in counts], torch.int64, x, offsets) for i in range(5)))
 
 
 def kendall_tau(x: Tensor, y: Tensor, *, variant: Variant = "b", offsets: Tensor | None = None) -> Tensor:
-    """Kendall's tau of each row, as :func:`shfcas.kendall_tau`."""
+    """Computes Kendall's tau of each row, as :func:`shfcas.kendall_tau`."""
     taus = [_tau(*row, variant) for row in _rows(x, y, offsets)]
     return _per_row(taus, torch.float64, x, offsets)
 
 
 def kendall_distance(x: Tensor, y: Tensor, *, normalized: bool = True, offsets: Tensor | None = None) -> Tensor:
-    """Kendall-tau distance of each row, as :func:`shfcas.kendall_distance`."""
+    """Computes the Kendall-tau distance of each row, as :func:`shfcas.kendall_distance`."""
     distances = [_distance(*row, normalized) for row in _rows(x, y, offsets)]
     return _per_row(distances, torch.float64, x, offsets)
 
@@ -47,7 +47,7 @@ def kendall_test(
     method: str = "auto",
     offsets: Tensor | None = None,
 ) -> KendallTest:
-    """Kendall's tau of each row and its p-value, as :func:`shfcas.kendall_test`."""
+    """Computes Kendall's tau of each row and its p-value, as :func:`shfcas.kendall_test`."""
     pvalues = [_pvalue(*row, alternative, method) for row in _rows(x, y, offsets)]
     return KendallTest(
         tau=kendall_tau(x, y, variant=variant, offsets=offsets),
@@ -56,21 +56,21 @@ def kendall_test(
 
 
 def kendall_tau_matrix(x: Tensor, *, variant: Variant = "b") -> Tensor:
-    """Kendall's tau of every two rows, as :func:`shfcas.kendall_tau_matrix`."""
+    """Computes Kendall's tau of every two rows, as :func:`shfcas.kendall_tau_matrix`."""
     rows = x.tolist()
     taus = [_tau(one, other, variant) for one in rows for other in rows]
     return torch.tensor(taus, dtype=torch.float64).reshape(len(rows), len(rows))
 
 
 def kendall_distance_matrix(x: Tensor) -> Tensor:
-    """Kendall-tau distance of every two rows, as :func:`shfcas.kendall_distance_matrix`."""
+    """Computes the Kendall-tau distance of every two rows, as :func:`shfcas.kendall_distance_matrix`."""
     rows = x.tolist()
     distances = [_distance(one, other, True) for one in rows for other in rows]
     return torch.tensor(distances, dtype=torch.float64).reshape(len(rows), len(rows))
 
 
 def sequence_logprobs(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Log-probability of each sequence of tokens, as :func:`shfcas.sequence_logprobs`."""
+    """Computes the log-probability of each sequence of tokens, as :func:`shfcas.sequence_logprobs`."""
     if mask is None:
         mask = torch.ones_like(labels, dtype=torch.bool)
     sums = []
@@ -81,13 +81,13 @@ def sequence_logprobs(logits: Tensor, labels: Tensor, mask: Tensor | None = None
 
 
 def pacs(rewards: Tensor, logprobs: Tensor, *, offsets: Tensor | None = None) -> Tensor:
-    """Conflict score of each answer, as :func:`shfcas.pacs`."""
+    """Computes the conflict score of each answer, as :func:`shfcas.pacs`."""
     scores = [score for row in _rows(rewards, logprobs, offsets) for score in _pacs(*row)]
     return torch.tensor(scores, dtype=_float_dtype(rewards), device=rewards.device).reshape(rewards.shape)
 
 
 def conflict_scores(rewards: Tensor, logprobs: Tensor, *, offsets: Tensor | None = None) -> ConflictScores:
-    """All conflict measures of each row, as :func:`shfcas.conflict_scores`."""
+    """Computes all conflict measures of each row, as :func:`shfcas.conflict_scores`."""
     scores = pacs(rewards, logprobs, offsets=offsets)
     rows = list(_rows(rewards, logprobs, offsets))
     mean_abs = [math.fsum(map(abs, _pacs(*row))) / max(1, len(row[0])) for row in rows]
@@ -102,7 +102,7 @@ def conflict_scores(rewards: Tensor, logprobs: Tensor, *, offsets: Tensor | None
 
 
 def _rows(x: Tensor, y: Tensor, offsets: Tensor | None) -> Iterator[tuple[list[float], list[float]]]:
-    """Each row of both, as lists of numbers."""
+    """Yields each row of x and y as lists of numbers."""
     if offsets is not None:
         limits = offsets.tolist()
         for begin, end in pairwise(limits):
@@ -184,8 +184,8 @@ def _pvalue(x: list[float], y: list[float], alternative: str, method: str) -> fl
 
 
 def _inversions_at_most(most: int, n: int) -> float:
-    """The fraction of the permutations of n elements that have at most that many inversions."""
-    counts = [1]  # of permutations, by inversions
+    """Returns the fraction of the permutations of n elements with at most that many inversions."""
+    counts = [1]  # permutations by number of inversions
     for size in range(2, n + 1):  # the last element passes 0 to size - 1 others
         longer = [0] * (len(counts) + size - 1)
         for inversions, count in enumerate(counts):
@@ -196,7 +196,7 @@ def _inversions_at_most(most: int, n: int) -> float:
 
 
 def _variance(n: int, groups_x: Iterable[int], groups_y: Iterable[int]) -> float:
-    """Of concordant - discordant, given the sizes of the groups of equal values."""
+    """Returns the variance of concordant - discordant, given the sizes of the groups of equal values."""
     spread_x, pairs_x, triples_x = _moments(groups_x)
     spread_y, pairs_y, triples_y = _moments(groups_y)
     variance = (n * (n - 1) * (2 * n + 5) - spread_x - spread_y) / 18 + pairs_x * pairs_y / (2 * n * (n - 1))
@@ -220,7 +220,7 @@ def _log_softmax(logits: list[float], label: int) -> float:
 
 
 def _mean_std(values: list[float]) -> tuple[float, float]:
-    """Mean and population standard deviation; NaN for a row that is not finite."""
+    """Returns the mean and population standard deviation; NaN for a row that is not finite."""
     if not all(map(math.isfinite, values)):
         return math.nan, math.nan
     mean = math.fsum(values) / len(values)

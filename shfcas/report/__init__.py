@@ -8,7 +8,7 @@ from shfcas.data.chat import plain_text
 from shfcas.data.preferences import read_preferences
 from shfcas.feedback import read_queue
 from shfcas.report import plots
-from shfcas.sampling.provenance import sentence
+from shfcas.sampling.provenance import describe_generation
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import existing, read_json, write_text
 
@@ -101,7 +101,7 @@ def _selection(run: Path, queue_name: str) -> dict[str, Any]:
     return {
         "name": _label(queue_name),
         "comparisons": len(queue),
-        "generation": sentence(table),
+        "generation": describe_generation(table),
         "scatter": plots.conflict_scatter(table, chosen),
         "histogram": plots.kendall_histogram(table, {c.prompt_id for c in queue}),
         "examples": _examples(table, queue[:EXAMPLES], labels),

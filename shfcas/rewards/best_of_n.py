@@ -1,4 +1,4 @@
-"""Best-of-n: the policy stays as it is, and of every n answers the one that the reward likes most is kept."""
+"""Best-of-n: keeps the answer with the highest reward out of every n, without training the policy."""
 
 import math
 from collections.abc import Sequence
@@ -21,26 +21,26 @@ class BestOfNConfig(Options):
 
 
 def best_of_n(rewards: Sequence[float], n: int) -> list[int]:
-    """Positions of the best of every n consecutive rewards; of equal ones the first.
+    """Returns the positions of the best of every n consecutive rewards; of equal rewards, the first.
 
     Raises:
-        ValueError: the number of rewards is no multiple of n, or one of them is not a number.
+        ValueError: the number of rewards is not a multiple of n, or a reward is NaN.
 
     >>> best_of_n([0.1, 0.7, 0.3, 0.3], 2)
     [1, 2]
     """
     if n < 1 or len(rewards) % n:
-        raise ValueError(f"{len(rewards)} answers cannot be divided into groups of {n}")
+        raise ValueError(f"rewards: expected a multiple of n={n} answers, got {len(rewards)}")
     if any(math.isnan(reward) for reward in rewards):
-        raise ValueError("a reward is not a number, so there is no best answer")
+        raise ValueError("rewards: expected numbers, got NaN; there is no best answer")
     return [max(range(start, start + n), key=rewards.__getitem__) for start in range(0, len(rewards), n)]
 
 
 def kl_bound(n: int) -> float:
-    """Log n - (n - 1) / n: what the KL divergence, in nats, of best-of-n from the policy itself never exceeds.
+    """Returns log n - (n - 1) / n, an upper bound of the KL divergence, in nats, of best-of-n from the policy.
 
-    Stiennon et al. 2020 (arXiv 2009.01325) give it as the KL; Beirami et al. 2024 (arXiv 2401.01879) show that
-    it is an upper bound, and the value itself where no answer is likely enough to be drawn twice.
+    Stiennon et al. 2020 (arXiv 2009.01325) give it as the KL. Beirami et al. 2024 (arXiv 2401.01879) show that it is
+    an upper bound. It is the exact KL if no answer is likely enough to be sampled twice.
 
     >>> round(kl_bound(4), 4), kl_bound(1)
     (0.6363, 0.0)
@@ -49,11 +49,11 @@ def kl_bound(n: int) -> float:
 
 
 def keep_best(candidates: CandidateTable, rewards: Sequence[Sequence[float]], n: int) -> CandidateTable:
-    """The table with the best of every n answers of each prompt, in order; all columns that have one value an answer.
+    """Returns the table with only the best of every n answers of each prompt, in order, in all list columns.
 
     Args:
         candidates: a table whose prompts each have a multiple of n answers.
-        rewards: what to choose by, one list a prompt.
+        rewards: rewards to choose by, one list per prompt.
         n: the size of a group.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Reward model metrics on judged pairs: accuracy with an interval, calibration, loss."""
+"""Reward model metrics on labelled pairs: accuracy with an interval, calibration, loss."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,22 +14,22 @@ BINS = 10
 
 
 def accuracy(differences: np.ndarray) -> dict[str, Any]:
-    """Share of pairs with a positive difference, chosen less rejected; a tie counts half."""
+    """Returns the fraction of pairs with a positive difference, chosen minus rejected; a tie counts half."""
     return wilson_interval(float((differences > 0).sum() + 0.5 * (differences == 0).sum()), len(differences))
 
 
 def calibration(differences: np.ndarray) -> dict[str, Any]:
-    """Whether a reward model is right as often as it says: reliability in equal bins, and the expected error.
+    """Computes the calibration of a reward model: reliability in equal bins, and the expected calibration error.
 
-    Under Bradley-Terry a model that gives its preferred answer a lead of d is right with probability sigmoid(d).
-    That confidence lies in [0.5, 1]; a calibrated model is right on 80 % of the pairs that it is 80 % sure of.
+    Under Bradley-Terry, a model whose preferred answer leads by d is right with probability sigmoid(d). This
+    confidence lies in [0.5, 1]. A calibrated model is right on 80 % of the pairs with a confidence of 80 %.
 
     Args:
-        differences: reward of the chosen answer less that of the rejected one, shape (n,).
+        differences: reward of the chosen answer minus reward of the rejected one, shape (n,).
 
     Returns:
         `expected_error`, the mean over pairs of |accuracy - confidence| of their bin (Guo et al. 2017,
-        arXiv 1706.04599), and `bins`: the non-empty ones of ten, each with its mean `confidence` and its accuracy
+        arXiv 1706.04599), and `bins`: the non-empty bins of ten, each with its mean `confidence` and its accuracy
         with an interval.
     """
     confidence = 1 / (1 + np.exp(-np.abs(differences)))
@@ -45,7 +45,7 @@ def calibration(differences: np.ndarray) -> dict[str, Any]:
 def pair_report(
     preferences: Sequence[Preference], chosen: Sequence[float], rejected: Sequence[float]
 ) -> dict[str, Any]:
-    """Everything that is reported about a reward model on judged pairs.
+    """Computes all reported metrics of a reward model on labelled pairs.
 
     Args:
         preferences: the pairs; at least one.
@@ -53,8 +53,9 @@ def pair_report(
         rejected: rewards of their rejected answers.
 
     Returns:
-        `accuracy` with its 95 % interval and count, also `by_source` and `by_round`; `ties`, pairs of equal rewards
-        (half of each is counted as correct); `loss`, the mean Bradley-Terry loss less the margins; `calibration`.
+        `accuracy` with its 95 % interval and count, also `by_source` and `by_round`; `ties`, the number of pairs
+        with equal rewards (each counts as half correct); `loss`, the mean Bradley-Terry loss with margins;
+        `calibration`.
     """
     differences = np.asarray(chosen, dtype=np.float64) - np.asarray(rejected, dtype=np.float64)
     margins = np.array([p.margin or 0.0 for p in preferences])
@@ -63,7 +64,7 @@ def pair_report(
         names = [key(p) for p in preferences]
         return {
             str(name): accuracy(differences[[n == name for n in names]]) for name in sorted(set(names))
-        }  # text, as JSON has it
+        }  # text keys, as in JSON
 
     return {
         "accuracy": accuracy(differences),
@@ -76,7 +77,7 @@ def pair_report(
 
 
 def pair_rewards(scorer: RewardScorer, preferences: Sequence[Preference]) -> tuple[list[float], list[float]]:
-    """Rewards of the chosen and of the rejected answers."""
+    """Returns the rewards of the chosen and of the rejected answers."""
     prompts = [p.prompt for p in preferences] * 2
     answers = [completion_message(p.prompt, p.chosen) for p in preferences]
     answers += [completion_message(p.prompt, p.rejected) for p in preferences]
@@ -85,6 +86,6 @@ def pair_rewards(scorer: RewardScorer, preferences: Sequence[Preference]) -> tup
 
 
 def pair_accuracy(scorer: RewardScorer, preferences: Sequence[Preference]) -> float:
-    """Share of pairs whose chosen answer gets the higher reward; a tie counts half."""
+    """Returns the fraction of pairs whose chosen answer has the higher reward; a tie counts half."""
     chosen, rejected = pair_rewards(scorer, preferences)
     return accuracy(np.subtract(chosen, rejected))["mean"]

@@ -1,6 +1,6 @@
-"""Rewards for answers: sequence classifiers, cost models, and any callable of TRL's shape.
+"""Reward scorers: sequence classifiers, cost models, and callables with TRL's signature.
 
-A scorer is named by a model (see `shfcas.models.loading`), or by `module:function` for a callable
+The name of a scorer is a model name (see `shfcas.models.loading`), or `module:function` for a callable
 `f(prompts, completions, **columns) -> list[float]`.
 """
 
@@ -17,38 +17,38 @@ from shfcas.utils.callables import is_callable_name, load_callable
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import read_json
 
-RewardCallable = Callable[..., Sequence[float | None]]  # TRL's: None where it does not apply
+RewardCallable = Callable[..., Sequence[float | None]]  # TRL's type: None if the reward does not apply
 
 
 class RewardScorer(Protocol):
-    """Anything that rewards answers; a TRL reward function is one."""
+    """Protocol of scorers; a TRL reward function is one."""
 
     def __call__(self, prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
-        """One reward an answer, higher is better."""
+        """Returns one reward per answer, higher is better."""
 
 
 class ModelScorer:
-    """Rewards from a sequence-classification model with its own tokenizer and template.
+    """Scorer that uses a sequence classifier with its own tokenizer and template.
 
-    Every answer is scored in full precision at the head, in batches of similar length, so that its reward
-    does not depend on what else is scored.
+    The head computes in full precision, and batches have similar lengths. So the reward of an answer does not depend
+    on the other answers.
 
     Args:
         model: a sequence classifier with one output.
         tokenizer: its tokenizer.
-        batch_size: answers a forward pass.
-        max_length: tokens of prompt and answer together (None: what the model can see).
+        batch_size: answers per forward pass.
+        max_length: maximum tokens of prompt and answer together (None: the limit of the model).
 
     Raises:
-        UserError: the model has more than one output, or there is no tokenizer.
+        UserError: the model has more than one output, or the tokenizer is missing.
     """
 
     def __init__(self, model: Any, tokenizer: Any, batch_size: int = 64, max_length: int | None = None) -> None:
-        # Trainers name a reward function's metrics after it.
+        # Trainers use this name for the metrics of a reward function.
         self.__name__ = Path(model.config._name_or_path).name or type(model).__name__
         if model.config.num_labels != 1:
             raise UserError(
-                f"reward model {self.__name__} has {model.config.num_labels} outputs, expected one (num_labels=1)"
+                f"reward model {self.__name__}: expected one output (num_labels=1), got {model.config.num_labels}"
             )
         if tokenizer is None:
             raise UserError(f"reward model {self.__name__} needs its tokenizer in reward_processing_classes")
@@ -58,10 +58,10 @@ class ModelScorer:
         config = model.config.get_text_config()
         if config.pad_token_id is None or not 0 <= config.pad_token_id < config.vocab_size:
             config.pad_token_id = self.pad_id
-        self.pad_id = config.pad_token_id  # by which a decoder finds its last token
+        self.pad_id = config.pad_token_id  # a decoder uses it to find the last token
 
     def __call__(self, prompts: list[Prompt], completions: list[Any], **columns: Any) -> list[float]:
-        """Rewards for prompts (text or messages) and completions (text or messages)."""
+        """Returns the rewards of completions (text or messages) to prompts (text or messages)."""
         return self.score_tokens(
             [
                 encode_answer(self.tokenizer, prompt, completion_text(completion), self.max_length)
@@ -71,7 +71,7 @@ class ModelScorer:
 
     @torch.inference_mode()
     def score_tokens(self, encoded: Sequence[list[int]]) -> list[float]:
-        """Rewards for conversations that are token ids already."""
+        """Returns the rewards of conversations given as token ids."""
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
         rewards = [0.0] * len(encoded)
         training = self.model.training
@@ -87,12 +87,12 @@ class ModelScorer:
 
 
 def reward_max_length(model: Any, tokenizer: Any) -> int:
-    """What a reward model can see: the smaller of its context and its tokenizer's limit."""
+    """Returns the maximum input length of a reward model: the smaller of its context and its tokenizer's limit."""
     return min(context_length(model), tokenizer.model_max_length)
 
 
 def padded(rows: Sequence[list[int]], pad: int, device: Any, side: str = "right") -> dict[str, torch.Tensor]:
-    """Token ids and attention mask as (B, T) tensors; the mask comes from the lengths, never from the ids."""
+    """Returns token ids and attention mask as (B, T) tensors; the mask comes from the lengths, never from the ids."""
     width = max(map(len, rows))
     ids, mask = [], []
     for row in rows:
@@ -104,12 +104,12 @@ def padded(rows: Sequence[list[int]], pad: int, device: Any, side: str = "right"
 
 
 def load_scorer(name: str, cost_model: bool = False) -> RewardScorer:
-    """The scorer of that name.
+    """Loads a scorer by name.
 
     Args:
         name: `module:function`, a model name, or the folder of an ensemble.
-        cost_model: lower is better (safe-rlhf style): the sign is turned. A model whose configuration says so is
-            turned without being told.
+        cost_model: lower is better (safe-rlhf style), so the sign is flipped. Models with a cost configuration are
+            flipped automatically.
 
     Raises:
         UserError: there is no such scorer, or the model has no trained head.
@@ -125,7 +125,7 @@ def load_scorer(name: str, cost_model: bool = False) -> RewardScorer:
 
 
 def check_scorer(name: str) -> None:
-    """Looks whether there is a scorer of that name, without loading a model.
+    """Checks that a scorer with this name exists, without loading a model.
 
     Raises:
         UserError: see `load_scorer`.
@@ -138,7 +138,7 @@ def check_scorer(name: str) -> None:
 
 
 def negated(scorer: RewardScorer) -> RewardScorer:
-    """A cost as a reward."""
+    """Returns a scorer with the opposite sign, which turns a cost into a reward."""
 
     def reward(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
         return [-cost for cost in scorer(prompts, completions, **columns)]
@@ -150,7 +150,7 @@ ENSEMBLE_FILE = "ensemble.json"
 
 
 def ensemble_members(name: str) -> list[str]:
-    """The folders of an ensemble's members; none where the name is not the folder of an ensemble."""
+    """Returns the folders of an ensemble's members; empty if the name is not the folder of an ensemble."""
     folder = Path(name).expanduser()
     if not (folder / ENSEMBLE_FILE).is_file():
         return []
@@ -158,7 +158,7 @@ def ensemble_members(name: str) -> list[str]:
 
 
 class EnsembleScorer:
-    """The mean reward of several scorers; where they differ, they have not learned what they say.
+    """Mean reward of several scorers; their disagreement shows where they have not learned enough.
 
     Args:
         members: at least two scorers.
@@ -169,6 +169,6 @@ class EnsembleScorer:
         self.__name__ = "ensemble"
 
     def __call__(self, prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
-        """The mean over the members, one an answer."""
+        """Returns the mean over the members, one per answer."""
         each = [member(prompts=prompts, completions=completions, **columns) for member in self.members]
         return [sum(rewards) / len(rewards) for rewards in zip(*each, strict=True)]

@@ -1,4 +1,4 @@
-"""Reward shaping: rewards relative to those of reference completions of the same prompt."""
+"""Reward shaping: rewards relative to the rewards of reference answers to the same prompt."""
 
 import math
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from shfcas.utils.errors import UserError
 
 
 class ReferencedReward:
-    """A reward that is compared with the rewards of reference answers to the same prompt.
+    """Reward compared with the rewards of reference answers to the same prompt.
 
-    Bradley-Terry training says nothing about how rewards compare across prompts, and that arbitrary offset is
-    noise to a policy gradient. References, scored once by the same scorer, take it out.
+    Bradley-Terry training does not determine how rewards compare across prompts, and this arbitrary offset is noise
+    in a policy gradient. Reference answers, scored once by the same scorer, remove it.
 
     Args:
-        scorer: the reward.
-        references: rows with `prompt_id`, `prompt` and `completions`, such as a candidate table's.
+        scorer: scorer of the plain reward.
+        references: rows with `prompt_id`, `prompt` and `completions`, such as those of a candidate table.
     """
 
     def __init__(self, scorer: RewardScorer, references: Sequence[dict[str, Any]]) -> None:
@@ -27,7 +27,7 @@ class ReferencedReward:
         self.references = {row["prompt_id"]: r for row, r in zip(references, rewards, strict=True)}
 
     def __call__(self, prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
-        """Rewards; the column `prompt_id` says which prompts, and they must be among the references."""
+        """Returns shaped rewards; the prompts of the column `prompt_id` must be among the references."""
         ids = columns.get("prompt_id", [])
         unknown = set(ids) - self.references.keys()
         if unknown or not ids:
@@ -37,35 +37,34 @@ class ReferencedReward:
         return [self.compare(r, self.references[p]) for r, p in zip(rewards, ids, strict=True)]
 
     def compare(self, reward: float, references: list[float]) -> float:
-        """What a reward is worth beside those of the reference answers."""
+        """Returns the shaped reward, given the rewards of the reference answers."""
         raise NotImplementedError
 
 
 class CentredReward(ReferencedReward):
-    """A reward less the mean reward of the reference answers (Shen et al. 2024, arXiv 2403.07708).
+    """Reward minus the mean reward of the reference answers (Shen et al. 2024, arXiv 2403.07708).
 
-    What is subtracted depends on the prompt alone, so the optimum stays where it is.
+    The subtracted value depends only on the prompt, so the optimum does not change.
     """
 
     __name__ = "centred_reward"
 
     def compare(self, reward: float, references: list[float]) -> float:
-        """The reward, less the mean of the references."""
+        """Returns the reward minus the mean of the references."""
         return reward - sum(references) / len(references)
 
 
 class PreferenceAsReward(ReferencedReward):
-    """The probability that an answer is preferred to a reference answer (PAR; Fu et al. 2025, arXiv 2502.18770).
+    """Probability that an answer is preferred to a reference answer (PAR; Fu et al. 2025, arXiv 2502.18770).
 
-    It lies in (0, 1) and rises ever more slowly, so that there is little to gain from answers whose reward is
-    far above what the references reach, which is where a reward model is exploited. The optimum is another one
-    than that of the plain reward.
+    It lies in (0, 1) and saturates. So rewards far above the references, where a reward model is exploited, gain
+    little. The optimum differs from that of the plain reward.
     """
 
     __name__ = "preference_as_reward"
 
     def compare(self, reward: float, references: list[float]) -> float:
-        """Mean over m of sigmoid(r - r_m)."""
+        """Returns the mean over m of sigmoid(r - r_m)."""
         return sum(0.5 + 0.5 * math.tanh((reward - r) / 2) for r in references) / len(references)
 
 
@@ -73,11 +72,11 @@ SHAPINGS: dict[str, type[ReferencedReward]] = {"centre": CentredReward, "par": P
 
 
 def shaped_reward(scorer: RewardScorer, references: Sequence[dict[str, Any]], shaping: str) -> RewardScorer:
-    """The reward that a policy is trained on.
+    """Returns the reward for training a policy.
 
     Args:
-        scorer: the reward.
-        references: rows with `prompt_id`, `prompt` and `completions`; the prompts trained on are among them.
+        scorer: scorer of the plain reward.
+        references: rows with `prompt_id`, `prompt` and `completions`, including all training prompts.
         shaping: `none` (the scorer itself), `centre` (`CentredReward`) or `par` (`PreferenceAsReward`).
 
     Raises:

@@ -13,27 +13,27 @@ from shfcas.rewards.scorers import EnsembleScorer, RewardScorer, load_scorer
 from shfcas.utils.errors import UserError
 from shfcas.utils.progress import progress
 
-BLOCK = 32  # prompts of a task, as many as `shfcas.rewards.table.score_rows` gives a scorer at once
+BLOCK = 32  # prompts per task and per call of the scorer, as in `score_rows`
 
 
 def answer_rewards(
     engine: Engine, scorer: str, rows: Sequence[dict[str, Any]], cost_model: bool = False
 ) -> list[list[float]]:
-    """What `shfcas.rewards.table.score_rows` returns, from workers that load the scorer by its name."""
+    """Scores rows like `score_rows`, on workers that load the scorer by its name."""
     return _each(engine, scorer, rows, cost_model, members=False)[0]
 
 
 def add_answer_rewards(
     engine: Engine, scorer: str, candidates: CandidateTable, cost_model: bool = False
 ) -> CandidateTable:
-    """What `shfcas.rewards.table.add_rewards` returns, from workers that load the scorer by its name."""
+    """Adds rewards like `add_rewards`, on workers that load the scorer by its name."""
     return with_rewards(candidates, _each(engine, scorer, candidates.rows(), cost_model, members=True))
 
 
 def _each(
     engine: Engine, scorer: str, rows: Sequence[dict[str, Any]], cost_model: bool, members: bool
 ) -> list[list[list[float]]]:
-    """The rewards of the scorer, or of each of its members."""
+    """Returns the rewards of the scorer, or of each of its members."""
     tasks = [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
     bar = progress(total=len(rows), desc="scoring")
     blocks = list(engine.map(partial(_BlockScorer, scorer, cost_model, members), tasks, bar.update))
@@ -42,7 +42,7 @@ def _each(
 
 
 class _BlockScorer:
-    """Scores a block of rows by one scorer, or by each member of an ensemble."""
+    """Worker that scores a block of rows with one scorer, or with each member of an ensemble."""
 
     def __init__(self, name: str, cost_model: bool, members: bool) -> None:
         scorer = load_scorer(name, cost_model)
@@ -55,22 +55,24 @@ class _BlockScorer:
 
 
 def score_rows(scorer: RewardScorer, rows: Sequence[dict[str, Any]], block: int = 32) -> list[list[float]]:
-    """Rewards of all answers of all rows, one list a row; further columns reach the scorer as TRL passes them.
+    """Scores all answers of all rows; returns one list per row.
+
+    Other scalar columns are passed to the scorer as keyword arguments, as in TRL.
 
     Args:
-        scorer: called with `block` prompts' answers at a time.
+        scorer: called with the answers of `block` prompts at a time.
         rows: dictionaries with `prompt_id`, `prompt`, `completions`.
-        block: prompts a call.
+        block: prompts per call.
 
     Raises:
-        UserError: the scorer returned another number of rewards, or one that is not a number.
+        UserError: the scorer returned the wrong number of rewards, or a reward that is not a number.
     """
     starts = progress(range(0, len(rows), block), "scoring")
     return [row for start in starts for row in score_block(scorer, rows[start : start + block])]
 
 
 def score_block(scorer: RewardScorer, rows: Sequence[dict[str, Any]]) -> list[list[float]]:
-    """As `score_rows`, of rows that the scorer is given at once."""
+    """Scores rows like `score_rows`, in a single call of the scorer."""
     answers = [(row, i) for row in rows for i in range(len(row["completions"]))]
     scalars = [
         name for name, value in rows[0].items() if name not in ("prompt", "completions") and not isinstance(value, list)
@@ -83,33 +85,33 @@ def score_block(scorer: RewardScorer, rows: Sequence[dict[str, Any]]) -> list[li
         )
     )
     if len(values) != len(answers):
-        raise UserError(f"the scorer returned {len(values)} rewards for {len(answers)} answers")
+        raise UserError(f"scorer: expected {len(answers)} rewards, one per answer, got {len(values)}")
     for (row, i), value in zip(answers, values, strict=True):
         if value is None or math.isnan(value):
             raise UserError(
                 f"the reward of answer {i} of prompt {row['prompt_id']!r} is not a number "
-                f"({row['completions'][i][:60]!r}); nothing was written: mend the scorer and run again"
+                f"({row['completions'][i][:60]!r}); nothing was written: fix the scorer and run again"
             )
     flat = iter(float(value) for value in values)
     return [[next(flat) for _ in row["completions"]] for row in rows]
 
 
 def add_rewards(candidates: CandidateTable, scorer: RewardScorer) -> CandidateTable:
-    """Adds `rewards` to a candidate table, and what an ensemble's members say, see `with_rewards`."""
+    """Scores a candidate table and adds `rewards`, and the columns of an ensemble's members; see `with_rewards`."""
     rows = candidates.rows()
     members = scorer.members if isinstance(scorer, EnsembleScorer) else [scorer]
     return with_rewards(candidates, [score_rows(member, rows) for member in members])
 
 
 def with_rewards(candidates: CandidateTable, each: Sequence[list[list[float]]]) -> CandidateTable:
-    """Adds `rewards` to a candidate table, and of several scorers also `reward_variances` and `member_rewards`.
+    """Adds `rewards` to a candidate table, and for several scorers also `reward_variances` and `member_rewards`.
 
-    The variance is the unbiased one over the members, so that few members do not look as if they agreed. Those
-    columns of an earlier scorer are dropped.
+    The variance over the members is the unbiased one, so that a few members do not seem to agree too well. A single
+    scorer drops these columns of an earlier ensemble.
 
     Args:
         candidates: a candidate table.
-        each: the rewards that a scorer gives, one list a prompt; or those of each member of an ensemble.
+        each: per scorer (one, or each member of an ensemble) its rewards, one list per prompt.
     """
     if len(each) == 1:
         stale = [name for name in ("reward_variances", "member_rewards") if name in candidates]

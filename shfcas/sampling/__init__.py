@@ -1,1 +1,1 @@
-"""Completions from the policy, with log-probabilities."""
+"""Completions of a policy, with log-probabilities."""

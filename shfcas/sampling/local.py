@@ -1,7 +1,7 @@
-"""Samples completions with transformers, with their log-probabilities, in one generation pass.
+"""Sampler that uses transformers: completions and their log-probabilities in one generation pass.
 
-Each completion has its own random stream, derived from (seed, prompt id, completion index), so that what is sampled
-for a prompt does not depend on the other prompts of its batch, on their order, or on an interruption.
+Each completion has its own random stream, derived from (seed, prompt id, completion index). So the samples of a prompt
+do not depend on other prompts in the batch, on their order, or on an interruption.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,15 +37,15 @@ def _seeded_choice(seeds: Sequence[int], config: SamplingConfig) -> SeededChoice
 
 
 class LocalSampler:
-    """Samples with transformers' `generate`.
+    """Sampler that uses transformers' `generate`.
 
     Args:
         model: a causal language model.
-        tokenizer: its tokenizer, with a pad token (which may well be the end token).
+        tokenizer: its tokenizer, with a pad token (which may be the end token).
         config: sampling parameters.
-        seed: the root of every answer's random stream.
-        references: models of the same vocabulary by column name, such as `reference_logprobs`: the sampled
-            tokens' log-probabilities under each become that column.
+        seed: base seed of every answer's random stream.
+        references: models with the same vocabulary, by column name, such as `reference_logprobs`. Each column gets
+            the log-probabilities of the sampled tokens under its model.
     """
 
     def __init__(
@@ -64,15 +64,15 @@ class LocalSampler:
             ours, theirs = (m.config.get_text_config().vocab_size for m in (model, reference))
             if ours != theirs:
                 raise UserError(
-                    f"the model of {column} has a vocabulary of {theirs} tokens, the policy of {ours}; "
-                    "a log-probability ratio needs the same tokenizer for both"
+                    f"{column}: expected a model with the policy's vocabulary of {ours} tokens, got {theirs}; "
+                    "use a model with the policy's tokenizer"
                 )
 
     def __call__(self, prompts: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Yields one row a prompt, in order: the prompt's own columns, and the sampled ones."""
+        """Yields one row per prompt, in order: the prompt's own columns, and the sampled ones."""
         config = self.config
         encoded = [self._encode(row) for row in prompts]
-        # Prompts of similar length share a batch, so little of it is padding.
+        # Prompts of similar length share a batch, which needs little padding.
         order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
         requests = [(i, answer) for i in order for answer in range(config.num_completions)]
         answers: dict[int, list[dict[str, Any]]] = {i: [] for i in order}
@@ -91,25 +91,25 @@ class LocalSampler:
                 following += 1
 
     def close(self) -> None:
-        """Nothing is held but the models."""
+        """Does nothing: the sampler holds only the models."""
 
     def _encode(self, row: dict[str, Any]) -> list[int]:
         try:
             ids = encode_prompt(self.tokenizer, row["prompt"])
         except UserError as error:
             raise UserError(f"prompt {row['prompt_id']!r}: {error}") from error
-        room = context_length(self.model) - self.config.max_new_tokens
-        if len(ids) > room:
+        limit = context_length(self.model) - self.config.max_new_tokens
+        if len(ids) > limit:
             raise UserError(
                 f"prompt {row['prompt_id']!r} has {len(ids)} tokens; the model's context of "
-                f"{context_length(self.model)} leaves {room} beside {self.config.max_new_tokens} new tokens: "
+                f"{context_length(self.model)} allows {limit} with {self.config.max_new_tokens} new tokens: "
                 f"shorten it ({plain_text(row['prompt'])[:60]!r}) or lower max_new_tokens"
             )
         return ids
 
     @torch.inference_mode()
     def _generate(self, prompts: list[list[int]], seeds: list[int]) -> list[dict[str, Any]]:
-        """Samples one left-padded batch; one dictionary of table columns for each sequence."""
+        """Samples one left-padded batch; returns one dictionary of table columns per sequence."""
         from transformers import GenerationConfig, LogitsProcessorList
 
         width = max(map(len, prompts))
@@ -123,8 +123,8 @@ class LocalSampler:
             eos_token_id=sorted(self.end_ids) or None,
             pad_token_id=pad,
         )
-        # `generate` fills what a config leaves open from the model's own, and a repetition penalty, say, would
-        # change the probabilities before they are noted.
+        # `generate` takes missing settings from the model's generation config. A repetition penalty, for example,
+        # would change the probabilities before they are recorded.
         own_config, self.model.generation_config = self.model.generation_config, config
         try:
             sequences = self.model.generate(
@@ -140,7 +140,7 @@ class LocalSampler:
             logprobs[column] = response_logprobs(reference, sequences, mask)
         results = []
         for row, tokens in enumerate(sequences[:, width:].tolist()):
-            # The first end token closes the answer. What follows is padding, whichever id padding has.
+            # The first end token ends the answer. Everything after it is padding, with any id.
             end = next((k for k, token in enumerate(tokens) if token in self.end_ids), None)
             length = len(tokens) if end is None else end + 1
             text = answer_text(self.tokenizer, tokens[:length], end is not None)

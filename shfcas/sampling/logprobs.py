@@ -10,16 +10,16 @@ import torch
 def response_logprobs(
     model: Any, sequences: torch.Tensor, prompt_mask: torch.Tensor, chunk_size: int = 16
 ) -> torch.Tensor:
-    """Log-probability, at temperature 1, of every token that follows the prompts of a left-padded batch.
+    """Computes the log-probability, at temperature 1, of every response token of a left-padded batch.
 
     Args:
         model: a causal language model.
         sequences: (B, P + T) token ids, prompts of width P and responses of width T.
         prompt_mask: (B, P), 0 where the prompt is padding.
-        chunk_size: sequences a forward pass; bounds the memory that logits take.
+        chunk_size: sequences per forward pass; limits the memory of the logits.
 
     Returns:
-        (B, T) float32. Positions after an end token are the caller's to leave out.
+        (B, T) float32. The caller must mask positions after an end token.
     """
     length = sequences.shape[1] - prompt_mask.shape[1]
     mask = torch.cat([prompt_mask, prompt_mask.new_ones(len(sequences), length)], dim=1)
@@ -29,7 +29,7 @@ def response_logprobs(
     rows = []
     for start in range(0, len(sequences), chunk_size):
         part = slice(start, start + chunk_size)
-        # Architectures with relative positions only take none.
+        # Architectures with relative positions take no position ids.
         where = {"position_ids": positions[part]} if "position_ids" in accepted else {}
         output = model(input_ids=sequences[part], attention_mask=mask[part], **where, **keep)
         logits = output.logits[:, -length - 1 : -1]

@@ -1,7 +1,7 @@
-"""The protocols of sampling: `Sampler` fills table rows, `Generator` continues token ids.
+"""Protocols of sampling: a `Sampler` fills table rows, a `Generator` continues token ids.
 
-Log-probabilities always come from transformers: `sampling.local` samples and scores in one pass, `sampling.rescored`
-scores what a generator sampled.
+Log-probabilities always come from transformers. `sampling.local` samples and scores in one pass; `sampling.rescored`
+scores the answers of a generator.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,14 +11,14 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Request:
-    """Answers to draw for one prompt.
+    """Request for sampled answers to one prompt.
 
     Attributes:
-        prompt: its token ids, as the policy's own tokenizer and template give them.
-        text: the rendered prompt, for servers that take no ids; with `special`, the tokenizer adds its own tokens.
-        special: see there.
-        seed: of the first answer.
-        count: how many answers.
+        prompt: token ids of the prompt, from the policy's own tokenizer and template.
+        text: the rendered prompt, for servers that take no ids.
+        special: whether a tokenizer must add its special tokens to `text`.
+        seed: seed of the first answer.
+        count: number of answers.
     """
 
     prompt: list[int]
@@ -30,14 +30,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """One drawn answer.
+    """One sampled answer.
 
     Attributes:
-        finished: whether an end token closed it.
-        tokens: as they were drawn, with the end token; None where the generator does not say.
-        text: what the generator makes of them, used where there are no tokens.
-        end: the token that closed it, where it is known and there are no tokens.
-        logprobs: the generator's own, one a token; None where it does not say.
+        finished: whether the answer ended with an end token.
+        tokens: the sampled tokens, including the end token; None if the generator does not return them.
+        text: text from the generator, used if there are no tokens.
+        end: the end token, if it is known and there are no tokens.
+        logprobs: the generator's log-probabilities, one per token; None if it does not return them.
     """
 
     finished: bool
@@ -48,23 +48,23 @@ class Answer:
 
 
 class Generator(Protocol):
-    """Anything that continues token ids."""
+    """Protocol of generators, which continue token ids."""
 
     def __call__(self, requests: Sequence[Request]) -> Iterator[list[Answer]]:
         """Yields the answers to each request, in the given order."""
 
     def close(self) -> None:
-        """Gives back what it holds, such as a GPU's memory."""
+        """Releases resources, such as a GPU's memory."""
 
 
-def label(identity: dict[str, Any] | None) -> str:
-    """A generator's name and version, as a table's metadata record them; tables of old say nothing."""
+def generator_label(identity: dict[str, Any] | None) -> str:
+    """Returns a generator's name and version from a table's metadata; None (older tables) is transformers."""
     known = identity or {"name": "transformers"}
     return " ".join(str(value) for value in known.values() if value)
 
 
 class Sampler(Protocol):
-    """Anything that turns prompts into rows of a candidate table."""
+    """Protocol of samplers, which turn prompts into rows of a candidate table."""
 
     def __call__(self, prompts: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Yields one candidate row a prompt, in the given order."""
+        """Yields one candidate row per prompt, in the given order."""

@@ -1,18 +1,18 @@
-"""What a table says about the generator that drew its answers."""
+"""Facts about the generator of a table's answers."""
 
 from typing import Any
 
 from shfcas.data.candidates import CandidateTable
-from shfcas.sampling.protocol import label
+from shfcas.sampling.protocol import generator_label
 
 
-def summary(table: CandidateTable) -> dict[str, Any]:
-    """How far a generator and its rescoring lie apart, by a table's diagnostic columns.
+def generation_summary(table: CandidateTable) -> dict[str, Any]:
+    """Compares a generator with its rescoring, from a table's diagnostic columns.
 
     Returns:
-        `tokens`: `drawn`, or `retokenised` where only text was known; `retokenised_otherwise`: answers whose text,
-        tokenised again, gives other tokens; `logprob_difference`: mean absolute difference of an answer's
-        log-probability. What is not known is left out.
+        `tokens`: `drawn`, or `retokenised` if only text was known. `retokenised_otherwise`: number of answers whose
+        text gives different tokens when tokenised again. `logprob_difference`: mean absolute difference of an
+        answer's log-probability. Unknown values are omitted.
     """
     facts: dict[str, Any] = {"tokens": "drawn" if "same_tokens" in table else "retokenised"}
     if "same_tokens" in table:
@@ -22,17 +22,17 @@ def summary(table: CandidateTable) -> dict[str, Any]:
     return facts
 
 
-def sentence(table: CandidateTable) -> str:
-    """The same in words, from a table's metadata; empty where transformers drew the answers."""
+def describe_generation(table: CandidateTable) -> str:
+    """Returns the summary in words, from a table's metadata; empty if transformers sampled the answers."""
     facts = table.metadata.get("generation")
     if facts is None:
         return ""
     answers = sum(map(len, table.column("completions")))
-    parts = [f"{label(table.metadata['generator'])} drew {answers} answers, transformers scored them"]
+    parts = [f"{generator_label(table.metadata['generator'])} sampled {answers} answers, transformers scored them"]
     if "logprob_difference" in facts:
-        parts.append(f"their log-probabilities differ by {facts['logprob_difference']:.3g} an answer on average")
+        parts.append(f"their log-probabilities differ by {facts['logprob_difference']:.3g} per answer on average")
     if "retokenised_otherwise" in facts:
-        parts.append(f"{facts['retokenised_otherwise']} would be tokenised otherwise")
+        parts.append(f"{facts['retokenised_otherwise']} have different tokens when tokenised again")
     else:
-        parts.append("their tokens are those of the text")
+        parts.append("their tokens come from tokenising the text")
     return "; ".join(parts)

@@ -1,8 +1,8 @@
-"""A sampler whose answers somebody else draws and whose log-probabilities are our own.
+"""Sampler that samples with vLLM or a server and rescores with transformers.
 
-Generators compute log-probabilities with other kernels, in other precisions, sometimes at other temperatures.
-PACS compare answers by them, so they all come from one engine: one forward pass of transformers over the drawn
-tokens. What the generator says is kept beside it, for diagnosis.
+Generators compute log-probabilities with different kernels and precisions, sometimes at different temperatures. PACS
+compares answers by log-probability, so all of them come from one forward pass of transformers over the sampled tokens.
+The generator's own log-probabilities are stored for diagnosis.
 """
 
 import logging
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class _Drawn:
-    """One answer on its way into the table."""
+    """A sampled answer, before it becomes part of a table row."""
 
     prompt: list[int]
     tokens: list[int]
@@ -40,15 +40,15 @@ class _Drawn:
 
 
 class RescoredSampler(LocalSampler):
-    """Samples with a generator; rescores with transformers.
+    """Sampler that uses a generator and rescores its answers with transformers.
 
     Args:
-        model: a causal language model, which scores.
+        model: a causal language model for scoring.
         tokenizer: its tokenizer.
-        generator: who draws.
+        generator: generator of the answers.
         config: sampling parameters.
-        seed: the root of every answer's seed.
-        references: as `LocalSampler` takes them.
+        seed: base seed of every answer's seed.
+        references: see `LocalSampler`.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class RescoredSampler(LocalSampler):
         self.vocabulary = model.get_input_embeddings().weight.shape[0]
 
     def __call__(self, prompts: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Yields one row a prompt, in order: the prompt's own columns, and the sampled ones."""
+        """Yields one row per prompt, in order: the prompt's own columns, and the sampled ones."""
         requests = [self._requests(row) for row in prompts]
         replies = self.generator([request for group in requests for request in group])
         answers = []
@@ -76,7 +76,7 @@ class RescoredSampler(LocalSampler):
         flat = [answer for group in answers for answer in group]
         self._score(flat)
         self._check_gap(flat)
-        columns = set.intersection(*(set(answer.columns) for answer in flat))  # what is said of all of them
+        columns = set.intersection(*(set(answer.columns) for answer in flat))  # known for all answers
         for row, drawn in zip(prompts, answers, strict=True):
             yield {
                 **row,
@@ -87,11 +87,11 @@ class RescoredSampler(LocalSampler):
             }
 
     def close(self) -> None:
-        """Gives back what the generator holds."""
+        """Closes the generator."""
         self.generator.close()
 
     def _requests(self, row: dict[str, Any]) -> list[Request]:
-        """The requests for one prompt; each has a seed of its own."""
+        """Returns the requests for one prompt, each with its own seed."""
         ids, total = self._encode(row), self.config.num_completions
         each = self.config.server.answers_per_request if self.config.generator == "openai" else 1
         return [
@@ -99,7 +99,7 @@ class RescoredSampler(LocalSampler):
                 prompt=ids,
                 text=render_prompt(self.tokenizer, row["prompt"]),
                 special=isinstance(row["prompt"], str),
-                seed=derive_seed(self.seed, row["prompt_id"], first, bits=53),  # every JSON reader keeps 53 bits
+                seed=derive_seed(self.seed, row["prompt_id"], first, bits=53),  # exact in every JSON parser
                 count=min(each, total - first),
             )
             for first in range(0, total, each)
@@ -111,20 +111,20 @@ class RescoredSampler(LocalSampler):
         where = f"an answer to prompt {row['prompt_id']!r}"
         tokens, logprobs = list(answer.tokens), answer.logprobs
         if not tokens or not all(0 <= token < self.vocabulary for token in tokens):
-            raise UserError(f"{where} has tokens that the policy does not have: the generator has another model")
-        # The first end token closes the answer, as in `LocalSampler`.
+            raise UserError(f"{where} has tokens outside the policy's vocabulary: the generator has a different model")
+        # The first end token ends the answer, as in `LocalSampler`.
         end = next((k for k, token in enumerate(tokens) if token in self.end_ids), None)
         if end is not None:
             tokens = tokens[: end + 1]
         elif answer.finished:
             raise UserError(
-                f"{where} was ended by token {tokens[-1]}, which is none of the policy's ends "
-                f"({', '.join(map(str, sorted(self.end_ids)))}): the generator has a model or stop tokens of its own"
+                f"{where} ended with token {tokens[-1]}, which is not an end token of the policy "
+                f"({', '.join(map(str, sorted(self.end_ids)))}): the generator has a different model or stop tokens"
             )
         elif len(tokens) < self.config.max_new_tokens:
             raise UserError(
-                f"{where} was cut after {len(tokens)} of {self.config.max_new_tokens} tokens: the generator's context "
-                "is too short (vLLM: --max-model-len); lengthen it, or lower max_new_tokens"
+                f"{where} was truncated after {len(tokens)} of {self.config.max_new_tokens} tokens: the generator's "
+                "context is too short (vLLM: --max-model-len); increase it, or lower max_new_tokens"
             )
         columns: dict[str, Any] = {"same_tokens": self._tokens_of(tokens, end is not None)}
         if logprobs is not None:
@@ -134,20 +134,20 @@ class RescoredSampler(LocalSampler):
         )
 
     def _tokens_of(self, tokens: list[int], finished: bool) -> bool:
-        """Whether an answer's text, tokenised again, gives the drawn tokens."""
+        """Returns whether tokenising an answer's text again gives the sampled tokens."""
         body = tokens[:-1] if finished else tokens
         text = self.tokenizer.decode(body, skip_special_tokens=False)
         return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] == body
 
     def _retokenised(self, row: dict[str, Any], request: Request, answer: Answer) -> _Drawn:
-        """An answer of which only the text is known."""
+        """Tokenises an answer of which only the text is known."""
         tokens = list(self.tokenizer(answer.text, add_special_tokens=False, verbose=False)["input_ids"])
         if answer.finished:
             tokens.append(answer.end if answer.end in self.end_ids else self.tokenizer.eos_token_id)
         if not tokens or len(request.prompt) + len(tokens) > context_length(self.model):
             raise UserError(
-                f"an answer to prompt {row['prompt_id']!r} has {len(tokens)} tokens by the policy's tokenizer, which "
-                "cannot be scored; take a server that returns token ids, such as vLLM"
+                f"an answer to prompt {row['prompt_id']!r} has {len(tokens)} tokens with the policy's tokenizer, which "
+                "cannot be scored; use a server that returns token ids, such as vLLM"
             )
         columns = {} if answer.logprobs is None else {"engine_logprobs": float(sum(answer.logprobs))}
         return _Drawn(request.prompt, tokens, answer.finished, answer.text.strip(), columns)
@@ -165,11 +165,11 @@ class RescoredSampler(LocalSampler):
                     answer.columns[column] = row[: len(answer.tokens)].sum().item()
 
     def _batches(self, answers: Sequence[_Drawn]) -> Iterator[list[_Drawn]]:
-        room, batch = context_length(self.model), list[_Drawn]()
+        limit, batch = context_length(self.model), list[_Drawn]()
         for answer in sorted(answers, key=lambda a: (len(a.prompt) + len(a.tokens), len(a.prompt))):
             grown = [*batch, answer]
             width = max(len(a.prompt) for a in grown) + max(len(a.tokens) for a in grown)
-            if batch and (len(grown) > self.config.batch_size or width > room):
+            if batch and (len(grown) > self.config.batch_size or width > limit):
                 yield batch
                 grown = [answer]
             batch = grown
@@ -177,35 +177,35 @@ class RescoredSampler(LocalSampler):
             yield batch
 
     def _check_gap(self, answers: Sequence[_Drawn]) -> None:
-        """Refuses a generator that gives the answers other probabilities than the policy does.
+        """Checks that the generator assigns about the same log-probabilities as the policy.
 
         Raises:
-            UserError: they lie further apart than `max_logprob_gap`.
+            UserError: the mean difference per token exceeds `max_logprob_gap`.
         """
         if self.config.max_logprob_gap is None:
             return
-        known = [a for a in answers if a.columns.keys() >= {"engine_logprobs", "same_tokens"}]  # of the same tokens
+        known = [a for a in answers if a.columns.keys() >= {"engine_logprobs", "same_tokens"}]  # of sampled tokens
         if not known:
             logger.warning(
-                "the generator does not return both token ids and log-probabilities, so nothing shows that it has the "
-                "policy's weights"
+                "the generator does not return both token ids and log-probabilities, so it cannot be checked that it "
+                "has the policy's weights"
             )
             return
         gap = fmean(abs(a.columns["engine_logprobs"] - a.columns["logprobs"]) / len(a.tokens) for a in known)
         if not gap <= self.config.max_logprob_gap:
             raise UserError(
-                f"the generator's log-probabilities lie {gap:.3g} a token from those of "
+                f"the generator's log-probabilities differ by {gap:.3g} per token from those of "
                 f"{self.model.config._name_or_path}, more than sampling.max_logprob_gap="
-                f"{self.config.max_logprob_gap:g}: it has another model (in a run, the policy of an earlier round), or "
-                "takes them at another temperature (vLLM: --logprobs-mode raw_logprobs)"
+                f"{self.config.max_logprob_gap:g}: it has a different model (in a run, an earlier policy), "
+                "or computes them at another temperature (vLLM: --logprobs-mode raw_logprobs)"
             )
 
 
-def identity(config: SamplingConfig, policy: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Who draws, and what is known about it beforehand.
+def generator_identity(config: SamplingConfig, policy: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Identifies the configured generator.
 
     Returns:
-        what has to be the same for all shards of a table, and further entries for its metadata.
+        the identity, which must be the same for all shards of a table, and additional metadata.
     """
     if config.generator == "transformers":
         return {"name": "transformers"}, {}

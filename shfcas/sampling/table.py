@@ -1,4 +1,4 @@
-"""Samples whole prompt sets into candidate tables: resumable shards, on any engine."""
+"""Sampling of whole prompt sets into candidate tables: resumable shards, on any engine."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from shfcas.models.loading import load_policy, policy_template
 from shfcas.models.resolve import provenance
 from shfcas.sampling.config import SamplingConfig
 from shfcas.sampling.local import LocalSampler
-from shfcas.sampling.protocol import Sampler, label
+from shfcas.sampling.protocol import Sampler, generator_label
 from shfcas.utils.config import fingerprint, lasting
 from shfcas.utils.errors import UserError
 from shfcas.utils.progress import progress
@@ -44,7 +44,7 @@ def _sample_shards(
     work_dir: Path,
     engine: Engine,
 ) -> CandidateTable:
-    """As `sample_table`, by workers that load the sampler each."""
+    """Samples like `sample_table`, on workers that each load the sampler."""
     _refuse_other_generators(work_dir, metadata)
     recipe = fingerprint([lasting(config), metadata, list(prompts)])
     starts = range(0, len(prompts), config.shard_size)
@@ -53,7 +53,7 @@ def _sample_shards(
         for number, start in enumerate(starts)
     }
     work_dir.mkdir(parents=True, exist_ok=True)
-    done = set(work_dir.iterdir())  # listed, since a network's file system may remember that a name was missing
+    done = set(work_dir.iterdir())  # a listing: network file systems may cache that a file did not exist
     bar = progress(total=len(prompts), desc="sampling")
     bar.update(sum(len(rows) for path, rows in shards.items() if path in done))
     tasks = [(path, rows) for path, rows in shards.items() if path not in done]
@@ -64,7 +64,7 @@ def _sample_shards(
 
 
 class _ShardWriter:
-    """Samples a shard of prompts into its file."""
+    """Worker that samples a shard of prompts into its file."""
 
     def __init__(self, load: Callable[[], Sampler], metadata: dict[str, Any]) -> None:
         self.sampler, self.metadata = load(), metadata
@@ -78,19 +78,19 @@ class _ShardWriter:
         write_candidates(path, CandidateTable.from_rows(rows, self.metadata))
 
     def close(self) -> None:
-        """Gives back what the sampler holds, such as the process of a generator."""
+        """Releases resources of the sampler, such as the process of a generator."""
         getattr(self.sampler, "close", lambda: None)()
 
 
 def _refuse_other_generators(work_dir: Path, metadata: dict[str, Any]) -> None:
-    """One table has one generator, also when it is continued."""
-    ours = metadata.get("generator")
+    """Raises UserError if existing shards are from another generator; a table has one generator, also if resumed."""
+    ours = generator_label(metadata.get("generator"))
     for path in sorted(work_dir.glob("shard-*.parquet")):
-        theirs = read_metadata(path).get("generator")
-        if label(theirs) != label(ours):
+        theirs = generator_label(read_metadata(path).get("generator"))
+        if theirs != ours:
             raise UserError(
-                f"{work_dir} holds answers drawn by {label(theirs)}, and now {label(ours)} would draw the others; "
-                f"a table has one generator: go on with {label(theirs)}, or delete that folder to start anew"
+                f"{work_dir}: expected shards sampled by {ours}, got {theirs}; a table has one generator: "
+                f"resume with {theirs}, or delete that folder to start again"
             )
 
 
@@ -105,30 +105,30 @@ def sample_policy(
     chat_template: str | None = None,
     engine: Engine | None = None,
 ) -> CandidateTable:
-    """Samples all prompts from a policy that is loaded by name; the table records how.
+    """Samples all prompts from a policy loaded by name; the table's metadata records how.
 
-    Whoever draws the answers (`config.generator`), their log-probabilities are those of transformers.
+    Log-probabilities come from transformers for every `config.generator`.
 
     Args:
         policy: see `shfcas.models.loading`.
         prompts: rows with `prompt_id` and `prompt`.
         config: sampling parameters.
-        seed: the root of every answer's random stream.
-        work_dir: for the shards; on storage that all workers share.
+        seed: base seed of every answer's random stream.
+        work_dir: folder of the shards, on storage that all workers share.
         references: names of reference models by column, see `LocalSampler`.
-        chat_template: for a policy without a template of its own, see `shfcas.models.loading.load_policy`.
-        engine: where shards are sampled; None samples them here.
+        chat_template: for a policy without a template, see `shfcas.models.loading.load_policy`.
+        engine: engine that samples the shards; None samples in this process.
     """
-    from shfcas.sampling.provenance import sentence, summary
-    from shfcas.sampling.rescored import identity
+    from shfcas.sampling.provenance import describe_generation, generation_summary
+    from shfcas.sampling.rescored import generator_identity
 
     names = {column: str(name) for column, name in (references or {}).items()}
-    generator, notes = identity(config, str(policy))
+    generator, notes = generator_identity(config, str(policy))
     metadata = {
         "policy": str(policy),
         **names,
         **provenance(policy=str(policy), **names),
-        "engine": "transformers",  # whose the log-probabilities are
+        "engine": "transformers",  # source of the log-probabilities
         "generator": generator,
         "template": fingerprint(policy_template(str(policy), chat_template)),
         "sampling": lasting(config),
@@ -140,8 +140,8 @@ def sample_policy(
     )
     if config.generator == "transformers":
         return table
-    table = table.with_metadata(generation={**notes, **summary(table)})
-    logger.info("%s", sentence(table))
+    table = table.with_metadata(generation={**notes, **generation_summary(table)})
+    logger.info("%s", describe_generation(table))
     return table
 
 

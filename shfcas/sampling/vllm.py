@@ -1,4 +1,4 @@
-"""Answers from vLLM in this process."""
+"""Generator that runs vLLM in this process."""
 
 import importlib.metadata
 import os
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 class VLLMGenerator:
-    """Draws answers with `vllm.LLM`.
+    """Generator that samples with `vllm.LLM`.
 
     Args:
         config: sampling parameters, and vLLM's own in `config.vllm`.
         policy: the policy's name.
-        model: the same, as transformers loaded it.
+        model: the policy, loaded by transformers.
         tokenizer: its tokenizer.
         end_ids: tokens that end an answer.
 
@@ -39,14 +39,14 @@ class VLLMGenerator:
         self.config, self.end_ids, self._vllm = config, sorted(end_ids), vllm
         folder = resolve(policy)
         with TemporaryDirectory() as merged:
-            if adapter_base(folder) is not None:  # vLLM takes whole models
+            if adapter_base(folder) is not None:  # vLLM needs a merged model
                 save_model(merged, model, tokenizer)
                 folder = merged
             try:
                 self.llm: Any = vllm.LLM(
                     model=folder,
-                    dtype=str(model.dtype).removeprefix("torch."),  # as it is scored
-                    generation_config="vllm",  # what the model's own asks for would change the probabilities
+                    dtype=str(model.dtype).removeprefix("torch."),  # the dtype of the scoring
+                    generation_config="vllm",  # the model's own generation config would change the probabilities
                     trust_remote_code=trusts_remote_code(),
                     gpu_memory_utilization=config.vllm.gpu_memory_utilization,
                     tensor_parallel_size=config.vllm.tensor_parallel_size,
@@ -54,7 +54,7 @@ class VLLMGenerator:
                 )
             except (ValueError, RuntimeError, OSError) as error:
                 reason = " ".join(str(error).split())[:300]
-                raise UserError(f"vLLM cannot load {policy} ({reason}); see what it logged above") from error
+                raise UserError(f"vLLM cannot load {policy} ({reason}); see its log messages above") from error
 
     def __call__(self, requests: Sequence[Request]) -> Iterator[list[Answer]]:
         """Yields the answers to each request, in the given order."""
@@ -64,7 +64,7 @@ class VLLMGenerator:
             yield [_answer(drawn) for drawn in sorted(output.outputs, key=lambda drawn: drawn.index)]
 
     def close(self) -> None:
-        """Ends vLLM's own process, and with it what it holds of the GPU."""
+        """Ends vLLM's process, which frees its GPU memory."""
         core = getattr(getattr(self.llm, "llm_engine", None), "engine_core", None)
         if core is not None:
             core.shutdown()
@@ -79,13 +79,13 @@ class VLLMGenerator:
             top_k=self.config.top_k,
             max_tokens=self.config.max_new_tokens,
             stop_token_ids=self.end_ids,
-            logprobs=0,  # the drawn token's alone
+            logprobs=0,  # only for the sampled token
             detokenize=False,
         )
 
 
 def identity() -> dict[str, Any]:
-    """The generator's name and version.
+    """Returns the generator's name and version.
 
     Raises:
         MissingExtra: vLLM is not installed.
@@ -99,14 +99,14 @@ def identity() -> dict[str, Any]:
 
 
 def repeats() -> bool:
-    """Whether vLLM draws the same for a seed in any batch, as VLLM_BATCH_INVARIANT asks of it."""
+    """Returns whether vLLM is set (VLLM_BATCH_INVARIANT) to sample the same answer for a seed in any batch."""
     return os.environ.get("VLLM_BATCH_INVARIANT", "0") == "1"
 
 
 def _answer(drawn: Any) -> Answer:
-    """One `vllm.CompletionOutput`."""
+    """Converts a `vllm.CompletionOutput`."""
     if drawn.finish_reason not in ("stop", "length"):
-        raise UserError(f"vLLM ended an answer for the reason {drawn.finish_reason!r}; see what it logged above")
+        raise UserError(f"vLLM ended an answer for the reason {drawn.finish_reason!r}; see its log messages above")
     tokens = list(drawn.token_ids)
     logprobs = None
     if drawn.logprobs is not None:

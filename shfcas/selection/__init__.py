@@ -1,8 +1,8 @@
-"""Which answers a human is asked about: acquisition strategies, the label budget, the pairing of answers.
+"""Selection of comparisons to label: acquisition strategies, label budget, pairing of answers.
 
-A strategy is a pure function of one row, which gives each comparison of its answers a priority; the budget takes the
-first ones over all rows. So a table of any size is gone through in constant memory, and the order of its rows, or how
-they are spread over files, does not matter.
+A strategy is a pure function of one row, which assigns a priority to each comparison of its answers. The budget takes
+the first comparisons over all rows. So a table of any size needs constant memory, and neither the order of its rows nor
+their distribution over files matters.
 """
 
 from shfcas.selection.budget import Selection, columns_to_read, select, select_with_report

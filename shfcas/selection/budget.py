@@ -1,4 +1,4 @@
-"""The label budget: the most wanted comparisons of a table, in constant memory."""
+"""Label budget: the top comparisons of a table by priority, in constant memory."""
 
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,20 +12,20 @@ from shfcas.selection.config import SelectionConfig
 from shfcas.selection.false_discovery import AUTO, Cases, kendall_bound, kendall_cases
 from shfcas.selection.protocol import Bounds, Comparison, Row
 from shfcas.selection.strategies import STRATEGIES
-from shfcas.selection.thresholds import counted_rows, threshold
+from shfcas.selection.thresholds import count_row_values, threshold
 from shfcas.selection.usable import ALWAYS, UsableRows, check_columns
 from shfcas.utils.errors import NothingSelected, UserError
-from shfcas.utils.quantiles import Counted
+from shfcas.utils.quantiles import CountPass
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What was chosen, and how.
+    """Selected comparisons and a report about the selection.
 
     Attributes:
-        comparisons: most wanted first.
-        report: `strategy`; `prompts` gone through, `degenerate` ones among them; `bounds`, the thresholds as numbers;
-            and with `kendall_threshold: auto` also `kendall`, as `false_discovery.kendall_report` has it.
+        comparisons: in order of priority.
+        report: `strategy`; the numbers of `prompts` and of `degenerate` prompts; `bounds`, the thresholds as numbers;
+            and with `kendall_threshold: auto` also `kendall`, see `false_discovery.kendall_report`.
     """
 
     comparisons: list[Comparison]
@@ -33,37 +33,37 @@ class Selection:
 
 
 def select(rows: Iterable[Row], config: SelectionConfig, seed: int = 0) -> list[Comparison]:
-    """The comparisons to ask for, most wanted first, at most `config.budget` of them.
+    """Selects comparisons to label, in order of priority, at most `config.budget`.
 
     Answers with the same text are never compared.
 
     Args:
-        rows: one dictionary a prompt, with `prompt_id`, the columns that the strategy needs and, if texts are to be
-            compared, `completions`. They are gone through once, twice more for each threshold that is a quantile
-            (up to four times if there are millions), and once more for one that is `auto`.
+        rows: one dictionary per prompt, with `prompt_id`, the columns that the strategy needs and, to detect equal
+            texts, `completions`. They are read once, twice more for each quantile threshold (up to four times for
+            millions of rows), and once more for the threshold `auto`.
         config: strategy, budget, thresholds, pairing and diversity.
-        seed: used where `config.seed` is None.
+        seed: used if `config.seed` is None.
 
     Raises:
-        UserError: a column is missing, or two rows of one prompt id are to be asked about.
+        UserError: a column is missing, or selected comparisons belong to two rows with the same prompt id.
         NothingSelected: nothing passes the thresholds.
     """
     return select_with_report(rows, config, seed).comparisons
 
 
 def select_with_report(rows: Iterable[Row], config: SelectionConfig, seed: int = 0) -> Selection:
-    """As `select`, and what the thresholds were."""
+    """Selects like `select`, and reports the thresholds."""
     return choose(RowPasses(rows, config, seed), config)
 
 
-class Wanted(NamedTuple):
-    """The most wanted comparisons of some rows.
+class TopComparisons(NamedTuple):
+    """The top comparisons of some rows.
 
     Attributes:
-        ranked: priority, comparison, what its place is made of where there is diversity, and what tells its row from
-            others; most wanted first.
-        seen: rows gone through.
-        skipped: of these, those that were not usable.
+        ranked: priority, comparison, source of its embedding (with diversity), and an identifier of its row; in order
+            of priority.
+        seen: number of rows read.
+        skipped: number of these rows that were not usable.
     """
 
     ranked: list[tuple[Any, Comparison, Any, Any]]
@@ -71,33 +71,33 @@ class Wanted(NamedTuple):
     skipped: int
 
 
-def most_wanted(parts: Sequence[Wanted], config: SelectionConfig) -> Wanted:
-    """The most wanted comparisons of all parts of a table together."""
+def merge_top(parts: Sequence[TopComparisons], config: SelectionConfig) -> TopComparisons:
+    """Merges the top comparisons of all parts of a table."""
     every = ((*found[:3], (number, found[3])) for number, part in enumerate(parts) for found in part.ranked)
     ranked = heapq.nsmallest(_pool(config), every, key=itemgetter(0))
-    return Wanted(ranked, sum(part.seen for part in parts), sum(part.skipped for part in parts))
+    return TopComparisons(ranked, sum(part.seen for part in parts), sum(part.skipped for part in parts))
 
 
 class Passes(Protocol):
-    """The ways in which a selection goes through a table; what each gives adds up over parts of the table."""
+    """Protocol of the passes of a selection over a table; results of parts of a table can be merged."""
 
-    def values(self, name: str, bounds: Bounds) -> Counted:
-        """Counts the values that the threshold of this name is a quantile of."""
+    def values(self, name: str, bounds: Bounds) -> CountPass:
+        """Returns a pass that counts the values of a quantile threshold."""
 
     def cases(self) -> Cases:
-        """See `false_discovery.kendall_cases`."""
+        """Counts cases, see `false_discovery.kendall_cases`."""
 
-    def wanted(self, bounds: Bounds) -> Wanted:
-        """The most wanted comparisons under these thresholds."""
+    def top(self, bounds: Bounds) -> TopComparisons:
+        """Returns the top comparisons under these thresholds."""
 
 
 class RowPasses:
-    """The passes over rows that this process has.
+    """Passes over rows in this process.
 
     Args:
-        rows: gone through anew with each pass.
-        config: what is asked for.
-        seed: used where `config.seed` is None.
+        rows: an iterable that each pass reads from the beginning.
+        config: settings of the selection.
+        seed: used if `config.seed` is None.
     """
 
     def __init__(self, rows: Iterable[Row], config: SelectionConfig, seed: int = 0) -> None:
@@ -105,16 +105,16 @@ class RowPasses:
         self.strategy = STRATEGIES[config.strategy]
         self.usable = UsableRows(rows, config.strategy, self.strategy)
 
-    def values(self, name: str, bounds: Bounds) -> Counted:
-        """See `Passes`."""
-        return counted_rows(self.usable, self.strategy.bounds[name], bounds)
+    def values(self, name: str, bounds: Bounds) -> CountPass:
+        """Returns a counting pass, see `Passes`."""
+        return count_row_values(self.usable, self.strategy.bounds[name], bounds)
 
     def cases(self) -> Cases:
-        """See `Passes`."""
+        """Counts cases, see `Passes`."""
         return kendall_cases(self.usable)
 
-    def wanted(self, bounds: Bounds) -> Wanted:
-        """See `Passes`."""
+    def top(self, bounds: Bounds) -> TopComparisons:
+        """Returns the top comparisons, see `Passes`."""
         config, spread = self.config, self.config.diversity != "none"
         comparisons_of = self.strategy.comparisons
         if self.strategy.settings:
@@ -126,20 +126,20 @@ class RowPasses:
                 texts = row.get("completions")
                 for priority, c in comparisons_of(row, bounds, self.seed):
                     if texts is None or texts[c.first] != texts[c.second]:
-                        yield priority, c, diversity.source(row, c) if spread else None, number
+                        yield priority, c, diversity.embedding_source(row, c) if spread else None, number
 
         best = heapq.nsmallest(_pool(config), ranked(), key=itemgetter(0))
-        return Wanted(best, self.usable.seen, self.usable.skipped)
+        return TopComparisons(best, self.usable.seen, self.usable.skipped)
 
 
 def choose(passes: Passes, config: SelectionConfig) -> Selection:
-    """Finds the thresholds, then the most wanted comparisons, in as many passes as that takes.
+    """Computes the thresholds, then selects the top comparisons.
 
     Raises:
         UserError: see `select`.
     """
     bounds, report = _bounds(passes, config)
-    best, seen, skipped = passes.wanted(bounds)
+    best, seen, skipped = passes.top(bounds)
     if not best:
         raise NothingSelected(
             f"strategy {config.strategy} selected nothing from {seen} prompts ({skipped} of them "
@@ -149,21 +149,21 @@ def choose(passes: Passes, config: SelectionConfig) -> Selection:
     for _, comparison, _, row in best:
         if rows.setdefault(comparison.prompt_id, row) != row:
             raise UserError(
-                f"prompt id {comparison.prompt_id!r} stands for two rows, so nobody can tell which answers are meant; "
-                "give the prompts of each file ids of their own"
+                f"prompt id {comparison.prompt_id!r}: expected one row, got two, so its answers are ambiguous; "
+                "use unique prompt ids across files"
             )
     if config.diversity != "none":
-        places = diversity.places([where for _, _, where, _ in best])
-        best = [best[position] for position in diversity.k_centre(places, config.budget)]
+        vectors = diversity.embed([source for _, _, source, _ in best])
+        best = [best[position] for position in diversity.k_centre(vectors, config.budget)]
     about = {"strategy": config.strategy, "prompts": seen, "degenerate": skipped, "bounds": bounds}
     return Selection([comparison for _, comparison, *_ in best], about | report)
 
 
 def columns_to_read(config: SelectionConfig, present: Iterable[str]) -> list[str]:
-    """The columns of a table that a selection reads.
+    """Returns the columns of a table that a selection reads.
 
     Raises:
-        UserError: one is missing; the message says how to get it.
+        UserError: a column is missing; the message names the command that adds it.
     """
     present = list(present)
     needed = (*ALWAYS, *STRATEGIES[config.strategy].needs)
@@ -175,12 +175,12 @@ def columns_to_read(config: SelectionConfig, present: Iterable[str]) -> list[str
 
 
 def _pool(config: SelectionConfig) -> int:
-    """How many comparisons are kept, for diversity to choose from."""
+    """Returns the number of top comparisons to keep, from which diversity selects."""
     return config.budget * (config.diversity_pool if config.diversity != "none" else 1)
 
 
 def _bounds(passes: Passes, config: SelectionConfig) -> tuple[Bounds, dict[str, Any]]:
-    """The strategy's thresholds as numbers, each from those before it, and what is to be said about them."""
+    """Returns the strategy's thresholds as numbers, each computed from the earlier ones, and a report about them."""
     bounds: Bounds = {}
     report: dict[str, Any] = {}
     for name in STRATEGIES[config.strategy].bounds:

@@ -1,8 +1,8 @@
-"""Comparisons that are not all about the same thing: greedy k-centre among the most wanted ones.
+"""Diversity of comparisons: greedy k-centre among the top comparisons.
 
-Whatever else is near a comparison that was chosen already can wait. The first centre is the most wanted comparison, and
-each further one is that which lies farthest from all before it (Gonzalez 1985; Sener and Savarese 2018, arXiv
-1708.00489, for what to label). The centres cover the pool at most twice as badly as the best ones could.
+The first centre is the comparison with the highest priority. Each further centre is the comparison farthest from all
+earlier ones (Gonzalez 1985; for active learning Sener and Savarese 2018, arXiv 1708.00489). The covering radius is at
+most twice the optimum.
 """
 
 import re
@@ -17,24 +17,24 @@ from shfcas.selection.protocol import Comparison, Row
 from shfcas.utils.errors import UserError
 
 DIVERSITIES = ("none", "k_centre")
-COLUMNS = ("embeddings", "prompt")  # the first that there is says where a comparison lies
+COLUMNS = ("embeddings", "prompt")  # sources of embeddings; the first existing column is used
 WORD_BINS = 256
 
 
-def source(row: Row, comparison: Comparison) -> Any:
-    """What a comparison's place is made of: embeddings of the prompt or of both answers, or else the prompt."""
+def embedding_source(row: Row, comparison: Comparison) -> Any:
+    """Returns the embeddings of the prompt or of both answers; without embeddings, the prompt."""
     embeddings = row.get("embeddings")
     if embeddings is None:
         if row.get("prompt") is None:
-            raise UserError("diversity k_centre: the table has neither column embeddings nor prompt")
+            raise UserError("diversity k_centre: expected a column embeddings or prompt, got neither")
         return row["prompt"]
     if embeddings and isinstance(embeddings[0], list):
         return [embeddings[comparison.first], embeddings[comparison.second]]
     return embeddings
 
 
-def words(text: str) -> np.ndarray:
-    """A bag of words, hashed into 256 signed bins (Weinberger et al. 2009, arXiv 0902.2206), float32."""
+def hash_words(text: str) -> np.ndarray:
+    """Hashes a bag of words into 256 signed bins (Weinberger et al. 2009, arXiv 0902.2206), float32."""
     bins = np.zeros(WORD_BINS, np.float32)
     for word in re.findall(r"\w+", text.lower()):
         number = zlib.crc32(word.encode())
@@ -42,27 +42,29 @@ def words(text: str) -> np.ndarray:
     return bins
 
 
-def places(sources: Sequence[Any]) -> np.ndarray:
-    """Where comparisons lie, one row each, float32: vectors of length 1, or 0 where there is nothing to go by.
+def embed(sources: Sequence[Any]) -> np.ndarray:
+    """Returns one float32 unit vector per comparison, or 0 for an empty source.
 
-    The place of a comparison with embeddings of its answers is their mean direction.
+    The vector of a comparison with embeddings of its answers is their mean direction.
 
     Raises:
-        UserError: embeddings of different lengths, or that are not numbers.
+        UserError: embeddings have different lengths, or contain values that are not numbers.
     """
     vectors = []
     for given in sources:
         if isinstance(given, str) or (given and isinstance(given[0], dict)):
-            vectors.append(words(plain_text(given)))
+            vectors.append(hash_words(plain_text(given)))
         else:
             try:
                 rows = np.atleast_2d(np.array(given, np.float32))
             except ValueError:
-                raise UserError("column embeddings: lists of different lengths in one row") from None
+                raise UserError(
+                    "column embeddings: expected lists of equal length, got different ones in a row"
+                ) from None
             vectors.append(_unit(rows).mean(axis=0))
     lengths = sorted({len(vector) for vector in vectors})
     if len(lengths) > 1:
-        raise UserError(f"column embeddings: lengths {', '.join(map(str, lengths))} in one table; expected one")
+        raise UserError(f"column embeddings: expected one length per table, got {', '.join(map(str, lengths))}")
     found = np.stack(vectors)
     if not np.isfinite(found).all():
         raise UserError("column embeddings: a value is not a number")
@@ -75,11 +77,11 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 
 
 def k_centre(vectors: np.ndarray, count: int) -> list[int]:
-    """Positions of the centres, in the order in which they were chosen; of equally far ones the first.
+    """Returns the positions of the centres, in order of selection; of equally distant ones, the first.
 
     Args:
-        vectors: (P, D), the most wanted first.
-        count: how many; all P if it is larger. Time is O(count P D).
+        vectors: (P, D), in order of priority.
+        count: number of centres, at most P. Time is O(count P D).
 
     >>> k_centre(np.array([[0.0], [1.0], [10.0], [11.0]]), 3)
     [0, 3, 1]
@@ -91,7 +93,7 @@ def k_centre(vectors: np.ndarray, count: int) -> list[int]:
     while len(chosen) < min(count, len(vectors)):
         chosen.append(centre)
         distances = squares + squares[centre] - 2 * (vectors @ vectors[centre])
-        nearest = np.minimum(nearest, np.maximum(distances.round(5), 0))  # rounding must not part twins
-        nearest[centre] = -1  # chosen, and never again
+        nearest = np.minimum(nearest, np.maximum(distances.round(5), 0))  # rounded: duplicates have distance 0
+        nearest[centre] = -1  # never select it again
         centre = int(nearest.argmax())
     return chosen

@@ -1,10 +1,10 @@
-"""Prompts whose Kendall distance is more than chance, at a false-discovery rate.
+"""Prompts with a Kendall distance above chance, at a given false-discovery rate.
 
-If reward model and policy ordered the answers of a prompt independently, without ties, every order would be as likely
-as any other, and the number of discordant pairs would be that of the inversions of a random permutation, whose
-distribution the Mahonian numbers give. A prompt's p-value is the probability of at least as many: one-sided, for
-only a high distance is a conflict. Ties count as neither order, so they make a distance smaller and the test
-stricter. The step-up procedure of Benjamini and Hochberg (1995) then says how small a p-value has to be.
+Null hypothesis: reward model and policy order the answers of a prompt independently, without ties. Then every order is
+equally likely, and the number of discordant pairs is the number of inversions of a random permutation. The Mahonian
+numbers give its distribution. A prompt's p-value is the probability of at least as many discordant pairs. The test is
+one-sided, since only a high distance is a conflict. Ties are not discordant, so they reduce the distance and make the
+test stricter. The step-up procedure of Benjamini and Hochberg (1995) gives the threshold for the p-values.
 """
 
 import logging
@@ -23,11 +23,11 @@ logger = logging.getLogger(__name__)
 
 AUTO = "auto"
 Cases = Counter[tuple[int, float]]
-LARGEST = "kendall_pvalue"  # among the bounds: the largest p-value of a prompt that is asked about
+LARGEST = "kendall_pvalue"  # key of the bounds: the largest p-value of a selected prompt
 
 
 def pvalue(answers: int, distance: float) -> float:
-    """P(at least this Kendall distance) of unrelated orders of so many answers.
+    """Returns P(at least this Kendall distance) for unrelated orders of this many answers.
 
     >>> round(pvalue(3, 2 / 3), 4), pvalue(8, 0.0)
     (0.5, 1.0)
@@ -41,18 +41,18 @@ def _pvalue(answers: int, discordant: int) -> float:
 
 
 def disagrees(row: Row, bounds: Bounds) -> bool:
-    """Whether a prompt passes the threshold of the Kendall distance, be it a number or `auto`."""
+    """Returns whether a prompt passes the threshold of the Kendall distance, a number or `auto`."""
     if LARGEST in bounds:
         return pvalue(len(row["pacs"]), row["kendall_distance"]) <= bounds[LARGEST]
     return row["kendall_distance"] >= bounds["kendall_threshold"]
 
 
 def benjamini_hochberg(pvalues: Counter[float], level: float) -> tuple[float, int]:
-    """The largest p-value that is rejected, and how many are; (-1, 0) if none is.
+    """Returns the largest rejected p-value and the number of rejections; (-1, 0) without rejections.
 
     Args:
-        pvalues: how often each p-value occurs.
-        level: what share of the rejected may be expected to be false.
+        pvalues: frequency of each p-value.
+        level: false-discovery rate, the expected fraction of false rejections.
 
     >>> benjamini_hochberg(Counter([0.01, 0.02, 0.04, 0.9]), 0.05)
     (0.02, 2)
@@ -66,23 +66,23 @@ def benjamini_hochberg(pvalues: Counter[float], level: float) -> tuple[float, in
 
 
 def kendall_cases(rows: Iterable[Row]) -> Cases:
-    """How often each number of answers and Kendall distance occurs; counts of parts of a table add up."""
+    """Counts each combination of number of answers and Kendall distance; counts of parts of a table can be added."""
     return Counter((len(row["pacs"]), row["kendall_distance"]) for row in rows)
 
 
 def kendall_report(seen: Cases, level: float) -> dict[str, Any]:
-    """Which prompts disagree more than chance, in one pass and in memory that the number of rows does not matter to.
+    """Reports which prompts disagree more than chance; memory does not grow with the number of rows.
 
     Args:
         seen: the cases of the usable prompts.
         level: the false-discovery rate.
 
     Returns:
-        `false_discovery_rate`: the level, which bounds the expected share, among the chosen prompts, of those whose
-        orders are unrelated, if prompts are independent. `expected_false_discovery_rate`: how many prompts would pass
-        if the orders of all were unrelated, over how many did; at most the level. `prompts` and `chosen`: how many
-        were tested and chosen. `largest_pvalue` of the chosen (-1: none), `smallest_pvalue` of all, and `distances`:
-        for each number of answers the least Kendall distance that was chosen.
+        `false_discovery_rate`: the level. For independent prompts, it bounds the expected fraction of chosen prompts
+        with unrelated orders. `expected_false_discovery_rate`: expected number of passing prompts if all orders were
+        unrelated, divided by the actual number; at most the level. `prompts` and `chosen`: number of tested and chosen
+        prompts. `largest_pvalue` of the chosen (-1: none), `smallest_pvalue` of all, and `distances`: the smallest
+        chosen Kendall distance for each number of answers.
     """
     pvalues: Counter[float] = Counter()
     for case, times in seen.items():
@@ -104,7 +104,7 @@ def kendall_report(seen: Cases, level: float) -> dict[str, Any]:
 
 
 def kendall_bound(seen: Cases, level: float) -> tuple[Bounds, dict[str, Any]]:
-    """The bound that `auto` stands for, and the report about it, which is logged too.
+    """Computes the bound for `auto` and its report, and logs the report.
 
     Raises:
         UserError: no prompt disagrees more than chance.
@@ -114,7 +114,7 @@ def kendall_bound(seen: Cases, level: float) -> tuple[Bounds, dict[str, Any]]:
         raise UserError(
             f"kendall_threshold auto: none of {found['prompts']} prompts disagrees more than chance at a "
             f"false-discovery rate of {level:g} (smallest p-value {found['smallest_pvalue']:.2g}); raise "
-            "false_discovery_rate, sample more answers a prompt, or give a number or a quantile"
+            "false_discovery_rate, sample more answers per prompt, or set a number or a quantile"
         )
     logger.info(
         "kendall_threshold auto: %d of %d prompts disagree more than chance; expected false-discovery rate %.3g, at "

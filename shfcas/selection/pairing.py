@@ -1,4 +1,4 @@
-"""Which of a prompt's answers meet: four ways to pair them, and every pair by a score."""
+"""Pairing of a prompt's answers: four ways to pair them, and all pairs ranked by a score."""
 
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -19,9 +19,9 @@ def opposed_pairs(row: Row, answers: list[int], seed: int = 0) -> Iterator[Compa
 
 
 def adjacent_pairs(row: Row, answers: list[int], seed: int = 0) -> Iterator[Comparison]:
-    """Pairs neighbours in the order of PACS, each answer once, the pairs of greatest abs(PACS) first.
+    """Pairs neighbours in the order of PACS, each answer once, pairs with the largest abs(PACS) first.
 
-    Of an odd number of answers the one of least abs(PACS) meets nobody.
+    With an odd count, the answer with the smallest abs(PACS) stays unpaired.
     """
     pacs = row["pacs"]
     order = sorted(answers, key=pacs.__getitem__, reverse=True)
@@ -40,7 +40,7 @@ def shuffled_pairs(row: Row, answers: list[int], seed: int = 0) -> Iterator[Comp
 
 
 def crossed_pairs(row: Row, answers: list[int], seed: int = 0) -> Iterator[Comparison]:
-    """Every pair of these answers, most opposed PACS first."""
+    """Yields every pair of these answers, most opposed PACS first."""
     pacs = row["pacs"]
     pairs = combinations(sorted(answers, key=pacs.__getitem__, reverse=True), 2)
     for high, low in sorted(pairs, key=lambda pair: pacs[pair[1]] - pacs[pair[0]]):
@@ -56,26 +56,26 @@ PAIRINGS: dict[str, Callable[[Row, list[int], int], Iterator[Comparison]]] = {
 
 
 def all_pairs(row: Row) -> Iterator[Comparison]:
-    """Every pair of answers of one prompt."""
+    """Yields every pair of answers of one prompt."""
     for first, second in combinations(range(len(row["pacs"])), 2):
         yield Comparison(row["prompt_id"], first, second)
 
 
 @cache
 def pair_positions(answers: int) -> tuple[np.ndarray, np.ndarray]:
-    """First and second positions of all pairs of so many answers, in the order of `all_pairs`."""
+    """Returns the first and second positions of all pairs of this many answers, in the order of `all_pairs`."""
     return np.triu_indices(answers, 1)
 
 
 def scored_pairs(row: Row, scores: np.ndarray, seed: int) -> Iterator[tuple[Priority, Comparison]]:
-    """Every pair of answers of one prompt, the highest score first.
+    """Yields every pair of answers of one prompt, highest score first.
 
-    Where scores are equal, prompts take turns in a random order.
+    Among equal scores, prompts take turns in a random order.
 
     Args:
         row: the prompt.
-        scores: (C(N, 2),), one a pair, in the order of `all_pairs`.
-        seed: decides among equal scores.
+        scores: (C(N, 2),), one per pair, in the order of `all_pairs`.
+        seed: seed of the order of equal scores.
     """
     prompt, chance = row["prompt_id"], derive_seed("ties", seed, row["prompt_id"], bits=64)
     firsts, seconds = pair_positions(len(row["pacs"]))

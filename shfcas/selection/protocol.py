@@ -1,4 +1,4 @@
-"""What a strategy is: a pure function of one row that gives comparisons of its answers a priority."""
+"""Protocol of strategies: a strategy is a pure function of one row that assigns priorities to comparisons."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 Row = dict[str, Any]
 Bounds = dict[str, float]
-Priority = Any  # what compares: the least is asked first; unique among the comparisons of a table
+Priority = Any  # sortable: the smallest is first; unique among the comparisons of a table
 Ranked = Iterable[tuple[Priority, "Comparison"]]
 
 
@@ -26,15 +26,15 @@ class Comparison:
 
 
 class Strategy(NamedTuple):
-    """How comparisons are chosen.
+    """Acquisition strategy.
 
     Attributes:
-        comparisons: a row's comparisons with their priorities, from the row, the bounds and the seed; `settings`
-            come by keyword.
-        bounds: thresholds by their names in `SelectionConfig`, each with the values of a row that a quantile is
-            taken over, from the row and the bounds before it.
-        needs: columns that it reads besides `prompt_id`, `pacs` and `degenerate`.
-        settings: fields of `SelectionConfig` that it is given.
+        comparisons: function of row, bounds, seed and `settings` (as keywords) that returns a row's comparisons with
+            their priorities.
+        bounds: thresholds by their names in `SelectionConfig`. Each has a function of row and earlier bounds that
+            returns a row's values for a quantile.
+        needs: columns that it reads in addition to `prompt_id`, `pacs` and `degenerate`.
+        settings: fields of `SelectionConfig` that it takes.
     """
 
     comparisons: Callable[..., Ranked]

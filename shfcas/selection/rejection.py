@@ -1,4 +1,4 @@
-"""Statistical rejection sampling: which answers are as if drawn from a policy that follows the reward."""
+"""Statistical rejection sampling: answers as if sampled from a policy optimised for the reward."""
 
 from collections.abc import Sequence
 
@@ -6,27 +6,27 @@ import numpy as np
 
 
 def rejection_sample(rewards: Sequence[float], num_samples: int, beta: float, rng: np.random.Generator) -> list[int]:
-    """Chooses candidates so that those of pi_ref become, nearly, draws from pi_ref exp(r / beta).
+    """Accepts candidates from pi_ref so that they are approximately samples from pi_ref exp(r / beta).
 
-    The candidates are visited in a random order, again and again until there are enough. Each is accepted, once,
-    with probability exp((r - r_max) / beta), r_max being the best reward among those still there at the beginning
-    of a pass (algorithm 1 of Liu et al. 2023). A small beta takes the best ones, a large one any; the more
-    candidates there are for each accepted one, the closer to the target.
+    Candidates are visited in a random order, repeatedly until enough are accepted. Each is accepted, at most once, with
+    probability exp((r - r_max) / beta), where r_max is the best reward among those left at the beginning of a pass
+    (algorithm 1 of Liu et al. 2023). A small beta accepts the best candidates, a large beta any. More candidates per
+    accepted one approximate the target better.
 
     Args:
-        rewards: one a candidate.
-        num_samples: how many to accept.
-        beta: the temperature, in the unit of the rewards.
-        rng: decides.
+        rewards: one per candidate.
+        num_samples: number of candidates to accept.
+        beta: the temperature, in units of the reward.
+        rng: random number generator.
 
     Returns:
         Positions of the accepted candidates, in the order in which they were accepted.
 
     Raises:
-        ValueError: there are fewer candidates than are to be accepted, or beta is not positive.
+        ValueError: there are fewer candidates than num_samples, or beta is not positive.
     """
     if num_samples > len(rewards):
-        raise ValueError(f"{num_samples} candidates cannot be accepted of {len(rewards)}")
+        raise ValueError(f"num_samples: expected at most the number of candidates, {len(rewards)}, got {num_samples}")
     if beta <= 0:
         raise ValueError(f"beta: expected above 0, got {beta}")
     values = np.asarray(rewards, dtype=float)

@@ -1,4 +1,4 @@
-"""Strategies that look at the rewards alone: margins, an ensemble's variance, rejection sampling."""
+"""Strategies based only on rewards: margins, an ensemble's variance, rejection sampling."""
 
 from collections.abc import Iterator
 
@@ -11,33 +11,33 @@ from shfcas.utils.seeds import derive_seed
 
 
 def _margins(row: Row) -> np.ndarray:
-    """Absolute reward differences of all pairs, (C(N, 2),)."""
+    """Returns the absolute reward differences of all pairs, (C(N, 2),)."""
     rewards = np.array(row["rewards"], float)
     firsts, seconds = pair_positions(len(rewards))
     return np.abs(rewards[firsts] - rewards[seconds])
 
 
 def reward_margin(row: Row, bounds: Bounds, seed: int) -> Iterator[tuple[Priority, Comparison]]:
-    """Pairs whose rewards lie farthest apart: a label corrects the reward model most where it is surest and wrong.
+    """Ranks pairs by reward difference, largest first: a label helps most where the model is confident but wrong.
 
-    Muldrew et al. 2024 (arXiv 2402.08114) rank pairs so, with DPO's implicit reward.
+    Muldrew et al. 2024 (arXiv 2402.08114) rank pairs this way, with DPO's implicit reward.
     """
     return scored_pairs(row, _margins(row), seed)
 
 
 def least_margin(row: Row, bounds: Bounds, seed: int) -> Iterator[tuple[Priority, Comparison]]:
-    """Pairs whose rewards lie closest together, where the reward model is least decided.
+    """Ranks pairs by reward difference, smallest first, where the reward model is least certain.
 
-    Uncertainty sampling (Lewis and Gale 1994, arXiv cmp-lg/9407020): the Bradley-Terry probability nearest to 0.5.
+    Uncertainty sampling (Lewis and Gale 1994, arXiv cmp-lg/9407020): Bradley-Terry probabilities closest to 0.5.
     """
     return scored_pairs(row, -_margins(row), seed)
 
 
 def reward_variance(row: Row, bounds: Bounds, seed: int) -> Iterator[tuple[Priority, Comparison]]:
-    """Pairs with the greatest sum of both variances over an ensemble (Gleave and Irving 2022, arXiv 2203.07472).
+    """Ranks pairs by the sum of both variances over an ensemble (Gleave and Irving 2022, arXiv 2203.07472).
 
-    The sum is the variance of the reward difference where the members' errors about both answers are independent.
-    What the members disagree about for the whole prompt is part of it; `infomax` and `bald` are free of that.
+    The sum is the variance of the reward difference if the members' errors about both answers are independent. It
+    includes disagreement about the prompt as a whole, which `infomax` and `bald` exclude.
     """
     variances = np.array(row["reward_variances"], float)
     firsts, seconds = pair_positions(len(variances))
@@ -47,11 +47,11 @@ def reward_variance(row: Row, bounds: Bounds, seed: int) -> Iterator[tuple[Prior
 def rso(
     row: Row, bounds: Bounds, seed: int, *, rso_samples: int = 4, rso_beta: float = 0.5
 ) -> Iterator[tuple[Priority, Comparison]]:
-    """Pairs of answers that survive rejection sampling by their rewards (Liu et al. 2023, arXiv 2309.06657).
+    """Pairs answers accepted by rejection sampling on their rewards (Liu et al. 2023, arXiv 2309.06657).
 
-    Of each prompt `rso_samples` answers are accepted as if they came from pi exp(reward / beta), and neighbours in
-    the order of acceptance, which is random, meet: the paper's first-round ranking, with people in the place of
-    its ranking model. Prompts take turns in a random order.
+    Per prompt, `rso_samples` answers are accepted as if sampled from pi exp(reward / beta). Neighbours in the random
+    order of acceptance form pairs. This is the paper's first-round ranking, with annotators instead of its ranking
+    model. Prompts take turns in a random order.
     """
     prompt = row["prompt_id"]
     rng = np.random.default_rng(derive_seed("rso pairs", seed, prompt, bits=63))

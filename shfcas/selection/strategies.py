@@ -1,4 +1,4 @@
-"""The strategies by name; docs/strategies.md describes them in a table."""
+"""Strategies by name; docs/strategies.md describes them in a table."""
 
 from shfcas.selection.committee import bald, disagreement, double_thompson, infomax
 from shfcas.selection.conflict import (

@@ -1,4 +1,4 @@
-"""Thresholds as numbers, or as quantiles of the values in a table of any size."""
+"""Thresholds, given as numbers or as quantiles of the values in a table of any size."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -8,7 +8,7 @@ import numpy as np
 
 from shfcas.selection.protocol import Bounds, Row
 from shfcas.utils.config import unexpected
-from shfcas.utils.quantiles import Counted, Counts, Window, count, quantile
+from shfcas.utils.quantiles import CountPass, Counts, Window, count_prefixes, quantile
 
 CHUNK = 1 << 16
 
@@ -34,22 +34,24 @@ def parse_threshold(text: str | float, name: str = "threshold") -> tuple[float, 
     return number, is_quantile
 
 
-def threshold(text: str | float, values: np.ndarray | Counted) -> float:
-    """A threshold given as a number, or as a quantile of the values: an array, or what counts them."""
+def threshold(text: str | float, values: np.ndarray | CountPass) -> float:
+    """Returns a threshold as a number; a quantile is computed from an array of values or a counting pass."""
     number, is_quantile = parse_threshold(text)
     if not is_quantile:
         return number
-    counted: Counted = values if callable(values) else lambda window: [count(values, window)]
-    found = quantile(counted, number)
+    count_pass: CountPass = values if callable(values) else lambda window: [count_prefixes(values, window)]
+    found = quantile(count_pass, number)
     return math.inf if math.isnan(found) else found
 
 
-def counted_rows(rows: Iterable[Row], values: Callable[[Row, Bounds], Iterable[float]], bounds: Bounds) -> Counted:
-    """Counts the values of all rows, which are gone through anew in each pass."""
+def count_row_values(
+    rows: Iterable[Row], values: Callable[[Row, Bounds], Iterable[float]], bounds: Bounds
+) -> CountPass:
+    """Returns a pass that counts the values of all rows; each call iterates over the rows again."""
 
-    def counted(window: Window) -> Iterator[Counts]:
+    def count_pass(window: Window) -> Iterator[Counts]:
         every = (value for row in rows for value in values(row, bounds))
         while len(chunk := np.fromiter(islice(every, CHUNK), float)):
-            yield count(chunk, window)
+            yield count_prefixes(chunk, window)
 
-    return counted
+    return count_pass

@@ -1,4 +1,4 @@
-"""The rows that a strategy sees: those with its columns, whose conflict means something."""
+"""Usable rows of a strategy: rows that have its columns and a meaningful conflict."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -21,17 +21,17 @@ MAKERS = {
     "member_rewards": ENSEMBLE,
 }
 ALWAYS = ("prompt_id", "pacs", "degenerate")
-NUMBERS = ("rewards", "reward_variances", "member_rewards")  # for each answer; PACS says nothing of a NaN in them
+NUMBERS = ("rewards", "reward_variances", "member_rewards")  # per answer; PACS does not show a NaN in them
 
 
 def is_usable(row: Row) -> bool:
-    """Whether a prompt's conflict means something: not degenerate, no NaN, at least two answers."""
-    pacs = row["pacs"]  # a NaN or an infinity among them makes their sum one
+    """Returns whether a prompt's conflict is meaningful: not degenerate, no NaN, at least two answers."""
+    pacs = row["pacs"]  # a NaN or an infinity makes the sum not finite
     return not row["degenerate"] and len(pacs) > 1 and math.isfinite(sum(pacs))
 
 
 def check_columns(strategy: str, names: Iterable[str], present: Iterable[str]) -> None:
-    """Says which column a table, or a row of it, lacks, and how to get it."""
+    """Checks that a table or row has the columns; the error names the command that adds a missing one."""
     present = set(present)
     for name in names:
         if name not in present:
@@ -40,17 +40,17 @@ def check_columns(strategy: str, names: Iterable[str], present: Iterable[str]) -
 
 
 class UsableRows:
-    """The rows of a table that a strategy can choose from, gone through anew each time.
+    """Iterable over the rows of a table that a strategy can use.
 
     Args:
         rows: all rows.
         name: the strategy's name, for errors.
-        strategy: says which columns there have to be.
+        strategy: strategy with the needed columns.
 
     Attributes:
-        seen: rows in the last complete pass.
-        skipped: of these, those that were not usable.
-        checked: whether a pass has found every column in every row, so that the next ones need not look.
+        seen: number of rows in the last complete pass.
+        skipped: number of these rows that were not usable.
+        checked: whether a pass has found every column in every row, so that later passes skip the check.
     """
 
     def __init__(self, rows: Iterable[Row], name: str, strategy: Strategy) -> None:
@@ -61,10 +61,10 @@ class UsableRows:
         self.checked = False
 
     def __iter__(self) -> Iterator[Row]:
-        """The usable rows.
+        """Yields the usable rows.
 
         Raises:
-            UserError: a row lacks a column, or has null there, or a column has another length than the answers.
+            UserError: a row lacks a column or has null there, or the length of a column is not the number of answers.
         """
         needed, numbers = () if self.checked else self.needed, self.numbers
         seen = skipped = 0
@@ -73,10 +73,10 @@ class UsableRows:
             if needed and None in map(row.get, needed):
                 check_columns(self.name, needed, row)
                 name = next(name for name in needed if row[name] is None)
-                raise UserError(f"prompt {row['prompt_id']!r}, column {name}: null; {MAKERS.get(name, 'give it one')}")
+                raise UserError(f"prompt {row['prompt_id']!r}, column {name}: null; {MAKERS.get(name, 'set a value')}")
             try:
                 usable = is_usable(row) and (not numbers or _is_complete(row, numbers))
-            except TypeError:  # of arithmetic with None
+            except TypeError:  # arithmetic with None
                 for name in ("pacs", *numbers):
                     if None in row[name] or any(isinstance(v, list) and None in v for v in row[name]):
                         raise UserError(f"prompt {row['prompt_id']!r}, column {name}: a value is null") from None
@@ -89,12 +89,12 @@ class UsableRows:
 
 
 def _is_complete(row: Row, columns: Iterable[str]) -> bool:
-    """Whether all numbers of these columns are numbers."""
+    """Returns whether all values of these columns are finite."""
     for name in columns:
         values = row[name]
         if len(values) != len(row["pacs"]):
             raise UserError(
-                f"prompt {row['prompt_id']!r}: {len(values)} values in column {name} for {len(row['pacs'])} answers"
+                f"prompt {row['prompt_id']!r}, column {name}: expected {len(row['pacs'])} values, got {len(values)}"
             )
         flat = chain.from_iterable(values) if isinstance(values[0], list) else values
         if not all(map(math.isfinite, flat)):

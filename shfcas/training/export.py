@@ -1,4 +1,4 @@
-"""Prompts, reward model and policy as verl and OpenRLHF read them: reinforcement learning on many nodes is theirs."""
+"""Export of prompts, reward model and policy to verl and OpenRLHF, for reinforcement learning on many nodes."""
 
 import logging
 from collections.abc import Sequence
@@ -16,16 +16,16 @@ from shfcas.utils.errors import UserError
 logger = logging.getLogger(__name__)
 
 ENGINES = ("verl", "openrlhf")
-PROBES = ("Yes.", "I do not know, and I would rather not guess.")  # answers that are scored in both ways
+PROBES = ("Yes.", "I do not know, and I would rather not guess.")  # answers scored by shfcas and as the engine does
 PROBED_PROMPTS = 8
-TOLERANCE = 1e-3  # of rewards, relative above 1
+TOLERANCE = 1e-3  # allowed difference of rewards, relative above 1
 
 
 def prompt_rows(engine: str, prompts: Sequence[dict[str, Any]], split: str) -> list[dict[str, Any]]:
-    """Rows of a prompt file; text prompts become one user message, since both apply the policy's template.
+    """Returns the rows of a prompt file; text prompts become one user message, since both apply the policy's template.
 
-    verl reads `data_source`, `prompt`, `ability`, `reward_model` and `extra_info`; OpenRLHF the column that
-    `--input_key` names, here `input`, that of `--label_key`, here `label`, and `datasource`.
+    verl reads `data_source`, `prompt`, `ability`, `reward_model` and `extra_info`. OpenRLHF reads the columns of
+    `--input_key`, here `input`, and `--label_key`, here `label`, and `datasource`.
     """
     rows = []
     for index, row in enumerate(prompts):
@@ -46,7 +46,7 @@ def prompt_rows(engine: str, prompts: Sequence[dict[str, Any]], split: str) -> l
 
 
 def write_prompts(engine: str, path: Path, prompts: Sequence[dict[str, Any]]) -> None:
-    """Writes a prompt file, named by its split."""
+    """Writes a prompt file, whose name is its split."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -64,20 +64,21 @@ def export(
     cost_model: bool = False,
     chat_template: str | None = None,
 ) -> dict[str, Any]:
-    """Writes `train.parquet`, `test.parquet` where there are held-out prompts, `policy` and `reward_model`.
+    """Writes `train.parquet`, `test.parquet` (with held-out prompts), `policy` and `reward_model`.
 
     Args:
         engine: one of `ENGINES`.
-        output: a folder that is there.
+        output: an existing folder.
         prompts: rows with `prompt` and `prompt_id`.
-        policy: the policy to start from; an adapter is merged.
-        reward_model: the reward; of a cost model, the sign is turned.
+        policy: the initial policy; an adapter is merged.
+        reward_model: the reward model; the sign of a cost model is flipped.
         eval_prompts: held-out prompts.
-        cost_model: whether lower is better. A model whose configuration says so is turned without being told.
+        cost_model: whether lower is better. Models with a cost configuration are flipped automatically.
         chat_template: for a policy without one, see `shfcas.models.loading.load_policy`.
 
     Returns:
-        What was written, and by how much at most a reward differs when it is computed as the engine computes it.
+        Numbers of prompts, and the largest difference between rewards of shfcas and rewards as the engine computes
+        them.
 
     Raises:
         UserError: the engine cannot read the reward model, or not with this policy; the message says why.
@@ -93,8 +94,8 @@ def export(
     scorer, sign, bias = _plain_reward_model(reward_model, cost_model, engine)
     if engine == "openrlhf" and scorer.tokenizer.get_vocab() != policy_tokenizer.get_vocab():
         raise UserError(
-            f"OpenRLHF gives the policy's tokens to the reward model, and {reward_model} has another vocabulary than "
-            f"{policy}; train one on the policy's family (shfcas train-reward --model {policy}), or use verl"
+            f"{reward_model}: expected the vocabulary of {policy}, since OpenRLHF passes the policy's tokens to the "
+            f"reward model; train one on the policy's family (shfcas train-reward --model {policy}), or use verl"
         )
     _save_reward_model(output / "reward_model", scorer, sign, engine)
     asked = [row["prompt"] for row in prompts[:PROBED_PROMPTS] for _ in PROBES]
@@ -106,8 +107,8 @@ def export(
     difference = max(abs(a - b) / max(1.0, abs(a)) for a, b in zip(ours, theirs, strict=True))
     if difference > TOLERANCE:
         logger.warning(
-            "as %s lays out the text, rewards differ from those of shfcas by up to %.3g: the chat templates and end "
-            "tokens of policy and reward model decide; the reward model was not trained on that layout",
+            "with the input format of %s, rewards differ from those of shfcas by up to %.3g, because of chat templates "
+            "and end tokens; the reward model was not trained on that format",
             engine,
             difference,
         )
@@ -115,15 +116,15 @@ def export(
 
 
 def _plain_reward_model(name: str, cost_model: bool, engine: str) -> tuple[ModelScorer, int, float]:
-    """A decoder with a `score` head, the sign to turn it with, and the bias that the engines have no place for."""
+    """Returns a decoder with a `score` head, the sign of its reward, and its bias, which the engines do not support."""
     if ensemble_members(name):
-        raise UserError(f"{name} is an ensemble, and {engine} reads one model; train one with average_weights")
+        raise UserError(f"{name}: expected one model for {engine}, got an ensemble; train one with average_weights")
     model, tokenizer = load_reward_model(name)
     if not has_trained_head(name):
         raise UserError(f"{name} has no trained reward head; train one with: shfcas train-reward")
     if not isinstance(getattr(model, "score", None), torch.nn.Linear):
         raise UserError(
-            f"{engine} reads decoders with a head named score, and {type(model).__name__} is none: "
+            f"{name}: expected a decoder with a head named score for {engine}, got {type(model).__name__}: "
             "train a reward model on the policy's family"
         )
     if engine == "verl" and not tokenizer.chat_template:
@@ -131,12 +132,12 @@ def _plain_reward_model(name: str, cost_model: bool, engine: str) -> tuple[Model
     sign = -1 if cost_model or is_cost_model(name) else 1
     bias = 0.0 if model.score.bias is None else model.score.bias.item()
     if bias:
-        logger.warning("the head of %s adds %.4g to every reward; %s has no place for it: left out", name, bias, engine)
+        logger.warning("the bias of %s, %.4g, is dropped: %s does not support it", name, bias, engine)
     return ModelScorer(model, tokenizer), sign, bias
 
 
 def _save_reward_model(folder: Path, scorer: ModelScorer, sign: int, engine: str) -> None:
-    """Saves what `AutoModelForSequenceClassification` loads: num_labels 1, a head `score` without a bias."""
+    """Saves a model for `AutoModelForSequenceClassification`: num_labels 1, a head `score` without a bias."""
     from transformers import AutoModelForSequenceClassification
 
     config = scorer.model.config
@@ -155,7 +156,7 @@ def _save_reward_model(folder: Path, scorer: ModelScorer, sign: int, engine: str
 def _as_the_engine_scores(
     engine: str, folder: Path, *, policy_tokenizer: Any, prompts: list[Prompt], answers: list[str]
 ) -> list[float]:
-    """Rewards of answers, read as the engine lays them out; without the engine, which needs GPUs."""
+    """Computes rewards of answers in the engine's input format, without the engine, which needs GPUs."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -163,7 +164,7 @@ def _as_the_engine_scores(
     rewards = []
     for prompt, answer in zip(prompts, answers, strict=True):
         messages = as_messages(prompt)
-        if engine == "verl":  # the reward model's template, as text, then its tokenizer with what that adds
+        if engine == "verl":  # the reward model's template as text, then its tokenizer with special tokens
             text = render(tokenizer, [*messages, {"role": "assistant", "content": answer}])
             ids = tokenizer(text.removeprefix(tokenizer.bos_token or ""), verbose=False)["input_ids"]
         else:  # the policy's own tokens, and its end token

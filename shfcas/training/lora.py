@@ -19,16 +19,16 @@ class AdapterConfig(Options):
 
     @property
     def base_dtype(self) -> Any:
-        """Dtype that a model is loaded in for training; None is the device's dtype for inference.
+        """Returns the dtype of the base model for training; None uses the device's inference dtype.
 
-        All weights in bfloat16 would round small updates away; frozen ones do no harm under adapters.
+        Trainable weights in bfloat16 would round small updates to zero; frozen weights under adapters may be bfloat16.
         """
         import torch
 
         return None if self.r else torch.float32
 
     def peft_config(self, task: str = "CAUSAL_LM", dropout: bool = True) -> Any:
-        """Makes the peft configuration; None where all weights are trained."""
+        """Returns the peft configuration, or None if all weights are trained."""
         from peft import LoraConfig
 
         if self.r == 0:

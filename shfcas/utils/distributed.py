@@ -1,37 +1,37 @@
-"""Several processes that train one model, as `accelerate launch` starts them: who is who, and who writes."""
+"""Distributed training: several processes, started by `accelerate launch`, that train one model."""
 
 import os
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
 from shfcas.utils.errors import UserError
 
 Item = TypeVar("Item")
-TIMEOUT_MINUTES = 60  # that one process may wait for another
+TIMEOUT_MINUTES = 60  # maximum wait for another process
 
 
 def count() -> int:
-    """How many processes there are; 1 where nothing launched any."""
+    """Returns the number of processes; 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def index() -> int:
-    """Which of them this one is, from 0."""
+    """Returns the rank of this process, from 0."""
     return int(os.environ.get("RANK", "0"))
 
 
 def is_main() -> bool:
-    """Whether this is the one that writes files and prints results."""
+    """Returns whether this is the main process, which writes files and prints results."""
     return index() == 0
 
 
 def start() -> None:
-    """Connects the processes and gives each its GPU; does nothing where there is one process.
+    """Connects the processes and assigns each its GPU; does nothing for a single process.
 
     Raises:
-        UserError: the model is to be sharded, and there is no GPU. Accelerate would copy it instead, and not say so.
+        UserError: sharding was requested without a GPU. Accelerate would silently replicate the model instead.
     """
     if count() == 1 or torch.distributed.is_initialized():
         return
@@ -42,11 +42,11 @@ def start() -> None:
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(minutes=TIMEOUT_MINUTES))
     sharded = [name for name in ("FSDP", "DEEPSPEED") if os.environ.get(f"ACCELERATE_USE_{name}", "") == "true"]
     if sharded and state.distributed_type == DistributedType.MULTI_CPU:
-        raise UserError(f"{sharded[0]} needs GPUs, and there is none; use configs/accelerate/cpu-gloo.yaml here")
+        raise UserError(f"{sharded[0]}: expected GPUs, got none; use configs/accelerate/cpu-gloo.yaml on a CPU")
 
 
 def wait() -> None:
-    """Returns when all processes have come here."""
+    """Waits until all processes have reached this call."""
     if count() > 1:
         from accelerate import PartialState
 
@@ -54,12 +54,12 @@ def wait() -> None:
 
 
 def share(items: Sequence[Item]) -> Sequence[Item]:
-    """This process's consecutive share of the items; shares differ by one at most, and may be empty."""
+    """Returns this process's consecutive share of the items; shares differ by at most one item, and may be empty."""
     return items[len(items) * index() // count() : len(items) * (index() + 1) // count()]
 
 
-def gathered(items: Sequence[Item]) -> list[Item]:
-    """All processes' items, those of the first one first."""
+def gather(items: Sequence[Item]) -> list[Item]:
+    """Returns the items of all processes, in order of rank."""
     if count() == 1:
         return list(items)
     from accelerate.utils import gather_object
@@ -67,21 +67,21 @@ def gathered(items: Sequence[Item]) -> list[Item]:
     return gather_object(list(items))
 
 
-def divided(name: str, value: int) -> int:
-    """The part of a setting that falls to each process.
+def per_process(name: str, value: int) -> int:
+    """Returns a setting divided by the number of processes.
 
     Raises:
-        UserError: it cannot be divided equally.
+        UserError: the setting is not a multiple of the number of processes.
     """
     if value % count():
         raise UserError(
-            f"{name}={value} cannot be shared by {count()} processes: make it a multiple of that, or launch others"
+            f"{name}: expected a multiple of the number of processes, {count()}, got {value}; change either number"
         )
     return value // count()
 
 
-def lost(error: BaseException) -> bool:
-    """Whether an error says no more than that another process has ended."""
-    said: Any = str(error)
+def is_lost_peer(error: BaseException) -> bool:
+    """Returns whether an error only reports that another process has ended."""
+    message = str(error)
     signs = ("Connection closed by peer", "Connection reset by peer", "remote process has terminated")
-    return count() > 1 and isinstance(error, RuntimeError) and any(sign in said for sign in signs)
+    return count() > 1 and isinstance(error, RuntimeError) and any(sign in message for sign in signs)

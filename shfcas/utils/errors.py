@@ -1,12 +1,12 @@
-"""The errors that a user can cause and mend; the command line shows them as one line, without a traceback."""
+"""Errors that a user can cause and fix; the command line prints them as one line, without a traceback."""
 
 
 class UserError(ValueError):
-    """Something about the input, the models or the machine that the user can mend (exit code 1)."""
+    """A problem with the input, the models or the machine that the user can fix (exit code 1)."""
 
 
 class UsageError(UserError):
-    """A command, option or configuration key that does not exist or does not fit (exit code 2)."""
+    """A command, option or configuration key that does not exist or is not valid (exit code 2)."""
 
 
 class NothingSelected(UserError):

@@ -14,19 +14,21 @@ from typing import Any
 from shfcas.utils.errors import UserError
 
 
-def local(path: str | Path) -> Path:
-    """A path to write to, from its name.
+def local_path(path: str | Path) -> Path:
+    """Returns an output path as a Path.
 
     Raises:
-        UserError: it is a URL, which would become a folder named after its scheme.
+        UserError: the path is a URL, which would become a folder named after its scheme.
     """
     if "://" in str(path):
-        raise UserError(f"{path} is a URL, and outputs are files; name a path, and copy what is written there")
+        raise UserError(
+            f"{path}: expected a local path for the output, got a URL; write to a local path and copy the result"
+        )
     return Path(path)
 
 
 def fsync(path: Path) -> None:
-    """Waits until a file, or a folder's list of names, is on the disk."""
+    """Waits until a file, or the list of names of a folder, is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -35,7 +37,7 @@ def fsync(path: Path) -> None:
 
 
 def publish(partial: Path, final: Path) -> None:
-    """Makes a finished file or directory visible under its final name, durably (fsync, rename, fsync)."""
+    """Renames a finished file or directory to its final name, durably (fsync, rename, fsync)."""
     for path in sorted(partial.rglob("*")) if partial.is_dir() else []:
         if path.is_file():
             fsync(path)
@@ -46,10 +48,10 @@ def publish(partial: Path, final: Path) -> None:
 
 @contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Makes a folder if it is not there and works in it alone; the lock ends with the process at the latest.
+    """Creates a folder if needed and locks it for this process; the lock ends with the process at the latest.
 
     Raises:
-        UserError: another process is working in it.
+        UserError: another process has locked it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
@@ -58,7 +60,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
 
 def lock_file(lock: Any, folder: Path) -> None:
-    """Locks an open file, until it is closed; the error names the folder it stands for."""
+    """Locks an open file until it is closed; the error names the folder that the lock protects."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -67,7 +69,7 @@ def lock_file(lock: Any, folder: Path) -> None:
 
 @contextmanager
 def disk_errors(what: str) -> Iterator[None]:
-    """Turns a full disk or a missing permission into a clear error; what was finished before stays."""
+    """Turns a full disk or a missing permission into a UserError."""
     try:
         yield
     except UserError:
@@ -75,7 +77,7 @@ def disk_errors(what: str) -> Iterator[None]:
     except Exception as error:
         if _is_disk_full(error):
             raise UserError(
-                f"no space left on the disk while writing {what}; everything finished before is kept: "
+                f"no space left on the disk while writing {what}; all finished work is kept: "
                 "free some space and run the same command again"
             ) from error
         if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS):
@@ -84,7 +86,7 @@ def disk_errors(what: str) -> Iterator[None]:
 
 
 def _is_disk_full(error: Exception) -> bool:
-    """Also as the writers of safetensors and of torch's archives report it, which raise errors of their own."""
+    """Returns whether the disk is full; safetensors and torch archives report it with errors of their own."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     message = str(error)
@@ -94,16 +96,16 @@ def _is_disk_full(error: Exception) -> bool:
 _writer = ""
 
 
-def write_as(name: str) -> None:
-    """Names this process in its temporary files, where others may be writing the same file at the same time."""
+def set_writer_name(name: str) -> None:
+    """Adds a name to this process's temporary files, so that several processes can write the same file at once."""
     global _writer
     _writer = f".{name}"
 
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; on success it replaces `path`, on failure it is removed."""
-    path = local(path)
+    """Yields a temporary path next to `path`; on success it replaces `path`, on failure it is removed."""
+    path = local_path(path)
     partial = path.with_name(f".{path.name}{_writer}.partial")
     with disk_errors(str(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -126,7 +128,7 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Writes one JSON object a line, atomically."""
+    """Writes one JSON object per line, atomically."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
@@ -155,7 +157,7 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
 
 
 def parse_jsonl(lines: Iterable[str], where: str) -> Iterator[dict[str, Any]]:
-    """The objects of JSON lines, one after another; an error names the line."""
+    """Yields the objects of JSON lines; an error names the line."""
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -181,7 +183,11 @@ def read_parquet(path: str | Path) -> Any:
 
 
 def existing(path: str | Path) -> Path:
-    """Returns `path` as a Path, or says that it does not exist."""
+    """Returns `path` as a Path.
+
+    Raises:
+        UserError: it does not exist.
+    """
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path} does not exist")
@@ -189,7 +195,7 @@ def existing(path: str | Path) -> Path:
 
 
 def content_hash(path: str | Path) -> str:
-    """SHA-256 of a file, or of a directory's relative names and contents."""
+    """Returns the SHA-256 of a file, or of a directory's relative names and contents."""
     path = existing(path)
     digest = hashlib.sha256()
     for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
@@ -201,7 +207,7 @@ def content_hash(path: str | Path) -> str:
 
 
 def remove(path: Path) -> None:
-    """Removes a file or a directory tree if it is there."""
+    """Removes a file or a directory tree if it exists."""
     if path.is_dir():
         shutil.rmtree(path)
     else:

@@ -1,4 +1,4 @@
-"""Progress bars: on a terminal only, on stderr."""
+"""Progress bars, on stderr and only on a terminal."""
 
 import sys
 from collections.abc import Iterable
@@ -10,12 +10,12 @@ from shfcas.utils import distributed
 
 
 def progress(items: Iterable[Any] | None = None, desc: str = "", total: int | None = None) -> Any:
-    """A tqdm bar that is silent when stderr is not a terminal."""
+    """Returns a tqdm bar that is silent if stderr is not a terminal."""
     return tqdm(items, desc=desc, total=total, disable=not (sys.stderr.isatty() and distributed.is_main()), leave=False)
 
 
 def trainer_progress(desc: str) -> Any:
-    """A transformers callback that shows the steps of a training stage."""
+    """Returns a transformers callback that shows the steps of a training stage."""
     from transformers import TrainerCallback
 
     class Bar(TrainerCallback):

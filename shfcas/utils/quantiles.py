@@ -1,21 +1,21 @@
-"""Exact quantiles of more numbers than fit into memory, in a few passes over them and in constant memory."""
+"""Exact quantiles of more numbers than fit into memory, in a few passes and in constant memory."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
 
-STEP = 16  # bits of a number that a pass tells apart
-FEW = 1 << 18  # so many numbers are told apart by all of their bits
+STEP = 16  # additional leading bits counted per pass
+FEW_VALUES = 1 << 18  # up to this many remaining values, the next pass counts all bits
 
 
 class Window(NamedTuple):
-    """What a pass counts: numbers by their leading bits.
+    """Request of one pass: count the numbers with given leading bits by some more leading bits.
 
     Attributes:
-        known: so many leading bits are known.
-        prefixes: what these are in the numbers that count.
-        bits: so many leading bits are told apart.
+        known: number of leading bits already known.
+        prefixes: values of the known leading bits; other numbers are not counted.
+        bits: number of leading bits to count by.
     """
 
     known: int
@@ -23,27 +23,28 @@ class Window(NamedTuple):
     bits: int
 
 
-Counts = tuple[np.ndarray, np.ndarray]  # leading bits as uint64, ascending, and how often each occurs
-Counted = Callable[[Window], Iterable[Counts]]  # a pass over all numbers; counts of parts of them add up
+Counts = tuple[np.ndarray, np.ndarray]  # leading bits as uint64, ascending, and the frequency of each
+CountPass = Callable[[Window], Iterable[Counts]]  # one pass over all numbers; yields the counts of parts of them
 
 
-def quantile(counted: Counted, level: float) -> float:
-    """The quantile of all values, to the last digit what `numpy.quantile` gives for them in one array.
+def quantile(count_pass: CountPass, level: float) -> float:
+    """Returns the quantile of all values, identical to `numpy.quantile` of a single array of them.
 
-    The first pass counts the values by their leading bits. Each further one looks at those alone that share them with
-    the two values wanted, which takes two passes, or up to four where very many do.
+    The first pass counts the values by their leading bits. Each further pass counts only values that share these
+    bits with one of the two neighbours of the quantile. Two passes are enough, or up to four if very many values
+    share the leading bits.
 
     Args:
-        counted: called for each pass; counts of the same numbers every time, none of them NaN.
-        level: from 0 (the least value) to 1 (the greatest).
+        count_pass: called once per pass; must count the same numbers every time, none of them NaN.
+        level: from 0 (minimum) to 1 (maximum).
 
     Returns:
-        The quantile, linearly interpolated; NaN of no values.
+        The quantile, linearly interpolated; NaN without values.
     """
     window, share = Window(0, (0,), STEP), 0.0
-    wanted: list[tuple[int, int]] = []  # leading bits of either value, and its place among those that share them
+    wanted: list[tuple[int, int]] = []  # per neighbour: its leading bits, and its rank among values that share them
     while window.known < 64:
-        keys, times = add_up(counted(window))
+        keys, times = merge_counts(count_pass(window))
         if not wanted:
             if not len(keys):
                 return float("nan")
@@ -55,26 +56,26 @@ def quantile(counted: Counted, level: float) -> float:
             below = np.cumsum(times[of_prefix])
             at = int(np.searchsorted(below, place, side="right"))
             if at == len(below):
-                raise AssertionError("a later pass saw other numbers than the first")
+                raise AssertionError("count_pass: expected the same numbers in every pass, got different ones")
             key, count = int(keys[of_prefix][at]), int(times[of_prefix][at])
             narrowed.append((key, place - int(below[at]) + count))
             inside[key] = count
-        few = sum(inside.values()) <= FEW
+        few = sum(inside.values()) <= FEW_VALUES
         wanted, window = narrowed, Window(window.bits, tuple(inside), 64 if few else window.bits + STEP)
     low, high = (_value(key) for key, _ in wanted)
     return high - (high - low) * (1 - share) if share >= 0.5 else low + (high - low) * share
 
 
-def count(values: np.ndarray, window: Window) -> Counts:
-    """How often the leading bits of a window occur among some numbers."""
+def count_prefixes(values: np.ndarray, window: Window) -> Counts:
+    """Counts some numbers by the leading bits of a window."""
     keys = _ordered(values)
     if window.known:
         keys = keys[np.isin(keys >> np.uint64(64 - window.known), np.array(window.prefixes, np.uint64))]
     return np.unique(keys >> np.uint64(64 - window.bits), return_counts=True)
 
 
-def add_up(parts: Iterable[Counts]) -> Counts:
-    """The counts of all parts together, in memory that grows with the different keys alone."""
+def merge_counts(parts: Iterable[Counts]) -> Counts:
+    """Returns the sum of the counts of all parts; memory grows only with the number of distinct keys."""
     kept: list[Counts] = []
     size, most = 0, 1 << STEP
     for part in parts:
@@ -95,14 +96,14 @@ def _merged(parts: list[Counts]) -> Counts:
 
 
 def _ordered(values: np.ndarray) -> np.ndarray:
-    """The bits of float64 numbers as integers of the same order."""
+    """Returns the bits of float64 numbers as unsigned integers of the same order."""
     bits = (np.asarray(values, np.float64) + 0.0).view(np.uint64)  # -0.0 + 0.0 is 0.0
     sign = np.uint64(1 << 63)
     return np.where(bits & sign, ~bits, bits | sign)
 
 
 def _value(key: int) -> float:
-    """The number that `_ordered` makes this integer of."""
+    """Returns the number that `_ordered` maps to this integer."""
     bits = np.uint64(key)
     sign = np.uint64(1 << 63)
     return float((bits ^ sign if bits & sign else ~bits).view(np.float64))

@@ -1,4 +1,4 @@
-"""Tokens drawn from one stream of random numbers a row, so that what a row says depends on no other row."""
+"""Token sampling with one random stream per row, so that a row does not depend on other rows."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,15 +8,17 @@ import torch
 
 
 class SeededChoice:
-    """Draws each row's next token from that row's own random stream and keeps its log-probability.
+    """Logits processor that samples each row's next token from its own random stream and keeps its log-probability.
 
-    It stands last among the logits processors of a greedy `generate`: the drawn token is the only finite score.
+    It must be the last logits processor of a greedy `generate`: the sampled token gets the only finite score.
+
+    Attributes:
+        logprobs: one (B,) tensor per token, log-probabilities before the warper.
 
     Args:
-        seeds: one a row.
-        length: tokens that may be drawn for a row.
-        warper: turns scores into those that are drawn from, such as `transformers.LogitsProcessorList`; the
-            log-probabilities kept in `logprobs`, one (B,) tensor a token, are those before it.
+        seeds: one per row.
+        length: maximum tokens per row.
+        warper: maps scores to the scores to sample from, such as `transformers.LogitsProcessorList`.
     """
 
     def __init__(self, seeds: Sequence[int], length: int, warper: Callable[[Any, Any], Any]) -> None:
@@ -27,11 +29,11 @@ class SeededChoice:
     def __call__(self, input_ids: Any, scores: Any) -> torch.Tensor:
         scores = scores.float()
         uniform = self.uniforms[:, len(self.logprobs)].to(scores.device)
-        # Inverse of the cumulative distribution: one uniform number a row, whatever the vocabulary.
+        # Inverse transform sampling: one uniform number per row, for any vocabulary size.
         cumulative = self.warper(input_ids, scores).softmax(-1).cumsum(-1)
         total = cumulative[:, -1:]
         target = (uniform[:, None] * total.double()).to(total.dtype)
-        # Rounding may carry the target up to the total, where no token would be found.
+        # Rounding may raise the target to the total, where searchsorted finds no token.
         target = torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))
         choice = torch.searchsorted(cumulative, target, right=True)
         chosen = scores.gather(-1, choice)

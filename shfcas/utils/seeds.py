@@ -1,10 +1,10 @@
-"""Seeds: one number for a run, from which every stage and every answer derives its own."""
+"""Seeds: every stage and every answer derives its own seed from the run's seed."""
 
 import hashlib
 
 
 def derive_seed(*parts: object, bits: int = 31) -> int:
-    """A seed for one part of a run, such as the run's seed and the part's name; different for different parts.
+    """Derives a seed from parts such as the run's seed and the name of a stage; different parts, different seeds.
 
     >>> derive_seed(0, "sampling") == derive_seed(0, "sampling")
     True

@@ -1,18 +1,18 @@
-"""Statistics that several packages share."""
+"""Statistics shared by several packages."""
 
 import math
 from typing import Any
 
 
 def wilson_interval(successes: float, trials: int) -> dict[str, Any]:
-    """A share with its 95 % score interval (Wilson 1927), which stays in [0, 1] and holds for few trials too.
+    """Returns a proportion with its 95 % score interval (Wilson 1927), which stays in [0, 1], also for few trials.
 
     Args:
-        successes: how many of them, halves allowed (a tie is half a correct pair).
-        trials: of how many; at least 1.
+        successes: number of successes, halves allowed (a tie is half a correct pair).
+        trials: number of trials, at least 1.
 
     Returns:
-        `mean`, `low`, `high`, and `count`, the trials.
+        `mean`, `low`, `high`, and `count`, the number of trials.
 
     >>> {name: round(value, 3) for name, value in wilson_interval(8, 10).items()}
     {'mean': 0.8, 'low': 0.49, 'high': 0.943, 'count': 10}

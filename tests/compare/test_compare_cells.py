@@ -140,11 +140,11 @@ def test_a_prompt_whose_gold_is_all_alike_has_no_accuracy() -> None:
 
 def test_parts_that_do_not_belong_together_are_refused() -> None:
     answers = bench().pool
-    with pytest.raises(UserError, match="gold: 3 values for 200 answers"):
+    with pytest.raises(UserError, match="gold: expected 200 values, one per answer, got 3"):
         AnswerSet(answers.table, answers.gold[:3])
-    with pytest.raises(UserError, match="features: a value is not a finite number"):
+    with pytest.raises(UserError, match="features: expected finite numbers, got NaN or infinity"):
         AnswerSet(answers.table, answers.gold, np.full((200, 2), np.nan))
-    with pytest.raises(UserError, match="a head needs features"):
+    with pytest.raises(UserError, match="features: expected features in both answer sets, got None"):
         head_bench(AnswerSet(answers.table, answers.gold), answers, earlier=np.zeros((0, FEATURES)))
     with pytest.raises(UserError, match="no column gold"):
         AnswerSet.from_table(answers.table)
@@ -288,7 +288,7 @@ def test_cells_of_other_data_are_not_mixed_in(tmp_path: Path) -> None:
     path = tmp_path / "cells.jsonl"
     Record(path, {"pool": "a"}).add({"strategy": "random", "budget": 1, "seed": 0, "seconds": 0.0, "metrics": []})
     assert list(Record(path, {"pool": "a"}).done) == [Cell("random", 1, 0)]
-    with pytest.raises(UserError, match="made from other data or with other settings"):
+    with pytest.raises(UserError, match="has cells from other data or other settings"):
         Record(path, {"pool": "b"})
 
 
@@ -300,7 +300,7 @@ def test_a_record_belongs_to_its_bench_and_settings(tmp_path: Path) -> None:
     assert [row for row in more if row["budget"] < 10 and row["seed"] == 0] == few
     arms = {**ARMS, "shf_cas": SelectionConfig(strategy="shf_cas", pacs_threshold="q0.5")}
     for changed, settings in ((bench(new_pair_weight=2.0), ARMS), (bench(label_noise=0.1), ARMS), (bench(), arms)):
-        with pytest.raises(UserError, match="made from other data or with other settings"):
+        with pytest.raises(UserError, match="has cells from other data or other settings"):
             run_grid(changed, settings, budgets=[5], seeds=1, record=path)
 
 
@@ -313,7 +313,7 @@ def test_processes_that_memory_denies_give_no_threads_to_the_others(monkeypatch:
         threads.append(count)
         yield
 
-    monkeypatch.setattr("shfcas.compare.grid.threads_of_torch", of_torch)
+    monkeypatch.setattr("shfcas.compare.grid.torch_threads", of_torch)
     run_cells([Cell("none", 0, 0)], BenchWork(bench(), ARMS), jobs=2)
     run_cells([Cell("none", 0, 0), Cell("none", 0, 1)], BenchWork(bench(), ARMS), jobs=2, at_once=1)
     assert threads == [2, 2]

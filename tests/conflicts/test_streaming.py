@@ -134,11 +134,11 @@ def test_a_folder_of_other_tables_or_settings_is_refused(candidates: Path, tmp_p
     pq.write_table(pq.read_table(candidates), candidates, row_group_size=5)  # as many rows, but perhaps others
     with pytest.raises(UserError, match=r"files\..*candidates\.parquet: .* -> "):
         score_table([str(candidates)], parts, shard_rows=20)
-    with pytest.raises(UserError, match="holds other Parquet files"):
+    with pytest.raises(UserError, match="contains other Parquet files"):
         score_table([str(candidates)], tmp_path)
     with pytest.raises(UserError, match="is one of the inputs"):
         score_table([str(candidates)], candidates)
-    with pytest.raises(UserError, match="s3://bucket/scores is a URL"):
+    with pytest.raises(UserError, match="s3://bucket/scores: expected a local path"):
         score_table([str(candidates)], "s3://bucket/scores")
     assert not Path("s3:").exists()
 
@@ -272,15 +272,15 @@ def test_summary_against_numpy(candidates: Path) -> None:
 @pytest.mark.parametrize("cut", [0, 1, 30, 60])
 def test_summaries_add_up(candidates: Path, cut: int) -> None:
     (batch,) = iter_score([str(candidates)])
-    both = ConflictSummary.of(batch.slice(0, cut)) + ConflictSummary.of(batch.slice(cut), cut)
-    assert same(both, ConflictSummary.of(batch))
+    both = ConflictSummary.from_batch(batch.slice(0, cut)) + ConflictSummary.from_batch(batch.slice(cut), cut)
+    assert same(both, ConflictSummary.from_batch(batch))
 
 
 def test_top_of_many_ties() -> None:
     """Reversed pairs all have distance 1; those of the largest mean abs(PACS) make it, whatever the batch."""
     rows = [{"rewards": [0.0, 1.0 + i, 3.0], "logprobs": [0.0, -1.0, -2.0 - i]} for i in range(40)]
     scored = add_conflicts(table(*rows)).batch()
-    top = ConflictSummary.of(scored).top
+    top = ConflictSummary.from_batch(scored).top
     order = sorted(
         range(40), key=lambda i: (-scored["kendall_distance"][i].as_py(), -scored["mean_abs_pacs"][i].as_py())
     )

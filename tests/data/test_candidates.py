@@ -105,7 +105,10 @@ MALFORMED = {
     "null value": ([row("a", logprobs=[-1.0, None, -1.0])], "row 0, column logprobs: a value is null"),
     "null completion": ([row("a", completions=["x", None, "y"])], "row 0, column completions: a value is null"),
     "empty prompt": ([row("a", prompt=" ")], "row 0, column prompt: the prompt is empty"),
-    "empty messages": ([row("a", prompt=CHAT), row("b", prompt=[])], "row 1, column prompt: a prompt is text or"),
+    "empty messages": (
+        [row("a", prompt=CHAT), row("b", prompt=[])],
+        "row 1, column prompt: expected a prompt that is text or",
+    ),
 }
 
 
@@ -220,7 +223,7 @@ def test_prompts_come_from_a_callable(tmp_path: Path, monkeypatch: pytest.Monkey
         ('[{"prompt": "how?"}, {"question": "why?"}]', "row 1 has no column prompt"),
         ('["how?"]', "row 0 has no column prompt"),
         ('[{"prompt": ""}]', "row 0: the prompt is empty"),
-        ('[{"prompt": [{"role": "user"}]}]', "row 0: a prompt is text or"),
+        ('[{"prompt": [{"role": "user"}]}]', "row 0: expected a prompt that is text or"),
         ('[{"prompt": "a"}, {"prompt": [{"role": "user", "content": "b"}]}]', "row 1: some prompts are text and some"),
         ('[{"prompt": "a", "prompt_id": "x"}, {"prompt": "b", "prompt_id": "x"}]', "1 prompt_id values occur more"),
     ],

@@ -154,7 +154,7 @@ def test_safety_is_kept_where_it_was_given(tmp_path: Path) -> None:
         ({"round": "first"}, "row 3, round: expected a whole number, got 'first'"),
         ({"round": -1}, "row 3, round: expected 0 .before the first round. or the number of a round, got -1"),
         ({"chosen_index": "x"}, "row 3, chosen_index: expected a whole number"),
-        ({"chosen_safe": "yes"}, "row 3, chosen_safe: expected true or false, or null where nobody said, got 'yes'"),
+        ({"chosen_safe": "yes"}, "row 3, chosen_safe: expected true or false, or null if unknown, got 'yes'"),
         ({"rejected_safe": 1}, "row 3, rejected_safe: expected true or false"),
     ],
 )

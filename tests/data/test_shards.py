@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from shfcas.data.shards import ahead, find_files, find_shards, read_batches
+from shfcas.data.shards import find_files, find_shards, prefetch, read_batches
 from shfcas.utils.errors import UserError
 
 
@@ -53,7 +53,7 @@ def test_a_file_that_is_named_twice_is_refused(tree: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tree)
     for inputs in (["a.parquet", "a.parquet"], ["*.parquet", f"{tree}/a.parquet"], ["sub", f"file://{tree}/sub/deep"]):
         with pytest.raises(
-            UserError, match=rf"parquet is meant twice, by {re.escape(inputs[0])} and by .*; name it once"
+            UserError, match=rf"parquet: expected once, got it from both {re.escape(inputs[0])} and .*; name it once"
         ):
             find_files(inputs)
 
@@ -80,7 +80,9 @@ def test_what_is_not_there(tree: Path) -> None:
 
 def test_columns_must_be_alike(tmp_path: Path) -> None:
     files = [write(tmp_path / "a.parquet", 0, 2), write(tmp_path / "b.parquet", 0, 2, kind=pa.float64())]
-    with pytest.raises(UserError, match=r"b.parquet has other columns than .*a.parquet: n is double there and int64"):
+    with pytest.raises(
+        UserError, match=r"b.parquet and .*a.parquet have different columns: n is double in the first and int64"
+    ):
         find_shards(files, 10)
 
 
@@ -103,7 +105,9 @@ def made_by(path: Path, **about: object) -> str:
 )
 def test_tables_made_otherwise_are_not_mixed(tmp_path: Path, one: dict, other: dict, message: str) -> None:
     files = [made_by(tmp_path / "a.parquet", **one), made_by(tmp_path / "b.parquet", **other)]
-    with pytest.raises(UserError, match=rf"b\.parquet was made otherwise than .*a\.parquet \({message}\); "):
+    with pytest.raises(
+        UserError, match=rf"a\.parquet and .*b\.parquet were made with different settings \({message}\); "
+    ):
         find_shards(files, 10)
 
 
@@ -136,7 +140,7 @@ def test_ahead_keeps_order_and_makes_few_before_they_are_wanted() -> None:
             made.append(i)
             yield i
 
-    read = ahead(items(), 2)
+    read = prefetch(items(), 2)
     assert next(read) == 0
     time.sleep(0.3)
     assert len(made) <= 5
@@ -148,13 +152,13 @@ def test_ahead_passes_errors_on_and_stops_when_left() -> None:
         yield 1
         raise KeyError("lost")
 
-    read = ahead(broken())
+    read = prefetch(broken())
     assert next(read) == 1
     with pytest.raises(KeyError, match="lost"):
         next(read)
 
     before = threading.active_count()
-    endless = ahead(iter(int, 1))
+    endless = prefetch(iter(int, 1))
     next(endless)
     endless.close()
     assert threading.active_count() == before

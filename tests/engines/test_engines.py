@@ -129,9 +129,9 @@ def test_a_prompt_id_of_two_rows_is_not_asked_about(table: Path, tmp_path: Path,
     other = other.set_column(0, "prompt_id", pa.array([f"q{i}" for i in range(89)] + ["p7"]))
     pq.write_table(other, tmp_path / "other.parquet", row_group_size=10)
     files, config = [str(table), str(tmp_path / "other.parquet")], SelectionConfig("random", 500, diversity=diversity)
-    with pytest.raises(UserError, match="prompt id 'p7' stands for two rows"):
+    with pytest.raises(UserError, match="prompt id 'p7': expected one row, got two"):
         select_with_report(TableRows(files), config)
-    with pytest.raises(UserError, match="prompt id 'p7' stands for two rows"):
+    with pytest.raises(UserError, match="prompt id 'p7': expected one row, got two"):
         select_table(files, config, seed=0, engine=LocalEngine(), shard_rows=10)
     few = SelectionConfig("random", 1)  # not about p7
     assert select_table(files, few, seed=0, engine=LocalEngine(), shard_rows=10) == select_with_report(

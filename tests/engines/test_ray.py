@@ -106,7 +106,7 @@ def test_a_node_that_is_killed_loses_nothing(cluster: Any, engine: Any, tmp_path
 
 
 def test_a_task_that_kills_its_workers_is_given_up(engine: Any, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"task 1 of 4 was given to 3 workers, and each of them died"):
+    with pytest.raises(UserError, match=r"task 1 of 4 ran on 3 workers, and each of them died"):
         list(engine.map(partial(Writer, tmp_path, always_die), range(4)))
     assert attempts(tmp_path, 1) == 3
     assert list(engine.map(partial(Writer, tmp_path, nothing), [7]))  # nothing holds the cluster's cores

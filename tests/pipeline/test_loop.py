@@ -207,7 +207,7 @@ def test_an_ensemble_is_refined_from_round_to_round_and_leaves_its_variances(
 
 def test_a_reward_model_that_is_not_fit_to_score_stops_the_run_at_once(values: dict[str, Any], tmp_path: Path) -> None:
     headless = {**values, "reward_model": values["policy"], "output": str(tmp_path / "run")}
-    with pytest.raises(UserError, match=r"not fit to score: head: the model has no trained.*preflight: null"):
+    with pytest.raises(UserError, match=r"fails its preflight checks: head: the model has no trained.*preflight: null"):
         run(build(RunConfig, headless))
     assert not list((tmp_path / "run").rglob("*.parquet"))
     with pytest.raises(UserError, match="no trained reward head; train one with"):

@@ -163,7 +163,7 @@ def test_functions_take_turns() -> None:
 
 def test_a_wrong_rival_stops_the_bench() -> None:
     with pytest.raises(AssertionError, match="liar"):
-        bench.same("liar", torch.ones(2), torch.zeros(2))
+        bench.check_same("liar", torch.ones(2), torch.zeros(2))
 
 
 def test_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,11 +172,11 @@ def test_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (bench, itself):
         monkeypatch.setattr(module, "timed", lambda own, others, settings: dict(times))
     own, slow, sub = (bench.Job(lambda: None, *work) for work in ((10, 80), (5,), (10, 80)))
-    case = bench.against({}, own, {"slow": slow, "sub": sub}, chosen())
+    case = bench.compare({}, own, {"slow": slow, "sub": sub}, chosen())
     assert case["rows/s"] == pytest.approx(5000)
     assert case["x slow"] == pytest.approx(4)
     assert case["of sub"] == pytest.approx(0.5)
-    case = itself.beside({}, own, {"slow": slow, "sub": sub}, chosen())
+    case = itself.relative_time({}, own, {"slow": slow, "sub": sub}, chosen())
     assert case["beside"] == "slow"
     assert case["times as long"] == pytest.approx(1 / 4)
 

@@ -33,9 +33,9 @@ def test_without_a_device_it_fails_and_says_so(tmp_path):
 
 def test_the_last_line_of_a_bench(gpu_check):
     assert gpu_check.last_json('table\n  1  2\n\n{"bench": "pacs", "cases": []}\n') == {"bench": "pacs", "cases": []}
-    assert "no JSON" in gpu_check.last_json("Traceback\nValueError: x")["fault"]
-    assert "no JSON" in gpu_check.last_json("")["fault"]
-    assert "no object" in gpu_check.last_json("[1]")["fault"]
+    assert "is not JSON" in gpu_check.last_json("Traceback\nValueError: x")["fault"]
+    assert "is not JSON" in gpu_check.last_json("")["fault"]
+    assert "not a JSON object" in gpu_check.last_json("[1]")["fault"]
 
 
 def test_a_missing_and_a_failing_bench_are_faults(gpu_check, tmp_path, capfd):

@@ -20,9 +20,9 @@ def test_the_best_of_every_group_is_kept_and_of_equal_ones_the_first() -> None:
 @pytest.mark.parametrize(
     ("rewards", "n", "message"),
     [
-        ([1.0, 2.0, 3.0], 2, "3 answers cannot be divided into groups of 2"),
-        ([1.0], 0, "cannot be divided"),
-        ([1.0, math.nan], 2, "not a number"),
+        ([1.0, 2.0, 3.0], 2, "expected a multiple of n=2 answers, got 3"),
+        ([1.0], 0, "expected a multiple of n=0"),
+        ([1.0, math.nan], 2, "got NaN"),
     ],
 )
 def test_what_has_no_best_is_an_error(rewards: list[float], n: int, message: str) -> None:

@@ -64,7 +64,7 @@ def test_a_sound_model_passes(kind: str, sound: dict[str, str]) -> None:
     assert found(findings, "accuracy").values["count"] == 160
     ending = {"decoder": "<|end|>", "encoder": "[SEP]"}[kind]
     assert found(findings, "end").message.startswith(repr(ending))
-    assert ("without it, scores would move" in found(findings, "template").message) == (kind == "decoder")
+    assert ("without it, scores would change" in found(findings, "template").message) == (kind == "decoder")
 
 
 def test_pairs_are_drawn_from_the_whole_file(sound: dict[str, str]) -> None:
@@ -78,7 +78,9 @@ def test_pairs_are_drawn_from_the_whole_file(sound: dict[str, str]) -> None:
 def test_a_backbone_has_no_head(sound: dict[str, str]) -> None:
     findings = preflight(sound["policy"], SETTINGS, preferences=KNOWN)
     assert found(findings, "head").status == FAIL
-    with pytest.raises(UserError, match=r"not fit to score: head: the model has no trained reward head; train one"):
+    with pytest.raises(
+        UserError, match=r"fails its preflight checks: head: the model has no trained reward head; train one"
+    ):
         refuse_failures(findings)
 
 
@@ -87,7 +89,9 @@ def test_a_head_that_was_lost_is_missed(copy: Path) -> None:
     del weights["score.weight"]
     save_file(weights, copy / "model.safetensors", {"format": "pt"})
     for load in (lambda: preflight(str(copy), SETTINGS, preferences=KNOWN), lambda: load_scorer(str(copy))):
-        with pytest.raises(UserError, match=r"lack weights of this architecture, such as score\.weight; they would be"):
+        with pytest.raises(
+            UserError, match=r"lack weights of this architecture, such as score\.weight, which would be"
+        ):
             load()
 
 
@@ -101,7 +105,7 @@ def test_a_random_model_is_no_better_than_chance(sound: dict[str, str]) -> None:
     finding = found(preflight(sound["random"], SETTINGS, preferences=pairs), "accuracy")
     assert finding.status == FAIL and finding.values["low"] < 0.5 < finding.values["high"]
     few = found(preflight(sound["random"], SETTINGS, preferences=pairs[:40]), "accuracy")
-    assert few.status == WARN and "100 known pairs or more would tell" in few.remedy
+    assert few.status == WARN and "at least 100 known pairs are needed" in few.remedy
 
 
 def test_a_cost_that_is_taken_for_a_reward_is_noticed(sound: dict[str, str]) -> None:
@@ -162,7 +166,7 @@ def test_a_model_that_reads_the_wrong_end(sound: dict[str, str]) -> None:
     tokenizer.pad_token = "<|system|>"  # an end token as padding would look like the end of the answer
     model = LastPosition.from_pretrained(sound["decoder"], pad_token_id=tokenizer.pad_token_id).eval()
     finding = found(check_model(model, tokenizer, settings=SETTINGS, preferences=KNOWN), "batch")
-    assert finding.status == FAIL and "takes padding on the left for granted" in finding.remedy
+    assert finding.status == FAIL and "assumes padding on the left" in finding.remedy
 
 
 def test_a_model_that_reads_its_padding(sound: dict[str, str]) -> None:
@@ -191,7 +195,7 @@ def test_a_tokenizer_that_drops_the_end_token_of_training(copy: Path) -> None:
     template(copy, OPEN)
     finding = found(preflight(str(copy), SETTINGS, preferences=KNOWN), "end")
     assert finding.status == FAIL
-    assert finding.message == "answers end in '', and the model was trained with '<|end|>'"
+    assert finding.message == "answers end with '', but the model was trained with '<|end|>'"
 
 
 def test_an_answer_that_nothing_closes(copy: Path) -> None:
@@ -201,7 +205,7 @@ def test_an_answer_that_nothing_closes(copy: Path) -> None:
     del config.shfcas_ending
     config.save_pretrained(copy)
     unproven = found(preflight(str(copy), SETTINGS, preferences=KNOWN[:4]), "end")
-    assert unproven.status == FAIL and "no end token closes an answer" in unproven.message
+    assert unproven.status == FAIL and "answers have no end token" in unproven.message
     findings = preflight(str(copy), SETTINGS, preferences=KNOWN)
     assert found(findings, "accuracy").values["low"] > 0.5
     assert found(findings, "end").status == WARN
@@ -213,7 +217,9 @@ def test_an_end_token_that_is_padding_too(copy: Path) -> None:
     del config.shfcas_ending
     config.save_pretrained(copy)
     finding = found(preflight(str(copy), SETTINGS, preferences=KNOWN), "end")
-    assert finding.status == WARN and "is padding too" in finding.message and "another pad token" in finding.remedy
+    assert (
+        finding.status == WARN and "is also the pad token" in finding.message and "another pad token" in finding.remedy
+    )
 
 
 @pytest.mark.parametrize(
@@ -226,7 +232,7 @@ def test_an_end_token_that_is_padding_too(copy: Path) -> None:
 def test_a_template_that_drops_a_part(text: str, what: str, copy: Path) -> None:
     template(copy, text)
     finding = found(preflight(str(copy), SETTINGS, preferences=KNOWN), "template")
-    assert finding.status == FAIL and finding.message == f"the model reads the same tokens whatever the {what} is"
+    assert finding.status == FAIL and finding.message == f"the model's input does not depend on the {what}"
 
 
 def test_a_template_that_drops_the_system_turn(copy: Path) -> None:
@@ -234,7 +240,7 @@ def test_a_template_that_drops_the_system_turn(copy: Path) -> None:
     template(copy, text)
     system = [replace(p, prompt=[{"role": "system", "content": "Be short."}, *p.prompt]) for p in KNOWN]
     finding = found(preflight(str(copy), SETTINGS, preferences=system), "template")
-    assert finding.status == WARN and finding.message.endswith("what is said by: system")
+    assert finding.status == WARN and finding.message.endswith("messages of: system")
     assert found(preflight(str(copy), SETTINGS, preferences=KNOWN), "template").status == PASS
 
 
@@ -257,7 +263,10 @@ def test_what_the_model_cannot_see(sound: dict[str, str]) -> None:
         {"prompt": "how?", "completions": ["good", "good " * 200]},
     )
     assert (status(preferences=[*KNOWN, long]).status, status(preferences=[long]).status) == (WARN, FAIL)
-    assert "1 of 161 known pairs are longer than the 128 tokens" in status(preferences=[*KNOWN, long]).message
+    assert (
+        "1 of 161 known pairs are longer than the model's limit of 128 tokens"
+        in status(preferences=[*KNOWN, long]).message
+    )
     finding = status(preferences=KNOWN, candidates=[fits, beyond])
     assert finding.status == FAIL and finding.message.startswith("1 of 3 prompts or answers")
     tight = status(preferences=KNOWN, candidates=[fits], answer_tokens=126)

@@ -99,8 +99,8 @@ def test_a_callable_gets_what_trl_would_pass(chat: bool) -> None:
     [
         (lambda n: [0.0] * (n - 1) + [float("nan")], "answer 3 of prompt 'p5' is not a number"),
         (lambda n: [None] + [0.0] * (n - 1), "answer 0 of prompt 'p0' is not a number"),
-        (lambda n: [0.0] * (n - 1), "returned 23 rewards for 24 answers"),
-        (lambda n: [], "returned 0 rewards for 24 answers"),
+        (lambda n: [0.0] * (n - 1), "expected 24 rewards, one per answer, got 23"),
+        (lambda n: [], "expected 24 rewards, one per answer, got 0"),
     ],
 )
 def test_a_scorer_that_fails_is_an_error(values: Any, message: str) -> None:
@@ -184,9 +184,9 @@ def test_a_classifier_with_two_outputs_is_refused(reward_model: str, tmp_path: P
     model = BertForSequenceClassification(config)
     model.save_pretrained(tmp_path)
     tiny.reward_tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="2 outputs"):
+    with pytest.raises(UserError, match=r"expected one output .*got 2"):
         ModelScorer(model, tiny.reward_tokenizer())
-    with pytest.raises(UserError, match="2 outputs; a reward model has one"):
+    with pytest.raises(UserError, match="expected a reward model with one output, got 2 outputs"):
         load_scorer(str(tmp_path))
 
 

@@ -247,7 +247,7 @@ def test_a_prompt_that_the_template_refuses_is_named(tmp_path: Path) -> None:
     prompts = tiny.prompts(2)
     prompts[1]["prompt"].insert(0, {"role": "system", "content": "be brief"})
     with pytest.raises(
-        UserError, match=r"^prompt 'p1': the chat template of .* refuses a conversation of system, user"
+        UserError, match=r"^prompt 'p1': the chat template of .* rejects a conversation of system, user"
     ):
         list(LocalSampler(*policy, config=SamplingConfig(max_new_tokens=4))(prompts))
 
@@ -262,7 +262,7 @@ def test_another_vocabulary_is_refused(policy: tuple[Any, Any]) -> None:
     class Other:
         config = PreTrainedConfig(vocab_size=7)
 
-    with pytest.raises(UserError, match="vocabulary of 7 tokens, the policy of 320"):
+    with pytest.raises(UserError, match="expected a model with the policy's vocabulary of 320 tokens, got 7"):
         LocalSampler(*policy, config=SamplingConfig(), references={"reference_logprobs": Other()})
 
 

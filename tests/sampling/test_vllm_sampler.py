@@ -19,7 +19,7 @@ from shfcas.data.chat import encode_prompt
 from shfcas.models.loading import load_policy, save_model
 from shfcas.sampling.config import SamplingConfig, ServerConfig, VLLMConfig
 from shfcas.sampling.protocol import Answer
-from shfcas.sampling.provenance import sentence
+from shfcas.sampling.provenance import describe_generation
 from shfcas.sampling.rescored import RescoredSampler
 from shfcas.sampling.server import ServerGenerator
 from shfcas.sampling.table import sample_policy
@@ -124,7 +124,7 @@ def test_seeds_repeat_a_table_and_the_metadata_say_so(
     assert facts["repeatable"] is True and facts["tokens"] == "drawn" and facts["logprob_difference"] < 1e-4
     assert facts["retokenised_otherwise"] == sum(not same for row in first.column("same_tokens") for same in row) > 0
     assert "server" in first.metadata["sampling"] and "base_url" not in first.metadata["sampling"]["server"]
-    assert "openai vllm 0.0.test drew 6 answers, transformers scored them" in caplog.text
+    assert "openai vllm 0.0.test sampled 6 answers, transformers scored them" in caplog.text
     server.seeds = False
     other = sample_policy(names["policy"], tiny.prompts(2), config=settings, seed=1, work_dir=tmp_path / "d")
     assert other.metadata["generation"]["repeatable"] is False
@@ -149,7 +149,7 @@ def test_a_server_that_knows_no_token_ids_is_read_by_its_text(
     with CompletionsServer(names["policy"], vllm=False) as server:
         table = sample_policy(names["policy"], tiny.prompts(3), config=config(server), seed=0, work_dir=tmp_path)
     tokenizer = load_policy(names["policy"])[1]
-    assert "so nothing shows that it has the policy's weights" in caplog.text
+    assert "so it cannot be checked that it has the policy's weights" in caplog.text
     assert "same_tokens" not in table and table.metadata["generation"]["tokens"] == "retokenised"
     assert table.metadata["generator"] == {"name": "openai", "server": None}
     for row in table.rows():
@@ -244,7 +244,7 @@ def test_a_server_of_another_name_or_tokenizer_is_refused(
 
 def test_a_server_with_other_weights_is_refused(names: dict[str, str], tmp_path: Path) -> None:
     with CompletionsServer(names["reference"]) as server:  # the same tokenizer
-        with pytest.raises(UserError, match=r"lie [\d.]+ a token from those of.*it has another model"):
+        with pytest.raises(UserError, match=r"differ by [\d.]+ per token from those of.*it has a different model"):
             sample_policy(names["policy"], tiny.prompts(2), config=config(server), seed=0, work_dir=tmp_path)
         assert not list(tmp_path.glob("shard-*"))
         settings = config(server, max_logprob_gap=None)
@@ -264,13 +264,13 @@ def test_the_allowed_gap_is_a_mean_over_tokens(
         mean = sum(map(sum, table.column("num_tokens"))) / 6
         assert table.metadata["generation"]["logprob_difference"] == pytest.approx(shift * mean, rel=1e-3)
     else:
-        with pytest.raises(UserError, match=r"lie 0\.06 a token from those of .*, more than .*max_logprob_gap=0\.05"):
+        with pytest.raises(UserError, match=r"differ by 0\.06 per token from .*, more than .*max_logprob_gap=0\.05"):
             sample_policy(names["policy"], tiny.prompts(2), config=config(server), seed=0, work_dir=tmp_path)
 
 
 def test_a_context_that_is_too_short_is_said(server: CompletionsServer, names: dict[str, str], tmp_path: Path) -> None:
     server.longest = 3
-    with pytest.raises(UserError, match=r"prompt 'p\d' was cut after 3 of 60 tokens: .*--max-model-len"):
+    with pytest.raises(UserError, match=r"prompt 'p\d' was truncated after 3 of 60 tokens: .*--max-model-len"):
         sample_policy(
             names["policy"], tiny.prompts(3), config=config(server, max_new_tokens=60), seed=0, work_dir=tmp_path
         )
@@ -289,10 +289,10 @@ def test_stop_tokens_of_the_servers_own_are_refused(names: dict[str, str]) -> No
         model, tokenizer, generator=Other(), config=SamplingConfig(num_completions=1, max_new_tokens=4)
     )
     tokens = [50, 51]
-    with pytest.raises(UserError, match=r"'p0' was ended by token 51, which is none of the policy's ends \(0\)"):
+    with pytest.raises(UserError, match=r"'p0' ended with token 51, which is not an end token of the policy \(0\)"):
         list(sampler(tiny.prompts(1)))
     tokens = [50, 9999]
-    with pytest.raises(UserError, match="tokens that the policy does not have"):
+    with pytest.raises(UserError, match="tokens outside the policy's vocabulary"):
         list(sampler(tiny.prompts(1)))
     tokens = [50, 0, 51, 0]  # what follows the end is no part of the answer
     (row,) = sampler(tiny.prompts(1))
@@ -304,7 +304,7 @@ def test_a_table_has_one_generator(server: CompletionsServer, names: dict[str, s
     here = replace(settings, generator="transformers")
     whole = sample_policy(names["policy"], tiny.prompts(2), config=here, seed=0, work_dir=tmp_path)
     assert whole.metadata["generator"] == {"name": "transformers"} and "generation" not in whole.metadata
-    message = r"drawn by transformers, and now openai vllm 0\.0\.test would .*a table has one generator"
+    message = r"expected shards sampled by openai vllm 0\.0\.test, got transformers; a table has one generator"
     with pytest.raises(UserError, match=message):
         sample_policy(names["policy"], tiny.prompts(2), config=settings, seed=0, work_dir=tmp_path)
     assert (
@@ -312,7 +312,7 @@ def test_a_table_has_one_generator(server: CompletionsServer, names: dict[str, s
     )
     sample_policy(names["policy"], tiny.prompts(2), config=settings, seed=0, work_dir=tmp_path / "served")
     server.version = "0.1"
-    with pytest.raises(UserError, match=r"drawn by openai vllm 0\.0\.test, and now openai vllm 0\.1 would"):
+    with pytest.raises(UserError, match=r"expected shards sampled by openai vllm 0\.1, got openai vllm 0\.0\.test"):
         sample_policy(names["policy"], tiny.prompts(2), config=settings, seed=0, work_dir=tmp_path / "served")
 
 
@@ -340,7 +340,7 @@ def test_the_command_samples_at_a_server(
     table = read_candidates(output)
     assert str(pq.read_schema(output).field("engine_logprobs").type) == "list<element: double>"
     assert table.metadata["generation"]["model"] == "policy"
-    assert sentence(table).startswith("openai vllm 0.0.test drew 4 answers")
+    assert describe_generation(table).startswith("openai vllm 0.0.test sampled 4 answers")
 
 
 def test_the_report_says_how_far_the_two_lie_apart(
@@ -356,7 +356,9 @@ def test_the_report_says_how_far_the_two_lie_apart(
     write_candidates(tmp_path / "round-1" / "conflicts.parquet", scored)
     tiny.write_lines(tmp_path / "round-1" / "queue.jsonl", [{"prompt_id": "p0", "first": 0, "second": 1}])
     generation = report._selection(tmp_path, "round-1/queue.jsonl")["generation"]
-    assert "drew 6 answers, transformers scored them; their log-probabilities differ by 0.01 an answer" in generation
+    assert (
+        "sampled 6 answers, transformers scored them; their log-probabilities differ by 0.01 per answer" in generation
+    )
 
 
 def test_vllm_that_is_not_installed_is_said(names: dict[str, str], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from shfcas.data.shards import TableRows
 from shfcas.selection import SelectionConfig, select
-from shfcas.selection.diversity import k_centre, places, words
+from shfcas.selection.diversity import embed, hash_words, k_centre
 from shfcas.utils.errors import UserError
 from tests.support.selection_rows import asked, row
 
@@ -85,10 +85,10 @@ def test_embeddings_of_answers_tell_comparisons_of_a_prompt_apart() -> None:
 
 
 def test_a_bag_of_words() -> None:
-    assert np.array_equal(words("The soup, the SOUP!"), 2 * words("soup the"))
-    assert not np.array_equal(words("soup"), words("train"))
-    assert words("").sum() == 0
-    found = places(["", "soup", [3.0] + [0.0] * 255])
+    assert np.array_equal(hash_words("The soup, the SOUP!"), 2 * hash_words("soup the"))
+    assert not np.array_equal(hash_words("soup"), hash_words("train"))
+    assert hash_words("").sum() == 0
+    found = embed(["", "soup", [3.0] + [0.0] * 255])
     assert np.linalg.norm(found, axis=1).round(6).tolist() == [0, 1, 1]
     assert k_centre(found, 3) == [0, 1, 2]
 
@@ -96,10 +96,10 @@ def test_a_bag_of_words() -> None:
 @pytest.mark.parametrize(
     ("embeddings", "message"),
     [
-        ([[1.0, 2.0], [1.0, 2.0, 3.0]], "column embeddings: lengths 2, 3 in one table; expected one"),
-        ([[[1.0], [1.0, 2.0]], [[1.0], [1.0]]], "column embeddings: lists of different lengths in one row"),
+        ([[1.0, 2.0], [1.0, 2.0, 3.0]], "column embeddings: expected one length per table, got 2, 3"),
+        ([[[1.0], [1.0, 2.0]], [[1.0], [1.0]]], "column embeddings: expected lists of equal length"),
         ([[1.0, float("nan")], [1.0, 2.0]], "column embeddings: a value is not a number"),
-        ([None, None], "diversity k_centre: the table has neither column embeddings nor prompt"),
+        ([None, None], "diversity k_centre: expected a column embeddings or prompt, got neither"),
     ],
 )
 def test_embeddings_that_cannot_be_compared_are_refused(embeddings: list, message: str) -> None:

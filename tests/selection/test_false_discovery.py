@@ -142,6 +142,6 @@ def test_where_nothing_is_beyond_chance_it_says_so(strategy: str) -> None:
     with pytest.raises(
         UserError,
         match=r"auto: none of 2 prompts disagrees more than chance at a false-discovery rate of 0.1 \(smallest "
-        r"p-value 0.17\); raise false_discovery_rate, sample more answers a prompt, or give a number or a quantile",
+        r"p-value 0.17\); raise false_discovery_rate, sample more answers per prompt, or set a number or a quantile",
     ):
         select(ROWS[4:], automatic(strategy=strategy))

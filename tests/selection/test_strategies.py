@@ -221,7 +221,7 @@ def test_double_thompson_covers_prompts_before_it_returns_to_one() -> None:
 @pytest.mark.parametrize("name", COMMITTEE)
 @pytest.mark.parametrize(("rewards", "said"), [([[1.0], [2.0]], "1"), ([[1.0, 2.0], [1.0, 2.0, 3.0]], "2, 3")])
 def test_a_committee_has_the_same_members_for_each_answer(name: str, rewards: list, said: str) -> None:
-    with pytest.raises(UserError, match=f"prompt 'a': column member_rewards has {said} rewards an answer; expected"):
+    with pytest.raises(UserError, match=f"prompt 'a', column member_rewards: expected the same number .*, got {said}"):
         select([prompt("a", 2, member_rewards=rewards)], config(name))
 
 
@@ -318,7 +318,7 @@ def test_a_missing_column_is_named_with_what_makes_it(name: str, column: str) ->
 def test_a_column_has_a_value_for_each_answer(column: str) -> None:
     name = next(n for n in NAMES if column in STRATEGIES[n].needs)
     values = [[1.0, 2.0]] * 3 if column == "member_rewards" else [1.0] * 3
-    with pytest.raises(UserError, match=f"prompt 'a': 3 values in column {column} for 2 answers"):
+    with pytest.raises(UserError, match=f"prompt 'a', column {column}: expected 2 values, got 3"):
         select([prompt("a", 2, **{column: values})], config(name))
 
 

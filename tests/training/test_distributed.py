@@ -14,7 +14,7 @@ import pytest
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
 from shfcas.cli import main
-from shfcas.compare.heads import threads_of_torch
+from shfcas.compare.heads import torch_threads
 from shfcas.utils import distributed
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import content_hash, read_json
@@ -101,7 +101,7 @@ def both(folder: Path) -> Path:
     done = launch([json.dumps(two)], CONFIGS / "cpu-gloo.yaml", "-m", "tests.support.commands")
     # One of the two speaks for both.
     assert done.stdout.count("accuracy on training pairs") == done.stdout.count("rollouts: 3") == 1
-    with threads_of_torch(1):  # as each of the two has, so that sums round alike however many cores there are
+    with torch_threads(1):  # as each of the two has, so that sums round alike however many cores there are
         assert (
             main(reward_flags(folder, output=at / "reward-1")) == main(ppo_flags(folder, output=at / "policy-1")) == 0
         )
@@ -225,13 +225,13 @@ def test_shares(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("RANK", str(rank))
         shares.append(distributed.share("abcdefgh"))
     assert shares == ["ab", "cde", "fgh"]
-    assert distributed.divided("batch_size", 6) == 2
-    with pytest.raises(UserError, match="batch_size=4 cannot be shared by 3 processes"):
-        distributed.divided("batch_size", 4)
+    assert distributed.per_process("batch_size", 6) == 2
+    with pytest.raises(UserError, match="batch_size: expected a multiple of the number of processes, 3, got 4"):
+        distributed.per_process("batch_size", 4)
 
 
 def test_errors_that_say_no_more_than_that_another_process_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     error = RuntimeError("[pair.cc:547] Connection closed by peer [127.0.0.1]:1234")
-    assert not distributed.lost(error)
+    assert not distributed.is_lost_peer(error)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert distributed.lost(error) and not distributed.lost(RuntimeError("out of memory"))
+    assert distributed.is_lost_peer(error) and not distributed.is_lost_peer(RuntimeError("out of memory"))

@@ -100,15 +100,15 @@ def test_a_bias_is_left_out_and_said(folder: Path, capsys: pytest.CaptureFixture
     save_model(folder / "biased", biased, tokenizer)
     assert exported(folder, "verl", reward="biased") == 0
     said = capsys.readouterr()
-    assert "adds 2.5 to every reward" in said.err and "rewards differ" not in said.err
+    assert "2.5, is dropped" in said.err and "rewards differ" not in said.err
 
 
 @pytest.mark.parametrize(
     ("engine", "reward", "message"),
     [
-        ("verl", "bert", "verl reads decoders with a head named score"),
+        ("verl", "bert", "expected a decoder with a head named score for verl"),
         ("verl", "policy", "has no trained reward head"),
-        ("openrlhf", "other", "has another vocabulary than"),
+        ("openrlhf", "other", "expected the vocabulary of"),
         ("nemo", "reward", "engine: expected verl or openrlhf, got nemo"),
     ],
 )

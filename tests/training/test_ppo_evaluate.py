@@ -205,11 +205,11 @@ def test_reward_as_the_metric(tmp_path: Path) -> None:
 
 
 def test_errors(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="eval_rollouts needs held-out prompts: pass eval_dataset"):
+    with pytest.raises(ValueError, match="expected held-out prompts for eval_rollouts, got None; pass eval_dataset"):
         trainer(tmp_path, eval_dataset=None)
-    with pytest.raises(ValueError, match="early_stopping_metric 'gold' is not one of scores, falling"):
+    with pytest.raises(ValueError, match="early_stopping_metric: expected one of scores, falling, got 'gold'"):
         trainer(tmp_path, early_stopping_metric="gold")
     with pytest.raises(ValueError, match="eval_dataset row 0: the prompt is empty"):
         trainer(tmp_path, eval_dataset=Dataset.from_dict({"prompt": [""]}))
-    with pytest.raises(ValueError, match="there is nothing to evaluate on"):
+    with pytest.raises(ValueError, match="eval_dataset: expected held-out prompts, got None"):
         trainer(tmp_path, eval_dataset=None, eval_rollouts=0, early_stopping_patience=None).evaluate()

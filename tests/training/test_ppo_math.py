@@ -24,7 +24,7 @@ def test_masked_mean() -> None:
     values, mask = tensor([[1.0, 2.0, NAN], [6.0, NAN, NAN]]), tensor([[1, 1, 0], [1, 0, 0]])
     assert masked_mean(values, mask) == 3.0
     assert masked_mean(values, mask, count=9) == 1.0  # its part of a mean over nine tokens
-    with pytest.raises(ValueError, match="selects no element"):
+    with pytest.raises(ValueError, match="expected at least one true entry"):
         masked_mean(values, torch.zeros(2, 3))
 
 

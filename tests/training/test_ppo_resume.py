@@ -125,22 +125,22 @@ def test_no_checkpoint_in_the_middle_of_a_rollout(tmp_path: Path, caplog: pytest
     ppo = trainer(tmp_path, "lora", save_rollouts=0)
     ppo.add_callback(SaveNow())
     ppo.train()
-    assert not list(tmp_path.glob("checkpoint-*")) and "no checkpoint is written here" in caplog.text
+    assert not list(tmp_path.glob("checkpoint-*")) and "writing no checkpoint" in caplog.text
 
 
 def test_latest_checkpoint_without_any(tmp_path: Path) -> None:
     assert latest_checkpoint(tmp_path, STATE_NAME) is None
     assert latest_checkpoint(tmp_path / "nowhere", STATE_NAME) is None
-    with pytest.raises(ValueError, match="holds no complete checkpoint to resume from"):
+    with pytest.raises(ValueError, match="expected a complete checkpoint to resume from"):
         trainer(tmp_path, "lora").train(resume_from_checkpoint=True)
 
 
 def test_resuming_another_run_is_refused(tmp_path: Path) -> None:
     trainer(tmp_path / "a", "lora", num_rollouts=2).train()
     shutil.copytree(tmp_path / "a", tmp_path / "b")
-    with pytest.raises(ValueError, match="was made with seed=42, this run has 7"):
+    with pytest.raises(ValueError, match="expected seed=7, as in this run, got seed=42"):
         trainer(tmp_path / "b", "lora", seed=7).train(resume_from_checkpoint=True)
-    with pytest.raises(ValueError, match="was made with steps_per_rollout=4, this run has 6"):
+    with pytest.raises(ValueError, match="expected steps_per_rollout=6, as in this run, got steps_per_rollout=4"):
         trainer(tmp_path / "b", "lora", num_ppo_epochs=3).train(resume_from_checkpoint=True)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shfcas.data.chat import ending
+from shfcas.data.chat import answer_suffix_ids
 from shfcas.data.preferences import Preference
 from shfcas.training.reward.config import RewardModelConfig
 from shfcas.training.reward.data import encode_pairs, held_out_prompts, split, weighted
@@ -104,10 +104,10 @@ def test_a_cost_is_higher_for_the_rejected_answer() -> None:
 
 def test_the_ending_is_what_follows_every_answer() -> None:
     chat, bert = tiny.policy_tokenizer(), tiny.reward_tokenizer()
-    assert chat.decode(ending(chat, [{"role": "user", "content": "how?"}])) == "<|end|>"
-    assert bert.decode(ending(bert, "how?")) == "[SEP]"
+    assert chat.decode(answer_suffix_ids(chat, [{"role": "user", "content": "how?"}])) == "<|end|>"
+    assert bert.decode(answer_suffix_ids(bert, "how?")) == "[SEP]"
     chat.chat_template = None
-    assert chat.decode(ending(chat, "how?")) == "<|end|>"
+    assert chat.decode(answer_suffix_ids(chat, "how?")) == "<|end|>"
 
 
 @pytest.mark.parametrize(

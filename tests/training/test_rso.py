@@ -98,7 +98,7 @@ def test_a_generator_decides_and_nothing_else() -> None:
 
 def test_what_cannot_be_accepted_is_an_error() -> None:
     rng = np.random.default_rng(0)
-    with pytest.raises(ValueError, match="3 candidates cannot be accepted of 2"):
+    with pytest.raises(ValueError, match="num_samples: expected at most the number of candidates, 2, got 3"):
         rejection_sample([0.0, 1.0], 3, 0.5, rng)
     with pytest.raises(ValueError, match="beta: expected above 0, got"):
         rejection_sample([0.0, 1.0], 1, 0.0, rng)

@@ -212,7 +212,7 @@ def test_what_cannot_be_learned_is_an_error_that_names_the_row(tmp_path: Path) -
     name = architectures.save_policy("gemma2", tmp_path / "policy")
     rows = demonstrations()
     rows[2] = {"prompt": [{"role": "system", "content": "be brief"}, *rows[2]["prompt"]], "completion": "good"}
-    with pytest.raises(UserError, match=r"^demonstration 2: the chat template of .* refuses .*system, user"):
+    with pytest.raises(UserError, match=r"^demonstration 2: the chat template of .* rejects .*system, user"):
         train_sft(name, rows, settings=SFTStageConfig(), output=tmp_path / "out", work_dir=tmp_path / "work", seed=0)
     endless = architectures.qwen()
     endless.eos_token = endless.chat_template = None
@@ -243,7 +243,7 @@ def test_a_demonstration_that_is_too_long_is_an_error(chat: bool, policy: str, t
     [
         ({"prompt": "a"}, "row 1 has no completion"),
         ({"prompt": "a", "completion": " "}, "row 1 has no completion"),
-        ({"completion": "b"}, "row 1: a prompt is text"),
+        ({"completion": "b"}, "row 1: expected a prompt that is text"),
         ({"prompt": "", "completion": "b"}, "row 1: the prompt is empty"),
     ],
 )

@@ -41,7 +41,7 @@ def test_atomic_file_appears_only_when_it_is_complete(tmp_path: Path) -> None:
 
 def test_a_url_is_no_file_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="is a URL"):
+    with pytest.raises(UserError, match="got a URL"):
         write_json("s3://bucket/a.json", {})
     assert names(tmp_path) == []
 

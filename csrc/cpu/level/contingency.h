@@ -1,4 +1,4 @@
-// Pair counts of a row of few distinct values, from the table of how often each pair of values occurs: O(N).
+// Pair counts of a row with few distinct values, from the contingency table of its value pairs: O(N).
 #pragma once
 
 #include "core/pair_counts.h"
@@ -6,7 +6,7 @@
 
 namespace shfcas::SHFCAS_LEVEL {
 
-// Gives each distinct key a code, in the order of their appearance.
+// Codes of distinct keys, numbered in order of first appearance.
 template <class K>
 class KeyCodes {
  public:
@@ -17,12 +17,12 @@ class KeyCodes {
     memset(codes_, 0xff, sizeof(codes_));
   }
 
-  // The code of a key, or kMax when there is no room for another.
-  SHFCAS_INLINE int code(K key, int room) {
+  // Returns the code of a key, or kMax if it would be a new key beyond the capacity.
+  SHFCAS_INLINE int code(K key, int capacity) {
     for (uint32_t slot = hash(key);; slot = (slot + 1) % kSlots) {
       const int16_t code = codes_[slot];
       if (code < 0) {
-        if (size_ >= room) return kMax;
+        if (size_ >= capacity) return kMax;
         keys_[size_] = key;
         codes_[slot] = static_cast<int16_t>(size_);
         return size_++;
@@ -33,14 +33,14 @@ class KeyCodes {
 
   int size() const { return size_; }
 
-  // The codes in the order of their keys.
+  // Writes the codes in ascending order of their keys.
   void sort(uint16_t* order) const {
     for (int c = 0; c < size_; ++c) order[c] = static_cast<uint16_t>(c);
     std::sort(order, order + size_, [this](uint16_t a, uint16_t b) { return keys_[a] < keys_[b]; });
   }
 
  private:
-  static constexpr uint32_t kSlots = 1024;  // four times the keys: collisions are few
+  static constexpr uint32_t kSlots = 1024;  // four times the maximum number of keys: few collisions
 
   static SHFCAS_INLINE uint32_t hash(K key) {
     return static_cast<uint32_t>((static_cast<uint64_t>(key) * 0x9e3779b97f4a7c15) >> 54);
@@ -56,7 +56,7 @@ class ContingencyCounter {
   using K = Key<T>;
 
  public:
-  // Returns false, soon, if the row has too many values for a table of at most n cells.
+  // Returns false early if the row has too many distinct values for a table of at most n cells.
   bool count(const T* x, const T* y, int64_t n, PairCounts& out) {
     const int most =
         n < kMaxValues * kMaxValues ? static_cast<int>(std::sqrt(static_cast<double>(n))) : kMaxValues;
@@ -77,7 +77,7 @@ class ContingencyCounter {
   }
 
  private:
-  static constexpr int kMaxValues = 255;  // of x and of y
+  static constexpr int kMaxValues = 255;  // distinct values of x, and of y
 
   struct Groups {
     int64_t pairs = 0, distinct = 0;
@@ -95,12 +95,12 @@ class ContingencyCounter {
     uint16_t x_order[KeyCodes<K>::kMax], y_order[KeyCodes<K>::kMax];
     x_codes_.sort(x_order);
     y_codes_.sort(y_order);
-    int64_t above[KeyCodes<K>::kMax] = {};  // of each y, in the rows of smaller x
+    int64_t above[KeyCodes<K>::kMax] = {};  // per y: elements in the rows of smaller x
     int64_t discordant = 0, tied_both = 0;
     Groups x_groups, y_groups;
     for (int r = 0; r < rows; ++r) {
       const uint32_t* cells = cells_.data() + int64_t{x_order[r]} * pitch;
-      int64_t larger = 0, total = 0;  // of smaller x and larger y; of this x
+      int64_t larger = 0, total = 0;  // elements of smaller x and larger y; elements of this x
       for (int c = columns - 1; c >= 0; --c) {
         const int64_t cell = cells[y_order[c]];
         discordant += cell * larger;

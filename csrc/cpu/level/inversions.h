@@ -17,7 +17,7 @@ struct PlacesBelow {
 };
 constexpr PlacesBelow kPlacesBelow;
 
-// How many of the numbers inserted so far are in a higher one of 16 places.
+// Counter of the numbers inserted so far in higher places, for 16 places.
 class HigherPlaces {
  public:
   SHFCAS_INLINE int64_t count(int place) const { return counts_[place]; }
@@ -29,7 +29,7 @@ class HigherPlaces {
   alignas(64) uint32_t counts_[16] = {};
 };
 
-// The same of 256 buckets: 16 groups of 16.
+// The same for 256 buckets: 16 groups of 16.
 class HigherBuckets {
  public:
   SHFCAS_INLINE int64_t count(int bucket) const {
@@ -44,7 +44,7 @@ class HigherBuckets {
   HigherPlaces groups_, within_[16];
 };
 
-// Buckets that are words of 64 bits, one for each number.
+// Counts inversions with buckets that are 64-bit words, one bit per number.
 template <class Buckets, int kWords>
 inline int64_t inversions_direct(const uint32_t* p, int64_t n, uint32_t origin) {
   Buckets higher;
@@ -59,15 +59,15 @@ inline int64_t inversions_direct(const uint32_t* p, int64_t n, uint32_t origin) 
   return inversions;
 }
 
-constexpr int kDirectBits = 14;  // of the numbers that 256 words hold
+constexpr int kDirectBits = 14;  // bits of the numbers that 256 words hold
 
-// p holds n numbers of [origin, origin + 2^bits), each once. Reorders p; buffer has room for n.
+// Counts the inversions of p: n distinct numbers in [origin, origin + 2^bits). Reorders p; buffer holds n.
 inline int64_t inversions_of(uint32_t* p, uint32_t* buffer, int64_t n, uint32_t origin, int bits) {
   if (n < 2) return 0;
   if (bits <= 10) return inversions_direct<HigherPlaces, 16>(p, n, origin);
   if (bits <= kDirectBits) return inversions_direct<HigherBuckets, 256>(p, n, origin);
 
-  // Count what crosses buckets, move every number to its bucket in order, and count within buckets.
+  // Count inversions across buckets, move every number to its bucket in order, and count within buckets.
   const int shift = bits - 8 > kDirectBits ? bits - 8 : kDirectBits;
   int64_t next[257] = {};
   for (int64_t i = 0; i < n; ++i) ++next[((p[i] - origin) >> shift) + 1];

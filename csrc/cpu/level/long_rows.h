@@ -1,9 +1,9 @@
-// Pair counts of long rows in O(N log N) (Knight 1966): sort by x; sort that by y, keeping the order where y
-// ties; what is discordant is an inversion of the positions that the result has in x.
+// Pair counts of long rows in O(N log N) (Knight 1966). Sort by x, then sort the result by y with a stable
+// sort. A discordant pair is an inversion of the positions in x.
 //
-// What is sorted are words of 63 bits: key << position_bits | position. A 32-bit key fits; of a 64-bit key
-// its leading bits do, and where they agree the keys themselves decide. Words of several rows are sorted side
-// by side in vector registers, or those of one row by their digits.
+// The sort works on words of 63 bits: key << position_bits | position. A 32-bit key fits. A 64-bit key is
+// represented by its leading bits; where they are equal, the full keys decide. Words of several rows are
+// sorted side by side in vector registers, words of a single row with a radix sort.
 #pragma once
 
 #include <algorithm>
@@ -23,7 +23,7 @@ namespace shfcas::SHFCAS_LEVEL {
 
 inline int bit_width(uint64_t value) { return value ? 64 - __builtin_clzll(value) : 0; }
 
-// How the keys of a row become words.
+// Conversion of the keys of a row to words.
 template <class K>
 class WordFormat {
  public:
@@ -43,7 +43,7 @@ class WordFormat {
   }
   int64_t position(int64_t word) const { return word & ((int64_t{1} << position_bits_) - 1); }
   bool same_key_bits(int64_t word, int64_t other) const { return (word ^ other) >> position_bits_ == 0; }
-  bool exact() const { return exact_; }  // no key bit is left out that differs
+  bool exact() const { return exact_; }  // words contain every key bit that varies
   int position_bits() const { return position_bits_; }
   int key_bits() const { return key_bits_; }
 
@@ -55,11 +55,11 @@ class WordFormat {
 
 // The runs of equal elements in a sorted row.
 struct Runs {
-  AlignedBuffer<uint32_t> starts;  // where the run of each element begins, if there are ties
+  AlignedBuffer<uint32_t> starts;  // start of the run of each element, if there are ties
   int64_t pairs = 0;               // pairs within runs
   int64_t distinct = 0;
 
-  // t (t - 1) (t - 2), summed over the runs of length t of n elements.
+  // Returns t (t - 1) (t - 2), summed over the runs of length t of n elements.
   double triples(int64_t n) const {
     double sum = 0;
     for (int64_t k = 0; pairs > 0 && k < n; ++k) {
@@ -91,7 +91,7 @@ class SortingCounter final : public LongRowCounter<T> {
     }
     if (num_left == 0) return;
     const int64_t longest = *std::max_element(left_sizes, left_sizes + num_left);
-    pitch_ = (longest + 3) / 4 * 4 + 8;  // not a power of two: rows would evict each other from the cache
+    pitch_ = (longest + 3) / 4 * 4 + 8;  // no power of two, where rows would evict each other from the cache
     if (longest <= kMaxSideBySide && (num_left > 2 || longest <= kMaxIdleLanes)) {
       count_side_by_side(x, y, left_offsets, left_sizes, num_left, longest, counts);
     } else {
@@ -102,7 +102,7 @@ class SortingCounter final : public LongRowCounter<T> {
   }
 
  private:
-  // Few rows leave lanes idle, which short ones do not feel.
+  // Few rows leave lanes idle, which matters little for short rows.
   static constexpr int64_t kMaxSideBySide = 4096, kMaxIdleLanes = 512;
   static constexpr int64_t kMinContingency = 512;
 
@@ -110,7 +110,7 @@ class SortingCounter final : public LongRowCounter<T> {
     int64_t n;
     AlignedBuffer<K> x_keys, y_keys;
     WordFormat<K> x_format, y_format;
-    AlignedBuffer<uint32_t> order;  // positions in the row, by x, if they are needed to find keys of y
+    AlignedBuffer<uint32_t> order;  // positions in the row, sorted by x; filled if y keys must be looked up
     Runs x_runs;
     bool invalid;
   };
@@ -143,7 +143,7 @@ class SortingCounter final : public LongRowCounter<T> {
     return follow_y(row, y_words_.data());
   }
 
-  // Keys, and the words of x in the order of the row.
+  // Computes the keys, and the words of x in row order.
   void start(Row& row, const T* x, const T* y, int64_t n, int64_t* x_words) {
     row.n = n;
     row.invalid = false;
@@ -174,7 +174,7 @@ class SortingCounter final : public LongRowCounter<T> {
     format = WordFormat<K>(smallest, largest, static_cast<uint64_t>(varying), n);
   }
 
-  // From the words sorted by x: ties, and the words of y in that order.
+  // Computes the ties of x from its sorted words, and the words of y in the order of x.
   void follow_x(Row& row, int64_t* x_words, int64_t* y_words) {
     const WordFormat<K> x_format = row.x_format, y_format = row.y_format;
     const auto key = [&](int64_t word) { return row.x_keys[x_format.position(word)]; };
@@ -187,7 +187,7 @@ class SortingCounter final : public LongRowCounter<T> {
     for (int64_t k = 0; k < row.n; ++k) row.order[k] = static_cast<uint32_t>(x_format.position(x_words[k]));
   }
 
-  // From the words sorted by y: all counts.
+  // Computes all counts from the words sorted by y.
   PairCounts follow_y(const Row& row, int64_t* y_words) {
     if (row.invalid) return invalid_counts();
     const int64_t n = row.n;
@@ -206,8 +206,8 @@ class SortingCounter final : public LongRowCounter<T> {
                        with_classes_ ? row.x_runs.triples(n) : 0, with_classes_ ? y_runs_.triples(n) : 0);
   }
 
-  // Gives elements of equal x the positions of their run in the order of y, so that none of their pairs is an
-  // inversion. Returns the number of pairs that tie in both.
+  // Assigns the positions within a run of equal x in the order of y, so that none of its pairs is an
+  // inversion. Returns the number of pairs tied in both.
   int64_t settle_x_ties(const uint32_t* x_starts, int64_t n) {
     uint32_t* positions = positions_.data();
     taken_.reserve(n);
@@ -253,7 +253,7 @@ class SortingCounter final : public LongRowCounter<T> {
     }
   }
 
-  // Sorts runs of words whose key bits agree by the keys themselves.
+  // Sorts runs of words with equal key bits by their full keys.
   template <class KeyOfWord>
   void repair(int64_t* words, int64_t n, const WordFormat<K>& format, const KeyOfWord& key) {
     if (format.exact()) return;

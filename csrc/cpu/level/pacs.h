@@ -1,10 +1,11 @@
-// PACS of consecutive rows. Short ones go one a lane; longer ones along the row, several in step, so that
-// their sums and roots are computed together; the longest one by one.
+// PACS of consecutive rows, in one of three ways. Short rows: one row per lane. Longer rows: registers run
+// along the row, and several rows are processed in step, so that their sums and roots are computed together.
+// The longest rows: one at a time.
 //
-// Deviations are taken from the first element of a row before its mean, which keeps the digits of numbers
-// that are large and close together, as log-probabilities are; then single precision is enough for rows of
-// floats, and of long rows for chunks, whose sums are added in double. A float row whose squares leave the
-// range is done again in double.
+// The first element of a row is subtracted before its mean. This keeps the digits of large numbers that are
+// close together, such as log-probabilities. Single precision is then enough for rows of floats. Long rows
+// are summed in chunks, and the sums of the chunks are added in double. A float row whose squares overflow is
+// recomputed in double.
 #pragma once
 
 #include "core/pacs.h"
@@ -17,9 +18,9 @@ namespace shfcas::SHFCAS_LEVEL {
 
 constexpr int64_t kMaxLaneRow = 32;
 constexpr int64_t kMaxStepRow = 1024;
-constexpr int64_t kChunk = 256;  // elements whose sum single precision holds well, even one after another
+constexpr int64_t kChunk = 256;  // elements that single precision sums accurately, even sequentially
 
-// One long row.
+// Scores one long row.
 template <class T>
 inline PacsSummary pacs_long_row(const T* rewards, const T* logprobs, int64_t n, T* scores) {
   const T reward_origin = rewards[0], logprob_origin = logprobs[0];
@@ -75,7 +76,7 @@ inline PacsSummary pacs_long_row(const T* rewards, const T* logprobs, int64_t n,
   return {magnitude / size, reward_flat || logprob_flat};
 }
 
-// f of each lane.
+// Applies f to each lane.
 template <class V, class F>
 SHFCAS_INLINE V map_lanes(const V& v, const F& f) {
   constexpr int lanes = sizeof(V) / sizeof(v[0]);
@@ -98,8 +99,8 @@ SHFCAS_INLINE LaneScale<T> lane_scale(const Register<T>& mean_square) {
   return {mean_square, std < static_cast<T>(kMinStd) ? V{} : (V{} + 1) / std};
 }
 
-// Puts the deviations from the mean in place of v[0, n); elements beyond the size of a row become 0. `share`
-// is 1 over the size.
+// Replaces v[0, n) by the deviations from the mean; elements beyond the size of a row become 0. `share` is
+// 1 / size.
 template <class T, bool Equal>
 SHFCAS_INLINE LaneScale<T> centre(Register<T>* v, int n, const Register<T>& sizes, const Register<T>& share) {
   using V = Register<T>;
@@ -121,7 +122,7 @@ SHFCAS_INLINE LaneScale<T> centre(Register<T>* v, int n, const Register<T>& size
   return result;
 }
 
-// What the lanes of some rows sum up to. Rows whose squares left the range are done again in double.
+// Writes the summaries of a register of rows, and recomputes rows whose squares overflow in double.
 template <class T>
 SHFCAS_INLINE void summarize(const T* rewards, const T* logprobs, const int64_t* offsets,
                              const int64_t* sizes, const LaneScale<T>& r, const LaneScale<T>& p,
@@ -143,8 +144,9 @@ SHFCAS_INLINE void summarize(const T* rewards, const T* logprobs, const int64_t*
                                 scores + offsets[l]);
 }
 
-// A block of kBlockLanes consecutive rows of at most kMaxLaneRow elements. Reads and writes whole tiles: what
-// is behind a row is overwritten, and must be a row that is written later, or room.
+// Scores a block of kBlockLanes consecutive rows of at most kMaxLaneRow elements. Reads and writes whole
+// tiles: the elements after a row are overwritten. They must be padding, or belong to a row that is written
+// later.
 template <class T, bool Equal>
 SHFCAS_INLINE void pacs_lanes(int longest, const T* rewards, const T* logprobs, const int64_t* offsets,
                               const int64_t* sizes, T* scores, PacsSummary* summaries) {
@@ -183,7 +185,7 @@ SHFCAS_INLINE void pacs_lanes(int longest, const T* rewards, const T* logprobs, 
   }
 }
 
-// Lane l becomes the sum of the lanes of rows[l].
+// Returns a register whose lane l is the sum of the lanes of rows[l].
 template <int Step, class V>
 SHFCAS_INLINE V sum_each(V* rows) {
   constexpr auto lanes = std::make_index_sequence<sizeof(V) / sizeof(rows[0][0])>{};
@@ -197,8 +199,8 @@ SHFCAS_INLINE V sum_each(V* rows) {
     return rows[0];
 }
 
-// kLanesOf<T> rows of at most kMaxStepRow elements in step. They are read and written in whole registers:
-// what is behind a row is overwritten, and must be a row that is written later, or room.
+// Scores kLanesOf<T> rows of at most kMaxStepRow elements in step. Reads and writes whole registers: the
+// elements after a row are overwritten. They must be padding, or belong to a row that is written later.
 template <class T>
 inline void pacs_rows_in_step(const T* rewards, const T* logprobs, const int64_t* offsets,
                               const int64_t* sizes, T* scores, PacsSummary* summaries) {
@@ -208,14 +210,14 @@ inline void pacs_rows_in_step(const T* rewards, const T* logprobs, const int64_t
   static_assert(lanes <= 16);
   alignas(64) static constexpr Key<T> ones_then_zeros[32] = {-1, -1, -1, -1, -1, -1, -1, -1,
                                                              -1, -1, -1, -1, -1, -1, -1, -1};
-  // Calls f(i, in_row) for every register of row l; in_row is all ones but in the last one.
+  // Calls f(i, in_row) for every register of row l; in_row is all ones except in the last register.
   const auto for_registers = [&](int l, const auto& f) __attribute__((always_inline)) {
     const int64_t n = sizes[l], whole = n / lanes * lanes;
     const Mask all = ~Mask{};
     for (int64_t i = 0; i < whole; i += lanes) f(offsets[l] + i, all);
     if (whole < n) f(offsets[l] + whole, load<Mask>(ones_then_zeros + 16 - (n - whole)));
   };
-  // The next rows come from memory while these are computed with.
+  // Distance of the prefetch: the next rows are loaded while these are computed.
   const int64_t ahead = offsets[lanes - 1] + sizes[lanes - 1] - offsets[0];
   T lengths[lanes];
   for (int l = 0; l < lanes; ++l) lengths[l] = static_cast<T>(sizes[l]);
@@ -275,11 +277,11 @@ inline void pacs_rows_in_step(const T* rewards, const T* logprobs, const int64_t
             summaries);
 }
 
-// Rows that are scored together.
+// Rows scored together.
 template <class T>
 struct RowGroup {
   static constexpr int kMost = kBlockLanes<T>;
-  int64_t rows[kMost], offsets[kMost], sizes[kMost];  // rows: their summaries
+  int64_t rows[kMost], offsets[kMost], sizes[kMost];  // rows: indices of their summaries
   int count = 0;
   int64_t longest = 0;
 
@@ -291,9 +293,9 @@ struct RowGroup {
   }
 };
 
-// Calls score(rewards, logprobs, offsets, sizes, scores, summaries) for `lanes` rows that may be read and
-// written `ahead` elements beyond their end: a full group of neighbours where it lies, if what is behind it
-// is written later and is not beyond the limit, else a copy.
+// Calls score(rewards, logprobs, offsets, sizes, scores, summaries) for `lanes` rows. score may read and
+// write `ahead` elements beyond the end of each row. A full group of neighbours is scored in place if the
+// elements after it are below the limit (they are written later); any other group is copied.
 template <class T, class Score>
 SHFCAS_INLINE void score_group(const T* rewards, const T* logprobs, RowGroup<T>& group, int lanes,
                                int64_t ahead, int64_t limit, T* scores, PacsSummary* summaries,
@@ -325,8 +327,8 @@ SHFCAS_INLINE void score_group(const T* rewards, const T* logprobs, RowGroup<T>&
   group.longest = 0;
 }
 
-// Writes the scores of rows [begin, end), and their summaries from summaries[0] on. Which of the three ways a
-// row goes depends on its length alone, so that its scores do not depend on the rows beside it.
+// Writes the scores of rows [begin, end), and their summaries to summaries[0], ... The length of a row alone
+// decides how it is computed, so its scores do not depend on other rows.
 template <class T>
 void pacs_rows(const T* rewards, const T* logprobs, const Rows& rows, int64_t begin, int64_t end, T* scores,
                PacsSummary* summaries) {

@@ -1,4 +1,4 @@
-// One bit for each pair of elements of a vector, from which all vectors are compared with all others.
+// Pair bits: one bit per pair of elements of a vector. All vectors are compared by these bits.
 #pragma once
 
 #include "cpu/kernels.h"
@@ -6,7 +6,7 @@
 
 namespace shfcas::SHFCAS_LEVEL {
 
-// Walks through the pairs i < j of n elements.
+// Cursor over the pairs i < j of n elements.
 struct PairCursor {
   int64_t i = 0, j = 1;
   SHFCAS_INLINE void advance(int64_t n) {
@@ -38,7 +38,7 @@ inline void pack_pairs(const int32_t* columns, int64_t n, int64_t& i, int64_t& j
   j = cursor.j;
 }
 
-// Set bits of each lane.
+// Counts the set bits of each lane.
 SHFCAS_INLINE Register<uint32_t> count_bits(Register<uint32_t> v) {
 #if SHFCAS_REGISTER_BYTES == 64
   return (Register<uint32_t>)_mm512_popcnt_epi32((__m512i)v);

@@ -1,4 +1,4 @@
-// Sorts words by some of their bits, one digit after another, the least significant first.
+// Radix sort of words by some of their bits, least significant digit first.
 #pragma once
 
 #include <cstdint>
@@ -8,11 +8,11 @@
 
 namespace shfcas::SHFCAS_LEVEL {
 
-// Sorts words[0, n) by the bits [low, low + bits); equal ones keep their order. The buffer is for scratch.
+// Sorts words[0, n) by the bits [low, low + bits); the sort is stable. The buffer is scratch memory.
 inline void radix_sort(AlignedBuffer<int64_t>& words, AlignedBuffer<int64_t>& buffer, int64_t n, int low,
                        int bits) {
-  const int max_digit = n < (1 << 18) ? 11 : 16;  // places in the first-level cache; fewer passes
-  buffer.reserve(words.size());                   // they change places
+  const int max_digit = n < (1 << 18) ? 11 : 16;  // counters fit the L1 cache; fewer passes
+  buffer.reserve(words.size());                   // the two are swapped
   const int passes = (bits + max_digit - 1) / max_digit;
   if (passes == 0) return;
   const int digit = (bits + passes - 1) / passes;

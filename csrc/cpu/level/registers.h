@@ -1,7 +1,7 @@
-// Vector registers of this level: SHFCAS_REGISTER_BYTES wide; arithmetic and comparisons work lane by lane.
+// Vector registers of this SIMD level, SHFCAS_REGISTER_BYTES wide. Arithmetic and comparisons work per lane.
 //
-// All of csrc/cpu/level/ is compiled once for each instruction set, into a namespace of its own, by the
-// csrc/cpu/level_*.cpp; see there. SHFCAS_LEVEL is that namespace.
+// All of csrc/cpu/level/ is compiled once per instruction set, by csrc/cpu/level_*.cpp. Each level has its
+// own namespace, SHFCAS_LEVEL.
 #pragma once
 
 #include <cstdint>
@@ -25,8 +25,8 @@ using Register = typename RegisterOf<Lane>::type;
 template <class Lane>
 constexpr int kLanesOf = kBytes / static_cast<int>(sizeof(Lane));
 
-// Transposes C registers that hold C x C tiles side by side, in log2(C) steps of exchanging off-diagonal
-// halves.
+// Exchanges the off-diagonal halves of two registers. log2(C) such steps transpose C registers that hold
+// C x C tiles side by side.
 template <int Step, class V, size_t... I>
 SHFCAS_INLINE void exchange_halves(V& a, V& b, std::index_sequence<I...>) {
   constexpr int lanes = sizeof...(I);
@@ -49,11 +49,11 @@ SHFCAS_INLINE void transpose(V* rows) {
       for (int k = i; k < i + 4; ++k) exchange_halves<4>(rows[k], rows[k + 4], lanes);
 }
 
-// Columns of a tile: what half of the widest register holds, so that short rows fill a tile.
+// Columns of a tile: half of the widest register, so that short rows fill a tile.
 template <class Lane>
 constexpr int kTile = (kBytes < 32 ? kBytes : 32) / static_cast<int>(sizeof(Lane));
 
-// Part of a register that holds a row of a tile.
+// Part of a register that holds one row of a tile.
 template <class Lane>
 struct TileRowOf {
   typedef Lane type __attribute__((vector_size(kTile<Lane> * sizeof(Lane))));
@@ -83,7 +83,7 @@ SHFCAS_INLINE void store(void* to, const V& value) {
   memcpy(to, &value, sizeof(V));
 }
 
-// Reads a tile: columns[i][l] = values[offsets[l] + i] for i < kTile, one row a lane.
+// Reads a tile: columns[i][l] = values[offsets[l] + i] for i < kTile, one row per lane.
 template <class Lane>
 SHFCAS_INLINE void load_tile(const Lane* values, const int64_t* offsets, Register<Lane>* columns) {
   constexpr int tile = kTile<Lane>, lanes = kLanesOf<Lane>;
@@ -98,7 +98,7 @@ SHFCAS_INLINE void load_tile(const Lane* values, const int64_t* offsets, Registe
   transpose<tile>(columns);
 }
 
-// Writes one back: values[offsets[l] + i] = columns[i][l]. Leaves the columns transposed.
+// Writes a tile: values[offsets[l] + i] = columns[i][l]. Leaves the columns transposed.
 template <class Lane>
 SHFCAS_INLINE void store_tile(Register<Lane>* columns, Lane* values, const int64_t* offsets) {
   constexpr int tile = kTile<Lane>, lanes = kLanesOf<Lane>;

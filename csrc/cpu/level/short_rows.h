@@ -1,7 +1,7 @@
-// Pair counts of a block of short rows of one length, one row a lane.
+// Pair counts of a block of short rows of equal length, one row per lane.
 //
-// The rows are sorted by (x, y) with a network. Then x never descends, and a pair is discordant just where y
-// does: one comparison a pair, ties or not. Runs of equal elements in the sorted rows give the ties.
+// A sorting network sorts the rows by (x, y). Then x never descends, and a pair is discordant exactly if y
+// descends: one comparison per pair, with or without ties. Runs of equal elements give the ties.
 #pragma once
 
 #include "cpu/kernels.h"
@@ -9,7 +9,7 @@
 
 namespace shfcas::SHFCAS_LEVEL {
 
-// x and y of one element a lane, ordered by x, then by y. 64-bit keys need a register each.
+// x and y of one element per lane, ordered by x, then by y. 64-bit keys need one register each.
 template <class K>
 struct Element {
   Register<K> x, y;
@@ -25,7 +25,7 @@ SHFCAS_INLINE void exchange(Element<K>& a, Element<K>& b) {
   a = {x, y};
 }
 
-// Elements to be sorted: set(i, x, y) for each, sort(), then get(i, x, y).
+// Elements to sort: set(i, x, y) for each element, sort(), then get(i, x, y).
 template <class K, int Capacity>
 struct SortedPairs {
   Element<K> elements[Capacity];
@@ -38,7 +38,7 @@ struct SortedPairs {
   }
 };
 
-// Two 32-bit keys make one of 64 bits: those of the even lanes in one register, of the odd lanes in another.
+// Two 32-bit keys form one 64-bit key: even lanes in one register, odd lanes in another.
 template <int Capacity>
 struct SortedPairs<int32_t, Capacity> {
   using V = Register<int32_t>;
@@ -49,7 +49,7 @@ struct SortedPairs<int32_t, Capacity> {
   Single<int64_t> even[Capacity], odd[Capacity];
 
   SHFCAS_INLINE void set(int i, const V& x, const V& y) {
-    const W high = (W)x, low = (W)(y ^ INT32_MIN);  // below the high half, keys are unsigned
+    const W high = (W)x, low = (W)(y ^ INT32_MIN);  // the low half compares as unsigned
     even[i].key = (high << 32) | (low & ~kHigh);
     odd[i].key = (high & kHigh) | (W)((U)low >> 32);
   }
@@ -64,17 +64,18 @@ struct SortedPairs<int32_t, Capacity> {
   }
 };
 
-// The largest number of a lane.
+// The largest value of a lane.
 template <class V>
 constexpr auto kLargest =
     std::numeric_limits<std::remove_cv_t<std::remove_reference_t<decltype(V{}[0])>>>::max();
 
-// Pairs i < j < n with y[i] > y[j]. y has room for pads up to a multiple of 4.
+// Counts pairs i < j < n with y[i] > y[j]. y must hold n rounded up to a multiple of 4; the pads are written
+// here.
 template <class V>
 SHFCAS_INLINE V count_descents(V* y, int n) {
   const V one = V{} + 1;
   V counts[4] = {};
-  for (int i = n; i & 3; ++i) y[i] = V{} + kLargest<V>;  // descends to none
+  for (int i = n; i & 3; ++i) y[i] = V{} + kLargest<V>;  // a pad is never greater
   for (int i = 0; i < n; i += 4) {
     const V a = y[i], b = y[i + 1], c = y[i + 2], d = y[i + 3];
     counts[0] = a > b ? counts[0] + one : counts[0];
@@ -93,14 +94,15 @@ SHFCAS_INLINE V count_descents(V* y, int n) {
   return (counts[0] + counts[1]) + (counts[2] + counts[3]);
 }
 
-// Pairs within runs of equal elements: run is the length of the one that ends here, less one.
+// Adds the pairs within runs of equal elements. run is the length of the run that ends here, minus one.
 template <class V>
 SHFCAS_INLINE void count_ties(const V& same_as_previous, V& run, V& pairs) {
   run = (run + 1) & same_as_previous;
   pairs += run;
 }
 
-// Rows of n <= Size elements, those of the lanes that begin at `lane`. Unrolled if Size <= kSortBlock.
+// Counts rows of n <= Size elements, for one register of lanes from `lane` on. Unrolled if
+// Size <= kSortBlock.
 template <class T, int Size>
 SHFCAS_INLINE void count_part(const T* x, const T* y, const int64_t* offsets, int n, int lane,
                               BlockCounts<Key<T>>& counts) {
@@ -134,7 +136,7 @@ SHFCAS_INLINE void count_part(const T* x, const T* y, const int64_t* offsets, in
     sorted_y[i].key = y_key;
   }
   if constexpr (!unrolled)
-    for (int i = n, room = power_of_two(n); i < room; ++i) {
+    for (int i = n, padded = power_of_two(n); i < padded; ++i) {
       pairs.set(i, largest, largest);
       sorted_y[i].key = largest;
     }
@@ -165,7 +167,7 @@ SHFCAS_INLINE void count_part(const T* x, const T* y, const int64_t* offsets, in
 template <class T, int Size>
 void count_sized(const T* x, const T* y, const int64_t* offsets, int n, BlockCounts<Key<T>>& counts) {
   for (int lane = 0; lane < kBlockLanes<Key<T>>; lane += kLanesOf<Key<T>>)
-    if (Size <= kSortBlock && n == Size)  // without pads, as a constant
+    if (Size <= kSortBlock && n == Size)  // no pads; n is a constant
       count_part<T, Size>(x, y, offsets, Size, lane, counts);
     else
       count_part<T, Size>(x, y, offsets, n, lane, counts);
@@ -173,8 +175,8 @@ void count_sized(const T* x, const T* y, const int64_t* offsets, int n, BlockCou
 
 template <class T>
 void count_block(const T* x, const T* y, const int64_t* offsets, int n, BlockCounts<Key<T>>& counts) {
-  constexpr int room = sizeof(T) == 4 ? 256 : 128;
-  static_assert(kMaxBlockLength<Key<T>> <= room);
+  constexpr int capacity = sizeof(T) == 4 ? 256 : 128;
+  static_assert(kMaxBlockLength<Key<T>> <= capacity);
   if (n <= 4)
     count_sized<T, 4>(x, y, offsets, n, counts);
   else if (n <= 8)
@@ -184,7 +186,7 @@ void count_block(const T* x, const T* y, const int64_t* offsets, int n, BlockCou
   else if (n <= 16)
     count_sized<T, 16>(x, y, offsets, n, counts);
   else
-    count_sized<T, room>(x, y, offsets, n, counts);
+    count_sized<T, capacity>(x, y, offsets, n, counts);
 }
 
 }  // namespace shfcas::SHFCAS_LEVEL

@@ -1,14 +1,14 @@
-// Sorts many sequences at once, one a lane, by a network of exchanges that put the smaller element first.
+// Sorting networks: sort many sequences at once, one per lane. An exchange puts the smaller element first.
 //
-// Elements at or beyond n are pads that compare as the largest; no exchange moves them, so that the network
-// of the next power of two sorts any n, and what only touches pads is skipped.
+// Elements at or beyond n are pads that compare as the largest, and no exchange moves them. So the network of
+// the next power of two sorts any n, and exchanges that only touch pads are skipped.
 #pragma once
 
 #include "cpu/level/registers.h"
 
 namespace shfcas::SHFCAS_LEVEL {
 
-// One key a lane.
+// One key per lane.
 template <class K>
 struct Single {
   Register<K> key;
@@ -17,11 +17,11 @@ struct Single {
 template <class K>
 SHFCAS_INLINE void exchange(Single<K>& a, Single<K>& b) {
   const Register<K> low = a.key < b.key ? a.key : b.key;
-  b.key ^= a.key ^ low;  // the other one; processors have fewer units for max than for bit operations
+  b.key ^= a.key ^ low;  // the larger key; processors have fewer units for max than for bit operations
   a.key = low;
 }
 
-constexpr int kSortBlock = 16;  // elements that are sorted in registers
+constexpr int kSortBlock = 16;  // elements sorted in registers
 
 // A list of exchanges: element low[i] with element high[i].
 template <int Capacity>
@@ -58,8 +58,8 @@ constexpr auto kMerge = [] {
   return network;
 }();
 
-// The first level of a merge compares an ascending run with the next one read backwards; then Levels - 1
-// more. The mirrored half comes second, and descends.
+// The first level of a merge compares an ascending run with the next run read backwards. Levels - 1 more
+// follow. The mirrored half is second, and descends.
 template <int Levels>
 constexpr auto kFirstMerge = [] {
   Network<(Levels << Levels)> network;
@@ -74,7 +74,7 @@ constexpr auto kFirstMerge = [] {
   return network;
 }();
 
-// Indices are constants from here on, or the elements would not stay in registers.
+// Indices are compile-time constants from here on, so that the elements stay in registers.
 template <const auto& network, class E, size_t... I>
 SHFCAS_INLINE void run_network(E* r, std::index_sequence<I...>) {
   (exchange(r[network.low[I]], r[network.high[I]]), ...);
@@ -118,11 +118,11 @@ SHFCAS_INLINE void first_merge_pass(E* v, int run) {
                                       std::make_index_sequence<(1 << (Levels - 1))>{});
 }
 
-// Room for n elements and the pads that sort_lanes() wants behind them.
+// Returns the size of a buffer for n elements and the pads that sort_lanes() needs after them.
 inline int power_of_two(int n) {
-  int room = kSortBlock;
-  while (room < n) room *= 2;
-  return room;
+  int power = kSortBlock;
+  while (power < n) power *= 2;
+  return power;
 }
 
 // Sorts v[0, n), n > 0; v[n, power_of_two(n)) are pads.
@@ -132,7 +132,7 @@ inline void sort_lanes(E* v, int n) {
     run_on<kSort<kSortBlock>>(v + begin, 1, std::make_index_sequence<kSortBlock>{});
   for (int run = kSortBlock; run < n; run *= 2)
     for (int begin = 0; begin + run < n; begin += 2 * run) {
-      int distance = run / 2;  // of the level that comes next
+      int distance = run / 2;  // distance of the next level
       if (run == kSortBlock) {
         first_merge_pass<1>(v + begin, run);
       } else if (run == 2 * kSortBlock) {
@@ -167,13 +167,13 @@ SHFCAS_INLINE void sort_up_to(E* v, int n) {
     sort_lanes(v, n);
 }
 
-// Sorts the first n words of kWordLanes rows side by side; row r is words[r * pitch, r * pitch + n), and
-// pitch is n rounded up to a multiple of 4 at least. columns is scratch for a power of two of registers, at
-// least n and kSortBlock, each with the words of kLanesOf<int64_t> rows.
+// Sorts the first n words of kWordLanes rows side by side. Row r is words[r * pitch, r * pitch + n); pitch is
+// at least n rounded up to a multiple of 4. columns is scratch memory of power_of_two(n) registers, each with
+// the words of kLanesOf<int64_t> rows.
 inline void sort_words(int64_t* words, int64_t pitch, int n, int64_t* columns) {
   constexpr int tile = kTile<int64_t>, lanes = kLanesOf<int64_t>;
   auto* elements = reinterpret_cast<Single<int64_t>*>(columns);
-  const int room = power_of_two(n);
+  const int padded = power_of_two(n);
   int64_t offsets[lanes];
   for (int l = 0; l < lanes; ++l) offsets[l] = l * pitch;
   for (int lane = 0; lane < kWordLanes; lane += lanes) {
@@ -183,7 +183,7 @@ inline void sort_words(int64_t* words, int64_t pitch, int n, int64_t* columns) {
       load_tile<int64_t>(rows + i, offsets, columns_of_tile);
       for (int k = 0; k < tile; ++k) elements[i + k].key = columns_of_tile[k];
     }
-    for (int i = n; i < room; ++i) elements[i].key = Register<int64_t>{} + INT64_MAX;
+    for (int i = n; i < padded; ++i) elements[i].key = Register<int64_t>{} + INT64_MAX;
     sort_lanes(elements, n);
     for (int i = 0; i < n; i += tile) {
       for (int k = 0; k < tile; ++k) columns_of_tile[k] = elements[i + k].key;

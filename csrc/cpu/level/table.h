@@ -1,4 +1,4 @@
-// The table of this level's kernels.
+// Table of the kernels of this SIMD level.
 #pragma once
 
 #include "cpu/kernels.h"

@@ -1,8 +1,7 @@
-"""Preflight: what is wrong with a reward model, looked for on known pairs before anything is scored with it.
+"""Preflight: checks of a reward model on known pairs before it scores anything.
 
-Reward models rarely fail with an error. A lost head, a template or an end token that is not the one of training, or
-padding that is read as text give scores that look like scores. Each check here says pass, warn or fail in one
-sentence, and what to do about it.
+Reward models rarely fail with an error. A missing head, a different template or end token than in training, or padding
+read as text give plausible but wrong scores. Each check reports pass, warn or fail with one sentence and a remedy.
 """
 
 import logging
@@ -49,15 +48,15 @@ def preflight(
     candidates: Sequence[dict[str, Any]] = (),
     answer_tokens: int = 0,
 ) -> list[Finding]:
-    """Checks a reward model, each member of an ensemble, or as much of a callable as can be seen from outside.
+    """Checks a reward model, each member of an ensemble, or the outputs of a callable.
 
     Args:
-        name: as `load_scorer` takes it.
+        name: see `load_scorer`.
         settings: see `PreflightConfig`.
         cost_model: lower is better.
-        preferences: known pairs; without them, a few obvious ones are used, which only ever warn.
+        preferences: known pairs; without them, a few obvious pairs are used, which only cause warnings.
         candidates: rows with `prompt` and `completions`, whose lengths are checked.
-        answer_tokens: tokens that are still to be added to each candidate, as the policy counts them.
+        answer_tokens: tokens still to be added to each candidate, counted by the policy's tokenizer.
 
     Returns:
         The findings in the order of the checks.
@@ -76,7 +75,7 @@ def preflight(
             )
         ]
     if is_callable_name(name):
-        return check_callable(load_scorer(name, cost_model), spread(preferences, settings.pairs), settings)
+        return check_callable(load_scorer(name, cost_model), evenly_spaced(preferences, settings.pairs), settings)
     model, tokenizer = load_reward_model(name)
     head = checks.check_head(has_trained_head(name))
     lower = cost_model or is_cost_model(name)
@@ -95,14 +94,18 @@ def preflight(
 
 
 def refuse_failures(findings: Sequence[Finding]) -> None:
-    """Logs the warnings, and raises a UserError with the failures if there are any."""
+    """Logs the warnings.
+
+    Raises:
+        UserError: a check failed; the message lists all failures.
+    """
     for finding in findings:
         if finding.status == WARN:
             logger.warning("preflight, %s: %s; %s", finding.check, finding.message, finding.remedy)
     failed = [f"{f.check}: {f.message}; {f.remedy}" for f in findings if f.status == FAIL]
     if failed:
         raise UserError(
-            f"the reward model is not fit to score: {' | '.join(failed)} "
+            f"the reward model fails its preflight checks: {' | '.join(failed)} "
             "(shfcas preflight shows all checks; the setting preflight: null skips them)"
         )
 
@@ -117,17 +120,17 @@ def check_model(
     candidates: Sequence[dict[str, Any]] = (),
     answer_tokens: int = 0,
 ) -> list[Finding]:
-    """The checks of a model and its tokenizer; see `preflight`."""
+    """Checks a model and its tokenizer; see `preflight`."""
     scorer = ModelScorer(model, tokenizer)
     lengths = [checks.pair_length(tokenizer, p) for p in preferences]
-    answers = [checks.length(tokenizer, row["prompt"], text) for row in candidates for text in row["completions"]]
+    answers = [checks.num_tokens(tokenizer, row["prompt"], text) for row in candidates for text in row["completions"]]
     short = [p for p, tokens in zip(preferences, lengths, strict=True) if tokens <= scorer.max_length]
-    known = spread(short, settings.pairs)
+    known = evenly_spaced(short, settings.pairs)
     pairs = known or [p for p in OBVIOUS if checks.pair_length(tokenizer, p) <= scorer.max_length]
     findings = [checks.check_length(scorer.max_length, lengths, answers, answer_tokens)]
     findings.append(checks.check_template(scorer, pairs))
     if findings[-1].status == FAIL or not pairs:
-        return findings  # what the model cannot see, it cannot judge
+        return findings  # further checks need scores
     chosen, rejected = pair_rewards(negated(scorer) if cost_model else scorer, pairs)
     findings.append(checks.check_numbers([*chosen, *rejected]))
     if findings[-1].status == FAIL:
@@ -143,15 +146,15 @@ def check_model(
 
 
 def check_callable(scorer: Any, known: Sequence[Preference], settings: PreflightConfig) -> list[Finding]:
-    """The checks of a callable, about which nothing is known but what it returns."""
+    """Checks a callable by its return values."""
     pairs = known or OBVIOUS
     few = pairs[: checks.BATCH]
     try:
         chosen, rejected = pair_rewards(scorer, pairs)
         alone = [pair_rewards(scorer, [p])[0][0] for p in few]
-    except (TypeError, KeyError) as error:  # a reward may need columns of the prompts, which pairs do not have
-        message = f"the function does not score pairs alone ({error})"
-        return [Finding("numbers", WARN, message, "nothing about it was checked; look at its first rewards yourself")]
+    except (TypeError, KeyError) as error:  # a reward may need prompt columns, which pairs do not have
+        message = f"the function needs more than prompts and answers to score pairs ({error})"
+        return [Finding("numbers", WARN, message, "it was not checked; inspect its first rewards")]
     numbers = checks.check_numbers([*chosen, *rejected])
     if numbers.status == FAIL:
         return [numbers]
@@ -162,7 +165,7 @@ def check_callable(scorer: Any, known: Sequence[Preference], settings: Preflight
     ]
 
 
-def spread(preferences: Sequence[Preference], count: int) -> list[Preference]:
-    """So many of them, at equal distances, so that every part of a file is seen."""
+def evenly_spaced(preferences: Sequence[Preference], count: int) -> list[Preference]:
+    """Returns up to `count` evenly spaced preferences, so that every part of a file is covered."""
     count = min(count, len(preferences))
     return [preferences[i * len(preferences) // count] for i in range(count)]

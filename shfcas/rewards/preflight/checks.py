@@ -1,4 +1,4 @@
-"""The checks of a preflight, one function each."""
+"""Preflight checks, one function each."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,59 +7,59 @@ from typing import Any
 import numpy as np
 import torch
 
-from shfcas.data.chat import Prompt, as_messages, encode_answer, ending, plain_text, render
+from shfcas.data.chat import Prompt, answer_suffix_ids, as_messages, encode_answer, plain_text, render
 from shfcas.data.preferences import Preference
 from shfcas.rewards.metrics import accuracy
 from shfcas.rewards.preflight.finding import FAIL, PASS, WARN, Finding
 from shfcas.rewards.scorers import ModelScorer, padded
 
-ENOUGH = 100  # pairs, of which a model that is no better than chance is refused; a half-width of 0.1
-FEW = 20  # pairs, below which nothing is concluded
+ENOUGH = 100  # pairs needed to reject a model that is no better than chance; a half-width of 0.1
+FEW = 20  # below this number of pairs nothing is concluded
 BATCH = 16
 NO_LIMIT = 1 << 30
 
 
 def check_head(trained: bool) -> Finding:
-    """Whether the model has learned to score at all; one that has lost its head is not even loaded."""
+    """Checks that the model has a trained head; loading fails earlier if its weights are missing."""
     if not trained:
         return Finding("head", FAIL, "the model has no trained reward head", "train one with: shfcas train-reward")
     return Finding("head", PASS, "the reward head was trained and is in the checkpoint")
 
 
 def check_length(limit: int, pairs: Sequence[int], answers: Sequence[int], answer_tokens: int) -> Finding:
-    """Whether the model can see what it is asked about; all numbers are tokens."""
+    """Checks that pairs and answers fit the context of the model; all numbers are tokens."""
     long_pairs, long_answers = sum(n > limit for n in pairs), sum(n > limit for n in answers)
     tight = sum(n + answer_tokens > limit for n in answers)
     values = {"limit": limit, "longest": max([*pairs, *answers], default=0)}
     values |= {"long_pairs": long_pairs, "long_answers": long_answers}
-    beyond = f"longer than the {limit} tokens that the model can see"
+    beyond = f"longer than the model's limit of {limit} tokens"
     if long_answers:
         message = f"{long_answers} of {len(answers)} prompts or answers are {beyond}"
-        return Finding("length", FAIL, message, "shorten the prompts or take a model with a longer context", values)
+        return Finding("length", FAIL, message, "shorten the prompts or use a model with a longer context", values)
     if pairs and long_pairs == len(pairs):
         message = f"all {long_pairs} known pairs are {beyond}"
-        return Finding("length", FAIL, message, "give shorter pairs or take a model with a longer context", values)
+        return Finding("length", FAIL, message, "use shorter pairs or a model with a longer context", values)
     if tight:
         message = f"{tight} of {len(answers)} prompts leave less than {answer_tokens} of {limit} tokens for an answer"
-        return Finding("length", WARN, message, "an answer that is too long stops scoring: sample fewer tokens", values)
+        return Finding("length", WARN, message, "answers that are too long stop scoring: sample fewer tokens", values)
     if long_pairs:
         message = f"{long_pairs} of {len(pairs)} known pairs are {beyond}"
-        return Finding("length", WARN, message, "they are not learned from: shorten them", values)
-    return Finding("length", PASS, f"nothing is longer than what the model can see ({limit} tokens)", values=values)
+        return Finding("length", WARN, message, "they are not used for training: shorten them", values)
+    return Finding("length", PASS, f"all texts are within the model's limit of {limit} tokens", values=values)
 
 
 def check_template(scorer: ModelScorer, pairs: Sequence[Preference]) -> Finding:
-    """Whether the conversation reaches the model, and what the template does to the scores."""
+    """Checks that the template passes the conversation to the model, and measures its effect on the scores."""
     tokenizer = scorer.tokenizer
     if not pairs:
-        return Finding("template", WARN, "no known pair is short enough to be scored", "give shorter pairs")
+        return Finding("template", WARN, "no known pair is short enough to be scored", "use shorter pairs")
     different = [p for p in pairs if p.chosen != p.rejected]
     if different and all(encode(tokenizer, p, p.chosen) == encode(tokenizer, p, p.rejected) for p in different):
         return Finding(
             "template",
             FAIL,
-            "the model reads the same tokens whatever the answer is",
-            "mend the tokenizer's chat template, which drops what the assistant says",
+            "the model's input does not depend on the answer",
+            "fix the tokenizer's chat template, which drops assistant messages",
         )
     first = pairs[0]
     other = "zebra quartz" if isinstance(first.prompt, str) else [{"role": "user", "content": "zebra quartz"}]
@@ -67,8 +67,8 @@ def check_template(scorer: ModelScorer, pairs: Sequence[Preference]) -> Finding:
         return Finding(
             "template",
             FAIL,
-            "the model reads the same tokens whatever the prompt is",
-            "mend the tokenizer's chat template, which drops what the user says",
+            "the model's input does not depend on the prompt",
+            "fix the tokenizer's chat template, which drops user messages",
         )
     if not tokenizer.chat_template:
         paired = tokenizer.sep_token_id is not None
@@ -77,31 +77,31 @@ def check_template(scorer: ModelScorer, pairs: Sequence[Preference]) -> Finding:
             "template",
             PASS if known else WARN,
             f"there is no chat template: prompt and answer are {'a pair' if paired else 'joined by a blank line'}",
-            "" if known else "if the model was trained with a template, save that in its tokenizer",
+            "" if known else "if the model was trained with a template, save it in the tokenizer",
         )
     few = pairs[:BATCH]
     for p in few:
         text = render(tokenizer, [*as_messages(p.prompt), {"role": "assistant", "content": p.chosen}])
         lost = sorted({m["role"] for m in as_messages(p.prompt) if m["content"].strip() not in text})
         if lost:
-            message = f"the chat template drops or changes what is said by: {', '.join(lost)}"
-            return Finding("template", WARN, message, "mend it, or put what matters into a user turn")
+            message = f"the chat template drops or changes messages of: {', '.join(lost)}"
+            return Finding("template", WARN, message, "fix it, or move important content to a user message")
     templated = [encode(tokenizer, p, p.chosen) for p in few]
     plain = [tokenizer(f"{plain_text(p.prompt)}\n\n{p.chosen}", verbose=False)["input_ids"] for p in few]
-    shift = moved(scorer.score_tokens(templated), scorer.score_tokens([ids[: scorer.max_length] for ids in plain]))
-    message = f"the chat template is applied; without it, scores would move by {shift:.2f} standard deviations"
+    shift = mean_shift(scorer.score_tokens(templated), scorer.score_tokens([ids[: scorer.max_length] for ids in plain]))
+    message = f"the chat template is applied; without it, scores would change by {shift:.2f} standard deviations"
     return Finding("template", PASS, message, values={"moved": shift})
 
 
 def check_numbers(rewards: Sequence[float]) -> Finding:
-    """Whether scores are numbers, and not all the same one."""
+    """Checks that scores are finite and not all equal."""
     bad = int((~np.isfinite(rewards)).sum())
     if bad:
         return Finding(
             "numbers",
             FAIL,
             f"{bad} of {len(rewards)} scores are not finite numbers",
-            "the weights are broken, or overflow in half precision: load it in float32, or train it anew",
+            "the weights are broken, or overflow in half precision: load the model in float32, or train it again",
         )
     low, high = float(np.min(rewards)), float(np.max(rewards))
     if high - low < 1e-6:
@@ -112,19 +112,19 @@ def check_numbers(rewards: Sequence[float]) -> Finding:
 
 
 def check_batch(scorer: ModelScorer, pairs: Sequence[Preference], tolerance: float) -> Finding:
-    """Whether an answer's score depends on what it is scored with, as it does where padding is read as text."""
+    """Checks that a score does not depend on the batch, as it does if padding is read as text."""
     first, tokenizer = pairs[0], scorer.tokenizer
     encoded = sorted((encode(tokenizer, p, p.chosen) for p in pairs), key=len)
     encoded = [*encoded[: BATCH // 2], *encoded[-BATCH // 2 :]]
     longer = encode_answer(tokenizer, first.prompt, f"{first.chosen} {first.chosen}", NO_LIMIT)
-    encoded += [longer] if len(longer) <= scorer.max_length else []  # so that there is something to pad
+    encoded += [longer] if len(longer) <= scorer.max_length else []  # so that the batch needs padding
     one = ModelScorer(scorer.model, tokenizer, batch_size=1, max_length=scorer.max_length)
     alone = one.score_tokens(encoded)
     finding = batch_finding(
-        alone, scorer.score_tokens(encoded), tolerance, "its forward must find each text's end by the attention mask"
+        alone, scorer.score_tokens(encoded), tolerance, "its forward must use the attention mask to find the text's end"
     )
     if finding.status == FAIL and np.abs(np.subtract(alone, left_padded(scorer, encoded))).max() < 1e-3:
-        remedy = f"it reads the last position and takes padding on the left for granted: {finding.remedy}"
+        remedy = f"it reads the last position and assumes padding on the left: {finding.remedy}"
         return replace(finding, remedy=remedy)
     return finding
 
@@ -133,25 +133,25 @@ def batch_finding(alone: Sequence[float], together: Sequence[float], tolerance: 
     """Compares scores of the same answers alone and in a batch."""
     shift, deviation = float(np.abs(np.subtract(alone, together)).max()), float(np.std(alone))
     values = {"moved": shift, "standard_deviation": deviation}
-    rounding = 1e-5 + 1e-5 * float(np.abs(alone).max())  # of float32
+    rounding = 1e-5 + 1e-5 * float(np.abs(alone).max())  # rounding errors of float32
     if shift > max(tolerance * deviation, rounding):
-        message = f"a score moves by up to {shift:.3g} in a batch (standard deviation {deviation:.3g})"
+        message = f"a score changes by up to {shift:.3g} in a batch (standard deviation {deviation:.3g})"
         return Finding("batch", FAIL, message, remedy, values)
     message = f"scores are the same alone and in a padded batch (within {shift:.1g})"
     return Finding("batch", PASS, message, values=values)
 
 
 def check_end(scorer: ModelScorer, pairs: Sequence[Preference], judged: Finding) -> Finding:
-    """Whether an answer is closed as it was in training; most reward models read their score at that token."""
+    """Checks that answers end with the same tokens as in training; most reward models read the score there."""
     tokenizer, config = scorer.tokenizer, scorer.model.config
-    tail = ending(tokenizer, pairs[0].prompt)
+    tail = answer_suffix_ids(tokenizer, pairs[0].prompt)
     text = tokenizer.decode(tail)
     trained = getattr(config, "shfcas_ending", None)
     if trained is not None and list(trained) != tail:
         return Finding(
             "end",
             FAIL,
-            f"answers end in {text!r}, and the model was trained with {tokenizer.decode(list(trained))!r}",
+            f"answers end with {text!r}, but the model was trained with {tokenizer.decode(list(trained))!r}",
             "use the tokenizer and template that were saved with the model",
             {"ending": text},
         )
@@ -160,84 +160,84 @@ def check_end(scorer: ModelScorer, pairs: Sequence[Preference], judged: Finding)
         return Finding(
             "end",
             WARN if works or trained is not None else FAIL,
-            "no end token closes an answer" + (", though the model orders known pairs without one" if works else ""),
-            "set the tokenizer's eos_token, or give it a chat template that closes the assistant's turn",
+            "answers have no end token" + (", but the model orders known pairs without one" if works else ""),
+            "set the tokenizer's eos_token, or a chat template that ends the assistant's turn",
             {"ending": text},
         )
     encoded = [encode(tokenizer, p, p.chosen) for p in pairs[:BATCH]]
-    shift = moved(scorer.score_tokens(encoded), scorer.score_tokens([ids[: -len(tail)] for ids in encoded]))
+    shift = mean_shift(scorer.score_tokens(encoded), scorer.score_tokens([ids[: -len(tail)] for ids in encoded]))
     values = {"ending": text, "moved": shift}
     if shift < 1e-4 and tokenizer.pad_token_id in tail and trained is None:
         return Finding(
             "end",
             WARN,
-            f"{text!r} ends an answer and is padding too, so that the model reads its score one token earlier",
-            "if it was trained with another pad token, set that one in its tokenizer",
+            f"{text!r} ends an answer and is also the pad token, so the model reads its score one token earlier",
+            "if it was trained with another pad token, set it in the tokenizer",
             values,
         )
-    message = f"{text!r} closes every answer; without it, scores would move by {shift:.2f} standard deviations"
+    message = f"{text!r} ends every answer; without it, scores would change by {shift:.2f} standard deviations"
     return Finding("end", PASS, message, values=values)
 
 
 def check_accuracy(differences: np.ndarray, known: bool) -> Finding:
-    """Whether pairs are ordered as they were judged."""
+    """Checks that the model orders pairs as labelled."""
     found = accuracy(differences)
     values = {**found, "known": known}
     what = "known pairs" if known else "obvious pairs"
     share = f"{found['mean']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
-    message = f"{share} of {found['count']} {what} are ordered as judged (0.5 is chance)"
+    message = f"{share} of {found['count']} {what} are ordered as labelled (0.5 is chance)"
     if found["low"] > 0.5:
         return Finding("accuracy", PASS, message, values=values)
     reversed_ = found["high"] < 0.5
     remedy = "train the reward model on such pairs first"
     if reversed_:
-        remedy = "lower may be better: set cost_model, or look whether chosen and rejected were exchanged"
+        remedy = "lower may be better: set cost_model, or check whether chosen and rejected are swapped"
     sure = known and found["count"] >= (FEW if reversed_ else ENOUGH)
     if not sure and not reversed_:
-        remedy = f"{ENOUGH} known pairs or more would tell: give them with preferences"
+        remedy = f"at least {ENOUGH} known pairs are needed to decide: pass them with preferences"
     return Finding("accuracy", FAIL if sure else WARN, message, remedy, values)
 
 
 def check_dtype(scorer: ModelScorer, rewards: Sequence[float], pairs: Sequence[Preference]) -> Finding:
-    """Whether scores are fine enough to tell answers apart."""
+    """Checks that the precision of the weights is enough to distinguish answers."""
     dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in scorer.model.parameters() if p.is_floating_point()})
     answers = {(str(p.prompt), answer) for p in pairs for answer in (p.chosen, p.rejected)}
     ties = max(0, len(answers) - len(set(rewards)))
     message, values = f"the weights are in {', '.join(dtypes)}", {"dtypes": dtypes, "ties": ties}
     if {"float16", "bfloat16"} & set(dtypes):
-        message += f"; {ties} of {len(answers)} different answers share a score with another"
+        message += f"; {ties} of {len(answers)} different answers have the same score as another"
         return Finding("dtype", WARN, message, "load the reward model in float32", values)
     return Finding("dtype", PASS, message, values=values)
 
 
-def length(tokenizer: Any, prompt: Prompt, completion: str) -> int:
-    """Tokens of a prompt and its answer."""
+def num_tokens(tokenizer: Any, prompt: Prompt, completion: str) -> int:
+    """Returns the number of tokens of a prompt and its answer."""
     return len(encode_answer(tokenizer, prompt, completion, NO_LIMIT))
 
 
 def pair_length(tokenizer: Any, preference: Preference) -> int:
-    """Tokens of the longer one of two answers, the prompt included."""
-    return max(length(tokenizer, preference.prompt, answer) for answer in (preference.chosen, preference.rejected))
+    """Returns the number of tokens of the longer of two answers, including the prompt."""
+    return max(num_tokens(tokenizer, preference.prompt, answer) for answer in (preference.chosen, preference.rejected))
 
 
 def encode(tokenizer: Any, preference: Preference, answer: str) -> list[int]:
-    """A pair's prompt with one answer, as the model reads it."""
+    """Returns the model input of a pair's prompt with one answer."""
     return encode_answer(tokenizer, preference.prompt, answer, NO_LIMIT)
 
 
-def moved(before: Sequence[float], after: Sequence[float]) -> float:
-    """Mean absolute change, in standard deviations of the scores."""
+def mean_shift(before: Sequence[float], after: Sequence[float]) -> float:
+    """Returns the mean absolute change, in standard deviations of the scores."""
     return float(np.abs(np.subtract(before, after)).mean() / (np.std(before) + 1e-12))
 
 
 def special_ids(tokenizer: Any) -> set[int]:
-    """Ids of tokens that no text turns into."""
+    """Returns the ids of special tokens."""
     added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     return added | set(tokenizer.all_special_ids)
 
 
 @torch.inference_mode()
 def left_padded(scorer: ModelScorer, encoded: Sequence[list[int]]) -> list[float]:
-    """Scores of one batch with its padding on the left."""
+    """Scores one batch with padding on the left."""
     inputs = padded(encoded, scorer.pad_id, scorer.model.device, "left")
     return scorer.model(**inputs).logits.float().squeeze(-1).tolist()

@@ -1,4 +1,4 @@
-"""What a check found."""
+"""Result of a check."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,14 +8,14 @@ PASS, WARN, FAIL = "pass", "warn", "fail"
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found.
+    """Result of one check.
 
     Attributes:
-        check: its name.
+        check: name of the check.
         status: `pass`, `warn` or `fail`.
-        message: one sentence about what was found.
-        remedy: what to do about it, where something should be done.
-        values: the numbers behind it.
+        message: one sentence about the result.
+        remedy: recommended action, if any.
+        values: measured numbers.
     """
 
     check: str

@@ -1,4 +1,4 @@
-"""Pairs of which everybody knows which answer is better, for reward models that come without any."""
+"""Pairs with an obviously better answer, for reward models without known pairs."""
 
 from shfcas.data.preferences import Preference
 

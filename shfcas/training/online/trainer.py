@@ -1,7 +1,7 @@
-"""TRL's RLOO and GRPO trainers, whose rollouts are made, scored and described as those of our PPO.
+"""TRL's RLOO and GRPO trainers, with rollouts sampled, scored and logged as in our PPO.
 
-The losses and the advantages are TRL's. Everything random in a rollout is a function of (seed, rollout), and
-checkpoints lie between rollouts, so a resumed run goes on exactly as it would have.
+Losses and advantages are TRL's. All random numbers of a rollout are functions of (seed, rollout), and checkpoints are
+between rollouts, so a run resumes exactly.
 """
 
 import copy
@@ -31,22 +31,22 @@ logger = logging.getLogger(__name__)
 
 
 class KLGuard(Exception):
-    """The policy has gone further from the reference than it may; raised before another update."""
+    """Signal that the policy's KL to the reference exceeds `max_kl`; raised before another update."""
 
 
 class RolloutReward:
-    """The reward function that TRL calls, once a rollout; it keeps what it measured.
+    """Reward function that TRL calls once per rollout; it keeps its measurements.
 
-    One function rather than one for each callable: TRL would add a metric with weight 0 to the reward, and give an
-    answer that the reward does not apply to the reward 0 where the metric does apply.
+    There is one function for all callables. With separate functions, TRL would add metrics with weight 0 to the
+    reward. It would then give an answer without an applicable reward the reward 0 if a metric applies.
 
     Args:
-        reward: the reward, in TRL's shape.
+        reward: the reward, with TRL's signature.
         metrics: callables by name that are only measured.
         rows: the prompts with their other columns.
         tokenizer: the policy's.
         eos_ids: ids that end an answer.
-        settings: clipping and the penalty of answers that did not end.
+        settings: clipping, and the penalty of answers without an end.
     """
 
     __name__ = "reward"
@@ -67,10 +67,10 @@ class RolloutReward:
         self.measured: dict[str, Tensor] = {}
 
     def __call__(self, completion_ids: list[list[int]], row: list[int], **unused: Any) -> list[float]:
-        """Rewards of the answers `completion_ids` to the prompts of these rows.
+        """Returns the rewards of the answers `completion_ids` to the prompts of these rows.
 
         Raises:
-            ValueError: a callable returned another number of values, one that is not finite, or no reward.
+            ValueError: a callable returned the wrong number of values, a value that is not finite, or no reward.
         """
         rows = [self.rows[i] for i in row]
         prompts = [r["prompt"] for r in rows]
@@ -101,19 +101,19 @@ class RolloutReward:
 
 
 class Rollouts:
-    """What both trainers get in place of TRL's own ways.
+    """Mixin that replaces sampling, scoring and logging of TRL's trainers.
 
     Args:
-        model: the policy, which is also the reference.
+        model: the policy, whose initial weights are also the reference.
         args: TRL's settings.
-        settings: ours.
-        reward: scores the rollouts.
-        dataset: one row for each prompt of each rollout, in their order.
+        settings: settings of shfcas.
+        reward: scorer of the rollouts.
+        dataset: one row per prompt of each rollout, in order.
         tokenizer: the policy's.
         peft_config: the adapter, or None.
     """
 
-    # What the trainers bring along.
+    # Attributes of TRL's trainers.
     accelerator: Any
     args: Any
     model: Any
@@ -134,7 +134,7 @@ class Rollouts:
     ) -> None:
         self.settings, self.reward = settings, reward
         self._row: dict[str, float] = {}
-        # TRL would load the reference by the name in the model's configuration, which may be another model by now.
+        # TRL would load the reference by the name in the model's configuration, which may be a different model now.
         separate = settings.kl_coef > 0 and peft_config is None
         reference = copy.deepcopy(model).requires_grad_(False) if separate else None
         args.beta = 0.0
@@ -152,10 +152,10 @@ class Rollouts:
             self.ref_model = self.accelerator.prepare_model(reference.eval(), evaluation_mode=True)
 
     def _send_telemetry(self) -> None:
-        """Nothing is reported to anyone."""
+        """Sends nothing."""
 
     def _answers(self, prompt_ids: list[list[int]]) -> list[list[int]]:
-        """Token ids of one answer to each prompt, sampled as PPO samples: from the whole distribution, in batches."""
+        """Samples one answer to each prompt, as token ids, like PPO: from the whole distribution, in batches."""
         model, settings = self.accelerator.unwrap_model(self.model), self.settings
         model.eval()
         first = self.accelerator.process_index * len(prompt_ids)  # each process has a consecutive share of the prompts
@@ -207,14 +207,14 @@ class Rollouts:
             )
             self.log(self._row | {"kl_guard": 1.0})
             raise KLGuard
-        # What follows is TRL's shuffle into mini-batches, with the global generator, which rewards may have used.
+        # Next, TRL shuffles into mini-batches with the global generator, which rewards may have used.
         torch.manual_seed(derive_seed("minibatches", self.args.seed, self._rollout, bits=63))
         return output
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Writes one row a rollout, under the names that PPO uses."""
+        """Logs one row per rollout, with the names that PPO uses."""
         measured = {name: [v for v in values if v == v] for name, values in self._metrics["train"].items()}
-        self._metrics["train"].clear()  # or the base class would add them under its own names
+        self._metrics["train"].clear()  # otherwise the base class would add them under its own names
         if "loss" in logs:
             renamed = {
                 "policy/entropy_avg": "entropy",
@@ -228,12 +228,12 @@ class Rollouts:
         super().log(logs, start_time)  # type: ignore[misc]
 
     def _sequence_sums(self, output: dict[str, Any]) -> tuple[Tensor, float | None]:
-        """Log-probabilities of a rollout's answers (B,), and the mean KL of all processes' answers."""
+        """Returns the log-probabilities of a rollout's answers (B,), and the mean KL of all processes' answers."""
         raise NotImplementedError
 
 
 class RLOO(Rollouts, RLOOTrainer):
-    """TRL's RLOOTrainer: the KL is part of the reward, the ratio that of whole answers."""
+    """TRL's RLOOTrainer: the KL is part of the reward, and ratios are those of whole answers."""
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *unused: Any) -> list[list[int]]:
         return self._answers(prompt_ids)
@@ -241,7 +241,7 @@ class RLOO(Rollouts, RLOOTrainer):
     def _sequence_sums(self, output: dict[str, Any]) -> tuple[Tensor, float | None]:
         if not self.beta:
             return output["old_logps"], None
-        measured = self._metrics["train"]  # TRL keeps the mean a token
+        measured = self._metrics["train"]  # TRL logs the mean per token
         tokens = self.reward.measured["completions/mean_length"].to(self.args.device)
         return output["old_logps"], measured["kl"][-1] * self.accelerator.gather(tokens).mean().item()
 
@@ -253,7 +253,7 @@ class GRPO(Rollouts, GRPOTrainer):
         return self._answers(prompt_ids), None
 
     def _sequence_sums(self, output: dict[str, Any]) -> tuple[Tensor, float | None]:
-        if "old_per_token_logps" not in output:  # TRL leaves them out where the update begins with the same weights
+        if "old_per_token_logps" not in output:  # TRL omits them if the update starts with the same weights
             with torch.no_grad():
                 output["old_per_token_logps"] = self._get_per_token_logps_and_entropies(
                     self.model,
@@ -281,7 +281,7 @@ def make_trainer(
     seed: int,
     metrics: dict[str, RewardCallable],
 ) -> Any:
-    """The trainer that `settings` ask for, ready to train.
+    """Creates the trainer for these settings.
 
     Raises:
         ValueError: a prompt is empty or too long, or there is no end token; nothing is truncated.

@@ -1,4 +1,4 @@
-"""PPO of a policy against reward functions, usable without the rest of the package.
+"""PPO training of a policy against reward functions, usable without the rest of the package.
 
 `PPOConfig` and `PPOTrainer` load transformers, so they are imported on first use.
 """

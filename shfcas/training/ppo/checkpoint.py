@@ -1,7 +1,7 @@
 """State of PPO's checkpoints, which are either complete or ignored.
 
-A checkpoint folder is complete when it holds `ppo_state.json`, which is written last, after everything else
-in the folder has reached the disk.
+A checkpoint folder is complete if it contains `ppo_state.json`. This file is written last, after everything else in the
+folder is on disk.
 """
 
 import json
@@ -18,13 +18,13 @@ VALUE_MODEL_NAME = "value_model"
 
 
 def discard(checkpoint: Path) -> None:
-    """Delete a checkpoint, its marker first: half-deleted it is incomplete too."""
+    """Deletes a checkpoint, its marker first, so that a half-deleted checkpoint is incomplete."""
     (checkpoint / STATE_NAME).unlink(missing_ok=True)
     shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def mark_complete(checkpoint: Path, state: dict[str, Any]) -> None:
-    """Write the marker, once all other files are on disk."""
+    """Writes the marker after all other files are on disk."""
     for path in checkpoint.rglob("*"):
         if path.is_file():
             fsync(path)
@@ -36,10 +36,10 @@ def mark_complete(checkpoint: Path, state: dict[str, Any]) -> None:
 
 
 def read_state(checkpoint: str | os.PathLike[str], expected: dict[str, Any]) -> dict[str, Any]:
-    """The marker's content.
+    """Reads the state of a checkpoint from its marker.
 
     Raises:
-        ValueError: the checkpoint is incomplete, or was made with other values than `expected`.
+        ValueError: the checkpoint is incomplete, or its values differ from `expected`.
     """
     path = Path(checkpoint) / STATE_NAME
     if not path.is_file():
@@ -47,5 +47,5 @@ def read_state(checkpoint: str | os.PathLike[str], expected: dict[str, Any]) -> 
     state = json.loads(path.read_text())
     for name, value in expected.items():
         if state[name] != value:
-            raise ValueError(f"{checkpoint} was made with {name}={state[name]}, this run has {value}")
+            raise ValueError(f"{checkpoint}: expected {name}={value}, as in this run, got {name}={state[name]}")
     return state

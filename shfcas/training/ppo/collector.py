@@ -1,4 +1,4 @@
-"""Collecting a rollout: sample, score, and work out what every token was worth."""
+"""Collection of a rollout: sampling, scoring, advantages and returns."""
 
 import math
 
@@ -18,17 +18,17 @@ from shfcas.utils.seeds import derive_seed
 
 
 class RolloutCollector:
-    """Makes rollouts with the present policy; number k is the same whenever it is made from the same weights.
+    """Collector of rollouts with the current policy; rollout k depends only on k and the weights.
 
     Args:
         model: the policy with its value function.
         reference: the frozen policy.
-        scorer: scores completions.
+        scorer: scorer of completions.
         prompts: all prompts.
         eos_ids: ids that end a completion.
         pad_id: id to pad with; no mask depends on it.
         args: the settings.
-        accelerator: knows the processes. Each collects a consecutive share of a rollout, and all get the whole.
+        accelerator: the processes. Each collects a consecutive share of a rollout, and all get the whole rollout.
     """
 
     def __init__(
@@ -49,15 +49,15 @@ class RolloutCollector:
 
     @torch.no_grad()
     def collect(self, index: int, kl_coef: float, moments: RewardMoments) -> Rollout:
-        """Rollout number `index`, ready to train on.
+        """Collects rollout number `index`, ready for training.
 
-        Its `tokens` are old_logprobs, old_values, advantages and returns; its `metrics` describe the policy
-        that sampled it.
+        Its `tokens` are old_logprobs, old_values, advantages and returns. Its `metrics` describe the policy that
+        sampled it.
 
         Args:
-            index: the rollout.
+            index: number of the rollout.
             kl_coef: weight of the KL penalty.
-            moments: of the rewards of all rollouts before this one.
+            moments: moments of the rewards of all earlier rollouts.
         """
         rows = prompt_rows(index, self.args.rollout_batch_size, len(self.prompts), self.args.seed)
         positions = self._share(len(rows))
@@ -76,10 +76,10 @@ class RolloutCollector:
 
     @torch.no_grad()
     def evaluate(self, prompts: Prompts) -> dict[str, float]:
-        """Means over one answer to each of these prompts, always sampled from the same random numbers.
+        """Evaluates the policy on one answer to each of these prompts, always with the same random numbers.
 
         Returns:
-            `eval_scores` (the weighted rewards, neither normalised nor clipped nor penalised), `eval_kl`,
+            Means: `eval_scores` (the weighted rewards, neither normalised nor clipped nor penalised), `eval_kl`,
             `eval_mean_length`, and `eval_<name>` for each metric.
         """
         rows = self._share(len(prompts))
@@ -96,16 +96,16 @@ class RolloutCollector:
         return {f"eval_{name}": value for name, value in zip(columns, means, strict=True)}
 
     def _share(self, count: int) -> list[int]:
-        """Positions that this process works on; the shares differ by one at most."""
+        """Returns the positions of this process; shares differ by at most one position."""
         index, processes = self.accelerator.process_index, self.accelerator.num_processes
         return list(range(count * index // processes, count * (index + 1) // processes))
 
     def _seeds(self, positions: list[int], *parts: str | int) -> list[int]:
-        """Of answers by their position among those of all processes: whatever the number of these, the same."""
+        """Returns the seeds of answers by their global position, so they do not depend on the number of processes."""
         return [derive_seed(parts[0], self.args.seed, *parts[1:], position, bits=64) for position in positions]
 
     def _sample(self, prompts: Prompts, rows: list[int], seeds: list[int]) -> Rollout:
-        """Answers to these prompts, with the log-probabilities and values that the models give their tokens."""
+        """Samples answers to these prompts, and computes log-probabilities and values of their tokens."""
         args = self.args
         prompt_ids = [prompts.ids[row] for row in rows]
         self.model.eval()
@@ -130,7 +130,7 @@ class RolloutCollector:
         return rollout
 
     def _add_rewards(self, rollout: Rollout, scored: ScoredRollout, kl_coef: float, moments: RewardMoments) -> None:
-        """Advantages and returns of every token, and what is known of each answer."""
+        """Adds advantages and returns of every token, and the columns of each answer."""
         args, mask, tokens, scores = self.args, rollout.mask, rollout.tokens, scored.scores
         if args.normalize_rewards:
             rollout.moments = moments.updated(self.accelerator.gather(scores))
@@ -152,7 +152,7 @@ class RolloutCollector:
         }
 
     def _whole(self, rollout: Rollout) -> Rollout:
-        """The rollout of all processes, in the order of its prompts."""
+        """Gathers the rollout of all processes, in the order of its prompts."""
         if self.accelerator.num_processes == 1:
             return rollout
 
@@ -176,7 +176,7 @@ class RolloutCollector:
         return whole
 
     def _measure(self, rollout: Rollout, kl_coef: float) -> None:
-        """The metrics of a whole rollout."""
+        """Computes the metrics of a whole rollout."""
         table = torch.stack(list(rollout.columns.values()), dim=1)
         rollout.metrics = dict(zip(rollout.columns, table.nanmean(dim=0).tolist(), strict=True))
         rollout.metrics["val/num_eos_tokens"] *= len(table)
@@ -184,7 +184,7 @@ class RolloutCollector:
         rollout.metrics["objective/kl_coef"] = kl_coef
 
     def _samples(self, rollout: Rollout, scored: ScoredRollout) -> list[dict[str, object]]:
-        """One row an answer: what was asked and said, and what it was given for it."""
+        """Returns one row per answer: prompt, completion, score and metrics."""
         columns = {
             "score": rollout.columns["objective/scores"],
             "kl": rollout.columns["objective/kl"],
@@ -200,5 +200,5 @@ class RolloutCollector:
 
 
 def _plain(column: Tensor) -> list[object]:
-    """Numbers that JSON knows: None for what does not apply."""
+    """Converts a column to JSON values; NaN (not applicable) becomes None."""
     return [None if isinstance(value, float) and math.isnan(value) else value for value in column.tolist()]

@@ -1,4 +1,4 @@
-"""Which of the evaluated policies is the best one, and when to stop looking for a better."""
+"""Early stopping: the best evaluated policy, and when to stop training."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +11,13 @@ PREFIX = "best-"
 
 @dataclass
 class EarlyStopping:
-    """The best evaluation so far, and how many have followed it.
+    """State of early stopping: the best evaluation so far, and the number of evaluations since.
 
     Attributes:
-        patience: evaluations without a new best one after which the training stops.
+        patience: number of evaluations without improvement after which training stops.
         best: the best value of the metric; None before the first evaluation.
-        rollout: the number of the rollout before which the best policy was evaluated.
-        waited: evaluations since then.
+        rollout: number of the rollout before which the best policy was evaluated.
+        waited: number of evaluations since then.
     """
 
     patience: int
@@ -26,7 +26,7 @@ class EarlyStopping:
     waited: int = 0
 
     def update(self, value: float | None, rollout: int) -> bool:
-        """Takes an evaluation into account (None: the policy does not count); returns whether it is a new best."""
+        """Records an evaluation (None: the policy is not eligible); returns whether it is a new best."""
         if value is not None and (self.best is None or value > self.best):
             self.best, self.rollout, self.waited = value, rollout, 0
             return True
@@ -35,17 +35,17 @@ class EarlyStopping:
 
     @property
     def exhausted(self) -> bool:
-        """Whether there has been no new best for too long."""
+        """Returns whether the patience is used up."""
         return self.waited >= self.patience
 
 
 def best_folder(output_dir: Path, rollout: int) -> Path:
-    """Where the policy of before a rollout is kept."""
+    """Returns the folder of the policy before a rollout."""
     return output_dir / f"{PREFIX}{rollout}"
 
 
 def discard_former_best(output_dir: Path, current: int) -> None:
-    """Deletes best policies that neither the run nor a checkpoint, from which it may go on, refers to."""
+    """Deletes former best policies that neither the run nor a checkpoint to resume from refers to."""
     kept = {best_folder(output_dir, current)}
     for checkpoint in checkpoints(output_dir, STATE_NAME).values():
         rollout = (read_state(checkpoint, {}).get("early_stopping") or {}).get("rollout")

@@ -1,7 +1,7 @@
-"""The arithmetic of PPO on token sequences, free of models and trainers.
+"""Arithmetic of PPO on token sequences, independent of models and trainers.
 
-Tensors are (B, K): B completions, right-padded to K tokens. A mask is boolean (or 0/1) and true on real
-response tokens, the stop token included; what stands on padding never influences a result.
+Tensors are (B, K): B completions, right-padded to K tokens. A mask is boolean (or 0/1) and true on real response
+tokens, including the stop token. Values on padding never influence a result.
 
 Sources: Schulman et al. 2016 (GAE, arXiv 1506.02438) and 2017 (PPO, 1707.06347); Ziegler et al. 2019 (KL
 reward and its controller, 1909.08593); Stiennon et al. 2020 (2009.01325); Huang et al. 2024 (implementation
@@ -18,13 +18,13 @@ from torch import Tensor
 
 
 def masked_mean(values: Tensor, mask: Tensor, count: Tensor | float | None = None) -> Tensor:
-    """Mean of `values` where `mask` is true, as a scalar.
+    """Computes the mean of `values` where `mask` is true, as a scalar.
 
     Args:
         values: any shape.
         mask: the same shape.
-        count: divisor to use instead of the number of true entries. A mean over a batch that is visited in
-            parts is the sum of the parts' means, each with the whole batch's count.
+        count: divisor, instead of the number of true entries. The mean over a batch processed in parts is the sum of
+            the parts' means, each with the count of the whole batch.
 
     Raises:
         ValueError: the mask is empty and no count was given.
@@ -33,21 +33,21 @@ def masked_mean(values: Tensor, mask: Tensor, count: Tensor | float | None = Non
     if count is None:
         count = mask.sum()
         if count == 0:
-            raise ValueError("masked_mean: the mask selects no element")
+            raise ValueError("masked_mean: mask: expected at least one true entry, got none")
     return values.masked_fill(~mask, 0.0).sum() / count
 
 
 def masked_whiten(values: Tensor, mask: Tensor, epsilon: float = 1e-8) -> Tensor:
-    """Shift and scale to mean 0 and (population) variance 1 over the masked entries; 0 elsewhere."""
+    """Shifts and scales to mean 0 and (population) variance 1 over the masked entries; 0 elsewhere."""
     mean = masked_mean(values, mask)
     variance = masked_mean((values - mean) ** 2, mask)
     return ((values - mean) * torch.rsqrt(variance + epsilon)).masked_fill(~mask.bool(), 0.0)
 
 
 def completion_mask(completion_ids: Tensor, eos_ids: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Mark the real tokens of completions: everything up to and including the first stop token.
+    """Marks the real tokens of completions: everything up to and including the first stop token.
 
-    Only the stop ids decide. The padding id does not enter, since it is often the stop id itself.
+    The result depends only on the stop ids, not on the padding id, which is often a stop id.
 
     Args:
         completion_ids: (B, K) token ids without the prompt.
@@ -62,16 +62,16 @@ def completion_mask(completion_ids: Tensor, eos_ids: Sequence[int]) -> tuple[Ten
 
 
 def last_token_index(mask: Tensor) -> Tensor:
-    """(B,) index of each row's last real token; rows must be right-padded and hold at least one."""
+    """Returns the (B,) index of each row's last real token; rows must be right-padded with at least one real token."""
     return mask.long().sum(dim=1) - 1
 
 
 def kl_penalty(logprobs: Tensor, ref_logprobs: Tensor, estimator: str = "k1") -> Tensor:
-    """Per-token estimate of KL(policy || reference) from tokens sampled by the policy.
+    """Estimates KL(policy || reference) per token, from tokens sampled by the policy.
 
     With d = logprobs - ref_logprobs: `k1` is d, unbiased, negative on some tokens; `k3` is exp(-d) - 1 + d,
-    unbiased, of lower variance and never negative (Schulman, "Approximating KL divergence", 2020). As part of
-    the reward, only k1 gives an unbiased gradient of the KL.
+    unbiased, with lower variance and never negative (Schulman, "Approximating KL divergence", 2020). As part of the
+    reward, only k1 gives an unbiased gradient of the KL.
     """
     difference = logprobs - ref_logprobs
     if estimator == "k1":
@@ -82,7 +82,7 @@ def kl_penalty(logprobs: Tensor, ref_logprobs: Tensor, estimator: str = "k1") ->
 
 
 def token_rewards(kl: Tensor, scores: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
-    """Reward of every token: minus the KL penalty, plus the completion's score on its last real token.
+    """Computes the reward of every token: minus the KL penalty, plus the completion's score on its last real token.
 
     Args:
         kl: (B, K) per-token KL estimate.
@@ -91,8 +91,7 @@ def token_rewards(kl: Tensor, scores: Tensor, mask: Tensor, kl_coef: float) -> T
         kl_coef: weight of the KL penalty.
 
     Returns:
-        (B, K), 0 on padding. The last real token is the stop token, or the last token of a truncated
-        completion.
+        (B, K), 0 on padding. The last real token is the stop token, or the last token of a truncated completion.
     """
     rewards = (-kl_coef * kl).masked_fill(~mask.bool(), 0.0)
     return rewards.scatter_add(1, last_token_index(mask)[:, None], scores.to(rewards.dtype)[:, None])
@@ -100,14 +99,14 @@ def token_rewards(kl: Tensor, scores: Tensor, mask: Tensor, kl_coef: float) -> T
 
 @dataclass(frozen=True)
 class RewardMoments:
-    """Count, mean and sum of squared deviations of all rewards so far (Chan et al. 1979, pairwise update)."""
+    """Count, mean and sum of squared deviations of all rewards so far, with pairwise updates (Chan et al. 1979)."""
 
     count: int = 0
     mean: float = 0.0
     squares: float = 0.0
 
     def updated(self, scores: Tensor) -> "RewardMoments":
-        """The moments with these (N,) scores among them."""
+        """Returns the moments including these (N,) scores."""
         scores = scores.double()
         mean, squares = scores.mean().item(), scores.var(correction=0).item() * len(scores)
         count, difference = self.count + len(scores), mean - self.mean
@@ -118,18 +117,18 @@ class RewardMoments:
         )
 
     def normalize(self, scores: Tensor) -> Tensor:
-        """Scores less the mean, over the (population) standard deviation; 0 while all scores have been equal."""
+        """Subtracts the mean and divides by the (population) standard deviation; 0 while all scores are equal."""
         return (scores - self.mean) / (math.sqrt(self.squares / max(1, self.count)) + 1e-8)
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimation (Schulman et al. 2016, eq. 16); episodes end with the last real token.
+    """Computes generalised advantage estimates (Schulman et al. 2016, eq. 16); episodes end with the last real token.
 
         delta_t = r_t + gamma V_{t+1} - V_t,    A_t = delta_t + gamma lam A_{t+1},    return_t = A_t + V_t
 
     Args:
         rewards: (B, K).
-        values: (B, K), V_t being the value of the prefix from which token t was sampled.
+        values: (B, K), V_t is the value of the prefix from which token t was sampled.
         mask: (B, K).
         gamma: discount per token.
         lam: 1 gives Monte Carlo returns minus the value, 0 the one-step temporal difference.
@@ -157,10 +156,10 @@ def clipped_policy_loss(
     cliprange: float,
     count: Tensor | float | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """PPO's clipped surrogate, to be minimised (Schulman et al. 2017, eq. 7), averaged over real tokens.
+    """Computes PPO's clipped surrogate loss (Schulman et al. 2017, eq. 7), averaged over real tokens.
 
     Args:
-        logprobs: (B, K) under the policy being trained.
+        logprobs: (B, K) under the policy in training.
         old_logprobs: (B, K) under the policy that sampled.
         advantages: (B, K).
         mask: (B, K).
@@ -168,9 +167,9 @@ def clipped_policy_loss(
         count: see `masked_mean`.
 
     Returns:
-        The loss and, detached, `approxkl` (half the mean squared log-ratio), `clipfrac` (share of tokens on
-        which the clipped term is the larger loss), `ratio` (mean) and `ratio_square` (mean of (ratio - 1)^2,
-        from which the ratio's variance follows without cancellation).
+        The loss and, detached, `approxkl` (half the mean squared log-ratio), `clipfrac` (fraction of tokens where the
+        clipped term is the larger loss), `ratio` (mean) and `ratio_square` (mean of (ratio - 1)^2, which gives the
+        ratio's variance without cancellation).
     """
     log_ratio = (logprobs - old_logprobs).masked_fill(~mask.bool(), 0.0)
     ratio = log_ratio.exp()
@@ -196,11 +195,10 @@ def clipped_value_loss(
     cliprange: float,
     count: Tensor | float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Half the squared error of the values, kept within `cliprange` of the old ones (Huang et al. 2024).
+    """Computes half the squared error of the values, clipped to `cliprange` of the old values (Huang et al. 2024).
 
     Returns:
-        The loss, averaged over real tokens, and the detached share of tokens on which the clipped error is
-        the larger.
+        The loss, averaged over real tokens, and the detached fraction of tokens where the clipped error is larger.
     """
     kept = old_values + (values - old_values).clamp(-cliprange, cliprange)
     plain, clipped = (values - returns) ** 2, (kept - returns) ** 2
@@ -209,26 +207,26 @@ def clipped_value_loss(
 
 
 class KLController(Protocol):
-    """Holds the weight of the KL penalty and changes it from rollout to rollout."""
+    """Protocol of controllers, which hold the weight of the KL penalty and update it after each rollout."""
 
     value: float
 
     def update(self, kl: float, num_samples: int) -> None:
-        """Take the mean sequence KL of `num_samples` completions into account."""
+        """Updates the weight with the mean sequence KL of `num_samples` completions."""
 
 
 class FixedKLController:
-    """A KL coefficient that never changes."""
+    """Constant KL coefficient."""
 
     def __init__(self, value: float) -> None:
         self.value = value
 
     def update(self, kl: float, num_samples: int) -> None:
-        """Ignore the measurement."""
+        """Does nothing."""
 
 
 class AdaptiveKLController:
-    """Steers the KL coefficient so that the sequence KL approaches `target` (Ziegler et al. 2019, 2.2).
+    """KL coefficient controlled so that the sequence KL approaches `target` (Ziegler et al. 2019, 2.2).
 
     After `num_samples` completions of mean KL `kl`, the coefficient is multiplied by
     1 + clip(kl / target - 1, -0.2, 0.2) * num_samples / horizon.
@@ -240,6 +238,6 @@ class AdaptiveKLController:
         self.horizon = horizon
 
     def update(self, kl: float, num_samples: int) -> None:
-        """Take one measurement into account."""
+        """Updates the coefficient with one measurement."""
         error = min(max(kl / self.target - 1.0, -0.2), 0.2)
         self.value *= 1.0 + error * num_samples / self.horizon

@@ -1,4 +1,4 @@
-"""The policy to train, and the frozen policy that the KL penalty holds it to."""
+"""Policy to train, and the frozen reference policy of the KL penalty."""
 
 import copy
 from functools import partial
@@ -17,12 +17,11 @@ from shfcas.training.ppo.value_head import (
 
 
 class Reference:
-    """Log-probabilities under the reference policy.
+    """Reference policy, which computes log-probabilities.
 
     Args:
-        model: the model being trained; with its adapter switched off it is the reference if there is no
-            other.
-        ref_model: a frozen model of its own, or None.
+        model: the model in training; with its adapter disabled it is the reference if ref_model is None.
+        ref_model: a separate frozen model, or None.
     """
 
     def __init__(self, model: PolicyWithValue, ref_model: LanguageModel | None) -> None:
@@ -32,7 +31,7 @@ class Reference:
 
     @torch.no_grad()
     def logprobs(self, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor) -> Tensor:
-        """(B, K) log-probabilities of the response tokens (layout: see `shfcas.training.ppo.value_head`)."""
+        """Returns the (B, K) log-probabilities of the response tokens; see `shfcas.training.ppo.value_head`."""
         tensors = (input_ids, attention_mask, completion_mask)
         statistics = partial(response_statistics, temperature=self.model.temperature, plain_head=self.plain_head)
         if self.ref_model is not None:
@@ -44,39 +43,39 @@ class Reference:
 def policy_and_reference(
     model: LanguageModel, ref_model: LanguageModel | None, peft_config: Any
 ) -> tuple[LanguageModel, LanguageModel | None]:
-    """The policy to train and the frozen reference; None stands for the policy without its adapter.
+    """Returns the policy to train and the frozen reference; None means the policy without its adapter.
 
     Raises:
-        ValueError: the reference would not be the policy's start, or nothing is trainable.
+        ValueError: the reference would differ from the initial policy, or nothing is trainable.
     """
     if ref_model is model:
-        raise ValueError("ref_model is the model that is trained: leave it out, or pass a copy")
+        raise ValueError("ref_model: expected a separate model, got the model in training; omit it, or pass a copy")
     if is_peft_model(model):
         if peft_config is not None:
-            raise ValueError("model already has an adapter: pass peft_config with a plain model, not both")
+            raise ValueError("peft_config: expected None, since model already has an adapter; pass a plain model")
         if ref_model is None:
             raise ValueError(
-                "model is a PeftModel, so its start is lost once its adapter is trained: merge the adapter "
+                "ref_model: expected a model, got None, and training changes the adapter of the PeftModel: merge it "
                 "(merge_and_unload) and pass peft_config, or pass ref_model"
             )
     elif peft_config is not None:
         from peft import get_peft_model
 
         if getattr(peft_config, "is_prompt_learning", False):
-            raise ValueError("peft_config must be an adapter inside the layers (LoRA), not prompt learning")
+            raise ValueError("peft_config: expected an adapter inside the layers (LoRA), got prompt learning")
         model = get_peft_model(model, peft_config)
         if ref_model is None:
             _check_adapter_is_neutral(model)
     elif ref_model is None:
         ref_model = copy.deepcopy(model)
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError("no parameter of the policy is trainable (load adapters with is_trainable=True)")
+        raise ValueError("model: expected trainable parameters, got none; load adapters with is_trainable=True")
     return model, None if ref_model is None else ref_model.eval().requires_grad_(False)
 
 
 @torch.no_grad()
 def _check_adapter_is_neutral(policy: LanguageModel) -> None:
-    """The reference is the policy without adapter, so a new adapter must not change the policy."""
+    """Checks that a new adapter does not change the policy, since the reference is the policy without adapter."""
     ids = torch.arange(4, device=policy.device)[None]
     policy.eval()
     with_adapter = policy(input_ids=ids).logits
@@ -84,5 +83,6 @@ def _check_adapter_is_neutral(policy: LanguageModel) -> None:
         without = policy(input_ids=ids).logits
     if not torch.allclose(with_adapter, without, rtol=1e-3, atol=1e-3):
         raise ValueError(
-            "the new adapter changes the policy from the start (init_lora_weights): pass ref_model as well"
+            "peft_config: expected an adapter that initially leaves the policy unchanged (init_lora_weights), got one "
+            "that changes it; pass ref_model too"
         )

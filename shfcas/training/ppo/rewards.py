@@ -1,4 +1,4 @@
-"""Scores for completions, from callables of TRL's shape and from reward models, given or named."""
+"""Scores of completions, from callables with TRL's signature and from reward models, given or named."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from shfcas.training.ppo.rollout import Rollout, decode
 
 RewardFunction = RewardCallable | PreTrainedModel | str
 RewardFunctions = RewardFunction | Sequence[RewardFunction]
-# Not free as names of metric_funcs.
+# Reserved names, which metric_funcs may not use.
 OWN_METRICS = {"scores", "scores_std", "kl", "kl_coef", "entropy", "non_score_reward", "rlhf_reward", "mean_length"}
 Tokenizers = PreTrainedTokenizerBase | Sequence[PreTrainedTokenizerBase | None] | None
 
@@ -26,11 +26,11 @@ def reward_callables(
     batch_size: int,
     device: torch.device,
 ) -> dict[str, RewardCallable]:
-    """Reward functions by name, with models wrapped in `ModelScorer` and names loaded (see `load_scorer`).
+    """Returns reward functions by name; models are wrapped in `ModelScorer`, names are loaded (see `load_scorer`).
 
     Raises:
-        ValueError: no reward function, a tokenizer list of another length, a tokenizer for a name, which has its
-            own, or two functions of one name.
+        ValueError: there is no reward function, the list of tokenizers has another length, a named model was given
+            a tokenizer, or two functions have the same name.
     """
     funcs: list[Any] = list(reward_funcs) if isinstance(reward_funcs, (list, tuple)) else [reward_funcs]
     of_each: list[Any] = list(tokenizers) if isinstance(tokenizers, (list, tuple)) else [tokenizers] * len(funcs)
@@ -43,27 +43,27 @@ def reward_callables(
             func = ModelScorer(model.to(device).eval(), tokenizer, batch_size)
         elif isinstance(func, str):
             if tokenizer is not None:
-                raise ValueError(f"reward model {func} is loaded with its own tokenizer; pass None for it")
+                raise ValueError(f"reward model {func}: expected None as its tokenizer, which is loaded with the model")
             func = load_scorer(func)
             if isinstance(func, ModelScorer):
                 func.model.to(device)
                 func.batch_size = batch_size
         name = getattr(func, "__name__", type(func).__name__)
         if name in named:
-            raise ValueError(f"two reward functions are named {name!r}; give them other __name__s or folders")
+            raise ValueError(f"reward_funcs: expected unique names (__name__ or folder), got {name!r} twice")
         named[name] = func
     return named
 
 
 def evaluate_callable(name: str, func: RewardCallable, count: int, arguments: dict[str, Any]) -> Tensor:
-    """(count,) float32 results of a callable; None, which means not applicable, becomes NaN.
+    """Calls a reward function and returns (count,) float32 results; None (not applicable) becomes NaN.
 
     Raises:
-        ValueError: the result has another length, or holds NaN or an infinity.
+        ValueError: the result has the wrong length, or contains NaN or an infinity.
     """
     results = list(func(**arguments))
     if len(results) != count:
-        raise ValueError(f"reward function {name!r} returned {len(results)} values for {count} completions")
+        raise ValueError(f"reward function {name!r}: expected {count} values, one per completion, got {len(results)}")
     for i, value in enumerate(results):
         if value is not None and not math.isfinite(value):
             raise ValueError(f"reward function {name!r} returned {float(value)} for completion {i}")
@@ -71,7 +71,7 @@ def evaluate_callable(name: str, func: RewardCallable, count: int, arguments: di
 
 
 def total_scores(per_function: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sum over functions (columns) of the rewards that apply to each completion (rows).
+    """Computes the weighted sum over functions (columns) of the rewards that apply to each completion (rows).
 
     Raises:
         ValueError: no function applies to some completion.
@@ -83,9 +83,9 @@ def total_scores(per_function: Tensor, weights: Tensor) -> Tensor:
 
 
 def adjusted_scores(scores: Tensor, lengths: Tensor, finished: Tensor, args: PPOConfig) -> Tensor:
-    """(N,) scores after clipping and after the penalties for a missing end and for length.
+    """Clips (N,) scores, then subtracts the penalties for a missing end and for length.
 
-    Penalties come last, so that they always count in full.
+    Penalties are subtracted last, so that clipping does not reduce them.
     """
     if args.reward_clip is not None:
         scores = scores.clamp(-args.reward_clip, args.reward_clip)
@@ -95,10 +95,10 @@ def adjusted_scores(scores: Tensor, lengths: Tensor, finished: Tensor, args: PPO
 
 
 class ScoredRollout(NamedTuple):
-    """What was said and what it is worth.
+    """Completions of a rollout with their scores.
 
     Attributes:
-        prompts: as they stand in the dataset.
+        prompts: prompts as in the dataset.
         completions: text, or one assistant message in a list.
         scores: (N,) weighted sums of the rewards.
         columns: (N,) results of each function: `rewards/<name>`, and metrics as `objective/<name>`.
@@ -111,7 +111,7 @@ class ScoredRollout(NamedTuple):
 
 
 class RolloutScorer:
-    """Scores the completions of a rollout.
+    """Scorer of the completions of a rollout.
 
     Args:
         reward_funcs: rewards by name.
@@ -120,7 +120,7 @@ class RolloutScorer:
         args: the settings.
 
     Raises:
-        ValueError: there are not as many weights as functions, or a metric's name is taken.
+        ValueError: the number of weights is not the number of functions, or the name of a metric is reserved.
     """
 
     def __init__(
@@ -134,13 +134,15 @@ class RolloutScorer:
         self.tokenizer, self.args = tokenizer, args
         weights = args.reward_weights or [1.0] * len(reward_funcs)
         if len(weights) != len(reward_funcs):
-            raise ValueError(f"got {len(weights)} reward_weights for {len(reward_funcs)} reward_funcs")
+            raise ValueError(
+                f"reward_weights: expected one per reward function, {len(reward_funcs)}, got {len(weights)}"
+            )
         self.weights = torch.tensor(weights)
         if taken := OWN_METRICS & metric_funcs.keys():
-            raise ValueError(f"metric_funcs: the name {min(taken)!r} is taken by a metric of PPO itself")
+            raise ValueError(f"metric_funcs: {min(taken)!r} is the name of a metric of PPO; rename it")
 
     def __call__(self, dataset: Dataset, rows: list[int], rollout: Rollout) -> ScoredRollout:
-        """Scores the answers to these rows of the dataset; its other columns go to the callables."""
+        """Scores the answers to these rows of the dataset; other columns are passed to the callables."""
         columns = dataset[rows]
         prompts, completion_ids = columns["prompt"], rollout.completion_lists()
         completions = decode(self.tokenizer, prompts, completion_ids, rollout.finished.tolist())

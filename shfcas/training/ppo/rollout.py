@@ -1,7 +1,7 @@
-"""Rollouts: which prompts, what the policy answers, and the tensors that PPO trains on.
+"""Rollouts: prompts, sampled answers, and the tensors for PPO training.
 
-Everything random here is a function of (seed, rollout), so a run that is interrupted between two rollouts
-needs no generator state to go on exactly as it would have.
+All random numbers are functions of (seed, rollout). So a run interrupted between two rollouts resumes exactly, without
+generator state.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,13 +22,13 @@ from shfcas.utils.seeds import derive_seed
 
 
 def permutation(size: int, *parts: int | str) -> list[int]:
-    """A random order of range(size), determined by the parts of its seed."""
+    """Returns a random permutation of range(size), determined by the parts of its seed."""
     generator = torch.Generator().manual_seed(derive_seed(*parts, bits=63))
     return torch.randperm(size, generator=generator).tolist()
 
 
 def prompt_rows(rollout: int, batch_size: int, num_prompts: int, seed: int) -> list[int]:
-    """Rows of the dataset used by one rollout: consecutive pieces of one reshuffled pass after another."""
+    """Returns the dataset rows of one rollout: consecutive pieces of reshuffled passes over the dataset."""
     positions = range(rollout * batch_size, (rollout + 1) * batch_size)
     passes = {p: permutation(num_prompts, "prompts", seed, p) for p in {i // num_prompts for i in positions}}
     return [passes[i // num_prompts][i % num_prompts] for i in positions]
@@ -36,7 +36,7 @@ def prompt_rows(rollout: int, batch_size: int, num_prompts: int, seed: int) -> l
 
 @dataclass(frozen=True)
 class Prompts:
-    """A dataset and the token ids of its prompts, row by row."""
+    """Dataset with the token ids of its prompts, row by row."""
 
     dataset: Dataset
     ids: list[list[int]]
@@ -57,24 +57,24 @@ def encode_prompts(
     """Tokenises the `prompt` column, text or messages (rendered with the chat template).
 
     Raises:
-        ValueError: no prompt column, an empty dataset, or a row whose prompt is empty, longer than
-            `max_prompt_length`, or leaves no room for a completion within the context. Nothing is truncated.
+        ValueError: the prompt column is missing, the dataset is empty, or a prompt is empty, longer than
+            `max_prompt_length`, or too long for a completion within the context. Nothing is truncated.
     """
     if not isinstance(dataset, Dataset):
-        raise ValueError(f"{name} must be a datasets.Dataset, got {type(dataset).__name__}")
+        raise ValueError(f"{name}: expected a datasets.Dataset, got {type(dataset).__name__}")
     if "prompt" not in dataset.column_names:
         raise ValueError(f"{name} has no 'prompt' column; its columns are {dataset.column_names}")
     if len(dataset) == 0:
         raise ValueError(f"{name} is empty")
     prompts = dataset["prompt"]
     if not isinstance(prompts[0], str) and tokenizer.chat_template is None:
-        raise ValueError("the prompts are messages, but the tokenizer has no chat template")
+        raise ValueError(f"{name}: expected text prompts, since the tokenizer has no chat template, got messages")
     encoded = []
     for row, prompt in enumerate(prompts):
         try:
             ids = encode_prompt(tokenizer, prompt)
         except UserError as error:
-            raise ValueError(f"train_dataset row {row}: {error}") from error
+            raise ValueError(f"{name} row {row}: {error}") from error
         encoded.append(ids)
         if not ids:
             raise ValueError(f"{name} row {row}: the prompt is empty")
@@ -92,10 +92,10 @@ def encode_prompts(
 
 
 def stop_ids(model: LanguageModel, tokenizer: PreTrainedTokenizerBase, requested: Sequence[int] | None) -> list[int]:
-    """Ids that end a completion: those requested, else those of generation config, tokenizer and chat template.
+    """Returns the ids that end a completion: the requested ones, or those of generation config, tokenizer and template.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there are none.
     """
     if requested:
         return sorted(set(requested))
@@ -106,7 +106,7 @@ def stop_ids(model: LanguageModel, tokenizer: PreTrainedTokenizerBase, requested
 
 
 def pad_rows(rows: Sequence[Sequence[int]], value: int, side: str, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Rows of ids as one (B, T) tensor padded on one side, with its mask, which knows only lengths."""
+    """Pads rows of ids on one side to a (B, T) tensor; its mask depends only on the lengths."""
     width = max(map(len, rows))
     ids = torch.full((len(rows), width), value, dtype=torch.long)
     mask = torch.zeros(len(rows), width, dtype=torch.bool)
@@ -118,7 +118,7 @@ def pad_rows(rows: Sequence[Sequence[int]], value: int, side: str, device: torch
 
 
 def chunks_by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Row numbers in chunks of similar length; longest first, so that memory runs out at once or never."""
+    """Yields row numbers in chunks of similar length, longest first, so that running out of memory happens early."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     for start in range(0, len(order), size):
         yield order[start : start + size]
@@ -136,11 +136,11 @@ def generate(
     batch_size: int,
     seeds: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Sample one completion per prompt from the whole distribution (no top-p, no top-k, no penalties).
+    """Samples one completion per prompt from the whole distribution (no top-p, no top-k, no penalties).
 
-    Only then are the sampled tokens' log-probabilities those of the policy, and is the KL estimate
-    unbiased. Each completion has a random stream of its own, from its seed, so it does not depend on what else
-    is in its batch. The global random state is left as it was.
+    This makes the log-probabilities of the sampled tokens those of the policy, and the KL estimate unbiased. Each
+    completion has its own random stream, from its seed, so it does not depend on the rest of the batch. The global
+    random state does not change.
 
     Returns:
         `completion_ids` (N, K), `mask` (N, K) and `finished` (N,), see `completion_mask`.
@@ -156,7 +156,7 @@ def generate(
     completions = torch.full((len(prompt_ids), max_new_tokens), pad_id, dtype=torch.long, device=lm.device)
     mask = torch.zeros_like(completions, dtype=torch.bool)
     finished = torch.zeros(len(prompt_ids), dtype=torch.bool, device=lm.device)
-    # `generate` fills whatever a config leaves open from the model's own one (a repetition penalty, say).
+    # `generate` takes missing settings from the model's own config, for example a repetition penalty.
     own_config, lm.generation_config = lm.generation_config, config
     warper = LogitsProcessorList([TemperatureLogitsWarper(temperature)] if temperature != 1 else [])
     try:
@@ -181,7 +181,7 @@ def generate(
 
 @dataclass
 class Rollout:
-    """Prompts, completions and everything known per response token, of all processes once it is collected.
+    """Prompts, completions and per-token tensors; after collection, those of all processes.
 
     Attributes:
         prompt_ids: (N, P), left-padded.
@@ -190,10 +190,10 @@ class Rollout:
         mask: (N, K), bool.
         finished: (N,), bool: ended with a stop token.
         tokens: (N, K) float tensors by name: log-probabilities, values, advantages and so on.
-        columns: (N,) what is known of each answer, by the name of the metric.
+        columns: (N,) values per answer, by name of the metric.
         metrics: averages of the columns over the whole rollout.
-        moments: of all rewards up to this rollout; see `RewardMoments`.
-        samples: one row of `completions/` an answer, where they are logged.
+        moments: moments of all rewards up to this rollout; see `RewardMoments`.
+        samples: one row of `completions/` per answer, if they are logged.
     """
 
     prompt_ids: Tensor
@@ -212,11 +212,11 @@ class Rollout:
 
     @property
     def lengths(self) -> Tensor:
-        """(N,) response tokens of each row, the stop token included."""
+        """Returns the (N,) number of response tokens of each row, including the stop token."""
         return self.mask.sum(dim=1)
 
     def model_inputs(self, rows: Sequence[int]) -> dict[str, Tensor]:
-        """Model inputs of some rows, without the columns on which all of them are padding."""
+        """Returns the model inputs of some rows, without columns that are padding in all of them."""
         prompt_mask, mask = self.prompt_mask[rows], self.mask[rows]
         first = self.prompt_mask.shape[1] - int(prompt_mask.sum(dim=1).max())
         width = int(mask.sum(dim=1).max())
@@ -227,25 +227,25 @@ class Rollout:
         }
 
     def batch(self, rows: Sequence[int]) -> dict[str, Tensor]:
-        """Model inputs and per-token tensors of some rows."""
+        """Returns the model inputs and per-token tensors of some rows."""
         inputs = self.model_inputs(rows)
         width = inputs["completion_mask"].shape[1]
         return inputs | {name: values[rows, :width] for name, values in self.tokens.items()}
 
     def put(self, rows: Sequence[int], **values: Tensor) -> None:
-        """Store per-token results computed on `model_inputs(rows)`."""
+        """Stores per-token results computed on `model_inputs(rows)`."""
         for name, part in values.items():
             if name not in self.tokens:
                 self.tokens[name] = part.new_zeros(self.mask.shape)
             self.tokens[name][rows, : part.shape[1]] = part
 
     def completion_lists(self) -> list[list[int]]:
-        """Completion ids as lists, without padding."""
+        """Returns the completion ids as lists, without padding."""
         return [ids[:n].tolist() for ids, n in zip(self.completion_ids.cpu(), self.lengths.tolist(), strict=True)]
 
 
 class RolloutLoader:
-    """What the base trainer iterates over in place of a dataloader: a pass is one rollout's micro-batches."""
+    """Replacement of the base trainer's dataloader: one pass yields the micro-batches of one rollout."""
 
     def __init__(self, batches: Callable[[], Iterator[dict[str, Tensor]]], length: int) -> None:
         self._batches = batches
@@ -259,7 +259,7 @@ class RolloutLoader:
 
 
 def minibatch_rows(size: int, batch_size: int, *, num_epochs: int, seed: int, rollout: int) -> Iterator[list[int]]:
-    """Rows of each micro-batch: `num_epochs` passes over a rollout, each in its own order."""
+    """Yields the rows of each micro-batch: `num_epochs` passes over a rollout, each in its own order."""
     for epoch in range(num_epochs):
         order = permutation(size, "minibatches", seed, rollout, epoch)
         for start in range(0, size, batch_size):
@@ -272,7 +272,7 @@ def decode(
     completion_ids: Sequence[list[int]],
     finished: Sequence[bool],
 ) -> list[Any]:
-    """Completions in the shape of their prompts: text for text, one assistant message for messages."""
+    """Decodes completions in the format of their prompts: text, or one assistant message."""
     return [
         completion_message(prompt, answer_text(tokenizer, ids, ended))
         for prompt, ids, ended in zip(prompts, completion_ids, finished, strict=True)

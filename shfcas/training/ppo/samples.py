@@ -1,4 +1,4 @@
-"""What the policy answered: one file of JSON lines a rollout, and a table for the trackers that show one."""
+"""Logged completions: one file of JSON lines per rollout, and a table for trackers that support one."""
 
 import importlib
 import json
@@ -11,7 +11,7 @@ TRACKERS = ("wandb", "trackio")
 
 
 def write_samples(output_dir: Path, rollout: int, rows: Sequence[dict[str, Any]]) -> None:
-    """Writes `completions/00007.jsonl` for rollout 7; a rollout that is made again replaces its file."""
+    """Writes `completions/00007.jsonl` for rollout 7; a repeated rollout replaces its file."""
     path = output_dir / FOLDER / f"{rollout:05d}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
@@ -20,7 +20,7 @@ def write_samples(output_dir: Path, rollout: int, rows: Sequence[dict[str, Any]]
 
 
 def track_samples(report_to: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
-    """Logs the rows as table `completions` to wandb and trackio, whichever of them the trainer reports to."""
+    """Logs the rows as table `completions` to wandb and trackio, if the trainer reports to them."""
     trackers = [importlib.import_module(name) for name in TRACKERS if name in report_to]
     if not trackers:
         return
@@ -33,5 +33,5 @@ def track_samples(report_to: Sequence[str], rows: Sequence[dict[str, Any]]) -> N
 
 
 def _plain(text: Any) -> str:
-    """Messages as text: a table has no place for lists."""
+    """Converts messages to text, since tables cannot contain lists."""
     return text if isinstance(text, str) else "\n".join(f"{m['role']}: {m['content']}" for m in text)

@@ -70,7 +70,7 @@ def train_ppo(
                 **shared(settings, PPOConfig)
                 | quiet_options(work_dir, seed)
                 | {"report_to": installed_trackers(settings.report_to or [])},
-                per_device_train_batch_size=distributed.divided(
+                per_device_train_batch_size=distributed.per_process(
                     "mini_batch_size / gradient_accumulation_steps",
                     settings.mini_batch_size // settings.gradient_accumulation_steps,
                 ),

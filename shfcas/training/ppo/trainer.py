@@ -1,8 +1,7 @@
-"""PPO against a reward, as a `transformers.Trainer`.
+"""PPO trainer, based on `transformers.Trainer`.
 
-One epoch of the trainer is one rollout: prompts are answered, scored, and the answers revisited for a few
-epochs of clipped updates. Everything around that (optimizer, schedule, accumulation, callbacks, trackers)
-is the base class.
+One epoch of the trainer is one rollout: answers are sampled and scored, then used for a few epochs of clipped updates.
+The base class provides the rest: optimizer, schedule, accumulation, callbacks, trackers.
 """
 
 import logging
@@ -50,46 +49,47 @@ logger = logging.getLogger(__name__)
 
 
 class PPOTrainer(PolicyTrainer):
-    """Proximal policy optimisation of a causal language model on prompts.
+    """Trainer for proximal policy optimisation of a causal language model on prompts.
 
-    The reference of the KL penalty is the policy before training. With `peft_config` that is the model with its new
-    adapter switched off, so no second copy is kept. Without, it is a frozen copy, unless `ref_model` is given.
+    The reference of the KL penalty is the initial policy. With `peft_config`, this is the model with its new adapter
+    disabled, so no second copy is needed. Otherwise it is a frozen copy, unless `ref_model` is given.
 
-    `state.log_history` holds one row per rollout, with key `rollout` counted from 0: its `objective/*` and
-    `eval_*` values describe the policy before that rollout's updates. A rollout that exceeds `max_kl` leaves a
-    row with `kl_guard` and no update, sets `stopped_by_kl` and ends the training. So does, with `early_stop` and
-    `stopped_early`, the last of `early_stopping_patience` evaluations without a new best one; then, and at the
-    regular end, the policy is set back to the best one evaluated. A policy beyond `max_kl` is never the best.
+    `state.log_history` has one row per rollout, with key `rollout` counted from 0. Its values `objective/*` and
+    `eval_*` describe the policy before the updates of that rollout.
+
+    A rollout that exceeds `max_kl` logs a row with `kl_guard`, makes no update, sets `stopped_by_kl` and ends training.
+    After `early_stopping_patience` evaluations without improvement, training ends, with `early_stop` in the log and
+    `stopped_early` set. Then, and at the regular end, the policy is reset to the best evaluated one. A policy beyond
+    `max_kl` is never the best.
 
     Args:
         model: a causal language model, a PEFT model (then `ref_model` is required), or a name (see
-            `shfcas.models.loading`) to load in float32. Its dropout is switched off in place.
+            `shfcas.models.loading`) to load in float32. Its dropout is disabled in place.
         args: the settings.
-        train_dataset: column `prompt`, text or lists of messages. Other columns are passed to the reward
-            callables.
+        train_dataset: column `prompt`, text or lists of messages. Other columns are passed to the reward callables.
         processing_class: the policy's tokenizer.
-        reward_funcs: one or several, summed with `reward_weights`: callables `f(prompts, completions,
-            completion_ids=..., **columns)` that return a number (or None where they do not apply) for each
-            completion, sequence-classification models, or names: of models, which are loaded with their
-            tokenizers, or `module:function`. Completions are text for text prompts, and one assistant message
-            in a list for messages.
+        reward_funcs: one or several, summed with `reward_weights`. A callable `f(prompts, completions,
+            completion_ids=..., **columns)` returns a number per completion (or None if it does not apply). A
+            sequence-classification model is used as is. A name is a model, loaded with its tokenizer, or
+            `module:function`. Completions are text for text prompts, and one assistant message in a list for messages.
         eval_dataset: held-out prompts for `eval_rollouts`, with the columns of `train_dataset`.
-        ref_model: reference to use instead.
+        ref_model: another reference model.
         reward_processing_classes: tokenizers of the reward models, in the order of `reward_funcs`.
-        value_model: a model of its own for the values, or its name, instead of a head on the policy's trunk: a
-            sequence classifier with one output, whose head is where it starts, or any causal model of the
-            policy's vocabulary. All its weights are trained.
+        value_model: a separate value model or its name, instead of a head on the policy's trunk. It is a sequence
+            classifier with one output, which starts from its head, or any causal model with the policy's vocabulary.
+            All its weights are trained.
         peft_config: adapter to train on a plain model.
-        metric_funcs: callables of the same shape by name, logged as `objective/<name>` and not trained on.
+        metric_funcs: callables with the same signature, by name, logged as `objective/<name>` and not used for
+            training.
         callbacks, optimizers: see `transformers.Trainer`.
 
     Raises:
-        ValueError: arguments do not fit together; the message names them.
+        ValueError: arguments are inconsistent; the message names them.
     """
 
     _evaluated: int | None  # the rollout before which the policy was last evaluated
 
-    # `compute_loss` averages over the tokens of the whole accumulated batch itself.
+    # `compute_loss` already averages over the tokens of the whole accumulated batch.
     loss_is_scaled_for_ga = True
 
     def __init__(
@@ -110,10 +110,10 @@ class PPOTrainer(PolicyTrainer):
         optimizers: tuple[torch.optim.Optimizer | None, Any] = (None, None),
     ) -> None:
         if args.eval_rollouts and eval_dataset is None:
-            raise ValueError("eval_rollouts needs held-out prompts: pass eval_dataset")
+            raise ValueError("eval_dataset: expected held-out prompts for eval_rollouts, got None; pass eval_dataset")
         metric, measured = args.early_stopping_metric, ("scores", *(metric_funcs or ()))
         if metric not in measured:
-            raise ValueError(f"early_stopping_metric {metric!r} is not one of {', '.join(measured)}")
+            raise ValueError(f"early_stopping_metric: expected one of {', '.join(measured)}, got {metric!r}")
         if isinstance(model, (str, os.PathLike)):
             model, _ = load_policy(str(model), dtype=torch.float32)
         if value_model is not None:
@@ -130,7 +130,7 @@ class PPOTrainer(PolicyTrainer):
         if eval_dataset is not None:
             self.eval_prompts = encode(eval_dataset, processing_class, name="eval_dataset")
         eos_ids = stop_ids(causal_lm(model), processing_class, args.stop_token_ids)
-        torch.manual_seed(args.seed)  # a new adapter starts from random numbers
+        torch.manual_seed(args.seed)  # for the random weights of a new adapter
         policy, ref_model = policy_and_reference(model, ref_model, peft_config)
         warn_of_half_precision(policy, value_model)
         super().__init__(
@@ -143,14 +143,17 @@ class PPOTrainer(PolicyTrainer):
         )
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise ValueError(
-                "PPOTrainer does not support FSDP or DeepSpeed, which would gather the weights again for every "
-                "sampled token; run it on one process or under DDP, with an adapter where memory is short"
+                "PPOTrainer does not support FSDP or DeepSpeed, which would gather the weights for every sampled "
+                "token; run it in one process or with DDP, with an adapter if memory is short"
             )
         if eval_dataset is not None and len(eval_dataset) < self.accelerator.num_processes:
-            raise ValueError(f"{self.accelerator.num_processes} processes share {len(eval_dataset)} held-out prompts")
+            raise ValueError(
+                f"eval_dataset: expected at least one prompt per process, {self.accelerator.num_processes}, got "
+                f"{len(eval_dataset)}"
+            )
         rewards = reward_funcs if isinstance(reward_funcs, (list, tuple)) else [reward_funcs]
         if value_model is not None and any(func is value_model for func in rewards):
-            raise ValueError("value_model is a reward model, and training it would change the reward: pass a copy")
+            raise ValueError("value_model: expected a separate model, got a model of reward_funcs; pass a copy")
         self.collector = RolloutCollector(
             self.model,
             Reference(self.model, None if ref_model is None else ref_model.to(args.device)),
@@ -173,7 +176,7 @@ class PPOTrainer(PolicyTrainer):
     # Rollouts
 
     def get_train_dataloader(self) -> Any:
-        """Returns the micro-batches of one rollout after another."""
+        """Returns a loader that yields the micro-batches of one rollout after another."""
         return RolloutLoader(self._rollout_batches, self.args.steps_per_rollout * self.args.gradient_accumulation_steps)
 
     def _rollout_batches(self) -> Iterator[dict[str, Tensor]]:
@@ -207,20 +210,20 @@ class PPOTrainer(PolicyTrainer):
         for rows in minibatch_rows(
             len(rollout), own * processes, num_epochs=args.num_ppo_epochs, seed=args.seed, rollout=index
         ):
-            # Losses are means over the tokens of an optimizer step, whatever its micro-batches and processes. The
-            # processes' gradients are averaged, not added.
+            # Losses are means over the tokens of an optimizer step, for any micro-batches and processes. The
+            # gradients of the processes are averaged, not added.
             count = rollout.lengths[rows].sum() / processes
             first = own * self.accelerator.process_index
             for start in range(first, first + own, size):
                 yield rollout.batch(rows[start : start + size]) | {"num_tokens": count}
 
     def collect_rollout(self, index: int) -> Rollout:
-        """Samples rollout number `index` from the current policy and scores it."""
+        """Samples rollout number `index` from the current policy, and scores it."""
         return self.collector.collect(index, self.kl_controller.value, self.reward_moments)
 
     @property
     def rollout(self) -> int:
-        """Number of the rollout that the current policy samples or is trained on."""
+        """Returns the number of the rollout that the current policy samples or trains on."""
         return self.state.global_step // self.args.steps_per_rollout
 
     def _stop(self, **reason: float) -> None:
@@ -235,13 +238,13 @@ class PPOTrainer(PolicyTrainer):
     # Evaluation
 
     def evaluate(self) -> dict[str, float]:  # type: ignore[override]
-        """Returns means over the current policy's answers to `eval_dataset`; see `RolloutCollector.evaluate`."""
+        """Evaluates the current policy on `eval_dataset`; see `RolloutCollector.evaluate`."""
         if self.eval_prompts is None:
-            raise ValueError("there is nothing to evaluate on: pass eval_dataset")
+            raise ValueError("eval_dataset: expected held-out prompts, got None; pass eval_dataset")
         return self.collector.evaluate(self.eval_prompts)
 
     def _evaluate_policy(self) -> dict[str, float]:
-        """Evaluates the current policy and keeps it if it is the best so far."""
+        """Evaluates the current policy and saves it if it is the best so far."""
         metrics, args = self.evaluate(), self.args
         self._evaluated = self.rollout
         if self.early_stopping is not None:
@@ -265,7 +268,7 @@ class PPOTrainer(PolicyTrainer):
             self.log({"rollout": self.rollout} | self._evaluate_policy())
         best = None if self.early_stopping is None else self.early_stopping.rollout
         if best is not None and (between or best != self.rollout):
-            logger.info("the best policy was that of before rollout %d: back to it", best)
+            logger.info("the policy before rollout %d was the best one: resetting to it", best)
             self._load_weights(best_folder(self.output_dir, best))
         return super()._finalize_training(*args, **kwargs)
 
@@ -278,7 +281,7 @@ class PPOTrainer(PolicyTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
-        """Clipped policy loss, plus `vf_coef` times the clipped value loss, less `entropy_coef` times the entropy."""
+        """Computes the clipped policy loss + `vf_coef` * clipped value loss - `entropy_coef` * entropy."""
         args, mask, count = self.args, inputs["completion_mask"], inputs["num_tokens"]
         output = model(inputs["input_ids"], inputs["attention_mask"], mask)
         policy_loss, stats = losses.clipped_policy_loss(
@@ -303,7 +306,7 @@ class PPOTrainer(PolicyTrainer):
         return (loss, output) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the rollout's metrics to the row that the base class writes at the end of its updates."""
+        """Adds the rollout's metrics to the row that the base class logs at the end of its updates."""
         if "loss" in logs and self._update_sums:
             sums = self.accelerator.reduce(torch.stack(list(self._update_sums.values())), reduction="mean")
             means = dict(zip(self._update_sums, (sums / self.args.steps_per_rollout).tolist(), strict=True))
@@ -315,11 +318,11 @@ class PPOTrainer(PolicyTrainer):
     # Start and resume
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Trains from the start or from a checkpoint (True: the newest complete one of `output_dir`)."""
+        """Trains from the beginning, or from a checkpoint (True: the newest complete one of `output_dir`)."""
         if resume_from_checkpoint is True:
             resume_from_checkpoint = latest_checkpoint(self.output_dir, STATE_NAME)
             if resume_from_checkpoint is None:
-                raise ValueError(f"{self.output_dir} holds no complete checkpoint to resume from")
+                raise ValueError(f"{self.output_dir}: expected a complete checkpoint to resume from, got none")
         self._start_over()
         return super().train(resume_from_checkpoint, *args, **kwargs)
 

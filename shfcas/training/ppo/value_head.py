@@ -1,9 +1,8 @@
-"""A causal language model and its values, seen only through the tokens of its responses.
+"""Causal language model with a value function, evaluated on the tokens of its responses.
 
-Layout of every batch: `input_ids` (B, P + K) holds left-padded prompts followed by right-padded completions
-of K columns, `attention_mask` (B, P + K) is 1 on real tokens, `completion_mask` (B, K) is true on real
-response tokens. The hidden state that precedes a response token gives both that token's log-probability and
-its value.
+Layout of every batch: `input_ids` (B, P + K) has left-padded prompts followed by right-padded completions of K columns,
+`attention_mask` (B, P + K) is 1 on real tokens, `completion_mask` (B, K) is true on real response tokens. The hidden
+state before a response token gives both that token's log-probability and its value.
 """
 
 import inspect
@@ -16,18 +15,18 @@ from torch.utils.checkpoint import checkpoint
 
 logger = logging.getLogger(__name__)
 
-# Logits held at once: 2^25 float32 values are 128 MiB, whatever the batch and the vocabulary.
+# Maximum number of logits in memory: 2^25 float32 values are 128 MiB, for any batch and vocabulary.
 MAX_LOGITS = 2**25
 
 
-# A causal language model: a `PreTrainedModel`, or a `PeftModel` around one. They have no common type.
+# A causal language model: a `PreTrainedModel`, or a `PeftModel` around one. They have no common base type.
 LanguageModel = Any
 
 
 class ResponseOutput(NamedTuple):
-    """What one forward pass says about each response token; 0 on padding. All (B, K), float32.
+    """Results of one forward pass per response token; 0 on padding. All (B, K), float32.
 
-    `entropy` carries a gradient only where it was asked for.
+    `entropy` has a gradient only if requested.
     """
 
     logprobs: Tensor
@@ -36,23 +35,23 @@ class ResponseOutput(NamedTuple):
 
 
 def causal_lm(policy: LanguageModel) -> LanguageModel:
-    """The language model itself, without a PEFT wrapper around it (adapter layers stay, they sit inside)."""
+    """Returns the language model without a PEFT wrapper; adapter layers inside it stay."""
     return policy.get_base_model() if hasattr(policy, "get_base_model") else policy
 
 
 def is_peft_model(model: Any) -> bool:
-    """Whether the model is a `peft.PeftModel`; does not need PEFT installed."""
+    """Returns whether the model is a `peft.PeftModel`; works without PEFT installed."""
     return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
 
 
 def warn_of_half_precision(*models: Any) -> None:
-    """Says so where weights are trained in a dtype of half precision."""
+    """Logs a warning if trainable weights are in half precision."""
     for model in models:
         for parameter in model.parameters() if model is not None else ():
             if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
                 logger.warning(
-                    "weights of %s are trained in %s, where small updates are rounded away: load it in float32 and "
-                    "set bf16=True, or train an adapter",
+                    "weights of %s are trained in %s, which rounds small updates to zero: load it in float32 and set "
+                    "bf16=True, or train an adapter",
                     type(model).__name__,
                     parameter.dtype,
                 )
@@ -60,23 +59,22 @@ def warn_of_half_precision(*models: Any) -> None:
 
 
 def disable_dropout(model: nn.Module) -> None:
-    """Set every dropout rate of the model to 0, in place.
+    """Sets every dropout rate of the model to 0, in place.
 
-    PPO compares log-probabilities of two passes over the same tokens; dropout would make them differ for an
-    unchanged policy. Zero rates rather than eval mode, because activation checkpointing is only active in
-    training mode.
+    PPO compares log-probabilities of two passes over the same tokens, and dropout would change them for an unchanged
+    policy. Zero rates are used rather than eval mode, since activation checkpointing needs training mode.
     """
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        # Attention layers keep the rate as a plain number (for example `attention_dropout`).
+        # Attention layers store the rate as a plain number (for example `attention_dropout`).
         for name, value in vars(module).items():
             if "dropout" in name and isinstance(value, float):
                 setattr(module, name, 0.0)
 
 
 def _forward_arguments(module: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:
-    """Arguments for a forward pass over left-padded rows: positions count real tokens only."""
+    """Returns the arguments of a forward pass over left-padded rows; positions count only real tokens."""
     arguments: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
     if "position_ids" in inspect.signature(module.forward).parameters:
         arguments["position_ids"] = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
@@ -84,16 +82,16 @@ def _forward_arguments(module: nn.Module, input_ids: Tensor, attention_mask: Ten
 
 
 def hidden_states(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """The last hidden states of a model's trunk, (B, T, H), without computing a single logit."""
+    """Computes the last hidden states of a model's trunk, (B, T, H), without logits."""
     trunk = getattr(model, model.base_model_prefix)
     return trunk(**_forward_arguments(trunk, input_ids, attention_mask)).last_hidden_state
 
 
 @torch.no_grad()
 def has_plain_head(policy: LanguageModel) -> bool:
-    """Whether the model's logits are just `lm_head(last hidden state)`, found out by trying four tokens.
+    """Returns whether the model's logits are just `lm_head(last hidden state)`, tested with four tokens.
 
-    Some models scale or cap their logits after the head. For those the model's own forward pass is used.
+    Some models scale or cap their logits after the head. They need the model's own forward pass.
     """
     lm = causal_lm(policy)
     head = lm.get_output_embeddings()
@@ -108,12 +106,12 @@ def has_plain_head(policy: LanguageModel) -> bool:
 def _token_statistics(
     logits: Tensor, targets: Tensor, temperature: float, entropy_gradient: bool
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability of each target and entropy, both (N,), from logits (N, V)."""
+    """Computes the log-probability of each target and the entropy, both (N,), from logits (N, V)."""
     log_softmax = (logits.float() / temperature).log_softmax(dim=-1)
     logprobs = log_softmax.gather(-1, targets[:, None]).squeeze(-1)
     if not entropy_gradient:
         log_softmax = log_softmax.detach()
-    # A token that is ruled out has log-probability -inf: 0 * -inf would be NaN.
+    # An excluded token has log-probability -inf, and 0 * -inf would be NaN.
     entropy = -(log_softmax.exp() * log_softmax.clamp(min=torch.finfo(torch.float32).min)).sum(dim=-1)
     return logprobs, entropy
 
@@ -127,7 +125,7 @@ def _project(
 def _chunked_statistics(
     head: Any, hidden: Tensor, targets: Tensor, temperature: float, entropy_gradient: bool
 ) -> list[Tensor]:
-    """`_token_statistics` of `head(hidden)` from at most `MAX_LOGITS` logits at a time, backwards too."""
+    """Computes `_token_statistics` of `head(hidden)` with at most `MAX_LOGITS` logits in memory, also in backward."""
     vocabulary = getattr(head, "out_features", None) or head.weight.shape[0]
     size = max(1, MAX_LOGITS // vocabulary)
     if len(hidden) <= size:
@@ -149,7 +147,7 @@ def response_statistics(
     plain_head: bool,
     entropy_gradient: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities and entropies of the response tokens, with the hidden states before them.
+    """Computes log-probabilities and entropies of the response tokens, and the hidden states before them.
 
     Args:
         policy: a causal language model, PEFT-wrapped or not.
@@ -157,8 +155,8 @@ def response_statistics(
         attention_mask: (B, P + K).
         completion_mask: (B, K).
         temperature: divides the logits; the temperature at which the tokens were sampled.
-        plain_head: what `has_plain_head(policy)` said.
-        entropy_gradient: whether the entropies carry a gradient.
+        plain_head: the result of `has_plain_head(policy)`.
+        entropy_gradient: whether the entropies have a gradient.
 
     Returns:
         logprobs (B, K) and entropy (B, K), float32 and 0 on padding; hidden states (B, K, H).
@@ -184,17 +182,17 @@ def response_statistics(
 
 
 class PolicyWithValue(nn.Module):
-    """A policy and its value function, trained together.
+    """Policy and its value function, trained together.
 
-    The value function is a head on the policy's trunk, a float32 linear layer that starts at zero, so that the
-    value is 0 everywhere until it has learned something; or a model of its own.
+    The value function is a separate model, or a head on the policy's trunk. The head is a float32 linear layer that
+    starts at zero, so all values are initially 0.
 
     Args:
-        policy: a causal language model, PEFT-wrapped or not. Its dropout is switched off in place.
+        policy: a causal language model, PEFT-wrapped or not. Its dropout is disabled in place.
         temperature: sampling temperature of the rollouts.
         value_model: a sequence classifier with a head named `score` (see `shfcas.training.ppo.value_model`), or
-            None for the head on the policy's trunk. Its dropout is switched off in place.
-        entropy_gradient: whether entropies carry a gradient.
+            None for the head on the policy's trunk. Its dropout is disabled in place.
+        entropy_gradient: whether entropies have a gradient.
     """
 
     def __init__(
@@ -215,14 +213,14 @@ class PolicyWithValue(nn.Module):
             disable_dropout(value_model)
         else:
             width = lm.config.get_text_config().hidden_size
-            if self.plain_head:  # some trunks end in a projection to another width
+            if self.plain_head:  # some trunks end with a projection to another width
                 width = getattr(lm.get_output_embeddings(), "in_features", width)
             self.value_head = nn.Linear(width, 1, dtype=torch.float32, device=lm.device)
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor) -> ResponseOutput:
-        """Log-probabilities, entropies and values of the response tokens (see the module's docstring)."""
+        """Computes log-probabilities, entropies and values of the response tokens (see the module's docstring)."""
         logprobs, entropy, hidden = response_statistics(
             self.policy,
             input_ids,
@@ -241,7 +239,7 @@ class PolicyWithValue(nn.Module):
         return ResponseOutput(logprobs, entropy, values.masked_fill(~completion_mask.bool(), 0.0))
 
     def activation_checkpointing_enable(self, **arguments: Any) -> None:
-        """Passes the trainer's request on to the policy and the value model."""
+        """Enables activation checkpointing in the policy and the value model, for the trainer."""
         causal_lm(self.policy).activation_checkpointing_enable(**arguments)
         if self.value_model is not None:
             self.value_model.activation_checkpointing_enable(**arguments)

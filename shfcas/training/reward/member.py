@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from shfcas.data.chat import ending
+from shfcas.data.chat import answer_suffix_ids
 from shfcas.data.preferences import Preference
 from shfcas.models.loading import has_trained_head, load_reward_model, save_model
 from shfcas.models.resolve import is_cost_model
@@ -88,7 +88,7 @@ def train_member(
     scorer = _scorer(trained, tokenizer, max_length, settings)
     found = reports(scorer, used, measured, before)
     trained.config.shfcas_cost_model = settings.objective == "cost"
-    trained.config.shfcas_ending = ending(tokenizer, used[0].prompt)  # preflight compares
+    trained.config.shfcas_ending = answer_suffix_ids(tokenizer, used[0].prompt)  # preflight compares
     if distributed.is_main():
         save_model(output, trained, tokenizer)
     distributed.wait()
@@ -153,7 +153,7 @@ def _trainer(
         args=RewardConfig(
             num_train_epochs=settings.num_train_epochs,
             learning_rate=settings.learning_rate,
-            per_device_train_batch_size=distributed.divided("batch_size", settings.batch_size),
+            per_device_train_batch_size=distributed.per_process("batch_size", settings.batch_size),
             weight_decay=settings.weight_decay,
             max_length=max_length,
             center_rewards_coefficient=settings.centering,
@@ -190,7 +190,7 @@ def _report(
     """Returns the report about a model on pairs; None without pairs."""
     if not preferences:
         return None
-    pairs = distributed.gathered([*zip(*pair_rewards(scorer, distributed.share(preferences)), strict=True)])
+    pairs = distributed.gather([*zip(*pair_rewards(scorer, distributed.share(preferences)), strict=True)])
     chosen, rejected = ([pair[side] for pair in pairs] for side in (0, 1))
     if not all(map(math.isfinite, (*chosen, *rejected))):
         raise UserError(f"the reward model's scores are not numbers: {why}")

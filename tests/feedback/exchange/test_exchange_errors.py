@@ -211,7 +211,7 @@ TRL_ROW = {
 
 
 TRL_ERRORS = [
-    ({"prompt": None}, "the row: a prompt is text or a non-empty list"),
+    ({"prompt": None}, "the row: expected a prompt that is text or a non-empty list"),
     ({"rejected": 3}, "the row, rejected: expected text"),
     ({"chosen_index": 1}, "no queue of this run asks about answers 1 and 2 of prompt 'p0'"),
     ({"prompt_id": "p\x1b"}, r"prompt 'p\\x1b'"),
@@ -224,7 +224,7 @@ TRL_ERRORS = [
     ({"source": "human", "annotator": "ada++ben"}, "annotator: expected a name, got ''"),
     ({"annotator": "a\nb"}, "expected printable characters"),
     ({"margin": "x" * 10000}, "^.{,600}$"),
-    ({"prompt": [{"role": [1], "content": "x"}], "prompt_id": ""}, "the row: a prompt is text"),
+    ({"prompt": [{"role": [1], "content": "x"}], "prompt_id": ""}, "the row: expected a prompt that is text"),
 ]
 
 
