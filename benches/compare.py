@@ -35,8 +35,8 @@ def bench(prompts: int) -> Bench:
     proxy = np.where(np.arange(FEATURES) < FEATURES // 3, -gold, gold)
     earlier = rng.normal(size=(EARLIER, FEATURES))
     earlier *= np.sign(earlier @ proxy)[:, None]
-    parts = [answers(count, proxy, gold, rng, name) for name, count in (("pool", prompts), ("held-out", 100))]
-    return head_bench(*parts, earlier, proxy, new_pair_weight=3)
+    pool, held_out = (answers(n, proxy, gold, rng, name) for name, n in (("pool", prompts), ("held-out", 100)))
+    return head_bench(pool, held_out, earlier=earlier, head=proxy, new_pair_weight=3)
 
 
 def main() -> None:

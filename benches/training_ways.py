@@ -70,7 +70,7 @@ def shfcas_data(size: Size, batch_size: int) -> Prepared:
     model, tokenizer = policy()
     rows, scorer = prompt_rows(size), reward_scorer(batch_size)
     config = SamplingConfig(num_completions=size.answers, max_new_tokens=size.tokens, batch_size=batch_size)
-    sampler = LocalSampler(model, tokenizer, config)
+    sampler = LocalSampler(model, tokenizer, config=config)
     sampler.end_ids = {len(tokenizer) - 1}  # as good as never drawn
 
     def stage() -> Any:
@@ -147,7 +147,14 @@ def ppo_trainer(size: Size) -> Any:
         stop_token_ids=[len(tokenizer) - 1],
         **COMMON,
     )
-    trainer = PPOTrainer(model, args, dataset(size), tokenizer, reward_scorer(64), peft_config=LoraConfig(**ADAPTER))
+    trainer = PPOTrainer(
+        model,
+        args,
+        train_dataset=dataset(size),
+        processing_class=tokenizer,
+        reward_funcs=reward_scorer(64),
+        peft_config=LoraConfig(**ADAPTER),
+    )
     silence(trainer)
     return trainer
 

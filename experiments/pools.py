@@ -99,7 +99,7 @@ def policy(folder: Path, rows: Sequence[dict[str, Any]], name: str = "policy") -
         remove(work)
         work.mkdir()
         settings = SFTStageConfig(num_train_epochs=2, learning_rate=5e-4, lora=AdapterConfig(dropout=0.0))
-        train_sft(POLICY, rows, settings, partial_folder, work, seed=0)
+        train_sft(POLICY, rows, settings=settings, output=partial_folder, work_dir=work, seed=0)
         remove(work)
         publish(partial_folder, final)
     return final

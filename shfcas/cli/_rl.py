@@ -1,18 +1,17 @@
-"""What `ppo`, `rloo`, `grpo` and `rso` have in common: sister commands, each with its algorithm's settings as flags."""
+"""Common part of `ppo`, `rloo`, `grpo` and `rso`: each has its algorithm's settings as flags."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from shfcas.data.candidates import read_candidates, read_prompts
-from shfcas.rewards.scorers import load_scorer
-from shfcas.rewards.shaping import SHAPINGS, shaped_reward
-from shfcas.training.algorithms import RLConfig, train_rl
+from shfcas.rewards.scorers import check_scorer, load_scorer
+from shfcas.rewards.shaping import SHAPINGS
+from shfcas.training.algorithms import PolicyTraining, RLConfig, train_policy
 from shfcas.training.output import trained_folder
-from shfcas.utils import distributed
 from shfcas.utils.config import option
 from shfcas.utils.errors import UsageError
-from shfcas.utils.files import write_json
 
 Settings = TypeVar("Settings")
 
@@ -52,36 +51,39 @@ def settings_of(config: Any, settings: type[Settings]) -> Settings:
 
 
 def train_online_command(config: Any, algorithm: str, settings: Any) -> dict[str, Any]:
-    """Trains on prompts and saves the policy; returns what is printed."""
+    """Trains on prompts and saves the policy; returns the results to print."""
     if config.reward_shaping == "par" and not config.references:
         raise UsageError("reward_shaping par compares rewards with those of other answers: give --references")
     references = read_candidates(config.references).rows() if config.references else []
-    return train(config, RLConfig(algorithm=algorithm, **{algorithm: settings}), references, config.prompts)
+    return train_command(config, algorithm, settings, prompts=read_prompts(config.prompts), candidates=references)
 
 
-def train(config: Any, settings: RLConfig, candidates: list[dict[str, Any]], prompts: str | None) -> dict[str, Any]:
-    """Trains and saves the policy; returns what is printed."""
-    settings.check()
-    rows = read_prompts(prompts) if prompts else []
-    reward = load_scorer(config.reward_model, config.cost_model)
-    if candidates:
-        reward = shaped_reward(reward, candidates, config.reward_shaping)
-    metrics = {"gold": load_scorer(config.gold)} if config.gold else None
+def train_command(
+    config: Any,
+    algorithm: str,
+    settings: Any,
+    *,
+    prompts: Sequence[dict[str, Any]] = (),
+    candidates: Sequence[dict[str, Any]] = (),
+) -> dict[str, Any]:
+    """Trains and saves the policy; returns the results to print."""
+    rl = RLConfig(algorithm=algorithm, reward_shaping=config.reward_shaping, **{algorithm: settings})
+    rl.check()
+    for scorer in filter(None, (config.reward_model, config.gold)):
+        check_scorer(scorer)  # before the output folder is made
     with trained_folder(config.output) as (partial, work_dir):
-        history = train_rl(
-            config.policy,
-            rows,
-            reward,
-            settings,
-            partial,
-            work_dir,
-            config.seed,
-            metrics,
-            candidates,
-            config.chat_template,
+        training = PolicyTraining(
+            policy=config.policy,
+            reward_model=config.reward_model,
+            settings=rl,
+            seed=config.seed,
+            cost_model=config.cost_model,
+            prompts=prompts,
+            candidates=candidates,
+            gold=load_scorer(config.gold) if config.gold else None,
+            chat_template=config.chat_template,
         )
-        if distributed.is_main():
-            write_json(partial / "history.json", history)
+        history = train_policy(training, partial, work_dir)
     rollouts = [row for row in history if "objective/scores" in row]  # an evaluation at the end is a row of its own
     last = {name: value for name, value in rollouts[-1].items() if name.startswith(("objective/", "rso/"))}
     last |= {name: value for name, value in history[-1].items() if name.startswith("eval_")}

@@ -50,7 +50,7 @@ def run(config: Config) -> dict[str, Any]:
         pairs = from_preferences(rows, read_preferences(config.preferences), config.group_by)
     else:
         gold = load_scorer(config.gold) if config.gold else None
-        pairs = from_gold(rows, gold, config.prompts, config.seed, config.group_by)
+        pairs = from_gold(rows, gold, prompts=config.prompts, seed=config.seed, group_by=config.group_by)
     result = diagnose(pairs, config)
     if config.plot:
         from shfcas.report.diagnosis import save_deciles

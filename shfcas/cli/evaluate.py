@@ -55,12 +55,12 @@ def run(config: Config) -> dict[str, Any]:
         table = sample_policy(
             config.policy,
             read_prompts(config.prompts),
-            replace(sampling, num_completions=n * sampling.num_completions),
-            config.seed,
-            work_dir,
-            {column: name for column, name in references.items() if name},
-            config.chat_template,
-            engine,
+            config=replace(sampling, num_completions=n * sampling.num_completions),
+            seed=config.seed,
+            work_dir=work_dir,
+            references={column: name for column, name in references.items() if name},
+            chat_template=config.chat_template,
+            engine=engine,
         )
         table = add_answer_rewards(engine, config.reward_model, table, config.cost_model)
         if n > 1:

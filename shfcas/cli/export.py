@@ -37,11 +37,11 @@ def run(config: Config) -> dict[str, Any]:
         result = export(
             config.engine[0],
             partial,
-            prompts,
-            config.policy,
-            config.reward_model,
-            held_out,
-            config.cost_model,
-            config.chat_template,
+            prompts=prompts,
+            policy=config.policy,
+            reward_model=config.reward_model,
+            eval_prompts=held_out,
+            cost_model=config.cost_model,
+            chat_template=config.chat_template,
         )
     return {**result, "output": config.output}

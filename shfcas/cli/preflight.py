@@ -27,9 +27,9 @@ def run(config: Config) -> list[dict[str, Any]]:
     findings = preflight(
         config.reward_model,
         config,
-        config.cost_model,
-        read_preferences(config.preferences) if config.preferences else [],
-        read_candidates(config.candidates).rows() if config.candidates else [],
+        cost_model=config.cost_model,
+        preferences=read_preferences(config.preferences) if config.preferences else [],
+        candidates=read_candidates(config.candidates).rows() if config.candidates else [],
     )
     return [vars(finding) for finding in findings]
 

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from shfcas.cli._rl import PolicyCommand, settings_of, train
+from shfcas.cli._rl import PolicyCommand, settings_of, train_command
 from shfcas.data.candidates import read_candidates
-from shfcas.training.algorithms import RLConfig
 from shfcas.training.rso import RSOConfig
 from shfcas.utils.config import option
 
@@ -19,5 +18,5 @@ class Config(RSOConfig, PolicyCommand):
 
 def run(config: Config) -> dict[str, Any]:
     """Trains and saves the policy."""
-    settings = RLConfig(algorithm="rso", rso=settings_of(config, RSOConfig))
-    return train(config, settings, read_candidates(config.candidates).rows(), None)
+    candidates = read_candidates(config.candidates).rows()
+    return train_command(config, "rso", settings_of(config, RSOConfig), candidates=candidates)

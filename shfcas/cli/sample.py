@@ -36,12 +36,12 @@ def run(config: Config) -> dict[str, Any]:
         table = sample_policy(
             config.policy,
             read_prompts(config.prompts),
-            config.sampling,
-            config.seed,
-            work_dir,
-            references,
-            config.chat_template,
-            engine,
+            config=config.sampling,
+            seed=config.seed,
+            work_dir=work_dir,
+            references=references,
+            chat_template=config.chat_template,
+            engine=engine,
         )
     write_candidates(output, table)
     remove(work_dir)

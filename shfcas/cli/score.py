@@ -44,7 +44,9 @@ def run(config: Config) -> Any:
         raise UsageError("JSON lines are scored by engine local; name files, folders or URLs for engine ray")
     scorer = load_scorer(config.reward_model, config.cost_model) if config.reward_model and here else None
     if config.input == ["-"]:
-        summary = score_lines(sys.stdin, sys.stdout, config.policy_score, scorer, config.columns)
+        summary = score_lines(
+            sys.stdin, sys.stdout, policy_score=config.policy_score, scorer=scorer, columns=config.columns
+        )
         _plot(config, summary)
         if config.summary:
             print(summary.text(), file=sys.stderr)
@@ -55,13 +57,13 @@ def run(config: Config) -> Any:
         summary = score_table(
             config.input,
             config.output,
-            config.policy_score,
-            scorer,
-            config.columns,
-            config.shard_rows,
-            config.reward_model,
-            config.cost_model,
-            None if here else engine,
+            policy_score=config.policy_score,
+            scorer=scorer,
+            columns=config.columns,
+            shard_rows=config.shard_rows,
+            reward_model=config.reward_model,
+            cost_model=config.cost_model,
+            engine=None if here else engine,
         )
     _plot(config, summary)
     if config.summary:

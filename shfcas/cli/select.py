@@ -39,7 +39,7 @@ def run(config: Config) -> dict[str, Any]:
         selection = select_with_report(rows, config)
     else:
         with open_engine(config.engine, config.ray) as engine:
-            selection = select_table(config.input, config, 0, engine, config.shard_rows)
+            selection = select_table(config.input, config, seed=0, engine=engine, shard_rows=config.shard_rows)
     write_jsonl(config.output, [vars(c) for c in selection.comparisons])
     report = selection.report
     beyond_chance = report.get("kendall", {})

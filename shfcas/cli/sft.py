@@ -24,7 +24,15 @@ def run(config: Config) -> dict[str, Any]:
     """Trains and saves the policy."""
     rows = read_demonstrations(config.demonstrations)
     with trained_folder(config.output) as (partial, work_dir):
-        history = train_sft(config.policy, rows, config.sft, partial, work_dir, config.seed, config.chat_template)
+        history = train_sft(
+            config.policy,
+            rows,
+            settings=config.sft,
+            output=partial,
+            work_dir=work_dir,
+            seed=config.seed,
+            chat_template=config.chat_template,
+        )
     return {
         "demonstrations": len(rows),
         "steps": len(history),

@@ -1,18 +1,14 @@
 """Train or refine a reward or cost model on preferences (TRL's RewardTrainer, Bradley-Terry loss)."""
 
-import logging
 from dataclasses import dataclass
 from typing import Any
 
-from shfcas.data.preferences import merge, read_preferences
+from shfcas.data.preferences import read_preferences
 from shfcas.training.output import trained_folder
 from shfcas.training.reward.config import RewardModelConfig
-from shfcas.training.reward.data import held_out_prompts, split, weighted
-from shfcas.training.reward.train import train_reward_model
+from shfcas.training.reward.refine import train_on_groups
 from shfcas.utils import distributed
-from shfcas.utils.config import fingerprint, option
-
-logger = logging.getLogger(__name__)
+from shfcas.utils.config import option
 
 
 @dataclass
@@ -32,20 +28,22 @@ class Config(RewardModelConfig, _Files):
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Merges the preferences, holds some out, trains and saves the model."""
+    """Trains and saves the model, and measures it on held-out pairs."""
     from shfcas.report.training import write_training_report
 
-    pairs = merge(*(read_preferences(path) for path in config.preferences))
-    if config.eval_preferences:
-        held_out = read_preferences(config.eval_preferences)
-        shared = len(split(held_out, {fingerprint(p.prompt) for p in pairs})[1])
-        if shared:
-            logger.warning("%d of %d eval_preferences ask prompts that are trained on", shared, len(held_out))
-    else:
-        pairs, held_out = split(pairs, held_out_prompts(pairs, config.held_out, config.seed))
-    pairs = weighted(pairs, config.new_pair_weight)
+    groups = [read_preferences(path) for path in config.preferences]
+    eval_preferences = read_preferences(config.eval_preferences) if config.eval_preferences else None
     with trained_folder(config.output) as (partial, work_dir):
-        result = train_reward_model(config.model, pairs, config, partial, work_dir, config.seed, held_out)
+        result = train_on_groups(
+            config.model,
+            groups,
+            settings=config,
+            output=partial,
+            work_dir=work_dir,
+            seed=config.seed,
+            split_seed=config.seed,
+            eval_preferences=eval_preferences,
+        )
         if distributed.is_main():
             write_training_report(partial, result)
     return {**result, "output": config.output}

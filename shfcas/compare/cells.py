@@ -109,6 +109,7 @@ class RefineHead:
 def head_bench(
     pool: AnswerSet,
     held_out: AnswerSet,
+    *,
     earlier: np.ndarray,
     head: np.ndarray | None = None,
     l2: float = 10.0,
@@ -133,7 +134,7 @@ def head_bench(
         raise UserError("a head needs features: give them to both answer sets")
     if pool.features.shape[1] != held_out.features.shape[1]:
         raise UserError(f"features: {pool.features.shape[1]} in the pool, {held_out.features.shape[1]} held out")
-    fit = HeadFit(pool.features, earlier, head, l2, margins)
+    fit = HeadFit(pool.features, earlier, centre=head, l2=l2, margins=margins)
     return Bench(pool, held_out, RefineHead(pool.features, held_out.features, fit, new_pair_weight), **options)
 
 

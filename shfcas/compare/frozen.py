@@ -58,7 +58,8 @@ class FrozenModel:
     def features(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> np.ndarray:
         """Features of answers, shape (T, D), float32."""
         each = [
-            member_features(name, model, tokenizer, prompts, completions) for name, model, tokenizer in self.members
+            member_features(name, model, tokenizer=tokenizer, prompts=prompts, completions=completions)
+            for name, model, tokenizer in self.members
         ]
         return np.concatenate(each, axis=1)
 
@@ -100,7 +101,7 @@ def last_layer(name: str, model: Any) -> Any:
 
 @torch.inference_mode()
 def member_features(
-    name: str, model: Any, tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[str]
+    name: str, model: Any, *, tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[str]
 ) -> np.ndarray:
     """What the last layer of one model reads of each answer, in batches of similar length, shape (T, D)."""
     limit = reward_max_length(model, tokenizer)

@@ -48,6 +48,7 @@ class BenchWork:
 def run_grid(
     bench: Bench,
     arms: Mapping[str, SelectionConfig],
+    *,
     budgets: Sequence[int],
     seeds: int,
     jobs: int = 1,
@@ -71,7 +72,7 @@ def run_grid(
     known = None
     if record:
         known = Record(record, {"bench": _hash(bench), "arms": {name: to_dict(arm) for name, arm in arms.items()}})
-    return tidy(run_cells(cells, BenchWork(bench, arms), jobs, known))
+    return tidy(run_cells(cells, BenchWork(bench, arms), jobs=jobs, record=known))
 
 
 def _hash(bench: Bench) -> str:
@@ -150,7 +151,7 @@ class Record:
 
 
 def run_cells(
-    cells: Sequence[Cell], work: Work, jobs: int = 1, record: Record | None = None, at_once: int | None = None
+    cells: Sequence[Cell], work: Work, *, jobs: int = 1, record: Record | None = None, at_once: int | None = None
 ) -> list[dict[str, Any]]:
     """Runs what is not yet recorded, in this process (one job) or in several, and returns all cells in their order.
 

@@ -51,6 +51,7 @@ class HeadFit:
         self,
         features: np.ndarray,
         differences: np.ndarray,
+        *,
         centre: np.ndarray | None = None,
         l2: float = 10.0,
         margins: np.ndarray | None = None,

@@ -1,4 +1,4 @@
-"""Policies that follow the refined reward models of a few cells: what the cheap measures stand in for."""
+"""Policies fine-tuned against the refined reward models of a few cells, to check what the cheap measures stand for."""
 
 from pathlib import Path
 from typing import Any
@@ -8,12 +8,11 @@ from shfcas.compare.frozen import FrozenModel
 from shfcas.compare.work import POOL, RunWork
 from shfcas.data.candidates import read_candidates
 from shfcas.data.preferences import read_preferences, write_preferences
-from shfcas.pipeline.loop import Loop, Start
+from shfcas.pipeline.loop import Loop, Start, State
 from shfcas.pipeline.run_directory import StageContext
-from shfcas.rewards.scorers import load_scorer
-from shfcas.rewards.shaping import shaped_reward
-from shfcas.training.algorithms import train_rl
-from shfcas.utils.files import read_json, write_json
+from shfcas.pipeline.steps import Model
+from shfcas.training.algorithms import PolicyTraining, train_policy
+from shfcas.utils.files import read_json
 from shfcas.utils.seeds import derive_seed
 
 METRICS = {"policy_gold_reward": "gold_reward", "policy_win_rate": "win_rate", "policy_kl": "kl"}
@@ -25,7 +24,7 @@ def policies(loop: Loop, work: RunWork, start: Start) -> list[dict[str, Any]]:
     Returns:
         Tidy rows of `policy_gold_reward`, `policy_win_rate` and `policy_kl`, all against the policy before.
     """
-    config, found = work.config, []
+    config, rows = work.config, []
     budget = config.ppo_budget or max(config.budgets)
     for seed in range(config.ppo_seeds):
         for strategy in (NONE, *(config.ppo or ())):
@@ -33,58 +32,51 @@ def policies(loop: Loop, work: RunWork, start: Start) -> list[dict[str, Any]]:
             metrics = read_json(train_one(loop, work, start, cell))
             for name, key in METRICS.items():
                 value = metrics[key]["mean"] if isinstance(metrics[key], dict) else metrics[key]
-                found.append({**cell._asdict(), "metric": name, "group": "", "value": value})
-    return found
+                rows.append({**cell._asdict(), "metric": name, "group": "", "value": value})
+    return rows
 
 
 def train_one(loop: Loop, work: RunWork, start: Start, cell: Cell) -> Path:
-    """One policy; returns the path of its metrics. Every stage is done once, as in a run."""
-    name = f"policies/{cell.strategy}/budget-{cell.budget}/seed-{cell.seed}"
-    config, bench, pool = work.config, work.bench, work.path / POOL
-    training = derive_seed(config.seed, "training", cell.seed)
+    """Labels, refines, fine-tunes and evaluates for one cell, each a stage as in a run; returns the metrics' path."""
+    folder = f"policies/{cell.strategy}/budget-{cell.budget}/seed-{cell.seed}"
+    config, state, bench, pool = work.config, work.state, work.bench, work.path / POOL
 
-    def answers() -> list[Label]:
-        drawn = bench.drawn(cell.seed)
-        queue = [] if cell.strategy == NONE else ask(bench, drawn, cell, work.selection(cell.strategy))
+    def cell_labels() -> list[Label]:
+        queue = [] if cell.strategy == NONE else ask(bench, bench.drawn(cell.seed), cell, work.selection(cell.strategy))
         return judge(bench, queue, cell.seed)
-
-    labels = loop.run.stage(
-        f"{name}/preferences.jsonl",
-        lambda c: write_preferences(c.output, work.preferences(bench.pool, answers())),
-        {"pool": pool},
-    )
 
     def refine(context: StageContext) -> None:
         if isinstance(bench.refine, RefineHead):
-            model = FrozenModel(str(work.state.reward_model), config.cost_model, config.backbone())
-            model.save(context.output, bench.refine.head(answers()))
+            model = FrozenModel(str(state.reward_model), config.cost_model, config.backbone())
+            model.save(context.output, bench.refine.head(cell_labels()))
         else:
-            work.train(read_preferences(labels), context.output, context.work_dir, training)
+            seed = derive_seed(config.seed, "training", cell.seed)
+            work.train(read_preferences(labels), context.output, context.work_dir, seed)
 
-    inputs = {"labels": labels, "reward_model": work.state.reward_model}
-    reward_model: str | Path = work.state.reward_model
-    if cell.strategy != NONE or work.state.preferences:
-        reward_model = loop.run.stage(f"{name}/reward_model", refine, inputs)
-
-    def improve(context: StageContext) -> None:
-        rows = read_candidates(pool).rows()
-        scorer = load_scorer(str(reward_model), config.cost_model)
-        history = train_rl(
-            str(work.state.policy),
-            loop.prompts,
-            shaped_reward(scorer, rows, config.rl.reward_shaping),
-            config.rl,
-            context.output,
-            context.work_dir,
-            derive_seed(config.seed, "policy", cell.seed),  # the same for every strategy: they meet the same chance
-            metrics={"gold": loop.gold},
-            candidates=rows,
+    def fine_tune(context: StageContext) -> None:
+        training = PolicyTraining(
+            policy=str(state.policy),
+            reward_model=str(reward_model),
+            settings=config.rl,
+            seed=derive_seed(config.seed, "policy", cell.seed),  # the same for all strategies: paired comparisons
+            cost_model=config.cost_model,
+            prompts=loop.prompts,
+            candidates=read_candidates(pool).rows(),
+            gold=loop.gold,
             chat_template=config.chat_template,
         )
-        write_json(context.output / "history.json", history)
+        train_policy(training, context.output, context.work_dir)
 
-    inputs = {"policy": work.state.policy, "reward_model": reward_model, "pool": pool}
-    policy = loop.run.stage(f"{name}/policy", improve, inputs)
-    state = type(work.state)(policy, reward_model, (*work.state.preferences, labels))
-    loop.evaluate(state, name, start)
-    return loop.run.path / name / "metrics.json"
+    labels = loop.run.stage(
+        f"{folder}/preferences.jsonl",
+        lambda context: write_preferences(context.output, work.preferences(bench.pool, cell_labels())),
+        {"pool": pool},
+    )
+    reward_model: Model = state.reward_model
+    if cell.strategy != NONE or state.preferences:
+        inputs = {"labels": labels, "reward_model": state.reward_model}
+        reward_model = loop.run.stage(f"{folder}/reward_model", refine, inputs)
+    inputs = {"policy": state.policy, "reward_model": reward_model, "pool": pool}
+    policy = loop.run.stage(f"{folder}/policy", fine_tune, inputs)
+    loop.evaluate(State(policy, reward_model, (*state.preferences, labels)), folder, start)
+    return loop.run.path / folder / "metrics.json"

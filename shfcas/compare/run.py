@@ -24,7 +24,7 @@ def compare(config: CompareConfig) -> Path:
     directory = RunDirectory(config.output, config.check().shared(), config.seed)
     write_text(directory.path / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False))
     loop = Loop(directory, config)
-    start = loop.start(loop.prepare())
+    start = loop.start()
     work = prepare(directory, loop, start.state, config)
     for name in config.strategies:  # what a strategy lacks is said before anything is trained
         cell = Cell(name, max(config.budgets), 0)
@@ -35,7 +35,7 @@ def compare(config: CompareConfig) -> Path:
     record = Record(directory.path / "cells.jsonl", work.inputs())
     cells = cells_of(config.strategies, config.budgets, config.seeds)
     jobs = config.jobs or useful_jobs(config, len(cells))
-    done = run_cells(cells, work, jobs, record, config.jobs or jobs_that_fit(config, work))
+    done = run_cells(cells, work, jobs=jobs, record=record, at_once=config.jobs or jobs_that_fit(config, work))
     rows = tidy(done)
     if config.ppo:
         from shfcas.compare.policies import policies

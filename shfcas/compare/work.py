@@ -21,8 +21,7 @@ from shfcas.pipeline.loop import Loop, State
 from shfcas.pipeline.run_directory import RunDirectory, StageContext
 from shfcas.rewards.scorers import load_scorer
 from shfcas.rewards.table import score_rows
-from shfcas.training.reward.data import held_out_prompts, split, weighted
-from shfcas.training.reward.train import train_reward_model
+from shfcas.training.reward.refine import train_on_groups
 from shfcas.utils.files import content_hash
 
 POOL, HELD_OUT, FEATURES = "pool.parquet", "round-0/evaluation.parquet", "features"
@@ -30,7 +29,7 @@ POOL, HELD_OUT, FEATURES = "pool.parquet", "round-0/evaluation.parquet", "featur
 
 def prepare(directory: RunDirectory, loop: Loop, state: State, config: CompareConfig) -> "RunWork":
     """The pool with gold rewards and, for heads, features: made once, for all cells."""
-    conflicts = loop.conflicts(state, "round-1")
+    conflicts = loop.score(state, loop.sample(state, "round-1"), "round-1")
 
     def add_gold(context: StageContext) -> None:
         table = read_candidates(conflicts)
@@ -126,11 +125,11 @@ class RunWork:
         return head_bench(
             pool,
             held_out,
-            arrays["earlier"],
-            arrays["head"],
-            config.l2,
-            config.reward.new_pair_weight,
-            arrays["margins"],
+            earlier=arrays["earlier"],
+            head=arrays["head"],
+            l2=config.l2,
+            new_pair_weight=config.reward.new_pair_weight,
+            margins=arrays["margins"],
             **options,
         )
 
@@ -140,17 +139,22 @@ class RunWork:
         for label in labels:
             row, first = pool.rows[label.prompt], int(pool.offsets[label.prompt])
             chosen, rejected = label.chosen - first, label.rejected - first
-            found.append(make_preference(row, chosen, rejected, "gold", self.config.gold, round=1))
+            found.append(make_preference(row, chosen, rejected, source="gold", annotator=self.config.gold, round=1))
         return found
 
     def train(self, preferences: Sequence[Preference], output: Path, work_dir: Path, seed: int) -> None:
         """Refines the full model, as a run does, and saves it."""
         config, settings = self.config, self.config.reward
-        groups = [*(read_preferences(path) for path in self.state.preferences), preferences]
-        apart = held_out_prompts([p for group in groups for p in group], settings.held_out, config.seed)
-        pairs, held_out = split(merge(*groups), apart)
         start = config.reward_model if settings.start == "backbone" else str(self.state.reward_model)
-        train_reward_model(start, weighted(pairs, settings.new_pair_weight), settings, output, work_dir, seed, held_out)
+        train_on_groups(
+            start,
+            [*(read_preferences(path) for path in self.state.preferences), preferences],
+            settings=settings,
+            output=output,
+            work_dir=work_dir,
+            seed=seed,
+            split_seed=config.seed,
+        )
 
 
 @dataclass(frozen=True)

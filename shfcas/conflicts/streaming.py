@@ -56,7 +56,7 @@ def iter_score(
         UserError: a table is missing, malformed, or lacks a column; the message names file, row and column.
     """
     shards, schema = find_shards(inputs, SHARD_ROWS)
-    recipe = _Recipe(schema, policy_score, scorer, columns)
+    recipe = _Recipe(schema, policy_score, scorer=scorer, columns=columns)
     for shard in shards:
         yield from (batch for _, batch in recipe.batches(shard))
 
@@ -64,6 +64,7 @@ def iter_score(
 def score_table(
     inputs: Sequence[str],
     output: str | Path,
+    *,
     policy_score: str = "logprob",
     scorer: RewardScorer | None = None,
     columns: Sequence[str] | None = None,
@@ -97,18 +98,28 @@ def score_table(
     load = partial(load_scorer, reward_model, cost_model) if engine and reward_model else None
     if load and reward_model:
         check_scorer(reward_model)  # now, and not by a worker
-    recipe = _Recipe(schema, policy_score, scorer, columns, reward_model, cost_model, load)
+    recipe = _Recipe(
+        schema,
+        policy_score,
+        scorer=scorer,
+        columns=columns,
+        reward_model=reward_model,
+        cost_model=cost_model,
+        load=load,
+    )
     total = sum(shard.rows for shard in shards)
     single = output.suffix == ".parquet"
     if single and output.exists() and any(Path(shard.path).resolve() == output.resolve() for shard in shards):
         raise UserError(f"{output} is one of the inputs; name another output")
     with tqdm(total=total, desc="scoring", unit=" prompts", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
         if not single:
-            return _score_parts(shards, output, recipe, shard_rows, engine or LocalEngine(), bar)
+            return _score_parts(
+                shards, output, recipe=recipe, shard_rows=shard_rows, engine=engine or LocalEngine(), bar=bar
+            )
         if engine is None:
             return recipe.write(shards, output, bar.update)
         work_dir = output.with_name(f".{output.name}.work")
-        _score_parts(shards, work_dir, recipe, shard_rows, engine, bar)
+        _score_parts(shards, work_dir, recipe=recipe, shard_rows=shard_rows, engine=engine, bar=bar)
         summary = recipe.join(shards, _parts(work_dir, len(shards)), output)
         remove(work_dir)
         return summary
@@ -119,7 +130,7 @@ def _parts(folder: Path, count: int) -> list[Path]:
 
 
 def _score_parts(
-    shards: Sequence[Shard], folder: Path, recipe: "_Recipe", shard_rows: int, engine: Engine, bar: Any
+    shards: Sequence[Shard], folder: Path, *, recipe: "_Recipe", shard_rows: int, engine: Engine, bar: Any
 ) -> ConflictSummary:
     """Scores each shard into a part of its own, unless that is there."""
     summary = ConflictSummary()
@@ -154,6 +165,7 @@ class _PartWriter:
 def score_lines(
     lines: Iterable[str],
     output: TextIO,
+    *,
     policy_score: str = "logprob",
     scorer: RewardScorer | None = None,
     columns: Sequence[str] | None = None,
@@ -168,7 +180,7 @@ def score_lines(
             batch = pa.RecordBatch.from_pydict(arrow_columns(rows))
         except UserError as error:
             raise UserError(f"stdin: rows {first} to {first + len(rows) - 1}, {error}") from error
-        recipe = _Recipe(batch.schema, policy_score, scorer, columns)
+        recipe = _Recipe(batch.schema, policy_score, scorer=scorer, columns=columns)
         batch = recipe.scored(batch.select(recipe.read), "stdin", first)
         output.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in batch.to_pylist())
         summary += ConflictSummary.of(batch, first)
@@ -190,6 +202,7 @@ class _Recipe:
         self,
         schema: pa.Schema,
         policy_score: str,
+        *,
         scorer: RewardScorer | None,
         columns: Sequence[str] | None,
         reward_model: str | None = None,

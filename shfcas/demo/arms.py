@@ -71,14 +71,14 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
     settings = run_config(config)
     run = RunDirectory(config.output, to_dict(settings), config.seed, volatile_names(RunConfig))
     loop = Loop(run, settings)
-    start = loop.start(loop.prepare())
-    conflicts = loop.conflicts(start.state, "round-1")
+    start = loop.start()
+    conflicts = loop.score(start.state, loop.sample(start.state, "round-1"), "round-1")
     for arm in arms(settings):
         state = start.state
         selection = None if arm == "no_feedback" else replace(settings.selection, strategy=arm)
         for number in range(1, config.rounds + 1):
-            first = conflicts if number == 1 else None
-            state = loop.round(state, number, start, selection, f"{arm}/", first)
+            shared = conflicts if number == 1 else None  # all arms ask about the same answers in the first round
+            state = loop.round(state, number, start=start, selection=selection, arm=arm, conflicts=shared)
     results = {
         "policies": policies(run.path, config.rounds, arms(settings)),
         "detection": blind_spot_detection(loop, conflicts),

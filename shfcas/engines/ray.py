@@ -108,7 +108,9 @@ class RayEngine:
         idle = [] if model else [self.spare.pop() for _ in range(min(workers, len(self.spare)))]
         self.number += 1
         retries, timeout = self.settings.retries, self.settings.start_timeout
-        queue = TaskQueue(start, idle, (self.number, made), tasks, workers, retries, timeout)
+        queue = TaskQueue(
+            start, idle, make_worker=(self.number, made), tasks=tasks, workers=workers, retries=retries, timeout=timeout
+        )
         self.queues.append(queue)
         finished = False
         try:

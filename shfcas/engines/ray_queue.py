@@ -34,6 +34,7 @@ class TaskQueue:
         self,
         start: Callable[[], Any],
         idle: Sequence[Any],
+        *,
         make_worker: tuple[int, Any],
         tasks: Sequence[Any],
         workers: int,

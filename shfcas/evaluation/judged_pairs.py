@@ -83,7 +83,7 @@ def from_preferences(
 
 
 def from_gold(
-    rows: Iterable[Row], gold: RewardScorer | None, prompts: int, seed: int = 0, group_by: str | None = None
+    rows: Iterable[Row], gold: RewardScorer | None, *, prompts: int, seed: int = 0, group_by: str | None = None
 ) -> JudgedPairs:
     """All pairs with unequal gold of a sample of prompts, which depends on neither the order of rows nor on files.
 

@@ -32,5 +32,7 @@ class GoldFeedback:
             if first == second:
                 continue
             chosen, rejected = (c.first, c.second) if first > second else (c.second, c.first)
-            preferences.append(make_preference(asked[c.prompt_id], chosen, rejected, "gold", self.name, round))
+            preferences.append(
+                make_preference(asked[c.prompt_id], chosen, rejected, source="gold", annotator=self.name, round=round)
+            )
         return preferences

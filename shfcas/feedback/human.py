@@ -49,7 +49,7 @@ class HumanFeedback:
     """
 
     def __init__(
-        self, folder: Path, queue: str, settings: HumanConfig, seed: int, finish: bool = False, poll: float = 1.0
+        self, folder: Path, queue: str, *, settings: HumanConfig, seed: int, finish: bool = False, poll: float = 1.0
     ) -> None:
         self.folder, self.queue, self.settings, self.seed = folder, queue, settings, seed
         self.finish, self.poll = finish, poll

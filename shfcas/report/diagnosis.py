@@ -16,7 +16,7 @@ def of_table(table: CandidateTable, group_by: str | None = None) -> dict[str, An
     if any(name not in table for name in (*NEEDED, "gold")):
         return None
     try:
-        pairs = from_gold(table.rows(), None, len(table), group_by=group_by)
+        pairs = from_gold(table.rows(), None, prompts=len(table), group_by=group_by)
         result = diagnose(pairs, DiagnoseConfig(group_by=group_by))
     except UserError:  # such as gold that is all alike
         return None

@@ -52,6 +52,7 @@ class LocalSampler:
         self,
         model: Any,
         tokenizer: Any,
+        *,
         config: SamplingConfig,
         seed: int = 0,
         references: Mapping[str, Any] | None = None,

@@ -55,12 +55,13 @@ class RescoredSampler(LocalSampler):
         self,
         model: Any,
         tokenizer: Any,
+        *,
         generator: Generator,
         config: SamplingConfig,
         seed: int = 0,
         references: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(model, tokenizer, config, seed, references)
+        super().__init__(model, tokenizer, config=config, seed=seed, references=references)
         self.generator = generator
         self.vocabulary = model.get_input_embeddings().weight.shape[0]
 
@@ -215,7 +216,7 @@ def identity(config: SamplingConfig, policy: str) -> tuple[dict[str, Any], dict[
 
 
 def load_sampler(
-    policy: str, references: Mapping[str, str], chat_template: str | None, config: SamplingConfig, seed: int
+    policy: str, references: Mapping[str, str], *, chat_template: str | None, config: SamplingConfig, seed: int
 ) -> RescoredSampler:
     """Loads the models for scoring, and the generator of `config.generator`."""
     model, tokenizer = load_policy(policy, chat_template)
@@ -223,8 +224,8 @@ def load_sampler(
     ends = end_token_ids(model, tokenizer)
     generator: Generator
     if config.generator == "vllm":
-        generator = vllm_generator.VLLMGenerator(config, policy, model, tokenizer, ends)
+        generator = vllm_generator.VLLMGenerator(config, policy, model=model, tokenizer=tokenizer, end_ids=ends)
     else:
         generator = server = ServerGenerator(config, policy, ends)
         server.check_tokenizer(tokenizer)
-    return RescoredSampler(model, tokenizer, generator, config, seed, others)
+    return RescoredSampler(model, tokenizer, generator=generator, config=config, seed=seed, references=others)

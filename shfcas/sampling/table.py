@@ -24,17 +24,21 @@ logger = logging.getLogger(__name__)
 def sample_table(
     sampler: Sampler,
     prompts: Sequence[dict[str, Any]],
+    *,
     config: SamplingConfig,
     metadata: dict[str, Any],
     work_dir: Path,
 ) -> CandidateTable:
     """Samples all prompts, shard by shard; shards already in `work_dir` are not sampled again."""
-    return _sample_shards(lambda: sampler, prompts, config, metadata, work_dir, LocalEngine())
+    return _sample_shards(
+        lambda: sampler, prompts, config=config, metadata=metadata, work_dir=work_dir, engine=LocalEngine()
+    )
 
 
 def _sample_shards(
     load: Callable[[], Sampler],
     prompts: Sequence[dict[str, Any]],
+    *,
     config: SamplingConfig,
     metadata: dict[str, Any],
     work_dir: Path,
@@ -93,6 +97,7 @@ def _refuse_other_generators(work_dir: Path, metadata: dict[str, Any]) -> None:
 def sample_policy(
     policy: str | Path,
     prompts: Sequence[dict[str, Any]],
+    *,
     config: SamplingConfig,
     seed: int,
     work_dir: Path,
@@ -129,8 +134,10 @@ def sample_policy(
         "sampling": lasting(config),
         "seed": seed,
     }
-    load = partial(_load_sampler, str(policy), names, chat_template, config, seed)
-    table = _sample_shards(load, prompts, config, metadata, work_dir, engine or LocalEngine())
+    load = partial(_load_sampler, str(policy), names, chat_template=chat_template, config=config, seed=seed)
+    table = _sample_shards(
+        load, prompts, config=config, metadata=metadata, work_dir=work_dir, engine=engine or LocalEngine()
+    )
     if config.generator == "transformers":
         return table
     table = table.with_metadata(generation={**notes, **summary(table)})
@@ -139,12 +146,12 @@ def sample_policy(
 
 
 def _load_sampler(
-    policy: str, references: dict[str, str], chat_template: str | None, config: SamplingConfig, seed: int
+    policy: str, references: dict[str, str], *, chat_template: str | None, config: SamplingConfig, seed: int
 ) -> LocalSampler:
     if config.generator != "transformers":
         from shfcas.sampling.rescored import load_sampler
 
-        return load_sampler(policy, references, chat_template, config, seed)
+        return load_sampler(policy, references, chat_template=chat_template, config=config, seed=seed)
     model, tokenizer = load_policy(policy, chat_template)
     others = {column: load_policy(name)[0] for column, name in references.items()}
-    return LocalSampler(model, tokenizer, config, seed, others)
+    return LocalSampler(model, tokenizer, config=config, seed=seed, references=others)

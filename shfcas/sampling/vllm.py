@@ -30,7 +30,7 @@ class VLLMGenerator:
         UserError: vLLM cannot load the policy.
     """
 
-    def __init__(self, config: "SamplingConfig", policy: str, model: Any, tokenizer: Any, end_ids: set[int]) -> None:
+    def __init__(self, config: "SamplingConfig", policy: str, *, model: Any, tokenizer: Any, end_ids: set[int]) -> None:
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         try:
             import vllm

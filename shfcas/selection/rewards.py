@@ -45,7 +45,7 @@ def reward_variance(row: Row, bounds: Bounds, seed: int) -> Iterator[tuple[Prior
 
 
 def rso(
-    row: Row, bounds: Bounds, seed: int, rso_samples: int = 4, rso_beta: float = 0.5
+    row: Row, bounds: Bounds, seed: int, *, rso_samples: int = 4, rso_beta: float = 0.5
 ) -> Iterator[tuple[Priority, Comparison]]:
     """Pairs of answers that survive rejection sampling by their rewards (Liu et al. 2023, arXiv 2309.06657).
 

@@ -15,7 +15,7 @@ from shfcas.utils.quantiles import Counted, add_up
 
 
 def select_table(
-    inputs: Sequence[str], config: SelectionConfig, seed: int, engine: Engine, shard_rows: int = SHARD_ROWS
+    inputs: Sequence[str], config: SelectionConfig, *, seed: int, engine: Engine, shard_rows: int = SHARD_ROWS
 ) -> Selection:
     """The comparisons to ask for: the same as `shfcas.selection.select_with_report` takes from all rows.
 
@@ -32,14 +32,14 @@ def select_table(
     """
     shards, schema = find_shards(inputs, shard_rows)
     columns = columns_to_read(config, schema.names)
-    return choose(_ShardPasses(engine, shards, config, seed, columns), config)
+    return choose(_ShardPasses(engine, shards, config=config, seed=seed, columns=columns), config)
 
 
 class _ShardPasses:
     """The passes of a selection, each a task a shard."""
 
     def __init__(
-        self, engine: Engine, shards: Sequence[Shard], config: SelectionConfig, seed: int, columns: list[str]
+        self, engine: Engine, shards: Sequence[Shard], *, config: SelectionConfig, seed: int, columns: list[str]
     ) -> None:
         self.engine, self.shards, self.config = engine, shards, config
         self.make_worker = partial(_Pass, config, seed, columns)

@@ -1,19 +1,21 @@
 """How the policy follows the reward: one setting chooses among the algorithms."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shfcas.rewards.best_of_n import BestOfNConfig
-from shfcas.rewards.scorers import RewardScorer
-from shfcas.rewards.shaping import SHAPINGS
+from shfcas.rewards.scorers import RewardScorer, load_scorer
+from shfcas.rewards.shaping import SHAPINGS, shaped_reward
 from shfcas.training.online.config import GRPOConfig, RLOOConfig
 from shfcas.training.online.train import train_online
-from shfcas.training.ppo.train import PPOStageConfig, train_policy
+from shfcas.training.ppo.train import PPOStageConfig, train_ppo
 from shfcas.training.rso import RSOConfig, train_rso
+from shfcas.utils import distributed
 from shfcas.utils.config import option
 from shfcas.utils.errors import UserError
+from shfcas.utils.files import write_json
 
 ALGORITHMS = ("ppo", "rloo", "grpo", "rso", "best_of_n")
 
@@ -62,43 +64,71 @@ class RLConfig:
             raise UserError(f"rl.{self.algorithm}: {error}") from error
 
 
-def train_rl(
-    policy: str,
-    prompts: Sequence[dict[str, Any]],
-    reward: RewardScorer,
-    settings: RLConfig,
-    output: Path,
-    work_dir: Path,
-    seed: int,
-    metrics: Mapping[str, RewardScorer] | None = None,
-    candidates: Sequence[dict[str, Any]] = (),
-    chat_template: str | None = None,
-) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class PolicyTraining:
+    """Training of a policy against a reward model: all that it reads.
+
+    Attributes:
+        policy: the policy to start from; it is also the reference that the new one is held to.
+        reward_model: the reward: a model, the folder of an ensemble, or `module:function`.
+        settings: the algorithm with its settings, and the shaping of rewards; `best_of_n` trains nothing.
+        seed: seed of everything random.
+        cost_model: the reward model is a cost model: lower is better.
+        prompts: rows with `prompt`; further columns reach the reward as TRL passes them. `rso` needs none.
+        candidates: rows of a candidate table of these prompts. Rewards are shaped by them, and `rso` learns from them.
+            Without candidates, rewards stay as they are.
+        gold: a trusted reward, which is measured and not trained on.
+        chat_template: for a policy without one, see `shfcas.models.loading.load_policy`.
+    """
+
+    policy: str
+    reward_model: str
+    settings: RLConfig
+    seed: int
+    cost_model: bool = False
+    prompts: Sequence[dict[str, Any]] = ()
+    candidates: Sequence[dict[str, Any]] = ()
+    gold: RewardScorer | None = None
+    chat_template: str | None = None
+
+    def reward(self) -> RewardScorer:
+        """Loads the reward model; its rewards are made comparable across prompts by those of the candidates."""
+        scorer = load_scorer(self.reward_model, self.cost_model)
+        return shaped_reward(scorer, self.candidates, self.settings.reward_shaping) if self.candidates else scorer
+
+
+def train_policy(training: PolicyTraining, output: Path, work_dir: Path) -> list[dict[str, Any]]:
     """Trains a policy with the chosen algorithm and saves it as a plain model (adapters merged) in `output`.
 
     Args:
-        policy: the policy to start from; it is also the reference that the new one is held to.
-        prompts: rows with `prompt`; further columns reach the reward as TRL passes them.
-        reward: rewards of answers, in TRL's shape.
-        settings: see `RLConfig`; `best_of_n` trains nothing.
-        output: the folder of the new policy.
-        work_dir: checkpoints; training goes on from the newest complete one.
-        seed: of everything random.
-        metrics: further callables of that shape, measured and not trained on.
-        candidates: rows of a candidate table, which `rso` learns from in place of the prompts.
-        chat_template: for a policy without one, see `shfcas.models.loading.load_policy`.
+        training: what is trained, and against what.
+        output: the folder of the new policy, with the returned metrics in `history.json`.
+        work_dir: checkpoints; training resumes from the newest complete one.
 
     Returns:
-        Rows of metrics, one a rollout; those that algorithms have in common bear PPO's names.
+        Rows of metrics, one per rollout. Metrics that algorithms share have PPO's names.
 
     Raises:
         UserError: settings, prompts, rewards or candidates do not fit; the message names which.
     """
+    settings = training.settings
     if settings.algorithm == "best_of_n":
         raise UserError("best_of_n trains nothing: the policy stays as it is, and evaluation chooses among its answers")
-    place = (output, work_dir, seed, metrics, chat_template)
+    shared: dict[str, Any] = {
+        "reward": training.reward(),
+        "output": output,
+        "work_dir": work_dir,
+        "seed": training.seed,
+        "metrics": {"gold": training.gold} if training.gold else None,
+        "chat_template": training.chat_template,
+    }
     if settings.algorithm == "rso":
-        return train_rso(policy, candidates, reward, settings.rso, *place)
-    if settings.algorithm == "ppo":
-        return train_policy(policy, prompts, reward, settings.ppo, *place)
-    return train_online(policy, prompts, reward, getattr(settings, settings.algorithm), *place)
+        history = train_rso(training.policy, training.candidates, settings=settings.rso, **shared)
+    elif settings.algorithm == "ppo":
+        history = train_ppo(training.policy, training.prompts, settings=settings.ppo, **shared)
+    else:
+        online = getattr(settings, settings.algorithm)
+        history = train_online(training.policy, training.prompts, settings=online, **shared)
+    if distributed.is_main():
+        write_json(output / "history.json", history)
+    return history

@@ -56,6 +56,7 @@ def write_prompts(engine: str, path: Path, prompts: Sequence[dict[str, Any]]) ->
 def export(
     engine: str,
     output: Path,
+    *,
     prompts: Sequence[dict[str, Any]],
     policy: str,
     reward_model: str,
@@ -99,7 +100,9 @@ def export(
     asked = [row["prompt"] for row in prompts[:PROBED_PROMPTS] for _ in PROBES]
     answers = list(PROBES) * (len(asked) // len(PROBES))
     ours = [sign * (reward - bias) for reward in scorer(prompts=asked, completions=answers)]
-    theirs = _as_the_engine_scores(engine, output / "reward_model", policy_tokenizer, asked, answers)
+    theirs = _as_the_engine_scores(
+        engine, output / "reward_model", policy_tokenizer=policy_tokenizer, prompts=asked, answers=answers
+    )
     difference = max(abs(a - b) / max(1.0, abs(a)) for a, b in zip(ours, theirs, strict=True))
     if difference > TOLERANCE:
         logger.warning(
@@ -150,7 +153,7 @@ def _save_reward_model(folder: Path, scorer: ModelScorer, sign: int, engine: str
 
 
 def _as_the_engine_scores(
-    engine: str, folder: Path, policy_tokenizer: Any, prompts: list[Prompt], answers: list[str]
+    engine: str, folder: Path, *, policy_tokenizer: Any, prompts: list[Prompt], answers: list[str]
 ) -> list[float]:
     """Rewards of answers, read as the engine lays them out; without the engine, which needs GPUs."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer

@@ -83,7 +83,7 @@ def tournament(accepted: Sequence[int], rewards: Sequence[float]) -> list[tuple[
 RANKINGS = {"first_round": first_round, "tournament": tournament}
 
 
-def encode_pair(tokenizer: Any, row: Mapping[str, Any], better: int, worse: int, limit: int) -> dict[str, list[int]]:
+def encode_pair(tokenizer: Any, row: Mapping[str, Any], *, better: int, worse: int, limit: int) -> dict[str, list[int]]:
     """Token ids of a prompt and two of its answers, as the policy samples them: an end token where one was sampled.
 
     Raises:
@@ -108,6 +108,7 @@ def encode_pair(tokenizer: Any, row: Mapping[str, Any], better: int, worse: int,
 def train_rso(
     policy: str,
     candidates: Sequence[dict[str, Any]],
+    *,
     reward: RewardScorer,
     settings: RSOConfig,
     output: Path,
@@ -166,7 +167,7 @@ def train_rso(
         accepted = rejection_sample(values, settings.num_samples, settings.rejection_beta, rng)
         accepted_rewards += [values[i] for i in accepted]
         ordered = RANKINGS[settings.ranking](accepted, values)
-        pairs += [encode_pair(tokenizer, row, better, worse, limit) for better, worse in ordered]
+        pairs += [encode_pair(tokenizer, row, better=better, worse=worse, limit=limit) for better, worse in ordered]
     if not pairs:
         raise UserError("RSO: the reward orders no pair of accepted answers; are all rewards of a prompt alike?")
     flat = np.concatenate(rewards)

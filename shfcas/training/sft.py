@@ -68,6 +68,7 @@ def encode_demonstrations(
 def train_sft(
     policy: str,
     demonstrations: Sequence[dict[str, Any]],
+    *,
     settings: SFTStageConfig,
     output: Path,
     work_dir: Path,

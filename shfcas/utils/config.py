@@ -184,6 +184,7 @@ def differences(
 def add_flags(
     parser: argparse.ArgumentParser,
     cls: type,
+    *,
     prefix: str = "",
     skip: tuple[str, ...] = (),
     owner: Any = None,
@@ -203,7 +204,7 @@ def add_flags(
             section = default if dataclasses.is_dataclass(default) else None
             name = f"{prefix}{field.name}"
             titled = parser.add_argument_group(name, field.metadata.get("help", "").replace("%", "%%"))
-            add_flags(parser, nested, f"{name}.", owner=section, group=titled)
+            add_flags(parser, nested, prefix=f"{name}.", owner=section, group=titled)
             continue
         help_text = field.metadata.get("help", "")
         choices = field.metadata.get("choices")

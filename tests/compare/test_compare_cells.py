@@ -66,7 +66,7 @@ def slope(
 
 def test_a_head_is_the_optimum() -> None:
     features, old, new, centre = problem()
-    head = HeadFit(features, old, centre, l2=0.7)(new, weight=3.0)
+    head = HeadFit(features, old, centre=centre, l2=0.7)(new, weight=3.0)
     times = np.repeat([1.0, 3.0], [len(old), len(new)])
     pairs = np.concatenate([old, new])
     assert np.abs(slope(head.weight, pairs, times, centre, features, 0.7)).max() < 1e-4
@@ -75,44 +75,44 @@ def test_a_head_is_the_optimum() -> None:
 
 def test_a_weight_is_as_good_as_repetition_and_order_is_of_no_account() -> None:
     features, old, new, centre = problem()
-    fit = HeadFit(features, old, centre)
+    fit = HeadFit(features, old, centre=centre)
     expected = fit(new, weight=3).weight
     assert fit(np.repeat(new, 3, axis=0)).weight == pytest.approx(expected, abs=1e-5)
     assert fit(new[::-1], weight=3).weight == pytest.approx(expected, abs=1e-5)
-    assert HeadFit(features, old[::-1], centre)(new, weight=3).weight == pytest.approx(expected, abs=1e-5)
+    assert HeadFit(features, old[::-1], centre=centre)(new, weight=3).weight == pytest.approx(expected, abs=1e-5)
 
 
 def test_units_of_features_do_not_matter() -> None:
     features, old, new, centre = problem()
     unit = np.array([10.0, 0.01, 3.0, 1.0])
-    rewards = HeadFit(features, old, centre)(new)(features)
-    scaled = HeadFit(features * unit, old * unit, centre / unit)(new * unit)(features * unit)
+    rewards = HeadFit(features, old, centre=centre)(new)(features)
+    scaled = HeadFit(features * unit, old * unit, centre=centre / unit)(new * unit)(features * unit)
     assert scaled == pytest.approx(rewards, abs=1e-4)
 
 
 def test_without_pairs_or_held_tightly_a_head_stays_where_it_is() -> None:
     features, old, new, centre = problem()
-    assert HeadFit(features, old[:0], centre)(new[:0]).weight == pytest.approx(centre)
-    assert HeadFit(features, old, centre, l2=1e9)(new).weight == pytest.approx(centre, abs=1e-5)
+    assert HeadFit(features, old[:0], centre=centre)(new[:0]).weight == pytest.approx(centre)
+    assert HeadFit(features, old, centre=centre, l2=1e9)(new).weight == pytest.approx(centre, abs=1e-5)
     assert HeadFit(features, old)(new[:0]).weight != pytest.approx(centre, abs=0.1)
 
 
 def test_margins_ask_for_more() -> None:
     features, old, new, centre = problem()
-    plain = HeadFit(features, old, centre)(new[:0])
-    wide = HeadFit(features, old, centre, margins=np.full(len(old), 2.0))(new[:0])
+    plain = HeadFit(features, old, centre=centre)(new[:0])
+    wide = HeadFit(features, old, centre=centre, margins=np.full(len(old), 2.0))(new[:0])
     assert (old @ wide.weight).mean() > (old @ plain.weight).mean() + 0.1
 
 
 def test_a_constant_feature_says_nothing() -> None:
     features, old, new, centre = problem()
     constant = np.ones((len(features), 1))
-    wider = HeadFit(np.hstack([features, constant]), np.hstack([old, 0 * old[:, :1]]), np.append(centre, 9.0))
+    wider = HeadFit(np.hstack([features, constant]), np.hstack([old, 0 * old[:, :1]]), centre=np.append(centre, 9.0))
     head = wider(np.hstack([new, 0 * new[:, :1]]))
-    assert head.weight[:4] == pytest.approx(HeadFit(features, old, centre)(new).weight, abs=1e-5)
+    assert head.weight[:4] == pytest.approx(HeadFit(features, old, centre=centre)(new).weight, abs=1e-5)
     assert head.weight[4] == 0
     with pytest.raises(UserError, match="l2: expected a number above 0, got 0"):
-        HeadFit(features, old, centre, l2=0)
+        HeadFit(features, old, centre=centre, l2=0)
 
 
 # -- answers --------------------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ def test_parts_that_do_not_belong_together_are_refused() -> None:
     with pytest.raises(UserError, match="features: a value is not a finite number"):
         AnswerSet(answers.table, answers.gold, np.full((200, 2), np.nan))
     with pytest.raises(UserError, match="a head needs features"):
-        head_bench(AnswerSet(answers.table, answers.gold), answers, np.zeros((0, FEATURES)))
+        head_bench(AnswerSet(answers.table, answers.gold), answers, earlier=np.zeros((0, FEATURES)))
     with pytest.raises(UserError, match="no column gold"):
         AnswerSet.from_table(answers.table)
 
@@ -253,12 +253,14 @@ def test_a_grid_has_every_cell_once() -> None:
     cells = cells_of(["random", "shf_cas"], [5, 10], 3)
     assert len(cells) == len(set(cells)) == 3 * (1 + 4)
     assert [c for c in cells if c.strategy == "none"] == [Cell("none", 0, seed) for seed in range(3)]
-    rows = run_grid(bench(), ARMS, [5, 10], seeds=3)
+    rows = run_grid(bench(), ARMS, budgets=[5, 10], seeds=3)
     assert {(r["strategy"], r["budget"], r["seed"]) for r in rows} == set(cells)
 
 
 def test_two_processes_give_the_same_as_one() -> None:
-    assert run_grid(bench(), ARMS, [5, 10], 2, jobs=2) == run_grid(bench(), ARMS, [5, 10], 2)
+    assert run_grid(bench(), ARMS, budgets=[5, 10], seeds=2, jobs=2) == run_grid(
+        bench(), ARMS, budgets=[5, 10], seeds=2
+    )
 
 
 def test_a_grid_that_was_killed_goes_on(tmp_path: Path) -> None:
@@ -277,7 +279,7 @@ def test_a_grid_that_was_killed_goes_on(tmp_path: Path) -> None:
         file.write('{"strategy": "random", "bud')  # as a kill within a write leaves it
     done = run_cells(cells, work, record=Record(path))
     assert calls == [*cells[:4], *cells[3:]]
-    assert tidy(done) == run_grid(shared, ARMS, [5, 10], 2)
+    assert tidy(done) == run_grid(shared, ARMS, budgets=[5, 10], seeds=2)
     assert len(path.read_text().splitlines()) == 1 + len(cells)
     assert tidy(reversed(done)) == tidy(done)
 
@@ -292,14 +294,14 @@ def test_cells_of_other_data_are_not_mixed_in(tmp_path: Path) -> None:
 
 def test_a_record_belongs_to_its_bench_and_settings(tmp_path: Path) -> None:
     path = tmp_path / "cells.jsonl"
-    few = run_grid(bench(), ARMS, [5], 1, record=path)
-    more = run_grid(bench(), ARMS, [5, 10], 2, record=path)
-    assert more == run_grid(bench(), ARMS, [5, 10], 2)
+    few = run_grid(bench(), ARMS, budgets=[5], seeds=1, record=path)
+    more = run_grid(bench(), ARMS, budgets=[5, 10], seeds=2, record=path)
+    assert more == run_grid(bench(), ARMS, budgets=[5, 10], seeds=2)
     assert [row for row in more if row["budget"] < 10 and row["seed"] == 0] == few
     arms = {**ARMS, "shf_cas": SelectionConfig(strategy="shf_cas", pacs_threshold="q0.5")}
     for changed, settings in ((bench(new_pair_weight=2.0), ARMS), (bench(label_noise=0.1), ARMS), (bench(), arms)):
         with pytest.raises(UserError, match="made from other data or with other settings"):
-            run_grid(changed, settings, [5], 1, record=path)
+            run_grid(changed, settings, budgets=[5], seeds=1, record=path)
 
 
 def test_processes_that_memory_denies_give_no_threads_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -372,7 +374,7 @@ def test_chance_is_not_often_significant() -> None:
 
 
 def test_results_are_tidy_and_tables_have_all_numbers(tmp_path: Path) -> None:
-    rows = run_grid(bench(), ARMS, [5, 10], seeds=2)
+    rows = run_grid(bench(), ARMS, budgets=[5, 10], seeds=2)
     write_parquet(tmp_path / "results.parquet", rows)
     assert read_parquet(tmp_path / "results.parquet").to_pylist() == rows
     write_tables(tmp_path, rows)

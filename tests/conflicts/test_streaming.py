@@ -61,9 +61,9 @@ def numbers(column: pa.ChunkedArray) -> np.ndarray:
 @pytest.mark.parametrize("policy_score", POLICY_SCORES)
 def test_parts_are_the_whole(candidates: Path, tmp_path: Path, policy_score: str) -> None:
     whole = add_conflicts(read_candidates(candidates), policy_score).table
-    summary = score_table([str(candidates)], tmp_path / "parts", policy_score, shard_rows=20)
+    summary = score_table([str(candidates)], tmp_path / "parts", policy_score=policy_score, shard_rows=20)
     assert len(list((tmp_path / "parts").glob("*.parquet"))) == 3
-    single = score_table([str(candidates)], tmp_path / "single.parquet", policy_score)
+    single = score_table([str(candidates)], tmp_path / "single.parquet", policy_score=policy_score)
     assert same(summary, single)
     streamed = pa.Table.from_batches(iter_score([str(candidates)], policy_score))
     for made in (pq.read_table(tmp_path / "parts"), pq.read_table(tmp_path / "single.parquet"), streamed):
@@ -128,7 +128,7 @@ def test_a_folder_of_other_tables_or_settings_is_refused(candidates: Path, tmp_p
     parts = tmp_path / "parts"
     score_table([str(candidates)], parts, shard_rows=20)
     with pytest.raises(UserError, match="policy_score: 'logprob' -> 'mean_logprob'"):
-        score_table([str(candidates)], parts, "mean_logprob", shard_rows=20)
+        score_table([str(candidates)], parts, policy_score="mean_logprob", shard_rows=20)
     with pytest.raises(UserError, match="cost_model: None -> True"):
         score_table([str(candidates)], parts, shard_rows=20, cost_model=True)
     pq.write_table(pq.read_table(candidates), candidates, row_group_size=5)  # as many rows, but perhaps others

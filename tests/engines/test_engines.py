@@ -89,7 +89,7 @@ def test_passes_over_shards_select_what_one_process_selects(strategy: str, table
         config = SelectionConfig(strategy, budget=17, **options)
         for seed in (0, 1):
             expected = select_with_report(TableRows([str(table)]), config, seed)
-            assert select_table([str(table)], config, seed, LocalEngine(), shard_rows=10) == expected
+            assert select_table([str(table)], config, seed=seed, engine=LocalEngine(), shard_rows=10) == expected
             assert len(expected.comparisons) > 10
 
 
@@ -110,7 +110,7 @@ def test_shards_give_counts_for_a_quantile_and_not_their_values(tmp_path: Path) 
     columns = {"prompt_id": [f"p{i}" for i in range(5000)], "pacs": pacs.tolist(), "degenerate": [False] * 5000}
     pq.write_table(pa.table(columns), tmp_path / "t.parquet", row_group_size=2500)
     config, engine = SelectionConfig("pacs", budget=10, pacs_threshold="q0.9"), Weighing()
-    found = select_table([str(tmp_path / "t.parquet")], config, 0, engine, shard_rows=2500)
+    found = select_table([str(tmp_path / "t.parquet")], config, seed=0, engine=engine, shard_rows=2500)
     assert found.report["bounds"] == {"pacs_threshold": np.quantile(np.abs(pacs), 0.9)}
     assert len(engine.sizes) == 6 and max(engine.sizes) < 20_000 < pacs.nbytes / 2 / 4
 
@@ -118,7 +118,7 @@ def test_shards_give_counts_for_a_quantile_and_not_their_values(tmp_path: Path) 
 def test_a_threshold_from_the_null_distribution_adds_up_over_shards(table: Path) -> None:
     config = SelectionConfig(kendall_threshold="auto", false_discovery_rate=0.3, pacs_threshold="0")
     expected = select_with_report(TableRows([str(table)]), config)
-    assert select_table([str(table)], config, 0, LocalEngine(), shard_rows=10) == expected
+    assert select_table([str(table)], config, seed=0, engine=LocalEngine(), shard_rows=10) == expected
     assert 0 < expected.report["kendall"]["chosen"] < 90
 
 
@@ -132,15 +132,17 @@ def test_a_prompt_id_of_two_rows_is_not_asked_about(table: Path, tmp_path: Path,
     with pytest.raises(UserError, match="prompt id 'p7' stands for two rows"):
         select_with_report(TableRows(files), config)
     with pytest.raises(UserError, match="prompt id 'p7' stands for two rows"):
-        select_table(files, config, 0, LocalEngine(), shard_rows=10)
+        select_table(files, config, seed=0, engine=LocalEngine(), shard_rows=10)
     few = SelectionConfig("random", 1)  # not about p7
-    assert select_table(files, few, 0, LocalEngine(), shard_rows=10) == select_with_report(TableRows(files), few)
+    assert select_table(files, few, seed=0, engine=LocalEngine(), shard_rows=10) == select_with_report(
+        TableRows(files), few
+    )
 
 
 def test_a_selection_of_nothing_counts_all_shards(table: Path) -> None:
     config = SelectionConfig(kendall_threshold="2")
     with pytest.raises(UserError, match="selected nothing from 90 prompts"):
-        select_table([str(table)], config, 0, LocalEngine(), shard_rows=10)
+        select_table([str(table)], config, seed=0, engine=LocalEngine(), shard_rows=10)
 
 
 def test_joined_parts_are_the_file_that_one_process_writes(table: Path, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def scored(informed: float, prompts: int = 60, count: int = 5, noise: float = 0.
 
 def diagnosed(table: CandidateTable, **settings: Any) -> dict[str, Any]:
     options = DiagnoseConfig(**settings)
-    return diagnose(from_gold(table.rows(), None, len(table), group_by=options.group_by), options)
+    return diagnose(from_gold(table.rows(), None, prompts=len(table), group_by=options.group_by), options)
 
 
 def preferences(table: CandidateTable, count: int, ids: bool = True) -> list[Preference]:
@@ -185,7 +185,7 @@ def test_the_interval_holds_what_it_promises() -> None:
     misses = 0
     for seed in range(60):
         table = scored(0.0, prompts=40, count=4, seed=seed)
-        pairs = from_gold(table.rows(), None, 40)
+        pairs = from_gold(table.rows(), None, prompts=40)
         measure = weighted_auroc(pairs.signals["kendall_distance"], pairs.wrong)
         found = with_interval(0.5, Resampled(pairs.prompts, samples=300)(measure))
         misses += not found["low"] <= 0.5 <= found["high"]
@@ -199,10 +199,10 @@ def test_neither_the_order_of_rows_nor_files_matter(tmp_path: Path, capsys: pyte
     table = scored(1.0)
     rows = table.rows()
     seed = DiagnoseConfig(seed=3)
-    expected = diagnose(from_gold(rows, None, 20, seed=3), seed)
-    turned = diagnose(from_gold(rows[::-1], None, 20, seed=3), seed)
+    expected = diagnose(from_gold(rows, None, prompts=20, seed=3), seed)
+    turned = diagnose(from_gold(rows[::-1], None, prompts=20, seed=3), seed)
     assert turned == expected and expected["prompts"] == 20
-    assert diagnose(from_gold(rows, None, 20, seed=4), seed) != expected
+    assert diagnose(from_gold(rows, None, prompts=20, seed=4), seed) != expected
     for number, part in enumerate((rows[:25], rows[25:])):
         write_candidates(tmp_path / f"{number}.parquet", CandidateTable.from_rows(part))
     assert main(["diagnose", str(tmp_path), "--prompts", "20", "--seed", "3", "--json"]) == 0
@@ -215,12 +215,12 @@ def test_answers_without_gold_give_no_pairs(missing: float | None) -> None:
     rows = scored(1.0, prompts=20).rows()
     rows[3]["gold"][0] = missing
     rows[4]["gold"] = None
-    pairs = from_gold(rows, None, 20)
+    pairs = from_gold(rows, None, prompts=20)
     assert pairs.left_out["no gold"] == 4 + 10
     assert len(pairs) == 20 * 10 - 14
     rows[5]["gold"] = [1.0]
     with pytest.raises(UserError, match=r"'p5': the column gold has to hold .* 5 answers"):
-        from_gold(rows, None, 20)
+        from_gold(rows, None, prompts=20)
 
 
 def test_units_of_rewards_and_of_gold_do_not_matter() -> None:
@@ -269,7 +269,7 @@ def test_gold_is_asked_about_the_drawn_prompts_only() -> None:
         asked.extend(prompts)
         return [float(len(asked) + i) for i in range(len(prompts))]
 
-    pairs = from_gold(scored(1.0).rows(), gold, 7)
+    pairs = from_gold(scored(1.0).rows(), gold, prompts=7)
     assert len(set(asked)) == 7 and pairs.prompts.max() == 6
 
 

@@ -36,7 +36,7 @@ TABLE = CandidateTable.from_rows(
 
 
 def source(folder: Path, finish: bool = False, settings: HumanConfig = SETTINGS) -> HumanFeedback:
-    return HumanFeedback(folder, "round-1", settings, seed=3, finish=finish, poll=0.01)
+    return HumanFeedback(folder, "round-1", settings=settings, seed=3, finish=finish, poll=0.01)
 
 
 def add_queue(folder: Path) -> None:

@@ -69,7 +69,7 @@ def test_log_probabilities_are_those_of_one_sequence_alone(
     monkeypatch.setattr(model, "generate", recording)
     prompts = tiny.prompts(4, chat=chat)
     config = SamplingConfig(num_completions=3, max_new_tokens=12, batch_size=5, temperature=1.0)
-    sampler = LocalSampler(model, tokenizer, config, references={"reference_logprobs": reference})
+    sampler = LocalSampler(model, tokenizer, config=config, references={"reference_logprobs": reference})
     rows = list(sampler(prompts))
     lengths = {len(encode_prompt(tokenizer, row["prompt"])) for row in prompts}
     assert len(lengths) > 1  # so there was padding
@@ -190,7 +190,9 @@ def test_a_reward_model_scores_alone_as_in_company_and_learns(name: str, tmp_pat
     quick = RewardModelConfig(num_train_epochs=3, learning_rate=5e-3, batch_size=4, lora=AdapterConfig(dropout=0.0))
     for rank in (0, 4):
         quick.lora.r, out = rank, tmp_path / f"out{rank}"
-        result = train_reward_model(folder, pairs, quick, out, tmp_path / f"work{rank}", 0)
+        result = train_reward_model(
+            folder, pairs, settings=quick, output=out, work_dir=tmp_path / f"work{rank}", seed=0
+        )
         assert result["loss"][-1] < result["loss"][0] and result["train_accuracy"] > 0.9
         trained = load_scorer(str(out))
         good, bad = trained(prompts[:1] * 2, ["a good day", "a bad night"])

@@ -268,12 +268,24 @@ def test_a_revision_is_that_of_the_weights(policy: str, tmp_path: Path) -> None:
 
 def test_a_table_says_which_models_made_it(policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = SamplingConfig(num_completions=2, max_new_tokens=2)
-    table = sample_policy(policy, tiny.prompts(2), config, 0, tmp_path / "a", {"reference_logprobs": policy})
+    table = sample_policy(
+        policy,
+        tiny.prompts(2),
+        config=config,
+        seed=0,
+        work_dir=tmp_path / "a",
+        references={"reference_logprobs": policy},
+    )
     assert table.metadata["policy_revision"] == resolve.revision(policy)
     assert table.metadata["reference_logprobs_revision"] == resolve.revision(policy)
     assert "trust_remote_code" not in table.metadata
     monkeypatch.setenv("SHFCAS_TRUST_REMOTE_CODE", "1")
-    assert sample_policy(policy, tiny.prompts(2), config, 0, tmp_path / "b").metadata["trust_remote_code"] is True
+    assert (
+        sample_policy(policy, tiny.prompts(2), config=config, seed=0, work_dir=tmp_path / "b").metadata[
+            "trust_remote_code"
+        ]
+        is True
+    )
     assert resolve.provenance(gold="tests.support.tiny:letter_reward") == {"trust_remote_code": True}
 
 

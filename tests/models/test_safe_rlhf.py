@@ -114,7 +114,9 @@ def test_it_is_refined_with_its_bias(rank: int, tmp_path: Path) -> None:
     name = save_safe_rlhf(tmp_path / "given")
     pairs = [Preference(p, chosen="a good day", rejected="a bad night") for p in PROMPTS]
     settings = RewardModelConfig(num_train_epochs=3, learning_rate=5e-3, lora=AdapterConfig(r=rank, dropout=0.0))
-    result = train_reward_model(name, pairs, settings, tmp_path / "out", tmp_path / "work", 0)
+    result = train_reward_model(
+        name, pairs, settings=settings, output=tmp_path / "out", work_dir=tmp_path / "work", seed=0
+    )
     assert result["loss"][-1] < result["loss"][0]
     trained, _ = load_reward_model(str(tmp_path / "out"))
     assert trained.score.bias.item() != 0

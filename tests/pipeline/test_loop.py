@@ -18,6 +18,7 @@ from shfcas.pipeline.config import RunConfig
 from shfcas.pipeline.loop import Loop, State, run
 from shfcas.pipeline.run_directory import RunDirectory
 from shfcas.rewards.scorers import ensemble_members
+from shfcas.selection import SelectionConfig
 from shfcas.utils.config import build
 from shfcas.utils.errors import UsageError, UserError
 from shfcas.utils.files import content_hash, read_json
@@ -65,6 +66,17 @@ def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 def inputs(path: Path) -> dict[str, dict[str, str]]:
     """What each stage was made from, as the manifest says."""
     return {name: stage["inputs"] for name, stage in read_json(path / "manifest.json")["stages"].items()}
+
+
+def scored(loop: Loop, state: State, folder: str = "round-1") -> Path:
+    """The scored candidate table of a round."""
+    return loop.score(state, loop.sample(state, folder), folder)
+
+
+def labelled(loop: Loop, conflicts: Path, number: int, selection: SelectionConfig) -> Path:
+    """The labels of a round."""
+    folder = f"round-{number}"
+    return loop.label(loop.select(conflicts, folder, selection), conflicts, folder, number)
 
 
 def test_a_round_starts_from_the_models_of_the_one_before(values: dict[str, Any], tmp_path: Path) -> None:
@@ -119,17 +131,17 @@ def test_new_labels_weigh_as_often_as_they_are_told_to(
 ) -> None:
     calls: list[tuple] = []
 
-    def train(model: str, preferences: list, settings: Any, output: Path, *rest: object) -> dict:
+    def train(model: str, preferences: list, *, output: Path, **rest: object) -> dict:
         calls.append((model, list(preferences)))
         output.mkdir()
         return {}
 
-    monkeypatch.setattr("shfcas.pipeline.loop.train_reward_model", train)
+    monkeypatch.setattr("shfcas.training.reward.refine.train_reward_model", train)
     reward = {**values["reward"], "new_pair_weight": 3, "start": "backbone"}
     config = build(RunConfig, {**values, "reward": reward})
     loop = Loop(RunDirectory(tmp_path / "run", {}, 0), config)
     state = loop.prepare()
-    labels = loop.ask(loop.conflicts(state, "round-1"), "round-1", 1, config.selection)
+    labels = labelled(loop, scored(loop, state), 1, config.selection)
     asked = read_preferences(labels)
     after = loop.refine(replace(state, reward_model="refined before"), labels, "round-1")
     model, pairs = calls.pop()
@@ -145,20 +157,20 @@ def test_what_is_held_out_is_never_trained_on_in_any_round(
 ) -> None:
     calls: list[tuple[set, set]] = []
 
-    def train(model: str, pairs: list, settings: Any, output: Path, work_dir: Path, seed: int, held_out: list) -> dict:
+    def train(model: str, pairs: list, *, output: Path, held_out: list, **rest: object) -> dict:
         calls.append(tuple({str(p.prompt) for p in part} for part in (pairs, held_out)))
         output.mkdir()
         return {}
 
-    monkeypatch.setattr("shfcas.pipeline.loop.train_reward_model", train)
+    monkeypatch.setattr("shfcas.training.reward.refine.train_reward_model", train)
     reward = {"held_out": 0.3}
     selection = {**values["selection"], "budget": 12, "strategy": "random"}
     config = build(RunConfig, {**values, "reward": reward, "proxy": reward, "selection": selection, "preflight": None})
     loop = Loop(RunDirectory(tmp_path / "run", {}, 0), config)
-    conflicts = loop.conflicts(State(values["policy"], values["reward_model"]), "round-1")
+    conflicts = scored(loop, State(values["policy"], values["reward_model"]))
     state = loop.prepare()
     for number in (1, 2):
-        labels = loop.ask(conflicts, f"round-{number}", number, config.selection)
+        labels = labelled(loop, conflicts, number, config.selection)
         state = loop.refine(state, labels, f"round-{number}")
     assert len(calls) == 3 and all(held_out for _, held_out in calls)
     trained, held_out = (set.union(*parts) for parts in zip(*calls, strict=True))
@@ -168,7 +180,8 @@ def test_what_is_held_out_is_never_trained_on_in_any_round(
 def test_holding_out_what_the_proxy_was_trained_on_is_said(
     values: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shfcas.pipeline.loop.train_reward_model", lambda *arguments: arguments[3].mkdir() or {})
+    train = "shfcas.training.reward.refine.train_reward_model"
+    monkeypatch.setattr(train, lambda *models, output, **rest: output.mkdir() or {})
     for share, said in ((0.2, False), (0.1, True)):
         caplog.clear()
         sections = {"proxy": {"held_out": share}, "reward": {"held_out": 0.2}, "preflight": None}
@@ -183,10 +196,10 @@ def test_an_ensemble_is_refined_from_round_to_round_and_leaves_its_variances(
     loop = Loop(RunDirectory(tmp_path / "run", {}, 0), config)
     state = loop.prepare()
     for number in (1, 2):
-        conflicts = loop.conflicts(state, f"round-{number}")
+        conflicts = scored(loop, state, f"round-{number}")
         assert ("reward_variances" in read_candidates(conflicts)) == (number == 2)  # the first proxy is one model
         selection = replace(config.selection, strategy="shf_cas" if number == 1 else "bald")
-        labels = loop.ask(conflicts, f"round-{number}", number, selection)
+        labels = labelled(loop, conflicts, number, selection)
         state = loop.refine(state, labels, f"round-{number}")
     assert len(ensemble_members(str(state.reward_model))) == 2
     assert len(read_json(Path(state.reward_model) / "training.json")["members"]) == 2
@@ -208,8 +221,8 @@ def test_a_cost_model_is_refined_as_one(values: dict[str, Any], tmp_path: Path) 
     config = build(RunConfig, {**costs, "reward": {**values["reward"], "objective": "cost"}})
     loop = Loop(RunDirectory(tmp_path / "b", {}, 0), config)
     state = loop.prepare()
-    conflicts = loop.conflicts(state, "round-1")
-    state = loop.refine(state, loop.ask(conflicts, "round-1", 1, config.selection), "round-1")
+    conflicts = scored(loop, state)
+    state = loop.refine(state, labelled(loop, conflicts, 1, config.selection), "round-1")
     assert is_cost_model(str(state.reward_model))
 
 
@@ -219,21 +232,20 @@ def test_the_policy_follows_rewards_that_are_shaped_prompt_by_prompt(
 ) -> None:
     calls: list[dict] = []
 
-    def train(policy: str, prompts: list, reward: Any, settings: Any, output: Path, *rest: object, **more: Any) -> list:
-        calls.append({"policy": policy, "prompts": prompts, "reward": reward, **more})
+    def train(policy: str, prompts: list, *, output: Path, **more: Any) -> list:
+        calls.append({"policy": policy, "prompts": prompts, **more})
         output.mkdir()
         return []
 
-    monkeypatch.setattr("shfcas.pipeline.loop.train_rl", train)
+    monkeypatch.setattr("shfcas.training.algorithms.train_ppo", train)
     config = build(RunConfig, {**values, "rl": {**values["rl"], "reward_shaping": shaping}})
     loop = Loop(RunDirectory(tmp_path / "run", {}, 0), config)
     state = loop.prepare()
-    conflicts = loop.conflicts(state, "round-1")
-    loop.improve(state, conflicts, "round-1")
+    conflicts = scored(loop, state)
+    loop.fine_tune(state, conflicts, "round-1")
     (call,) = calls
     assert (call["policy"], call["prompts"], list(call["metrics"])) == (values["policy"], loop.prompts, ["gold"])
-    assert call["candidates"] == read_candidates(conflicts).rows()
-    for row in call["candidates"]:
+    for row in read_candidates(conflicts).rows():
         rewards, count = row["rewards"], len(row["completions"])
         expected = {
             "none": rewards,
@@ -247,8 +259,8 @@ def test_the_policy_follows_rewards_that_are_shaped_prompt_by_prompt(
 def test_the_queue_asks_about_answers_of_the_table(values: dict[str, Any], tmp_path: Path) -> None:
     config = build(RunConfig, values)
     loop = Loop(RunDirectory(tmp_path / "run", {}, 0), config)
-    conflicts = loop.conflicts(loop.prepare(), "round-1")
-    labels = loop.ask(conflicts, "round-1", 1, config.selection)
+    conflicts = scored(loop, loop.prepare())
+    labels = labelled(loop, conflicts, 1, config.selection)
     rows = {row["prompt_id"]: row for row in read_candidates(conflicts).rows()}
     queue = read_queue(labels.parent / "queue.jsonl")
     assert 0 < len(queue) <= 4
@@ -313,12 +325,12 @@ def test_a_prompt_that_changed_after_its_answers_were_sampled_is_refused(
     config = build(RunConfig, settings)
     directory = RunDirectory(config.output, {}, 0)
     loop = Loop(directory, config)
-    loop.conflicts(loop.prepare(), "round-1")
+    scored(loop, loop.prepare())
     rows[3]["prompt"] = "how was the morning?"
     tiny.write_lines(tmp_path / "prompts.jsonl", rows)
     loop = Loop(directory, config)
     with pytest.raises(UserError, match=r"prompts changed after .*candidates\.parquet was made from it"):
-        loop.conflicts(loop.prepare(), "round-1")
+        scored(loop, loop.prepare())
 
 
 def test_a_run_is_done_once(values: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -35,7 +35,9 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     made = {}
     for kind, start in (("decoder", names["policy"]), ("encoder", names["reward_model"])):
         settings = RewardModelConfig(**FAST)
-        train_reward_model(start, TRAIN, settings, folder / kind, folder / f"{kind}.work", 0)
+        train_reward_model(
+            start, TRAIN, settings=settings, output=folder / kind, work_dir=folder / f"{kind}.work", seed=0
+        )
         made[kind] = str(folder / kind)
     return {**made, "policy": names["policy"], "random": names["reward_model"]}
 
@@ -159,13 +161,13 @@ def test_a_model_that_reads_the_wrong_end(sound: dict[str, str]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(sound["decoder"])
     tokenizer.pad_token = "<|system|>"  # an end token as padding would look like the end of the answer
     model = LastPosition.from_pretrained(sound["decoder"], pad_token_id=tokenizer.pad_token_id).eval()
-    finding = found(check_model(model, tokenizer, SETTINGS, preferences=KNOWN), "batch")
+    finding = found(check_model(model, tokenizer, settings=SETTINGS, preferences=KNOWN), "batch")
     assert finding.status == FAIL and "takes padding on the left for granted" in finding.remedy
 
 
 def test_a_model_that_reads_its_padding(sound: dict[str, str]) -> None:
     model, tokenizer = load_reward_model(sound["decoder"])
-    finding = found(check_model(NoMask(model), tokenizer, SETTINGS, preferences=KNOWN), "batch")
+    finding = found(check_model(NoMask(model), tokenizer, settings=SETTINGS, preferences=KNOWN), "batch")
     assert finding.status == FAIL and finding.values["moved"] > 1e-3
     assert "left" not in finding.remedy and "attention mask" in finding.remedy
 
@@ -173,7 +175,7 @@ def test_a_model_that_reads_its_padding(sound: dict[str, str]) -> None:
 def test_the_padding_side_of_the_tokenizer_does_not_matter(sound: dict[str, str]) -> None:
     model, tokenizer = load_reward_model(sound["decoder"])
     tokenizer.padding_side = "left"
-    assert found(check_model(model, tokenizer, SETTINGS, preferences=KNOWN), "batch").status == PASS
+    assert found(check_model(model, tokenizer, settings=SETTINGS, preferences=KNOWN), "batch").status == PASS
 
 
 def template(folder: Path, text: str) -> None:
@@ -264,7 +266,7 @@ def test_what_the_model_cannot_see(sound: dict[str, str]) -> None:
 
 def test_half_precision(sound: dict[str, str]) -> None:
     model, tokenizer = load_reward_model(sound["decoder"])
-    finding = found(check_model(model.to(torch.bfloat16), tokenizer, SETTINGS, preferences=KNOWN), "dtype")
+    finding = found(check_model(model.to(torch.bfloat16), tokenizer, settings=SETTINGS, preferences=KNOWN), "dtype")
     assert finding.status == WARN and "bfloat16" in finding.message and finding.values["ties"] > 0
 
 

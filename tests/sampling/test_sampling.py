@@ -67,7 +67,7 @@ def draw_first_tokens(policy: tuple[Any, Any], count: int, **options: Any) -> Co
     config = SamplingConfig(num_completions=count, max_new_tokens=1, batch_size=1000, **options)
     model.generate = recording
     try:
-        list(LocalSampler(model, tokenizer, config)([QUESTION]))
+        list(LocalSampler(model, tokenizer, config=config)([QUESTION]))
     finally:
         del model.generate
     return Counter(drawn)
@@ -84,7 +84,7 @@ def test_logprobs_equal_a_naive_computation(policy: tuple[Any, Any], names: dict
     reference = load_policy(names["reference"])[0]
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
     config = SamplingConfig(num_completions=40, temperature=0.9, max_new_tokens=24, batch_size=32)
-    sampler = LocalSampler(model, tokenizer, config, seed=3, references={"reference_logprobs": reference})
+    sampler = LocalSampler(model, tokenizer, config=config, seed=3, references={"reference_logprobs": reference})
     rows = list(sampler(tiny.prompts(6)))
     prompts = {tuple(encode_prompt(tokenizer, row["prompt"])): row for row in rows}
     assert len({len(p) for p in prompts}) > 1  # so some are padded
@@ -117,7 +117,7 @@ def test_a_policy_is_its_own_reference(positions: str, policy: tuple[Any, Any]) 
             )
         ).eval()
     config = SamplingConfig(num_completions=6, max_new_tokens=12, batch_size=7)
-    for row in LocalSampler(model, tokenizer, config, references={"reference_logprobs": model})(tiny.prompts(5)):
+    for row in LocalSampler(model, tokenizer, config=config, references={"reference_logprobs": model})(tiny.prompts(5)):
         assert row["reference_logprobs"] == pytest.approx(row["logprobs"], abs=1e-4)
 
 
@@ -126,7 +126,7 @@ def test_answers_do_not_depend_on_the_batch_or_the_order(policy: tuple[Any, Any]
 
     def sample(rows: list[dict], batch_size: int) -> dict[str, list[str]]:
         config = SamplingConfig(num_completions=3, temperature=1.0, max_new_tokens=12, batch_size=batch_size)
-        return {row["prompt_id"]: row["completions"] for row in LocalSampler(*policy, config, seed=1)(rows)}
+        return {row["prompt_id"]: row["completions"] for row in LocalSampler(*policy, config=config, seed=1)(rows)}
 
     together = sample(prompts, 64)
     assert len({tuple(answers) for answers in together.values()}) == 6
@@ -138,7 +138,9 @@ def test_answers_do_not_depend_on_the_batch_or_the_order(policy: tuple[Any, Any]
 
 def test_rows_come_in_the_given_order_with_their_own_columns(policy: tuple[Any, Any]) -> None:
     prompts = tiny.prompts(7)[::-1]
-    rows = list(LocalSampler(*policy, SamplingConfig(num_completions=2, max_new_tokens=2, batch_size=3))(prompts))
+    rows = list(
+        LocalSampler(*policy, config=SamplingConfig(num_completions=2, max_new_tokens=2, batch_size=3))(prompts)
+    )
     assert [(row["prompt_id"], row["topic"]) for row in rows] == [(p["prompt_id"], p["topic"]) for p in prompts]
 
 
@@ -169,7 +171,7 @@ def test_top_k_and_top_p_restrict_the_support(policy: tuple[Any, Any]) -> None:
 def test_logprobs_are_at_temperature_one_whatever_the_support(policy: tuple[Any, Any], generated: list) -> None:
     model, tokenizer = policy
     config = SamplingConfig(num_completions=8, temperature=0.5, top_k=5, top_p=0.9, max_new_tokens=1)
-    (row,) = LocalSampler(model, tokenizer, config)([QUESTION])
+    (row,) = LocalSampler(model, tokenizer, config=config)([QUESTION])
     for i, (prompt, answer) in enumerate(generated):
         assert row["logprobs"][i] == pytest.approx(naive_logprob(model, prompt, answer), abs=1e-4)
 
@@ -178,13 +180,13 @@ def test_a_generation_config_of_the_models_own_changes_nothing(policy: tuple[Any
     model, tokenizer = policy
     config = SamplingConfig(num_completions=4, max_new_tokens=12)
     prompts = tiny.prompts(3)
-    expected = list(LocalSampler(model, tokenizer, config)(prompts))
+    expected = list(LocalSampler(model, tokenizer, config=config)(prompts))
     own = model.generation_config
     model.generation_config = GenerationConfig(
         repetition_penalty=2.0, no_repeat_ngram_size=1, min_new_tokens=9, do_sample=True, temperature=0.1, top_k=2
     )
     try:
-        rows = list(LocalSampler(model, tokenizer, config, references={"reference_logprobs": model})(prompts))
+        rows = list(LocalSampler(model, tokenizer, config=config, references={"reference_logprobs": model})(prompts))
         assert model.generation_config.repetition_penalty == 2.0
     finally:
         model.generation_config = own
@@ -200,7 +202,9 @@ def test_every_end_token_ends_an_answer(policy: tuple[Any, Any], generated: list
     tokenizer.chat_template = tiny.CHAT_TEMPLATE.replace("<|end|>{% endfor", "<|system|>{% endfor")
     ends = {40, 41, 42, tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|system|>")}
     try:
-        sampler = LocalSampler(model, tokenizer, SamplingConfig(num_completions=60, max_new_tokens=16, temperature=1.5))
+        sampler = LocalSampler(
+            model, tokenizer, config=SamplingConfig(num_completions=60, max_new_tokens=16, temperature=1.5)
+        )
         rows = list(sampler(tiny.prompts(2)))
     finally:
         model.generation_config, tokenizer.chat_template = own, tiny.CHAT_TEMPLATE
@@ -216,11 +220,11 @@ def test_every_end_token_ends_an_answer(policy: tuple[Any, Any], generated: list
 def test_padding_side_and_pad_token_change_nothing(policy: tuple[Any, Any]) -> None:
     model, tokenizer = policy
     config = SamplingConfig(num_completions=3, max_new_tokens=8, batch_size=4)
-    expected = list(LocalSampler(model, tokenizer, config)(tiny.prompts(5)))
+    expected = list(LocalSampler(model, tokenizer, config=config)(tiny.prompts(5)))
     for side, pad in (("left", "<|system|>"), ("right", "<|end|>")):
         other = tiny.policy_tokenizer()
         other.padding_side, other.pad_token = side, pad
-        assert list(LocalSampler(model, other, config)(tiny.prompts(5))) == expected
+        assert list(LocalSampler(model, other, config=config)(tiny.prompts(5))) == expected
 
 
 def test_a_tokenizer_without_an_end_takes_the_models(tmp_path: Path) -> None:
@@ -233,7 +237,7 @@ def test_a_tokenizer_without_an_end_takes_the_models(tmp_path: Path) -> None:
     assert loaded.eos_token == loaded.pad_token == "<|end|>"
     model.generation_config.eos_token_id = loaded.eos_token = loaded.chat_template = None
     rows = list(
-        LocalSampler(model, loaded, SamplingConfig(num_completions=2, max_new_tokens=5))(tiny.prompts(2, False))
+        LocalSampler(model, loaded, config=SamplingConfig(num_completions=2, max_new_tokens=5))(tiny.prompts(2, False))
     )
     assert all(row["num_tokens"] == [5, 5] and not any(row["finished"]) for row in rows)
 
@@ -245,13 +249,13 @@ def test_a_prompt_that_the_template_refuses_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"^prompt 'p1': the chat template of .* refuses a conversation of system, user"
     ):
-        list(LocalSampler(*policy, SamplingConfig(max_new_tokens=4))(prompts))
+        list(LocalSampler(*policy, config=SamplingConfig(max_new_tokens=4))(prompts))
 
 
 def test_a_prompt_beyond_the_context_is_named(policy: tuple[Any, Any]) -> None:
     prompts = [*tiny.prompts(1), {"prompt_id": "endless", "prompt": "the soup " * 200}]
     with pytest.raises(UserError, match=r"prompt 'endless' has \d+ tokens; the model's context of 128"):
-        list(LocalSampler(*policy, SamplingConfig(max_new_tokens=4))(prompts))
+        list(LocalSampler(*policy, config=SamplingConfig(max_new_tokens=4))(prompts))
 
 
 def test_another_vocabulary_is_refused(policy: tuple[Any, Any]) -> None:
@@ -259,36 +263,41 @@ def test_another_vocabulary_is_refused(policy: tuple[Any, Any]) -> None:
         config = PreTrainedConfig(vocab_size=7)
 
     with pytest.raises(UserError, match="vocabulary of 7 tokens, the policy of 320"):
-        LocalSampler(*policy, SamplingConfig(), references={"reference_logprobs": Other()})
+        LocalSampler(*policy, config=SamplingConfig(), references={"reference_logprobs": Other()})
 
 
 def test_finished_shards_are_not_sampled_again(policy: tuple[Any, Any], tmp_path: Path) -> None:
     config = SamplingConfig(num_completions=2, max_new_tokens=4, shard_size=3)
-    sampler, asked = LocalSampler(*policy, config), []
+    sampler, asked = LocalSampler(*policy, config=config), []
 
     def counting(prompts: list[dict]) -> Any:
         asked.extend(p["prompt_id"] for p in prompts)
         return sampler(prompts)
 
     prompts = tiny.prompts(8)
-    whole = sample_table(counting, prompts, config, {"seed": 0}, tmp_path).rows()
+    whole = sample_table(counting, prompts, config=config, metadata={"seed": 0}, work_dir=tmp_path).rows()
     assert asked == [p["prompt_id"] for p in prompts]
     shards = sorted(tmp_path.glob("shard-*"))
     assert len(shards) == 3
     shards[1].unlink()
     asked.clear()
-    assert sample_table(counting, prompts, config, {"seed": 0}, tmp_path).rows() == whole
+    assert sample_table(counting, prompts, config=config, metadata={"seed": 0}, work_dir=tmp_path).rows() == whole
     assert asked == ["p3", "p4", "p5"]
     asked.clear()
-    sample_table(counting, prompts, config, {"seed": 1}, tmp_path)  # shards of another recipe do not count
+    sample_table(
+        counting, prompts, config=config, metadata={"seed": 1}, work_dir=tmp_path
+    )  # shards of another recipe do not count
     assert len(asked) == 8
     prompts[7] = {**prompts[7], "prompt": [{"role": "user", "content": "a prompt that was written anew"}]}
-    assert sample_table(counting, prompts, config, {"seed": 0}, tmp_path).rows()[7]["prompt"] == prompts[7]["prompt"]
+    assert (
+        sample_table(counting, prompts, config=config, metadata={"seed": 0}, work_dir=tmp_path).rows()[7]["prompt"]
+        == prompts[7]["prompt"]
+    )
 
 
 def test_an_interrupted_shard_leaves_nothing(policy: tuple[Any, Any], tmp_path: Path) -> None:
     config = SamplingConfig(num_completions=1, max_new_tokens=2, shard_size=2)
-    sampler = LocalSampler(*policy, config)
+    sampler = LocalSampler(*policy, config=config)
 
     def failing(prompts: list[dict]) -> Any:
         for row in sampler(prompts):
@@ -297,14 +306,16 @@ def test_an_interrupted_shard_leaves_nothing(policy: tuple[Any, Any], tmp_path: 
             yield row
 
     with pytest.raises(KeyboardInterrupt):
-        sample_table(failing, tiny.prompts(4), config, {}, tmp_path)
+        sample_table(failing, tiny.prompts(4), config=config, metadata={}, work_dir=tmp_path)
     assert [path.name.rpartition("-")[2] for path in tmp_path.iterdir()] == ["00000.parquet"]
 
 
 def test_the_table_says_how_it_was_made(names: dict[str, str], tmp_path: Path) -> None:
     config = SamplingConfig(num_completions=2, max_new_tokens=2)
     references = {"reference_logprobs": names["reference"]}
-    table = sample_policy(names["policy"], tiny.prompts(2), config, 5, tmp_path, references)
+    table = sample_policy(
+        names["policy"], tiny.prompts(2), config=config, seed=5, work_dir=tmp_path, references=references
+    )
     assert table.metadata["policy"] == names["policy"]
     assert table.metadata["reference_logprobs"] == names["reference"]
     assert table.metadata["seed"] == 5 and table.metadata["sampling"]["num_completions"] == 2

@@ -75,7 +75,9 @@ def test_columns_are_those_of_the_drawn_tokens(
     settings = config(server, each, num_completions=3, max_new_tokens=10, batch_size=4, temperature=1.3)
     settings = replace(settings, server=replace(settings.server, prompts=prompts))
     generator = Recording(settings, "policy", {tokenizer.eos_token_id, 40, 41, 42})
-    sampler = RescoredSampler(model, tokenizer, generator, settings, 3, {"reference_logprobs": reference})
+    sampler = RescoredSampler(
+        model, tokenizer, generator=generator, config=settings, seed=3, references={"reference_logprobs": reference}
+    )
     sampler.end_ids |= {40, 41, 42}
     asked = tiny.prompts(4)
     rows = list(sampler(asked))
@@ -109,10 +111,13 @@ def test_seeds_repeat_a_table_and_the_metadata_say_so(
 ) -> None:
     caplog.set_level(logging.INFO)
     settings = config(server)
-    first = sample_policy(names["policy"], tiny.prompts(2), settings, 1, tmp_path / "a")
-    again = sample_policy(names["policy"], tiny.prompts(2)[::-1], settings, 1, tmp_path / "b")
+    first = sample_policy(names["policy"], tiny.prompts(2), config=settings, seed=1, work_dir=tmp_path / "a")
+    again = sample_policy(names["policy"], tiny.prompts(2)[::-1], config=settings, seed=1, work_dir=tmp_path / "b")
     assert again.rows()[::-1] == first.rows()
-    assert sample_policy(names["policy"], tiny.prompts(2), settings, 2, tmp_path / "c").rows() != first.rows()
+    assert (
+        sample_policy(names["policy"], tiny.prompts(2), config=settings, seed=2, work_dir=tmp_path / "c").rows()
+        != first.rows()
+    )
     assert first.metadata["engine"] == "transformers"
     assert first.metadata["generator"] == {"name": "openai", "server": "vllm 0.0.test"}
     facts = first.metadata["generation"]
@@ -121,7 +126,7 @@ def test_seeds_repeat_a_table_and_the_metadata_say_so(
     assert "server" in first.metadata["sampling"] and "base_url" not in first.metadata["sampling"]["server"]
     assert "openai vllm 0.0.test drew 6 answers, transformers scored them" in caplog.text
     server.seeds = False
-    other = sample_policy(names["policy"], tiny.prompts(2), settings, 1, tmp_path / "d")
+    other = sample_policy(names["policy"], tiny.prompts(2), config=settings, seed=1, work_dir=tmp_path / "d")
     assert other.metadata["generation"]["repeatable"] is False
     assert "cannot be repeated" in caplog.text
 
@@ -130,7 +135,7 @@ def test_sampling_parameters_leave_the_server_no_choice(server: CompletionsServe
     model, tokenizer = load_policy(names["policy"])
     settings = config(server, top_k=7, top_p=0.8, num_completions=1)
     generator = ServerGenerator(settings, "elsewhere", {tokenizer.eos_token_id})
-    list(RescoredSampler(model, tokenizer, generator, settings)(tiny.prompts(1)))
+    list(RescoredSampler(model, tokenizer, generator=generator, config=settings)(tiny.prompts(1)))
     (request,) = server.requests
     expected = {"top_k": 7, "top_p": 0.8, "temperature": 1.0, "max_tokens": 6, "min_p": 0.0, "repetition_penalty": 1.0}
     assert expected.items() <= request.items()
@@ -142,7 +147,7 @@ def test_a_server_that_knows_no_token_ids_is_read_by_its_text(
     names: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with CompletionsServer(names["policy"], vllm=False) as server:
-        table = sample_policy(names["policy"], tiny.prompts(3), config(server), 0, tmp_path)
+        table = sample_policy(names["policy"], tiny.prompts(3), config=config(server), seed=0, work_dir=tmp_path)
     tokenizer = load_policy(names["policy"])[1]
     assert "so nothing shows that it has the policy's weights" in caplog.text
     assert "same_tokens" not in table and table.metadata["generation"]["tokens"] == "retokenised"
@@ -174,18 +179,24 @@ def test_a_failed_request_is_tried_again_and_finished_shards_are_kept(
     fault, message = FAULTS[kind]
     settings = config(server, num_completions=1, max_new_tokens=2, shard_size=1)
     settings = replace(settings, server=replace(settings.server, max_retries=1, concurrency=1))
-    whole = sample_policy(names["policy"], tiny.prompts(3), settings, 0, tmp_path / "whole").rows()
+    whole = sample_policy(names["policy"], tiny.prompts(3), config=settings, seed=0, work_dir=tmp_path / "whole").rows()
     server.requests.clear()
     server.trouble = lambda request, number: fault if number == 3 else None  # the first answer, once
-    assert sample_policy(names["policy"], tiny.prompts(3), settings, 0, tmp_path / "once").rows() == whole
+    assert (
+        sample_policy(names["policy"], tiny.prompts(3), config=settings, seed=0, work_dir=tmp_path / "once").rows()
+        == whole
+    )
     server.requests.clear()
     server.trouble = lambda request, number: fault if number >= 4 else None
     with pytest.raises(UserError, match=rf"{message}.*after 2 attempts; finished shards are kept"):
-        sample_policy(names["policy"], tiny.prompts(3), settings, 0, tmp_path / "twice")
+        sample_policy(names["policy"], tiny.prompts(3), config=settings, seed=0, work_dir=tmp_path / "twice")
     assert len(list((tmp_path / "twice").glob("shard-*"))) == 1
     server.requests.clear()
     server.trouble = lambda request, number: None
-    assert sample_policy(names["policy"], tiny.prompts(3), settings, 0, tmp_path / "twice").rows() == whole
+    assert (
+        sample_policy(names["policy"], tiny.prompts(3), config=settings, seed=0, work_dir=tmp_path / "twice").rows()
+        == whole
+    )
     assert len(server.requests) == 3 + 2  # of the probes, and of the two shards that were missing
 
 
@@ -228,16 +239,16 @@ def test_a_server_of_another_name_or_tokenizer_is_refused(
         ServerGenerator(replace(settings, server=replace(settings.server, model=None)), names["policy"])
     server.tokenizer = tiny.reward_tokenizer()
     with pytest.raises(UserError, match=r"splits text into other tokens .*policy there is another model"):
-        sample_policy(names["policy"], tiny.prompts(2), settings, 0, tmp_path)
+        sample_policy(names["policy"], tiny.prompts(2), config=settings, seed=0, work_dir=tmp_path)
 
 
 def test_a_server_with_other_weights_is_refused(names: dict[str, str], tmp_path: Path) -> None:
     with CompletionsServer(names["reference"]) as server:  # the same tokenizer
         with pytest.raises(UserError, match=r"lie [\d.]+ a token from those of.*it has another model"):
-            sample_policy(names["policy"], tiny.prompts(2), config(server), 0, tmp_path)
+            sample_policy(names["policy"], tiny.prompts(2), config=config(server), seed=0, work_dir=tmp_path)
         assert not list(tmp_path.glob("shard-*"))
         settings = config(server, max_logprob_gap=None)
-        table = sample_policy(names["policy"], tiny.prompts(2), settings, 0, tmp_path)
+        table = sample_policy(names["policy"], tiny.prompts(2), config=settings, seed=0, work_dir=tmp_path)
     assert table.metadata["generation"]["logprob_difference"] > 0.1
     for row in table.rows():  # but the column is the policy's
         assert row["engine_logprobs"] != pytest.approx(row["logprobs"], abs=0.1)
@@ -249,18 +260,20 @@ def test_the_allowed_gap_is_a_mean_over_tokens(
 ) -> None:
     server.logprob_shift = shift
     if shift < 0.05:
-        table = sample_policy(names["policy"], tiny.prompts(2), config(server), 0, tmp_path)
+        table = sample_policy(names["policy"], tiny.prompts(2), config=config(server), seed=0, work_dir=tmp_path)
         mean = sum(map(sum, table.column("num_tokens"))) / 6
         assert table.metadata["generation"]["logprob_difference"] == pytest.approx(shift * mean, rel=1e-3)
     else:
         with pytest.raises(UserError, match=r"lie 0\.06 a token from those of .*, more than .*max_logprob_gap=0\.05"):
-            sample_policy(names["policy"], tiny.prompts(2), config(server), 0, tmp_path)
+            sample_policy(names["policy"], tiny.prompts(2), config=config(server), seed=0, work_dir=tmp_path)
 
 
 def test_a_context_that_is_too_short_is_said(server: CompletionsServer, names: dict[str, str], tmp_path: Path) -> None:
     server.longest = 3
     with pytest.raises(UserError, match=r"prompt 'p\d' was cut after 3 of 60 tokens: .*--max-model-len"):
-        sample_policy(names["policy"], tiny.prompts(3), config(server, max_new_tokens=60), 0, tmp_path)
+        sample_policy(
+            names["policy"], tiny.prompts(3), config=config(server, max_new_tokens=60), seed=0, work_dir=tmp_path
+        )
 
 
 def test_stop_tokens_of_the_servers_own_are_refused(names: dict[str, str]) -> None:
@@ -272,7 +285,9 @@ def test_stop_tokens_of_the_servers_own_are_refused(names: dict[str, str]) -> No
 
         def close(self) -> None: ...
 
-    sampler = RescoredSampler(model, tokenizer, Other(), SamplingConfig(num_completions=1, max_new_tokens=4))
+    sampler = RescoredSampler(
+        model, tokenizer, generator=Other(), config=SamplingConfig(num_completions=1, max_new_tokens=4)
+    )
     tokens = [50, 51]
     with pytest.raises(UserError, match=r"'p0' was ended by token 51, which is none of the policy's ends \(0\)"):
         list(sampler(tiny.prompts(1)))
@@ -287,23 +302,28 @@ def test_stop_tokens_of_the_servers_own_are_refused(names: dict[str, str]) -> No
 def test_a_table_has_one_generator(server: CompletionsServer, names: dict[str, str], tmp_path: Path) -> None:
     settings = config(server, num_completions=1, max_new_tokens=2, shard_size=1)
     here = replace(settings, generator="transformers")
-    whole = sample_policy(names["policy"], tiny.prompts(2), here, 0, tmp_path)
+    whole = sample_policy(names["policy"], tiny.prompts(2), config=here, seed=0, work_dir=tmp_path)
     assert whole.metadata["generator"] == {"name": "transformers"} and "generation" not in whole.metadata
     message = r"drawn by transformers, and now openai vllm 0\.0\.test would .*a table has one generator"
     with pytest.raises(UserError, match=message):
-        sample_policy(names["policy"], tiny.prompts(2), settings, 0, tmp_path)
-    assert sample_policy(names["policy"], tiny.prompts(2), here, 0, tmp_path).rows() == whole.rows()
-    sample_policy(names["policy"], tiny.prompts(2), settings, 0, tmp_path / "served")
+        sample_policy(names["policy"], tiny.prompts(2), config=settings, seed=0, work_dir=tmp_path)
+    assert (
+        sample_policy(names["policy"], tiny.prompts(2), config=here, seed=0, work_dir=tmp_path).rows() == whole.rows()
+    )
+    sample_policy(names["policy"], tiny.prompts(2), config=settings, seed=0, work_dir=tmp_path / "served")
     server.version = "0.1"
     with pytest.raises(UserError, match=r"drawn by openai vllm 0\.0\.test, and now openai vllm 0\.1 would"):
-        sample_policy(names["policy"], tiny.prompts(2), settings, 0, tmp_path / "served")
+        sample_policy(names["policy"], tiny.prompts(2), config=settings, seed=0, work_dir=tmp_path / "served")
 
 
 def test_the_address_may_change_while_a_table_is_made(names: dict[str, str], tmp_path: Path) -> None:
     with CompletionsServer(names["policy"]) as server:
-        first = sample_policy(names["policy"], tiny.prompts(2), config(server), 0, tmp_path)
+        first = sample_policy(names["policy"], tiny.prompts(2), config=config(server), seed=0, work_dir=tmp_path)
     with CompletionsServer(names["policy"]) as server:
-        assert sample_policy(names["policy"], tiny.prompts(2), config(server), 0, tmp_path).rows() == first.rows()
+        assert (
+            sample_policy(names["policy"], tiny.prompts(2), config=config(server), seed=0, work_dir=tmp_path).rows()
+            == first.rows()
+        )
         assert len(server.requests) == 2  # the probes; nothing is left to draw, so nothing is loaded
 
 
@@ -329,7 +349,9 @@ def test_the_report_says_how_far_the_two_lie_apart(
     from shfcas import report  # plots need matplotlib, which vLLM's environment lacks
 
     server.logprob_shift = 0.01
-    table = sample_policy(names["policy"], tiny.prompts(2), config(server, max_new_tokens=1), 0, tmp_path / "work")
+    table = sample_policy(
+        names["policy"], tiny.prompts(2), config=config(server, max_new_tokens=1), seed=0, work_dir=tmp_path / "work"
+    )
     scored = add_conflicts(table.with_columns(rewards=[[1.0, 0.0, 2.0], [0.5, 1.0, 0.0]]))
     write_candidates(tmp_path / "round-1" / "conflicts.parquet", scored)
     tiny.write_lines(tmp_path / "round-1" / "queue.jsonl", [{"prompt_id": "p0", "first": 0, "second": 1}])
@@ -342,7 +364,9 @@ def test_vllm_that_is_not_installed_is_said(names: dict[str, str], tmp_path: Pat
         import vllm  # noqa: F401
     except ModuleNotFoundError:
         with pytest.raises(MissingExtra, match=r"vllm is not installed; .*shfcas\[vllm\]"):
-            sample_policy(names["policy"], tiny.prompts(1), SamplingConfig(generator="vllm"), 0, tmp_path)
+            sample_policy(
+                names["policy"], tiny.prompts(1), config=SamplingConfig(generator="vllm"), seed=0, work_dir=tmp_path
+            )
 
 
 def test_vllms_own_types_fit(tmp_path: Path) -> None:
@@ -365,7 +389,9 @@ def test_vllms_own_types_fit(tmp_path: Path) -> None:
     )
     save_model(tmp_path / "policy", model, tokenizer)
     settings = SamplingConfig(num_completions=8, temperature=1.5, max_new_tokens=90, generator="vllm")
-    table = sample_policy(str(tmp_path / "policy"), tiny.prompts(4), settings, 1, tmp_path / "work")
+    table = sample_policy(
+        str(tmp_path / "policy"), tiny.prompts(4), config=settings, seed=1, work_dir=tmp_path / "work"
+    )
     assert table.metadata["generator"]["name"] == "vllm"
     assert table.metadata["generation"]["logprob_difference"] < 0.1
     assert {finished for row in table.column("finished") for finished in row} == {True, False}

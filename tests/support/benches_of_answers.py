@@ -48,4 +48,4 @@ def bench(informed: float = 1.0, prompts: int = 40, count: int = 5, seed: int = 
     earlier = rng.normal(size=(60, FEATURES))
     earlier *= np.sign(earlier @ proxy())[:, None]  # the annotators of the proxy were wrong about travel
     settings = {"group_by": "topic", "blind": ["travel"], "new_pair_weight": 3.0, "l2": 1.0, **options}
-    return head_bench(pool, held_out, earlier, proxy(), **settings)
+    return head_bench(pool, held_out, earlier=earlier, head=proxy(), **settings)

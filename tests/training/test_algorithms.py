@@ -15,7 +15,7 @@ from shfcas.pipeline.loop import run
 from shfcas.rewards.best_of_n import best_of_n, kl_bound
 from shfcas.rewards.scorers import load_scorer
 from shfcas.rewards.table import score_rows
-from shfcas.training.algorithms import ALGORITHMS, RLConfig, train_rl
+from shfcas.training.algorithms import ALGORITHMS, PolicyTraining, RLConfig, train_policy
 from shfcas.utils.config import build
 from shfcas.utils.errors import UsageError, UserError
 from shfcas.utils.files import content_hash, read_json
@@ -141,7 +141,7 @@ def test_only_the_chosen_section_counts() -> None:
 
 def test_best_of_n_has_nothing_to_train(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="best_of_n trains nothing"):
-        train_rl("p", [], tiny.letter_reward, RLConfig(algorithm="best_of_n"), tmp_path, tmp_path, 0)
+        train_policy(PolicyTraining("p", "r", RLConfig(algorithm="best_of_n"), seed=0), tmp_path, tmp_path)
 
 
 def test_the_old_section_is_refused_with_a_hint() -> None:

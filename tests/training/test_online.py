@@ -67,13 +67,31 @@ def run(
     policy: str, folder: Path, settings: Any, reward: Callable = liked, seed: int = 0, **more: Any
 ) -> tuple[list[dict], str]:
     """Trains; the history and the hash of the weights."""
-    history = train_online(policy, prompts(), reward, settings, folder / "out", folder / "work", seed, **more)
+    history = train_online(
+        policy,
+        prompts(),
+        reward=reward,
+        settings=settings,
+        output=folder / "out",
+        work_dir=folder / "work",
+        seed=seed,
+        **more,
+    )
     return history, content_hash(folder / "out" / "model.safetensors")
 
 
 def trainer(policy: str, folder: Path, settings: Any, reward: Callable = liked, rows: Any = None) -> Any:
     model, tokenizer = load_policy(policy)
-    return make_trainer(model, tokenizer, rows or prompts(), reward, settings, folder, 0, {})
+    return make_trainer(
+        model,
+        tokenizer,
+        prompts=rows or prompts(),
+        reward=reward,
+        settings=settings,
+        work_dir=folder,
+        seed=0,
+        metrics={},
+    )
 
 
 # Learning
@@ -143,7 +161,8 @@ def test_the_reference_is_the_policy_in_memory(
     model.config._name_or_path = "nobody/nothing"
     settings = short(algorithm, lora=AdapterConfig(r=rank))
     assert algorithm().kl_coef > 0
-    online = make_trainer(model, tokenizer, prompts(), liked, settings, tmp_path, 0, {})
+    given = {"prompts": prompts(), "reward": liked, "work_dir": tmp_path, "seed": 0, "metrics": {}}
+    online = make_trainer(model, tokenizer, settings=settings, **given)
     assert online.beta == online.args.beta == settings.kl_coef
     assert (online.ref_model is None) == (rank > 0)
     online.train()
@@ -152,7 +171,7 @@ def test_the_reference_is_the_policy_in_memory(
     if rank == 0:
         start = load_file(Path(policy) / "model.safetensors")
         assert all(torch.equal(online.ref_model.state_dict()[name], value) for name, value in start.items())
-    free = make_trainer(*load_policy(policy), prompts(), liked, replace(settings, kl_coef=0.0), tmp_path, 0, {})
+    free = make_trainer(*load_policy(policy), settings=replace(settings, kl_coef=0.0), **given)
     assert free.beta == 0 and free.ref_model is None
 
 
@@ -273,7 +292,15 @@ def test_the_reward_gets_text_and_columns_in_the_shape_of_the_prompts(
     for chat in (False, True):
         rows = [{**row, "image": "not a picture", "trainer_state": 1} for row in prompts(chat)]
         rows[0]["rare"] = "only here"
-        train_online(policy, rows, reward, short(algorithm, num_rollouts=1), tmp_path / f"{chat}", tmp_path / "w", 0)
+        train_online(
+            policy,
+            rows,
+            reward=reward,
+            settings=short(algorithm, num_rollouts=1),
+            output=tmp_path / f"{chat}",
+            work_dir=tmp_path / "w",
+            seed=0,
+        )
         call = calls.pop()
         assert len(call["prompts"]) == 16 and call["prompts"][:4] == [call["prompts"][0]] * 4  # a group
         numbers = {row["prompt_id"]: row["number"] for row in rows}
@@ -392,7 +419,15 @@ def test_settings_that_do_not_fit_are_refused_before_a_model_is_loaded(
     algorithm: type, changes: dict, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=message):
-        train_online("./no-model", prompts(), liked, short(algorithm, **changes), tmp_path, tmp_path, 0)
+        train_online(
+            "./no-model",
+            prompts(),
+            reward=liked,
+            settings=short(algorithm, **changes),
+            output=tmp_path,
+            work_dir=tmp_path,
+            seed=0,
+        )
 
 
 @BOTH
@@ -442,10 +477,19 @@ def test_a_reward_model_has_a_tokenizer_of_its_own_and_its_input_is_never_cut(po
 
 @BOTH
 def test_metrics_that_ppo_has_too_bear_its_names(algorithm: type, policy: str, tmp_path: Path) -> None:
-    from shfcas.training.ppo.train import PPOStageConfig, train_policy
+    from shfcas.training.ppo.train import PPOStageConfig, train_ppo
 
     settings = PPOStageConfig(num_rollouts=1, rollout_batch_size=8, mini_batch_size=4, max_completion_length=6)
-    (ppo,) = train_policy(policy, prompts(), liked, settings, tmp_path / "p", tmp_path / "w", 0, {"gold": liked})
+    (ppo,) = train_ppo(
+        policy,
+        prompts(),
+        reward=liked,
+        settings=settings,
+        output=tmp_path / "p",
+        work_dir=tmp_path / "w",
+        seed=0,
+        metrics={"gold": liked},
+    )
     (row,), _ = run(policy, tmp_path, short(algorithm, num_rollouts=1), metrics={"gold": liked})
     assert set(row) - set(ppo) <= {"frac_reward_zero_std"}
     assert {name for name in ppo if name.startswith(("objective/", "completions/"))} <= set(row)

@@ -49,9 +49,9 @@ def test_every_metric_is_explained(tmp_path: Path) -> None:
     ppo = PPOTrainer(
         tiny_model(),
         config(tmp_path, eval_rollouts=1),
-        prompts(),
-        tiny_tokenizer(),
-        share_of("w7"),
+        train_dataset=prompts(),
+        processing_class=tiny_tokenizer(),
+        reward_funcs=share_of("w7"),
         eval_dataset=Dataset.from_dict({"prompt": ["w20"]}),
         metric_funcs={"gold": share_of("w8")},
     )

@@ -57,9 +57,9 @@ def trainer(folder: Path, kind: str = "lora", **changes: object) -> PPOTrainer:
     ppo = PPOTrainer(
         tiny_model(tie_word_embeddings=kind == "tied"),
         config(folder, **settings | changes),
-        prompts(),
-        tiny_tokenizer(),
-        share_of("w7"),
+        train_dataset=prompts(),
+        processing_class=tiny_tokenizer(),
+        reward_funcs=share_of("w7"),
         **{"eval_dataset": held_out(), "metric_funcs": {"falling": Falling(lambda: ppo)}} | extra,
         value_model=tiny_classifier(3) if kind == "critic" else None,
         peft_config=None if kind == "tied" else lora(),

@@ -107,7 +107,9 @@ def test_clipped_policy_loss() -> None:
 
 def test_clipped_policy_loss_has_no_gradient_where_it_is_clipped() -> None:
     logprobs = tensor([[1.5, 0.5, 1.5]]).log().requires_grad_()
-    loss, _ = clipped_policy_loss(logprobs, torch.zeros(1, 3), tensor([[1.0, -1.0, -1.0]]), torch.ones(1, 3), 0.2)
+    loss, _ = clipped_policy_loss(
+        logprobs, torch.zeros(1, 3), tensor([[1.0, -1.0, -1.0]]), torch.ones(1, 3), cliprange=0.2
+    )
     loss.backward()
     torch.testing.assert_close(logprobs.grad, tensor([[0.0, 0.0, 0.5]]))
 

@@ -81,9 +81,9 @@ def reached(folder: Path, seed: int, size: int, length: int, **settings: object)
     ppo = PPOTrainer(
         model,
         config(folder, **common | settings),
-        Dataset.from_dict({"prompt": [" ".join(f"w{i}" for i in PROMPT)]}),
-        tokenizer(size),
-        reward,
+        train_dataset=Dataset.from_dict({"prompt": [" ".join(f"w{i}" for i in PROMPT)]}),
+        processing_class=tokenizer(size),
+        reward_funcs=reward,
     )
     ppo.train()
     policy, target = distribution(ppo.model.policy.eval(), outcomes), optimum(reference, rewards, BETA)

@@ -1,4 +1,4 @@
-"""`train_policy`: PPO as a stage, with the settings of a run."""
+"""`train_ppo`: PPO as a stage, with the settings of a run."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from shfcas.models import loading
 from shfcas.training.lora import AdapterConfig
 from shfcas.training.ppo.options import PPOBaseConfig
-from shfcas.training.ppo.train import SHARED, PPOStageConfig, split_prompts, train_policy
+from shfcas.training.ppo.train import SHARED, PPOStageConfig, split_prompts, train_ppo
 from shfcas.training.ppo.trainer import PPOConfig, PPOTrainer
 from shfcas.utils.config import build, to_dict
 from shfcas.utils.errors import UserError
@@ -49,8 +49,16 @@ def settings(**changes: object) -> PPOStageConfig:
 def train(folder: Path, **changes: object) -> list[dict[str, Any]]:
     policy = str(folder / "policy") if (folder / "policy").exists() else tiny.save_policy(folder / "policy")
     metrics = {"gold": tiny.letter_reward}
-    arguments = (settings(**changes), folder / "new", folder / "work", 0, metrics)
-    return train_policy(policy, tiny.prompts(8), tiny.letter_reward, *arguments)
+    return train_ppo(
+        policy,
+        tiny.prompts(8),
+        reward=tiny.letter_reward,
+        settings=settings(**changes),
+        output=folder / "new",
+        work_dir=folder / "work",
+        seed=0,
+        metrics=metrics,
+    )
 
 
 def fields(cls: type) -> dict[str, dataclasses.Field]:

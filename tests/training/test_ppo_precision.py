@@ -17,7 +17,14 @@ from tests.support.ppo_tiny import config, lora, prompts, rollout, share_of, tin
 def trainer(folder: Path, **changes: object) -> PPOTrainer:
     extra = {n: changes.pop(n) for n in ("model", "peft_config", "value_model") if n in changes}
     model = extra.pop("model", None) or tiny_model()
-    return PPOTrainer(model, config(folder, **changes), prompts(), tiny_tokenizer(), share_of("w7"), **extra)
+    return PPOTrainer(
+        model,
+        config(folder, **changes),
+        train_dataset=prompts(),
+        processing_class=tiny_tokenizer(),
+        reward_funcs=share_of("w7"),
+        **extra,
+    )
 
 
 def rows(ppo: PPOTrainer) -> list[dict[str, float]]:

@@ -20,9 +20,9 @@ def train(folder: Path) -> None:
     ppo = PPOTrainer(
         tiny_model(),
         config(folder, **settings),
-        prompts(),
-        tiny_tokenizer(),
-        share_of("w7"),
+        train_dataset=prompts(),
+        processing_class=tiny_tokenizer(),
+        reward_funcs=share_of("w7"),
         eval_dataset=Dataset.from_dict({"prompt": ["w20", "w21", "w22"]}),  # shares of different size
         value_model=tiny_classifier(3),
     )

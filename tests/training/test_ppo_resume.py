@@ -27,9 +27,9 @@ def trainer(folder: Path, kind: str, crash_at: int | None = None, **changes: obj
     return PPOTrainer(
         tiny_model(tie_word_embeddings=kind == "tied"),
         config(folder, **settings | {"normalize_rewards": "critic" in kind} | changes),
-        prompts(),
-        tiny_tokenizer(),
-        share_of("w7"),
+        train_dataset=prompts(),
+        processing_class=tiny_tokenizer(),
+        reward_funcs=share_of("w7"),
         peft_config=lora() if "lora" in kind else None,
         value_model=tiny_classifier(3) if "critic" in kind else None,
         metric_funcs={"gold": share_of("w8")},

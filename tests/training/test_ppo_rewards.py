@@ -16,7 +16,14 @@ from tests.support.ppo_tiny import EOS, config, prompts, share_of, tiny_classifi
 
 def trainer(folder: Path, reward_funcs: object, **changes: object) -> PPOTrainer:
     extra = {n: changes.pop(n) for n in ("metric_funcs", "reward_processing_classes") if n in changes}
-    return PPOTrainer(tiny_model(), config(folder, **changes), prompts(), tiny_tokenizer(), reward_funcs, **extra)
+    return PPOTrainer(
+        tiny_model(),
+        config(folder, **changes),
+        train_dataset=prompts(),
+        processing_class=tiny_tokenizer(),
+        reward_funcs=reward_funcs,
+        **extra,
+    )
 
 
 def length(completion_ids: list[list[int]], **columns: object) -> list[float]:

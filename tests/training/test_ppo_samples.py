@@ -19,9 +19,9 @@ def trainer(folder: Path, **changes: object) -> PPOTrainer:
     return PPOTrainer(
         tiny_model(),
         config(folder, **{"log_completions": True, "num_rollouts": 3} | changes),
-        extra.pop("train_dataset", prompts()),
-        tiny_tokenizer(),
-        extra.pop("reward_funcs", share_of("w7")),
+        train_dataset=extra.pop("train_dataset", prompts()),
+        processing_class=tiny_tokenizer(),
+        reward_funcs=extra.pop("reward_funcs", share_of("w7")),
         peft_config=lora(),
         **extra,
     )

@@ -23,9 +23,9 @@ def trainer(folder: Path, *, reward: object = None, model: object = None, **chan
     return PPOTrainer(
         model or tiny_model(),
         config(folder, **changes),
-        extra.pop("train_dataset", prompts()),
-        tiny_tokenizer(),
-        reward or share_of("w7"),
+        train_dataset=extra.pop("train_dataset", prompts()),
+        processing_class=tiny_tokenizer(),
+        reward_funcs=reward or share_of("w7"),
         **extra,
     )
 

@@ -174,9 +174,9 @@ def test_update_equals_a_plain_implementation(tmp_path: Path, case: str) -> None
     ppo = PPOTrainer(
         tiny_model(1),
         config(tmp_path, **settings),
-        prompts(),
-        tiny_tokenizer(),
-        [share_of("w7"), length] if "reward_weights" in settings else share_of("w7"),
+        train_dataset=prompts(),
+        processing_class=tiny_tokenizer(),
+        reward_funcs=[share_of("w7"), length] if "reward_weights" in settings else share_of("w7"),
         ref_model=tiny_model(2),
         value_model=tiny_classifier(3) if with_value_model else None,
     )

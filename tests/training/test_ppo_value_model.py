@@ -38,9 +38,9 @@ def trainer(folder: Path, value_model: object, **changes: object) -> PPOTrainer:
     return PPOTrainer(
         extra.pop("model", None) or tiny_model(),
         config(folder, **changes),
-        prompts(),
-        tiny_tokenizer(),
-        extra.pop("reward_funcs", share_of("w7")),
+        train_dataset=prompts(),
+        processing_class=tiny_tokenizer(),
+        reward_funcs=extra.pop("reward_funcs", share_of("w7")),
         value_model=value_model,
         **extra,
     )

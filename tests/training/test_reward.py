@@ -53,7 +53,9 @@ def test_it_learns_and_is_saved_as_it_is(
     settings = RewardModelConfig(**FAST, lora=AdapterConfig(r=8 if lora else 0))
     model = names["policy" if lora else "reward_model"]
     output = tmp_path / "out"
-    result = train_reward_model(model, TRAIN, settings, output, tmp_path / "work", 0, HELD_OUT)
+    result = train_reward_model(
+        model, TRAIN, settings=settings, output=output, work_dir=tmp_path / "work", seed=0, held_out=HELD_OUT
+    )
     assert result["held_out_accuracy"] > 0.9 and result["train_accuracy"] > 0.9
     assert result["pairs"] == len(TRAIN) and result["pairs_too_long"] == 0
     losses = result["loss"]
@@ -74,7 +76,9 @@ def test_the_seed_decides(names: dict[str, str], tmp_path: Path) -> None:
         output = tmp_path / f"out{run}"
         # A fresh head and the order of the pairs both follow the seed, whatever was drawn before.
         torch.rand(run + 1)
-        train_reward_model(names["policy"], TRAIN[:32], settings, output, tmp_path / f"work{run}", seed)
+        train_reward_model(
+            names["policy"], TRAIN[:32], settings=settings, output=output, work_dir=tmp_path / f"work{run}", seed=seed
+        )
         found.append(scores(load_scorer(str(output))))
     assert found[0] == found[1]
     assert found[0] != found[2]
@@ -86,19 +90,34 @@ def test_pairs_that_are_too_long_are_counted(
     long = Preference("how was it?", "good " * 200, "bad")
     settings = RewardModelConfig(num_train_epochs=1, batch_size=8)
     result = train_reward_model(
-        names["reward_model"], [*TRAIN[:8], long], settings, tmp_path / "out", tmp_path / "work", 0, [long]
+        names["reward_model"],
+        [*TRAIN[:8], long],
+        settings=settings,
+        output=tmp_path / "out",
+        work_dir=tmp_path / "work",
+        seed=0,
+        held_out=[long],
     )
     assert (result["pairs"], result["pairs_too_long"]) == (8, 1)
     assert result["held_out_accuracy"] is None
     assert "1 of 9 pairs are longer than 128 tokens" in caplog.text
     with pytest.raises(UserError, match="all 1 preference pairs are longer than max_length 128"):
-        train_reward_model(names["reward_model"], [long], settings, tmp_path / "no", tmp_path / "work", 0)
+        train_reward_model(
+            names["reward_model"], [long], settings=settings, output=tmp_path / "no", work_dir=tmp_path / "work", seed=0
+        )
     assert not (tmp_path / "no").exists()
 
 
 def test_without_preferences_there_is_nothing_to_train_on(names: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no preferences"):
-        train_reward_model(names["reward_model"], [], RewardModelConfig(), tmp_path / "out", tmp_path / "work", 0)
+        train_reward_model(
+            names["reward_model"],
+            [],
+            settings=RewardModelConfig(),
+            output=tmp_path / "out",
+            work_dir=tmp_path / "work",
+            seed=0,
+        )
 
 
 def test_pairs_are_encoded_as_they_are_scored() -> None:
@@ -114,7 +133,13 @@ def test_a_report_says_what_was_learned(names: dict[str, str], tmp_path: Path) -
     held_out = [*HELD_OUT[:8], *(replace(p, source="gold", round=1) for p in HELD_OUT[8:20])]
     settings = RewardModelConfig(**FAST, eval_steps=0.25)
     result = train_reward_model(
-        names["reward_model"], TRAIN, settings, tmp_path / "out", tmp_path / "work", 0, held_out
+        names["reward_model"],
+        TRAIN,
+        settings=settings,
+        output=tmp_path / "out",
+        work_dir=tmp_path / "work",
+        seed=0,
+        held_out=held_out,
     )
     before, after = result["before"], result["held_out"]
     assert before["accuracy"]["mean"] < 0.8 < after["accuracy"]["mean"] and before["loss"] > after["loss"]
@@ -132,7 +157,13 @@ def test_too_long_pairs_are_counted_by_source(names: dict[str, str], tmp_path: P
     long = Preference("how was it?", "good " * 200, "bad", source="human")
     settings = RewardModelConfig(num_train_epochs=1, batch_size=8)
     result = train_reward_model(
-        names["reward_model"], [*TRAIN[:8], long, long], settings, tmp_path / "out", tmp_path / "work", 0, [long]
+        names["reward_model"],
+        [*TRAIN[:8], long, long],
+        settings=settings,
+        output=tmp_path / "out",
+        work_dir=tmp_path / "work",
+        seed=0,
+        held_out=[long],
     )
     assert (result["pairs_too_long_by_source"], result["held_out_too_long"]) == ({"human": 2}, 1)
     assert result["pairs_by_source"] == {"original": 8}
@@ -147,7 +178,15 @@ def test_early_stopping_keeps_the_best_model(lora: int, names: dict[str, str], t
     contrary = [replace(p, chosen=p.rejected, rejected=p.chosen) for p in TRAIN[:16]]
     settings = RewardModelConfig(**OVERFIT, early_stopping_patience=2, lora=AdapterConfig(r=lora))
     model = names["policy" if lora else "reward_model"]
-    result = train_reward_model(model, TRAIN[:32], settings, tmp_path / "out", tmp_path / "work", 0, contrary)
+    result = train_reward_model(
+        model,
+        TRAIN[:32],
+        settings=settings,
+        output=tmp_path / "out",
+        work_dir=tmp_path / "work",
+        seed=0,
+        held_out=contrary,
+    )
     losses = [row["loss"] for row in result["held_out_loss"]]
     best = min(range(len(losses)), key=losses.__getitem__)
     assert len(losses) == best + 1 + 2  # two that were no better, and no more
@@ -166,7 +205,13 @@ def test_a_training_that_was_killed_ends_as_one_that_was_not(
 
     def run(name: str) -> dict[str, Any]:
         return train_reward_model(
-            names["reward_model"], TRAIN[:32], settings, tmp_path / name, tmp_path / f"{name}.work", 0, contrary
+            names["reward_model"],
+            TRAIN[:32],
+            settings=settings,
+            output=tmp_path / name,
+            work_dir=tmp_path / f"{name}.work",
+            seed=0,
+            held_out=contrary,
         )
 
     unbroken = run("unbroken")
@@ -188,9 +233,18 @@ def test_a_training_that_was_killed_ends_as_one_that_was_not(
 
 def test_the_beginnings_of_another_training_are_refused(names: dict[str, str], tmp_path: Path) -> None:
     settings = RewardModelConfig(num_train_epochs=1, batch_size=8, checkpoint_steps=1)
-    train_reward_model(names["reward_model"], TRAIN[:16], settings, tmp_path / "a", tmp_path / "work", 0)
+    train_reward_model(
+        names["reward_model"], TRAIN[:16], settings=settings, output=tmp_path / "a", work_dir=tmp_path / "work", seed=0
+    )
     with pytest.raises(UserError, match="holds the beginnings of another training"):
-        train_reward_model(names["reward_model"], TRAIN[:24], settings, tmp_path / "b", tmp_path / "work", 0)
+        train_reward_model(
+            names["reward_model"],
+            TRAIN[:24],
+            settings=settings,
+            output=tmp_path / "b",
+            work_dir=tmp_path / "work",
+            seed=0,
+        )
     assert not (tmp_path / "b").exists()
 
 
@@ -199,16 +253,28 @@ def test_overfitting_and_divergence_are_said(
 ) -> None:
     contrary = [replace(p, chosen=p.rejected, rejected=p.chosen) for p in TRAIN[:16]]
     settings = RewardModelConfig(**OVERFIT)
-    train_reward_model(names["reward_model"], TRAIN[:16], settings, tmp_path / "a", tmp_path / "wa", 0, contrary)
+    train_reward_model(
+        names["reward_model"],
+        TRAIN[:16],
+        settings=settings,
+        output=tmp_path / "a",
+        work_dir=tmp_path / "wa",
+        seed=0,
+        held_out=contrary,
+    )
     assert "the held-out loss was lowest at step 2" in caplog.text
     wild = RewardModelConfig(num_train_epochs=4, batch_size=4, learning_rate=1e30)
     with pytest.raises(UserError, match="training diverged; lower the learning rate"):
-        train_reward_model(names["reward_model"], TRAIN[:16], wild, tmp_path / "b", tmp_path / "wb", 0)
+        train_reward_model(
+            names["reward_model"], TRAIN[:16], settings=wild, output=tmp_path / "b", work_dir=tmp_path / "wb", seed=0
+        )
 
 
 def test_early_stopping_without_held_out_pairs_trains_to_the_end(
     names: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = RewardModelConfig(num_train_epochs=1, batch_size=8, early_stopping_patience=1)
-    result = train_reward_model(names["reward_model"], TRAIN[:16], settings, tmp_path / "a", tmp_path / "w", 0)
+    result = train_reward_model(
+        names["reward_model"], TRAIN[:16], settings=settings, output=tmp_path / "a", work_dir=tmp_path / "w", seed=0
+    )
     assert "nothing can say when to stop early" in caplog.text and len(result["loss"]) == 2

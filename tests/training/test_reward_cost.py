@@ -55,7 +55,15 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def trained(names: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("cost")
     settings = RewardModelConfig(**FAST)
-    result = train_reward_model(names["reward_model"], TRAIN, settings, folder / "out", folder / "work", 0, HELD_OUT)
+    result = train_reward_model(
+        names["reward_model"],
+        TRAIN,
+        settings=settings,
+        output=folder / "out",
+        work_dir=folder / "work",
+        seed=0,
+        held_out=HELD_OUT,
+    )
     return str(folder / "out"), result
 
 
@@ -128,13 +136,19 @@ def test_a_cost_model_stays_one(trained: tuple[str, dict[str, Any]], names: dict
         train_reward_model(
             trained[0],
             TRAIN,
-            RewardModelConfig(**{**settings, "objective": "reward"}),
-            tmp_path / "no",
-            tmp_path / "w",
-            0,
+            settings=RewardModelConfig(**{**settings, "objective": "reward"}),
+            output=tmp_path / "no",
+            work_dir=tmp_path / "w",
+            seed=0,
         )
     again = train_reward_model(
-        trained[0], TRAIN[:16], RewardModelConfig(**settings), tmp_path / "yes", tmp_path / "w2", 0, HELD_OUT
+        trained[0],
+        TRAIN[:16],
+        settings=RewardModelConfig(**settings),
+        output=tmp_path / "yes",
+        work_dir=tmp_path / "w2",
+        seed=0,
+        held_out=HELD_OUT,
     )
     assert again["before"]["accuracy"]["mean"] == trained[1]["held_out_accuracy"]
     assert again["held_out_accuracy"] > 0.85 and is_cost_model(str(tmp_path / "yes"))
@@ -143,8 +157,12 @@ def test_a_cost_model_stays_one(trained: tuple[str, dict[str, Any]], names: dict
 def test_odd_labels_are_said(names: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = RewardModelConfig(**{**FAST, "num_train_epochs": 1})
     unlabelled = [Preference("a", "good", "bad")] * 8
-    train_reward_model(names["policy"], unlabelled, settings, tmp_path / "a", tmp_path / "wa", 0)
+    train_reward_model(
+        names["policy"], unlabelled, settings=settings, output=tmp_path / "a", work_dir=tmp_path / "wa", seed=0
+    )
     assert "no pair says which answer is safe" in caplog.text
     wrong = [Preference("a", "bad", "good", chosen_safe=False, rejected_safe=True)] * 2
-    train_reward_model(names["policy"], TRAIN[:6] + wrong, settings, tmp_path / "b", tmp_path / "wb", 0)
+    train_reward_model(
+        names["policy"], TRAIN[:6] + wrong, settings=settings, output=tmp_path / "b", work_dir=tmp_path / "wb", seed=0
+    )
     assert "2 of 8 pairs prefer an unsafe answer to a safe one" in caplog.text

@@ -6,6 +6,7 @@ from shfcas.data.chat import ending
 from shfcas.data.preferences import Preference
 from shfcas.training.reward.config import RewardModelConfig
 from shfcas.training.reward.data import encode_pairs, held_out_prompts, split, weighted
+from shfcas.training.reward.refine import train_and_held_out
 from shfcas.utils.config import build
 from shfcas.utils.errors import UsageError
 from tests.support import tiny
@@ -53,6 +54,27 @@ def test_few_prompts_are_all_trained_on() -> None:
     assert held_out_prompts(pairs(9, "few"), 0.1, 0) == set()
     assert len(held_out_prompts(pairs(10, "few"), 0.1, 0)) == 1
     assert held_out_prompts(ORIGINAL, 0.0, 0) == held_out_prompts([], 0.5, 0) == set()
+
+
+def test_an_overruled_pair_stays_on_its_side() -> None:
+    overruled = [Preference(p.prompt, p.rejected, p.chosen, source="gold", round=1) for p in ORIGINAL[:60]]
+    settings = RewardModelConfig(held_out=0.1)
+    for groups, count in (([ORIGINAL], 0), ([ORIGINAL, overruled], 60)):
+        train, held_out = train_and_held_out(groups, settings, split_seed=0)
+        assert {p.prompt for p in held_out} == {
+            p.prompt for p in split(ORIGINAL, held_out_prompts(ORIGINAL, 0.1, 0))[1]
+        }
+        assert len(train) + len(held_out) == len(ORIGINAL)
+        assert sum(p.source == "gold" for p in (*train, *held_out)) == count
+
+
+def test_given_evaluation_pairs_replace_the_hold_out(caplog: pytest.LogCaptureFixture) -> None:
+    settings = RewardModelConfig(held_out=0.5, new_pair_weight=2)
+    train, held_out = train_and_held_out([ORIGINAL, FIRST], settings, split_seed=0, eval_preferences=SECOND)
+    assert (train, held_out) == ([*ORIGINAL, *FIRST, *FIRST], SECOND)
+    assert not caplog.text
+    train_and_held_out([ORIGINAL], settings, split_seed=0, eval_preferences=[*SECOND, *ORIGINAL[:3]])
+    assert "3 of 33 eval_preferences have prompts that are trained on" in caplog.text
 
 
 def test_new_pairs_are_repeated() -> None:

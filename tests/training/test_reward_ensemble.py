@@ -30,7 +30,9 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def train(model: str, folder: Path, **settings: Any) -> dict[str, Any]:
     chosen = RewardModelConfig(**{**SETTINGS, **settings})
-    return train_reward_model(model, TRAIN[:32], chosen, folder / "out", folder / "work", 0, HELD_OUT)
+    return train_reward_model(
+        model, TRAIN[:32], settings=chosen, output=folder / "out", work_dir=folder / "work", seed=0, held_out=HELD_OUT
+    )
 
 
 @pytest.fixture(scope="module")
@@ -100,11 +102,11 @@ def test_members_that_are_done_are_not_trained_again(
 ) -> None:
     real, calls = reward_training.train_member, []
 
-    def counted(*arguments: Any) -> dict[str, Any]:
-        calls.append(arguments)
+    def counted(*models: Any, **settings: Any) -> dict[str, Any]:
+        calls.append(models)
         if len(calls) == 2:
             raise Kill
-        return real(*arguments)
+        return real(*models, **settings)
 
     monkeypatch.setattr(reward_training, "train_member", counted)
     with pytest.raises(Kill):

@@ -132,7 +132,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> str:
 def sample(policy: str, folder: Path, seed: int = 0) -> list[dict[str, Any]]:
     prompts = [{"prompt_id": f"p{i}", "prompt": text} for i, text in enumerate(ppo_tiny.prompts()["prompt"])]
     config = SamplingConfig(num_completions=32, temperature=1.0, max_new_tokens=6)
-    return sample_policy(policy, prompts, config, seed, folder).rows()
+    return sample_policy(policy, prompts, config=config, seed=seed, work_dir=folder).rows()
 
 
 @pytest.fixture(scope="module")
@@ -150,17 +150,17 @@ def test_a_pair_has_the_tokens_that_the_policy_sampled(policy: str) -> None:
     words = tokenizer.get_vocab()
     for prompt in ("w1 w2", [{"role": "user", "content": "w1 w2"}]):
         row = {"prompt_id": "p", "prompt": prompt, "completions": ["w3 w4", "w5", ""], "finished": [True, False, True]}
-        pair = encode_pair(tokenizer, row, 0, 1, 10)
+        pair = encode_pair(tokenizer, row, better=0, worse=1, limit=10)
         assert pair["prompt_ids"] == encode_prompt(tokenizer, prompt)
         assert pair["chosen_ids"] == [words["w3"], words["w4"], ppo_tiny.EOS]
         assert pair["rejected_ids"] == [words["w5"]]  # cut off, so no end token was sampled
-        assert encode_pair(tokenizer, row, 2, 1, 10)["chosen_ids"] == [ppo_tiny.EOS]
+        assert encode_pair(tokenizer, row, better=2, worse=1, limit=10)["chosen_ids"] == [ppo_tiny.EOS]
         row.pop("finished")
-        assert encode_pair(tokenizer, row, 0, 1, 10)["rejected_ids"] == [words["w5"], ppo_tiny.EOS]
+        assert encode_pair(tokenizer, row, better=0, worse=1, limit=10)["rejected_ids"] == [words["w5"], ppo_tiny.EOS]
         with pytest.raises(
             UserError, match=r"answer 0 of prompt 'p' has \d tokens with its prompt, more than 4: 'w1 w2'"
         ):
-            encode_pair(tokenizer, row, 0, 1, 4)
+            encode_pair(tokenizer, row, better=0, worse=1, limit=4)
 
 
 # Training
@@ -180,7 +180,16 @@ def short(**changes: Any) -> RSOConfig:
 
 
 def run(policy: str, candidates: list, folder: Path, settings: RSOConfig, seed: int = 0) -> tuple[list[dict], str]:
-    history = train_rso(policy, candidates, liked, settings, folder / "out", folder / "work", seed, {"gold": liked})
+    history = train_rso(
+        policy,
+        candidates,
+        reward=liked,
+        settings=settings,
+        output=folder / "out",
+        work_dir=folder / "work",
+        seed=seed,
+        metrics={"gold": liked},
+    )
     return history, content_hash(folder / "out" / "model.safetensors")
 
 
@@ -274,4 +283,12 @@ def test_rewards_that_order_nothing_are_an_error(policy: str, candidates: list, 
         return [1.0] * len(completions)
 
     with pytest.raises(UserError, match="orders no pair of accepted answers"):
-        train_rso(policy, candidates, alike, short(), tmp_path / "out", tmp_path / "work", 0)
+        train_rso(
+            policy,
+            candidates,
+            reward=alike,
+            settings=short(),
+            output=tmp_path / "out",
+            work_dir=tmp_path / "work",
+            seed=0,
+        )

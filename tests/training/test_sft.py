@@ -55,7 +55,9 @@ def test_the_loss_falls_and_the_model_is_saved_as_it_is(
     settings = SFTStageConfig(
         num_train_epochs=4, batch_size=4, learning_rate=1e-2, lora=AdapterConfig(r=rank, dropout=0.0)
     )
-    history = train_sft(policy, demonstrations(chat), settings, tmp_path / "out", tmp_path / "work", 0)
+    history = train_sft(
+        policy, demonstrations(chat), settings=settings, output=tmp_path / "out", work_dir=tmp_path / "work", seed=0
+    )
     losses = [row["loss"] for row in history]
     assert len(losses) == 16
     assert sum(losses[-3:]) < 0.5 * sum(losses[:3])
@@ -83,7 +85,14 @@ def test_the_same_seed_gives_the_same_policy(policy: str, tmp_path: Path) -> Non
     logits = []
     for run, seed in enumerate((0, 0, 1)):
         torch.rand(run + 1)
-        train_sft(policy, demonstrations(), settings, tmp_path / f"out{run}", tmp_path / f"work{run}", seed)
+        train_sft(
+            policy,
+            demonstrations(),
+            settings=settings,
+            output=tmp_path / f"out{run}",
+            work_dir=tmp_path / f"work{run}",
+            seed=seed,
+        )
         with torch.no_grad():
             logits.append(load_policy(str(tmp_path / f"out{run}"))[0](ids).logits)
     assert torch.equal(logits[0], logits[1])
@@ -154,14 +163,22 @@ def test_a_raw_base_model_learns_to_end_its_answers(chat: bool, rank: int, tmp_p
     rows = demonstrations(chat)
     settings = SFTStageConfig(num_train_epochs=12, batch_size=4, learning_rate=1e-2, lora=AdapterConfig(r=rank))
     template = "plain" if chat else None
-    train_sft(base, rows, settings, tmp_path / "out", tmp_path / "work", 0, template)
+    train_sft(
+        base,
+        rows,
+        settings=settings,
+        output=tmp_path / "out",
+        work_dir=tmp_path / "work",
+        seed=0,
+        chat_template=template,
+    )
     config = SamplingConfig(num_completions=4, max_new_tokens=16, temperature=0.5)
 
     def sample(name: str) -> list[dict]:
-        return list(LocalSampler(*load_policy(name, template), config)(tiny.prompts(6, chat=chat)))
+        return list(LocalSampler(*load_policy(name, template), config=config)(tiny.prompts(6, chat=chat)))
 
     assert not any(all(row["finished"]) for row in sample(base))
-    answers = list(LocalSampler(*load_policy(str(tmp_path / "out")), config)(tiny.prompts(6, chat=chat)))
+    answers = list(LocalSampler(*load_policy(str(tmp_path / "out")), config=config)(tiny.prompts(6, chat=chat)))
     finished = [f for row in answers for f in row["finished"]]
     assert sum(finished) > 0.9 * len(finished)
     assert sum(text == "a good day" for row in answers for text in row["completions"]) > 0.5 * len(finished)
@@ -171,8 +188,12 @@ def test_a_raw_base_model_learns_to_end_its_answers(chat: bool, rank: int, tmp_p
 
 def test_a_run_that_was_stopped_goes_on(policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = SFTStageConfig(num_train_epochs=2, batch_size=4, checkpoint_steps=3)
-    arguments = (policy, demonstrations(), settings)
-    history = train_sft(*arguments, tmp_path / "whole", tmp_path / "a", 0)
+
+    def train(name: str) -> list[float]:
+        places = {"output": tmp_path / name, "work_dir": tmp_path / f"{name}.work"}
+        return [row["loss"] for row in train_sft(policy, demonstrations(), settings=settings, seed=0, **places)]
+
+    history = train("whole")
 
     def save_once(self: Any, *rest: Any, **more: Any) -> None:
         save(self, *rest, **more)
@@ -181,10 +202,8 @@ def test_a_run_that_was_stopped_goes_on(policy: str, tmp_path: Path, monkeypatch
     save = Trainer._save_checkpoint
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Trainer, "_save_checkpoint", save_once)
-        train_sft(*arguments, tmp_path / "broken", tmp_path / "b", 0)
-    assert [row["loss"] for row in train_sft(*arguments, tmp_path / "broken", tmp_path / "b", 0)] == [
-        row["loss"] for row in history
-    ]
+        train("broken")
+    assert train("broken") == history
     one, other = (load_policy(str(tmp_path / name))[0] for name in ("whole", "broken"))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
@@ -194,7 +213,7 @@ def test_what_cannot_be_learned_is_an_error_that_names_the_row(tmp_path: Path) -
     rows = demonstrations()
     rows[2] = {"prompt": [{"role": "system", "content": "be brief"}, *rows[2]["prompt"]], "completion": "good"}
     with pytest.raises(UserError, match=r"^demonstration 2: the chat template of .* refuses .*system, user"):
-        train_sft(name, rows, SFTStageConfig(), tmp_path / "out", tmp_path / "work", 0)
+        train_sft(name, rows, settings=SFTStageConfig(), output=tmp_path / "out", work_dir=tmp_path / "work", seed=0)
     endless = architectures.qwen()
     endless.eos_token = endless.chat_template = None
     with pytest.raises(UserError, match="demonstration 0: the tokenizer has no end token"):
@@ -205,10 +224,17 @@ def test_what_cannot_be_learned_is_an_error_that_names_the_row(tmp_path: Path) -
 def test_a_demonstration_that_is_too_long_is_an_error(chat: bool, policy: str, tmp_path: Path) -> None:
     rows = [*demonstrations(chat), {**demonstrations(chat)[0], "completion": "a good day " * 20}]
     with pytest.raises(UserError, match=r"demonstration 16 has \d+ tokens, more than the 60 that sft"):
-        train_sft(policy, rows, SFTStageConfig(max_length=60), tmp_path / "out", tmp_path / "work", 0)
+        train_sft(
+            policy,
+            rows,
+            settings=SFTStageConfig(max_length=60),
+            output=tmp_path / "out",
+            work_dir=tmp_path / "work",
+            seed=0,
+        )
     rows[-1]["completion"] = "a good day " * 60
     with pytest.raises(UserError, match=r"demonstration 16 has \d+ tokens, more than the 128 that .* context allow"):
-        train_sft(policy, rows, SFTStageConfig(), tmp_path / "out", tmp_path / "work", 0)
+        train_sft(policy, rows, settings=SFTStageConfig(), output=tmp_path / "out", work_dir=tmp_path / "work", seed=0)
     assert not (tmp_path / "out").exists()
 
 

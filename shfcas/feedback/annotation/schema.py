@@ -150,7 +150,7 @@ def rows_asked_about(comparisons: Sequence[Comparison], candidates: CandidateTab
 
 
 def make_preference(
-    row: dict[str, Any], chosen: int, rejected: int, source: str, annotator: str, round: int
+    row: dict[str, Any], chosen: int, rejected: int, *, source: str, annotator: str, round: int
 ) -> Preference:
     """The preference for one answer of a table's row over another."""
     return Preference(

@@ -43,7 +43,7 @@ class Malformed(ValueError):
 
 
 def judge_messages(
-    prompt: Prompt, answers: Sequence[str], criterion: str, guidelines: str = "", system_message: bool = True
+    prompt: Prompt, answers: Sequence[str], *, criterion: str, guidelines: str = "", system_message: bool = True
 ) -> list[Message]:
     """The messages that ask about two answers, in the order in which they are given.
 

@@ -87,7 +87,9 @@ class JudgeFeedback:
 
     def _request(self, row: dict[str, Any], answers: tuple[str, str]) -> Request:
         s = self.settings
-        messages = judge_messages(row["prompt"], answers, s.criterion, self.guidelines, s.system_message)
+        messages = judge_messages(
+            row["prompt"], answers, criterion=s.criterion, guidelines=self.guidelines, system_message=s.system_message
+        )
         return Request(request_key(self.client.host, self.client.body(messages)), messages)
 
     def _ask(
@@ -126,7 +128,7 @@ class JudgeFeedback:
         chosen, rejected = comparison.first, comparison.second
         if preferred == "second":
             chosen, rejected = rejected, chosen
-        return make_preference(row, chosen, rejected, "judge", self.settings.model, round)
+        return make_preference(row, chosen, rejected, source="judge", annotator=self.settings.model, round=round)
 
 
 def _outcome(pair: Orders, cache: ReplyCache, errors: dict[str, Exception]) -> str:

@@ -43,6 +43,7 @@ class PreflightConfig:
 def preflight(
     name: str,
     settings: PreflightConfig,
+    *,
     cost_model: bool = False,
     preferences: Sequence[Preference] = (),
     candidates: Sequence[dict[str, Any]] = (),
@@ -65,14 +66,32 @@ def preflight(
         return [
             replace(finding, check=f"{Path(member).name}, {finding.check}")
             for member in members
-            for finding in preflight(member, settings, cost_model, preferences, candidates, answer_tokens)
+            for finding in preflight(
+                member,
+                settings,
+                cost_model=cost_model,
+                preferences=preferences,
+                candidates=candidates,
+                answer_tokens=answer_tokens,
+            )
         ]
     if is_callable_name(name):
         return check_callable(load_scorer(name, cost_model), spread(preferences, settings.pairs), settings)
     model, tokenizer = load_reward_model(name)
     head = checks.check_head(has_trained_head(name))
     lower = cost_model or is_cost_model(name)
-    return [head, *check_model(model, tokenizer, settings, lower, preferences, candidates, answer_tokens)]
+    return [
+        head,
+        *check_model(
+            model,
+            tokenizer,
+            settings=settings,
+            cost_model=lower,
+            preferences=preferences,
+            candidates=candidates,
+            answer_tokens=answer_tokens,
+        ),
+    ]
 
 
 def refuse_failures(findings: Sequence[Finding]) -> None:
@@ -91,6 +110,7 @@ def refuse_failures(findings: Sequence[Finding]) -> None:
 def check_model(
     model: Any,
     tokenizer: Any,
+    *,
     settings: PreflightConfig,
     cost_model: bool = False,
     preferences: Sequence[Preference] = (),

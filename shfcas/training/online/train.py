@@ -16,6 +16,7 @@ from shfcas.utils.files import disk_errors
 def train_online(
     policy: str,
     prompts: Sequence[dict[str, Any]],
+    *,
     reward: RewardCallable,
     settings: RLOOConfig | GRPOConfig,
     output: Path,
@@ -49,7 +50,16 @@ def train_online(
     name = "GRPO" if isinstance(settings, GRPOConfig) else "RLOO"
     model, tokenizer = load_policy(policy, chat_template, settings.lora.base_dtype)
     try:
-        trainer = make_trainer(model, tokenizer, prompts, reward, settings, work_dir, seed, dict(metrics or {}))
+        trainer = make_trainer(
+            model,
+            tokenizer,
+            prompts=prompts,
+            reward=reward,
+            settings=settings,
+            work_dir=work_dir,
+            seed=seed,
+            metrics=dict(metrics or {}),
+        )
         with contextlib.suppress(KLGuard):  # the policy stays as it was before the update that is not made
             train(trainer, work_dir, name)
     except UserError:

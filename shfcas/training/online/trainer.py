@@ -55,6 +55,7 @@ class RolloutReward:
         self,
         reward: RewardCallable,
         metrics: dict[str, RewardCallable],
+        *,
         rows: Sequence[dict[str, Any]],
         tokenizer: PreTrainedTokenizerBase,
         eos_ids: Sequence[int],
@@ -124,6 +125,7 @@ class Rollouts:
         self,
         model: LanguageModel,
         args: Any,
+        *,
         settings: OnlineConfig,
         reward: RolloutReward,
         dataset: Dataset,
@@ -271,6 +273,7 @@ class GRPO(Rollouts, GRPOTrainer):
 def make_trainer(
     model: LanguageModel,
     tokenizer: PreTrainedTokenizerBase,
+    *,
     prompts: Sequence[dict[str, Any]],
     reward: RewardCallable,
     settings: OnlineConfig,
@@ -288,9 +291,9 @@ def make_trainer(
     encode_prompts(
         Dataset.from_list([{"prompt": row["prompt"]} for row in rows]),
         tokenizer,
-        settings.max_prompt_length,
-        settings.max_completion_length,
-        context_length(model),
+        max_prompt_length=settings.max_prompt_length,
+        max_completion_length=settings.max_completion_length,
+        context_length=context_length(model),
     )
     eos_ids = stop_ids(causal_lm(model), tokenizer, None)
     disable_dropout(model)
@@ -300,9 +303,9 @@ def make_trainer(
     return trainer_class(
         model,
         config_class(**settings.trainer_options(work_dir, seed)),
-        settings,
-        RolloutReward(reward, metrics, rows, tokenizer, eos_ids, settings),
-        Dataset.from_list([{"prompt": rows[i]["prompt"], "row": i} for i in order]),
-        tokenizer,
-        settings.lora.peft_config(dropout=False),
+        settings=settings,
+        reward=RolloutReward(reward, metrics, rows=rows, tokenizer=tokenizer, eos_ids=eos_ids, settings=settings),
+        dataset=Dataset.from_list([{"prompt": rows[i]["prompt"], "row": i} for i in order]),
+        tokenizer=tokenizer,
+        peft_config=settings.lora.peft_config(dropout=False),
     )

@@ -35,6 +35,7 @@ class RolloutCollector:
         self,
         model: PolicyWithValue,
         reference: Reference,
+        *,
         scorer: RolloutScorer,
         prompts: Prompts,
         eos_ids: list[int],
@@ -138,7 +139,7 @@ class RolloutCollector:
         kl = losses.kl_penalty(tokens["old_logprobs"], tokens.pop("ref_logprobs"), args.kl_estimator)
         rewards = losses.token_rewards(kl, scores, mask, kl_coef)
         values = tokens["old_values"]
-        tokens["advantages"], tokens["returns"] = losses.gae(rewards, values, mask, args.gamma, args.lam)
+        tokens["advantages"], tokens["returns"] = losses.gae(rewards, values, mask, gamma=args.gamma, lam=args.lam)
         rollout.columns = {
             "objective/scores": scores,
             "objective/kl": kl.sum(dim=1),

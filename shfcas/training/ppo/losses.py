@@ -122,7 +122,7 @@ class RewardMoments:
         return (scores - self.mean) / (math.sqrt(self.squares / max(1, self.count)) + 1e-8)
 
 
-def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimation (Schulman et al. 2016, eq. 16); episodes end with the last real token.
 
         delta_t = r_t + gamma V_{t+1} - V_t,    A_t = delta_t + gamma lam A_{t+1},    return_t = A_t + V_t
@@ -153,6 +153,7 @@ def clipped_policy_loss(
     old_logprobs: Tensor,
     advantages: Tensor,
     mask: Tensor,
+    *,
     cliprange: float,
     count: Tensor | float | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -191,6 +192,7 @@ def clipped_value_loss(
     old_values: Tensor,
     returns: Tensor,
     mask: Tensor,
+    *,
     cliprange: float,
     count: Tensor | float | None = None,
 ) -> tuple[Tensor, Tensor]:

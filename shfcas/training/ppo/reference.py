@@ -1,6 +1,7 @@
 """The policy to train, and the frozen policy that the KL penalty holds it to."""
 
 import copy
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,11 +33,12 @@ class Reference:
     @torch.no_grad()
     def logprobs(self, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor) -> Tensor:
         """(B, K) log-probabilities of the response tokens (layout: see `shfcas.training.ppo.value_head`)."""
-        arguments = (input_ids, attention_mask, completion_mask, self.model.temperature, self.plain_head)
+        tensors = (input_ids, attention_mask, completion_mask)
+        statistics = partial(response_statistics, temperature=self.model.temperature, plain_head=self.plain_head)
         if self.ref_model is not None:
-            return response_statistics(self.ref_model, *arguments)[0]
+            return statistics(self.ref_model, *tensors)[0]
         with self.model.policy.disable_adapter():
-            return response_statistics(self.model.policy, *arguments)[0]
+            return statistics(self.model.policy, *tensors)[0]
 
 
 def policy_and_reference(

@@ -48,6 +48,7 @@ class Prompts:
 def encode_prompts(
     dataset: Dataset,
     tokenizer: Any,
+    *,
     max_prompt_length: int,
     max_completion_length: int,
     context_length: int,
@@ -257,7 +258,7 @@ class RolloutLoader:
         return self._batches()
 
 
-def minibatch_rows(size: int, batch_size: int, num_epochs: int, seed: int, rollout: int) -> Iterator[list[int]]:
+def minibatch_rows(size: int, batch_size: int, *, num_epochs: int, seed: int, rollout: int) -> Iterator[list[int]]:
     """Rows of each micro-batch: `num_epochs` passes over a rollout, each in its own order."""
     for epoch in range(num_epochs):
         order = permutation(size, "minibatches", seed, rollout, epoch)

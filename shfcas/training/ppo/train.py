@@ -54,9 +54,10 @@ SHARED = (
 KEPT = ("completions", "runs")
 
 
-def train_policy(
+def train_ppo(
     policy: str,
     prompts: Sequence[dict[str, Any]],
+    *,
     reward: RewardCallable,
     settings: PPOStageConfig,
     output: Path,

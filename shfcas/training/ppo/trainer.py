@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,7 @@ class PPOTrainer(Trainer):
         self,
         model: LanguageModel | str | os.PathLike[str],
         args: PPOConfig,
+        *,
         train_dataset: Dataset,
         processing_class: PreTrainedTokenizerBase,
         reward_funcs: RewardFunctions,
@@ -139,11 +141,16 @@ class PPOTrainer(Trainer):
         if value_model is not None:
             value_model = make_value_model(value_model, model, processing_class, model.device)
         context = min(context_length(m) for m in (model, value_model) if m is not None)
-        limits = (args.max_prompt_length, args.max_completion_length, context)
-        prompts = encode_prompts(train_dataset, processing_class, *limits)
-        self.eval_prompts = (
-            None if eval_dataset is None else encode_prompts(eval_dataset, processing_class, *limits, "eval_dataset")
+        encode = partial(
+            encode_prompts,
+            max_prompt_length=args.max_prompt_length,
+            max_completion_length=args.max_completion_length,
+            context_length=context,
         )
+        prompts = encode(train_dataset, processing_class)
+        self.eval_prompts = None
+        if eval_dataset is not None:
+            self.eval_prompts = encode(eval_dataset, processing_class, name="eval_dataset")
         eos_ids = stop_ids(causal_lm(model), processing_class, args.stop_token_ids)
         torch.manual_seed(args.seed)  # a new adapter starts from random numbers
         policy, ref_model = policy_and_reference(model, ref_model, peft_config)
@@ -169,17 +176,17 @@ class PPOTrainer(Trainer):
         self.collector = RolloutCollector(
             self.model,
             Reference(self.model, None if ref_model is None else ref_model.to(args.device)),
-            RolloutScorer(
+            scorer=RolloutScorer(
                 reward_callables(reward_funcs, reward_processing_classes, args.generation_batch_size, args.device),
                 dict(metric_funcs or {}),
                 processing_class,
                 args,
             ),
-            prompts,
-            eos_ids,
-            eos_ids[0] if processing_class.pad_token_id is None else processing_class.pad_token_id,
-            args,
-            self.accelerator,
+            prompts=prompts,
+            eos_ids=eos_ids,
+            pad_id=eos_ids[0] if processing_class.pad_token_id is None else processing_class.pad_token_id,
+            args=args,
+            accelerator=self.accelerator,
         )
         self._rollout_metrics: dict[str, float] = {}
         self._update_sums: dict[str, Tensor] = {}
@@ -219,7 +226,9 @@ class PPOTrainer(Trainer):
 
         size, processes = args.train_batch_size, self.accelerator.num_processes
         own = size * args.gradient_accumulation_steps
-        for rows in minibatch_rows(len(rollout), own * processes, args.num_ppo_epochs, args.seed, index):
+        for rows in minibatch_rows(
+            len(rollout), own * processes, num_epochs=args.num_ppo_epochs, seed=args.seed, rollout=index
+        ):
             # Losses are means over the tokens of an optimizer step, whatever its micro-batches and processes. The
             # processes' gradients are averaged, not added.
             count = rollout.lengths[rows].sum() / processes
@@ -295,10 +304,10 @@ class PPOTrainer(Trainer):
         args, mask, count = self.args, inputs["completion_mask"], inputs["num_tokens"]
         output = model(inputs["input_ids"], inputs["attention_mask"], mask)
         policy_loss, stats = losses.clipped_policy_loss(
-            output.logprobs, inputs["old_logprobs"], inputs["advantages"], mask, args.cliprange, count
+            output.logprobs, inputs["old_logprobs"], inputs["advantages"], mask, cliprange=args.cliprange, count=count
         )
         value_loss, value_clipfrac = losses.clipped_value_loss(
-            output.values, inputs["old_values"], inputs["returns"], mask, args.cliprange_value, count
+            output.values, inputs["old_values"], inputs["returns"], mask, cliprange=args.cliprange_value, count=count
         )
         entropy = losses.masked_mean(output.entropy, mask, count)
         for name, value in {

@@ -144,6 +144,7 @@ def response_statistics(
     input_ids: Tensor,
     attention_mask: Tensor,
     completion_mask: Tensor,
+    *,
     temperature: float,
     plain_head: bool,
     entropy_gradient: bool = False,
@@ -227,9 +228,9 @@ class PolicyWithValue(nn.Module):
             input_ids,
             attention_mask,
             completion_mask,
-            self.temperature,
-            self.plain_head,
-            self.entropy_gradient,
+            temperature=self.temperature,
+            plain_head=self.plain_head,
+            entropy_gradient=self.entropy_gradient,
         )
         head = self.value_head if self.value_model is None else self.value_model.score
         if self.value_model is not None:

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 def train_member(
     model_name: str,
     preferences: Sequence[Preference],
+    *,
     held_out: Sequence[Preference],
     settings: RewardModelConfig,
     output: Path,
@@ -73,9 +74,9 @@ def train_member(
     trainer = _trainer(
         settings,
         bool(measured),
-        work_dir,
-        seed,
-        max_length,
+        work_dir=work_dir,
+        seed=seed,
+        max_length=max_length,
         model=model,
         train_dataset=Dataset.from_list(pairs),
         eval_dataset=Dataset.from_list(held_out_pairs) if measured else None,
@@ -123,7 +124,7 @@ def reports(
 
 
 def _trainer(
-    settings: RewardModelConfig, measured: bool, work_dir: Path, seed: int, max_length: int, **arguments: Any
+    settings: RewardModelConfig, measured: bool, *, work_dir: Path, seed: int, max_length: int, **arguments: Any
 ) -> Any:
     from transformers import EarlyStoppingCallback
     from trl import RewardConfig, RewardTrainer

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 def train_reward_model(
     model_name: str,
     preferences: Sequence[Preference],
+    *,
     settings: RewardModelConfig,
     output: Path,
     work_dir: Path,
@@ -66,15 +67,26 @@ def train_reward_model(
         _claim(work_dir, [model_name, vars(settings), [vars(p) for p in (*preferences, *held_out)], seed])
     distributed.wait()
     if settings.ensemble_size == 1:
-        return train_member(model_name, preferences, held_out, settings, output, work_dir, seed, seed)
+        return train_member(
+            model_name,
+            preferences,
+            held_out=held_out,
+            settings=settings,
+            output=output,
+            work_dir=work_dir,
+            seed=seed,
+            head_seed=seed,
+        )
     folders = [
-        _trained_once(work_dir, number, start, preferences, held_out, settings, seed)
+        _trained_once(
+            work_dir, number, start=start, preferences=preferences, held_out=held_out, settings=settings, seed=seed
+        )
         for number, start in enumerate(starts)
     ]
     model, tokenizer = load_reward_model(str(folders[0]))
     max_length = settings.max_length or reward_max_length(model, tokenizer)
     if distributed.is_main():
-        _join(output, folders, settings, model, tokenizer)
+        _join(output, folders, settings=settings, model=model, tokenizer=tokenizer)
     distributed.wait()
     scorer = load_scorer(str(output))
     members = [read_json(folder / "training.json") for folder in folders]
@@ -83,7 +95,7 @@ def train_reward_model(
     return {**members[0], **reports(scorer, used, measured, members[0]["before"]), "members": members}
 
 
-def _join(output: Path, folders: Sequence[Path], settings: RewardModelConfig, model: Any, tokenizer: Any) -> None:
+def _join(output: Path, folders: Sequence[Path], *, settings: RewardModelConfig, model: Any, tokenizer: Any) -> None:
     """Writes the ensemble, or the one model that is the mean of its members; `model` is the first."""
     if settings.average_weights:
         save_model(output, averaged(model, folders[1:]), tokenizer)
@@ -110,6 +122,7 @@ def averaged(model: Any, others: Sequence[Path]) -> Any:
 def _trained_once(
     work_dir: Path,
     number: int,
+    *,
     start: str,
     preferences: Sequence[Preference],
     held_out: Sequence[Preference],
@@ -126,7 +139,16 @@ def _trained_once(
             remove(partial)
         own = derive_seed(seed, folder.name)
         head = seed if settings.average_weights else own
-        result = train_member(start, preferences, held_out, settings, partial, checkpoints, own, head)
+        result = train_member(
+            start,
+            preferences,
+            held_out=held_out,
+            settings=settings,
+            output=partial,
+            work_dir=checkpoints,
+            seed=own,
+            head_seed=head,
+        )
         if distributed.is_main():
             with disk_errors(str(folder)):
                 write_json(partial / "training.json", result)

@@ -1,0 +1,116 @@
+"""Step 8 of the method: gold rewards and metrics of a policy's answers to held-out prompts.
+
+Both stages have the form of the steps in `shfcas.pipeline.steps`, whose `sample` makes the answers.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shfcas.data.candidates import read_candidates, write_candidates
+from shfcas.engines import Engine
+from shfcas.evaluation.metrics import detection, grouped, ranking_accuracy, summarize
+from shfcas.pipeline.run_directory import RunDirectory, StageContext
+from shfcas.pipeline.steps import Model, with_conflicts
+from shfcas.rewards.best_of_n import keep_best, kl_bound
+from shfcas.rewards.table import answer_rewards
+from shfcas.utils.files import read_json, write_json
+
+
+def score_held_out(
+    run: RunDirectory,
+    output: str,
+    *,
+    candidates: Path,
+    proxy: Model,
+    reward_model: Model,
+    gold: str,
+    best_of_n: int,
+    cost_model: bool,
+    policy_score: str,
+    engine: Engine,
+) -> Path:
+    """Adds gold rewards, proxy rewards and conflicts to held-out answers.
+
+    Args:
+        run: the run directory.
+        output: the table to write.
+        candidates: answers to the held-out prompts.
+        proxy: the reward model whose rewards and conflicts are measured, the same for all policies of a run.
+        reward_model: with best-of-n, the current reward model, which chooses the answers to keep.
+        gold: the gold reward: a model, or `module:function`.
+        best_of_n: number of answers of which the best is kept; 1 keeps all.
+        cost_model: the reward models are cost models: lower is better.
+        policy_score: the policy's score that rewards are compared with.
+        engine: where the answers are scored.
+    """
+
+    def make(context: StageContext) -> None:
+        table = read_candidates(candidates)
+        if best_of_n > 1:
+            table = keep_best(table, answer_rewards(engine, str(reward_model), table.rows(), cost_model), best_of_n)
+        table = with_conflicts(table, proxy, cost_model=cost_model, policy_score=policy_score, engine=engine)
+        write_candidates(context.output, table.with_columns(gold=answer_rewards(engine, gold, table.rows())))
+
+    inputs = {"candidates": candidates, "proxy": proxy}
+    if best_of_n > 1:
+        inputs["reward_model"] = reward_model
+    return run.stage(output, make, inputs)
+
+
+def measure(
+    run: RunDirectory,
+    output: str,
+    *,
+    answers: Path,
+    before: Path,
+    reward_model: Model,
+    best_of_n: int,
+    group_by: str | None,
+    cost_model: bool,
+    engine: Engine,
+) -> Path:
+    """Measures a policy on its scored held-out answers, and the current reward model on the first policy's.
+
+    Args:
+        run: the run directory.
+        output: the metrics to write. The report of a language model that labelled
+            comparisons is taken from the same folder.
+        answers: the scored answers of the policy.
+        before: those of the policy before the first round, for the win rate and the reward model's accuracy.
+        reward_model: the current reward model.
+        best_of_n: number of answers of which each kept one is the best.
+        group_by: a column of the prompts by whose values some metrics are also reported.
+        cost_model: the reward model is a cost model: lower is better.
+        engine: where answers are scored.
+    """
+
+    def make(context: StageContext) -> None:
+        table, base = read_candidates(answers), read_candidates(before)
+        gold, base_gold = table.column("gold"), base.column("gold")
+        metrics = summarize(table, gold, base_gold)
+        if best_of_n > 1:
+            # The KL of the policy itself is in the metrics already; this is that of best-of-n from the policy.
+            metrics |= {"best_of_n": best_of_n, "kl": metrics["kl"] + kl_bound(best_of_n)}
+        metrics["detection"] = detection(table, gold)
+        rewards = answer_rewards(engine, str(reward_model), base.rows(), cost_model)
+        accuracy = [ranking_accuracy(*pair) for pair in zip(rewards, base_gold, strict=True)]
+        metrics["pair_accuracy"] = float(np.nanmean(accuracy))
+        if group_by:
+            groups = grouped(table.rows(), group_by)
+            metrics["groups"] = {name: _means(gold, accuracy, positions) for name, positions in groups.items()}
+        judge = (run.path / output).with_name("judge.json")
+        if judge.exists():
+            metrics["judge"] = read_json(judge)
+        write_json(context.output, metrics)
+
+    return run.stage(output, make, {"answers": answers, "before": before, "reward_model": reward_model})
+
+
+def _means(gold: list[list[float]], accuracy: list[float], positions: list[int]) -> dict[str, Any]:
+    """Mean gold reward and pair accuracy of the prompts at these positions."""
+    return {
+        "gold_reward": float(np.mean([np.mean(gold[i]) for i in positions])),
+        "pair_accuracy": float(np.nanmean([accuracy[i] for i in positions])),
+    }

@@ -1,0 +1,197 @@
+"""Stages before the first round: demonstrations, the SFT policy, original preferences, the proxy and its checks.
+
+They have the form of the steps in `shfcas.pipeline.steps`.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from shfcas.data.candidates import read_candidates, read_prompts
+from shfcas.data.chat import plain_text
+from shfcas.data.preferences import read_preferences, write_preferences
+from shfcas.engines import Engine
+from shfcas.pipeline.config import RunConfig
+from shfcas.pipeline.demonstrations import BootstrapConfig, demonstrations
+from shfcas.pipeline.run_directory import RunDirectory, StageContext
+from shfcas.pipeline.steps import Model, sample, train_reward
+from shfcas.rewards.preflight import PreflightConfig, preflight, refuse_failures
+from shfcas.training.reward.config import RewardModelConfig
+from shfcas.training.sft import SFTStageConfig, read_demonstrations, train_sft
+from shfcas.utils.callables import is_callable_name
+from shfcas.utils.config import fingerprint
+from shfcas.utils.errors import UsageError, UserError
+from shfcas.utils.files import write_json, write_jsonl
+
+logger = logging.getLogger(__name__)
+
+
+def refuse_shared_prompts(prompts: Sequence[dict[str, Any]], eval_prompts: Sequence[dict[str, Any]]) -> None:
+    """Raises a UserError if a prompt is both trained and evaluated on."""
+    trained_on = {fingerprint(row["prompt"]) for row in prompts}
+    shared = [row for row in eval_prompts if fingerprint(row["prompt"]) in trained_on]
+    if shared:
+        first = plain_text(shared[0]["prompt"])[:60]
+        raise UserError(
+            f"prompts and eval_prompts share {len(shared)} prompts, first {first!r}: evaluation must be held out"
+        )
+
+
+def check_reward_training(config: RunConfig) -> None:
+    """Checks that trained reward models have the objective of the proxy; warns if hold-outs do not agree.
+
+    Raises:
+        UsageError: a cost model would be trained as a reward model.
+    """
+    trained = {"proxy": config.proxy, "reward": config.reward if config.feedback != "none" else None}
+    for name, training in trained.items():
+        if config.cost_model and training and training.objective != "cost":
+            raise UsageError(f"cost_model: a cost model is trained with {name}.objective cost, not as a reward")
+    if trained["reward"] and config.proxy and config.proxy.held_out < config.reward.held_out:
+        logger.warning("reward.held_out is larger than proxy.held_out: some of it is what the proxy was trained on")
+
+
+def make_demonstrations(
+    run: RunDirectory,
+    output: str,
+    *,
+    policy: Model,
+    bootstrap: BootstrapConfig,
+    chat_template: str | None,
+    engine: Engine,
+) -> Path:
+    """Makes demonstrations of the best samples of the raw policy. The samples lie beside them.
+
+    Args:
+        run: the run directory.
+        output: the demonstrations to write.
+        policy: the raw policy.
+        bootstrap: prompts, sampling parameters, and which samples become demonstrations.
+        chat_template: for a policy without one.
+        engine: where the answers are sampled.
+    """
+    samples = sample(
+        run,
+        str(Path(output).with_name("bootstrap.parquet")),
+        policy=policy,
+        prompts=read_prompts(bootstrap.prompts),
+        sampling=bootstrap.sampling,
+        references={},
+        chat_template=chat_template,
+        engine=engine,
+    )
+    return run.stage(
+        output,
+        lambda context: write_jsonl(context.output, demonstrations(read_candidates(samples), bootstrap)),
+        {"candidates": samples},
+    )
+
+
+def copy_preferences(run: RunDirectory, output: str, *, preferences: str) -> Path:
+    """Copies the original preferences, of a file or a function, into the run directory."""
+    source = preferences if is_callable_name(preferences) else Path(preferences)
+    return run.stage(
+        output,
+        lambda context: write_preferences(context.output, read_preferences(preferences)),
+        {"preferences": source},
+    )
+
+
+def fine_tune_on_demonstrations(
+    run: RunDirectory,
+    output: str,
+    *,
+    policy: str,
+    demonstrations: Path,
+    sft: SFTStageConfig,
+    chat_template: str | None,
+) -> Path:
+    """Fine-tunes the raw policy on demonstrations.
+
+    Args:
+        run: the run directory.
+        output: the folder of the new policy.
+        policy: the raw policy.
+        demonstrations: JSON lines with `prompt` and `completion`.
+        sft: settings of the training.
+        chat_template: for a policy without one.
+    """
+
+    def make(context: StageContext) -> None:
+        train_sft(
+            policy,
+            read_demonstrations(demonstrations),
+            settings=sft,
+            output=context.output,
+            work_dir=context.work_dir,
+            seed=context.seed,
+            chat_template=chat_template,
+        )
+
+    return run.stage(output, make, {"policy": policy, "demonstrations": demonstrations})
+
+
+def train_proxy(
+    run: RunDirectory, output: str, *, backbone: str, preferences: Path, proxy: RewardModelConfig, split_seed: int
+) -> Path:
+    """Trains the proxy reward model on the original preferences.
+
+    Args:
+        run: the run directory.
+        output: the folder of the proxy.
+        backbone: the model to start from.
+        preferences: the original preferences.
+        proxy: settings of the training.
+        split_seed: draws the held-out prompts; the rounds share it.
+    """
+    return run.stage(
+        output,
+        lambda context: train_reward(context, backbone, [preferences], settings=proxy, split_seed=split_seed),
+        {"backbone": backbone, "preferences": preferences},
+    )
+
+
+def check_reward_model(
+    run: RunDirectory,
+    output: str,
+    *,
+    reward_model: Model,
+    preferences: Path | None,
+    prompts: Sequence[dict[str, Any]],
+    settings: PreflightConfig,
+    cost_model: bool,
+    answer_tokens: int,
+) -> Path:
+    """Checks the reward model before anything is scored with it.
+
+    Args:
+        run: the run directory.
+        output: the findings to write.
+        reward_model: the proxy reward model.
+        preferences: known pairs; None uses a few obvious ones.
+        prompts: rows with `prompt`, whose lengths are checked.
+        settings: settings of the checks.
+        cost_model: lower is better.
+        answer_tokens: maximum number of tokens of an answer to these prompts.
+
+    Raises:
+        UserError: the reward model is not fit to score.
+    """
+
+    def make(context: StageContext) -> None:
+        findings = preflight(
+            str(reward_model),
+            settings,
+            cost_model=cost_model,
+            preferences=read_preferences(preferences) if preferences else [],
+            candidates=[{**row, "completions": [""]} for row in prompts],
+            answer_tokens=answer_tokens,
+        )
+        refuse_failures(findings)
+        write_json(context.output, [vars(finding) for finding in findings])
+
+    inputs = {"reward_model": reward_model}
+    if preferences:
+        inputs["preferences"] = preferences
+    return run.stage(output, make, inputs)

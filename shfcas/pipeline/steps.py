@@ -1,0 +1,258 @@
+"""Steps 1 to 7 of the method, each a stage of a run directory.
+
+A step takes what it reads (paths, prompts, names of models) and the part of the configuration that it uses. It writes
+`output`, a path inside the run directory `run`, and returns the whole path. What it reads is recorded in the manifest.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from shfcas.conflicts.columns import add_conflicts
+from shfcas.data.candidates import CandidateTable, read_candidates, write_candidates
+from shfcas.data.preferences import read_preferences, write_preferences
+from shfcas.engines import Engine
+from shfcas.feedback import FeedbackSource, read_queue
+from shfcas.feedback.judge.source import JudgeFeedback
+from shfcas.models.resolve import provenance
+from shfcas.pipeline.run_directory import RunDirectory, StageContext
+from shfcas.rewards.scorers import RewardScorer
+from shfcas.rewards.table import add_answer_rewards
+from shfcas.sampling.config import SamplingConfig
+from shfcas.sampling.table import sample_policy
+from shfcas.selection import SelectionConfig
+from shfcas.selection.sharded import select_table
+from shfcas.training.algorithms import PolicyTraining, RLConfig, train_policy
+from shfcas.training.reward.config import RewardModelConfig
+from shfcas.training.reward.refine import train_on_groups
+from shfcas.utils.config import fingerprint
+from shfcas.utils.files import write_json, write_jsonl
+
+Model = str | Path  # the name of a model, or the folder of one that an earlier stage made
+
+
+def sample(
+    run: RunDirectory,
+    output: str,
+    *,
+    policy: Model,
+    prompts: Sequence[dict[str, Any]],
+    sampling: SamplingConfig,
+    references: Mapping[str, Model],
+    chat_template: str | None,
+    engine: Engine,
+    seed: int | None = None,
+) -> Path:
+    """Step 1: samples answers with their log-probabilities.
+
+    Args:
+        run: the run directory.
+        output: the candidate table to write.
+        policy: the policy that answers.
+        prompts: rows with `prompt_id` and `prompt`.
+        sampling: sampling parameters.
+        references: models by the name of a column, which holds the log-probabilities of the answers under that model.
+        chat_template: for a policy without one.
+        engine: where the answers are sampled.
+        seed: root of the random stream of each answer; None is the stage's own seed.
+    """
+
+    def make(context: StageContext) -> None:
+        table = sample_policy(
+            policy,
+            prompts,
+            config=sampling,
+            seed=context.seed if seed is None else seed,
+            work_dir=context.work_dir,
+            references=references,
+            chat_template=chat_template,
+            engine=engine,
+        )
+        write_candidates(context.output, table)
+
+    return run.stage(output, make, {"policy": policy, "prompts": fingerprint(prompts), **references})
+
+
+def score(
+    run: RunDirectory,
+    output: str,
+    *,
+    candidates: Path,
+    reward_model: Model,
+    cost_model: bool,
+    policy_score: str,
+    engine: Engine,
+) -> Path:
+    """Steps 2 and 3: scores the answers with the reward model and adds the conflict columns.
+
+    Args:
+        run: the run directory.
+        output: the table to write.
+        candidates: a candidate table.
+        reward_model: the proxy reward model.
+        cost_model: lower is better.
+        policy_score: the policy's score that rewards are compared with, see `shfcas.conflicts.columns.POLICY_SCORES`.
+        engine: where the answers are scored.
+    """
+
+    def make(context: StageContext) -> None:
+        table = read_candidates(candidates)
+        scored = with_conflicts(table, reward_model, cost_model=cost_model, policy_score=policy_score, engine=engine)
+        write_candidates(context.output, scored)
+
+    return run.stage(output, make, {"candidates": candidates, "reward_model": reward_model})
+
+
+def with_conflicts(
+    candidates: CandidateTable, reward_model: Model, *, cost_model: bool, policy_score: str, engine: Engine
+) -> CandidateTable:
+    """Adds rewards and conflict columns to a table, and records which model gave the rewards."""
+    rewarded = add_answer_rewards(engine, str(reward_model), candidates, cost_model)
+    return add_conflicts(rewarded, policy_score).with_metadata(
+        reward_model=str(reward_model), **provenance(reward_model=str(reward_model))
+    )
+
+
+def select(run: RunDirectory, output: str, *, conflicts: Path, selection: SelectionConfig, engine: Engine) -> Path:
+    """Step 4: selects the comparisons to label, within the budget.
+
+    Args:
+        run: the run directory.
+        output: the queue to write.
+        conflicts: a scored candidate table.
+        selection: strategy, budget and thresholds.
+        engine: where the table is read.
+    """
+
+    def make(context: StageContext) -> None:
+        chosen = select_table([str(conflicts)], selection, seed=context.seed, engine=engine)
+        write_jsonl(context.output, [vars(comparison) for comparison in chosen.comparisons])
+
+    return run.stage(output, make, {"conflicts": conflicts})
+
+
+def label(
+    run: RunDirectory,
+    output: str,
+    *,
+    queue: Path,
+    conflicts: Path,
+    number: int,
+    source: Callable[[int], FeedbackSource],
+    guidelines: str | None,
+) -> Path:
+    """Step 5: labels the selected comparisons. The report of a language model is written beside the labels.
+
+    Args:
+        run: the run directory.
+        output: the preferences to write.
+        queue: the selected comparisons.
+        conflicts: the table that they were selected from.
+        number: the round, from 1.
+        source: makes the source of feedback from the stage's seed.
+        guidelines: a file that a language model judges by.
+    """
+
+    def make(context: StageContext) -> None:
+        feedback = source(context.seed)
+        write_preferences(context.output, feedback(read_queue(queue), read_candidates(conflicts), number))
+        if isinstance(feedback, JudgeFeedback):
+            write_json((run.path / output).with_name("judge.json"), feedback.report)
+
+    inputs = {"queue": queue, "conflicts": conflicts}
+    if guidelines:
+        inputs["guidelines"] = Path(guidelines)
+    return run.stage(output, make, inputs)
+
+
+def refine(
+    run: RunDirectory,
+    output: str,
+    *,
+    reward_model: Model,
+    labels: Path,
+    preferences: Sequence[Path],
+    settings: RewardModelConfig,
+    split_seed: int,
+) -> Path:
+    """Step 6: trains the reward model on earlier preferences merged with the new labels.
+
+    Args:
+        run: the run directory.
+        output: the folder of the refined model.
+        reward_model: the model to start from.
+        labels: the preferences of this round; they overrule earlier ones.
+        preferences: earlier preferences, the original ones first.
+        settings: settings of the training.
+        split_seed: draws the held-out prompts; all rounds share it.
+    """
+    groups = [*preferences, labels]
+    earlier = {f"preferences_{i}": path for i, path in enumerate(preferences)}
+    return run.stage(
+        output,
+        lambda context: train_reward(context, reward_model, groups, settings=settings, split_seed=split_seed),
+        {"reward_model": reward_model, "labels": labels, **earlier},
+    )
+
+
+def train_reward(
+    context: StageContext, start: Model, groups: Sequence[Path], *, settings: RewardModelConfig, split_seed: int
+) -> None:
+    """Trains a reward model on preference files, the most trusted last, and writes its report beside it."""
+    from shfcas.report.training import write_training_report
+
+    result = train_on_groups(
+        str(start),
+        [read_preferences(path) for path in groups],
+        settings=settings,
+        output=context.output,
+        work_dir=context.work_dir,
+        seed=context.seed,
+        split_seed=split_seed,
+    )
+    write_training_report(context.output, result)
+
+
+def fine_tune(
+    run: RunDirectory,
+    output: str,
+    *,
+    policy: Model,
+    reward_model: Model,
+    candidates: Path,
+    prompts: Sequence[dict[str, Any]],
+    rl: RLConfig,
+    gold: RewardScorer,
+    cost_model: bool,
+    chat_template: str | None,
+) -> Path:
+    """Step 7: fine-tunes the policy against the reward model.
+
+    Args:
+        run: the run directory.
+        output: the folder of the new policy.
+        policy: the policy to start from.
+        reward_model: the refined reward model.
+        candidates: answers to the prompts, by which rewards are made comparable across prompts.
+        prompts: rows with `prompt_id` and `prompt`.
+        rl: the algorithm and its settings.
+        gold: the gold reward, which is measured and not trained on.
+        cost_model: lower is better.
+        chat_template: for a policy without one.
+    """
+
+    def make(context: StageContext) -> None:
+        training = PolicyTraining(
+            policy=str(policy),
+            reward_model=str(reward_model),
+            settings=rl,
+            seed=context.seed,
+            cost_model=cost_model,
+            prompts=prompts,
+            candidates=read_candidates(candidates).rows(),
+            gold=gold,
+            chat_template=chat_template,
+        )
+        train_policy(training, context.output, context.work_dir)
+
+    return run.stage(output, make, {"policy": policy, "reward_model": reward_model, "candidates": candidates})
