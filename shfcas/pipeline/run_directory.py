@@ -6,10 +6,12 @@ hashes of what went in and came out, settings, seeds, versions and times. A fini
 approval: the plan says first which ones would be made again, and why.
 """
 
+import dataclasses
+import json
 import logging
 import platform
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -20,6 +22,7 @@ import torch
 
 from shfcas.pipeline.content import FileHashes, Model, Source, content_of
 from shfcas.pipeline.manifest import DONE, RUNNING, Manifest, Record, damage, describe_files
+from shfcas.utils.config import lasting
 from shfcas.utils.errors import UsageError, UserError
 from shfcas.utils.files import disk_errors, lock_file, publish, remove, write_text
 from shfcas.utils.seeds import derive_seed
@@ -80,9 +83,8 @@ class RunDirectory:
 
     Args:
         path: the folder; it is made if it is not there.
-        config: the whole configuration.
+        config: the whole configuration, for `config.yaml` and the report; stages depend on what they are given.
         seed: the run's seed.
-        volatile: dotted names of configuration fields that change no result.
         approved: make stale stages again without asking.
 
     Raises:
@@ -95,11 +97,9 @@ class RunDirectory:
         config: dict[str, Any],
         seed: int,
         *,
-        volatile: Collection[str] = frozenset(),
         approved: bool = False,
     ) -> None:
-        self.path, self.config, self.seed = Path(path), config, seed
-        self.volatile, self.approved = frozenset(volatile), approved
+        self.path, self.config, self.seed, self.approved = Path(path), config, seed, approved
         self._plan: Plan | None = None
         with disk_errors(str(self.path)):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -138,7 +138,7 @@ class RunDirectory:
         make: Callable[[StageContext], Any],
         *,
         inputs: Mapping[str, Source] | None = None,
-        uses: Sequence[str] = (),
+        settings: Mapping[str, Any] | None = None,
     ) -> Path:
         """Returns the output of a stage, making it first unless it is there and nothing that it depends on changed.
 
@@ -146,14 +146,15 @@ class RunDirectory:
             name: the path of the output inside the run directory, such as `round-1/candidates.parquet`.
             make: writes `context.output`.
             inputs: what the stage reads, by name. A path inside the run directory is the output of a stage.
-            uses: dotted names of the configuration that the stage uses; a section stands for all of its keys.
+            settings: the part of the configuration that the stage uses, by dotted name. Of a configuration dataclass, all
+                fields that change a result count.
 
         Raises:
             UsageError: the stage is done, what it depends on changed, and making it again is not approved.
             UserError: an input or the output is damaged.
         """
         output = self.path / name
-        planned = self._planned(name, dict(inputs or {}), uses)
+        planned = self._planned(name, dict(inputs or {}), flat_settings(settings or {}))
         if self._plan is not None:
             self._plan.stages.append(planned)
             return output
@@ -167,10 +168,9 @@ class RunDirectory:
         self._make(planned, make)
         return output
 
-    def _planned(self, name: str, inputs: dict[str, Source], uses: Sequence[str]) -> PlannedStage:
+    def _planned(self, name: str, inputs: dict[str, Source], settings: dict[str, Any]) -> PlannedStage:
         record, output = self.manifest.stages.get(name), self.path / name
         hashes = {key: self._content(source) for key, source in inputs.items()}
-        settings = self._settings(uses)
         if record is None or (record.state == DONE and not output.exists()):
             return PlannedStage(name, TODO, (), hashes, settings)
         reasons = tuple(self._changes(record, inputs, hashes, settings))
@@ -209,16 +209,6 @@ class RunDirectory:
                     raise UserError(f"{found[0]}; restore it from a copy, or delete {inside} to make it again")
                 return record.output
         return content_of(source, self.hashes)
-
-    def _settings(self, uses: Sequence[str]) -> dict[str, Any]:
-        """The values of configuration keys, flat, without those that change no result."""
-        found: dict[str, Any] = {}
-        for name in uses:
-            value: Any = self.config
-            for part in name.split("."):
-                value = value[part]
-            found |= _flat(value, name)
-        return {key: value for key, value in found.items() if key not in self.volatile}
 
     def _make(self, planned: PlannedStage, make: Callable[[StageContext], Any]) -> None:
         name, output = planned.name, self.path / planned.name
@@ -261,6 +251,14 @@ class RunDirectory:
 def hidden(output: Path, kind: str) -> Path:
     """The hidden path beside an output, `partial` or `work`."""
     return output.with_name(f".{output.name}.{kind}")
+
+
+def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values of settings by dotted name, as JSON reads them back, without fields that change no result."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= _flat(lasting(value) if dataclasses.is_dataclass(value) else value, name)
+    return json.loads(json.dumps(found))
 
 
 def _flat(value: Any, name: str) -> dict[str, Any]:

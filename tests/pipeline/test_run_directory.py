@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from shfcas.pipeline.content import Function, Value
 from shfcas.pipeline.run_directory import RunDirectory, StageContext
-from shfcas.utils.config import read_yaml
+from shfcas.utils.config import option, read_yaml
 from shfcas.utils.errors import UsageError, UserError
 
 CONFIG: dict[str, Any] = {"rounds": 2, "ppo": {"learning_rate": 1e-5, "steps": 3}, "page": {"port": 80}}
@@ -38,6 +39,17 @@ class Maker:
 Open = Callable[..., RunDirectory]
 
 
+def used(*names: str, config: dict[str, Any] = CONFIG) -> dict[str, Any]:
+    """Parts of the configuration by their dotted names."""
+    found = {}
+    for name in names:
+        value: Any = config
+        for part in name.split("."):
+            value = value[part]
+        found[name] = value
+    return found
+
+
 @pytest.fixture
 def reopen(tmp_path: Path) -> Open:
     """Opens the same run directory as a new process would, after the one before has gone."""
@@ -46,7 +58,7 @@ def reopen(tmp_path: Path) -> Open:
     def open_again(config: dict = CONFIG, seed: int = 0, path: Path | None = None, **options: Any) -> RunDirectory:
         while opened:
             opened.pop()._lock.close()
-        run = RunDirectory(path or tmp_path / "run", config, seed, volatile={"page.port"}, **options)
+        run = RunDirectory(path or tmp_path / "run", config, seed, **options)
         run.begin()
         opened.append(run)
         return run
@@ -72,7 +84,7 @@ def test_the_manifest_records_what_a_result_depends_on(reopen: Open, tmp_path: P
     (tmp_path / "in.txt").write_text("in")
     make = Maker()
     run = reopen(seed=7)
-    first = run.stage("a.txt", make, inputs={"file": tmp_path / "in.txt", "rows": Value([1, 2])}, uses=["ppo"])
+    first = run.stage("a.txt", make, inputs={"file": tmp_path / "in.txt", "rows": Value([1, 2])}, settings=used("ppo"))
     run.stage("b.txt", Maker(), inputs={"a": first})
     manifest = json.loads((run.path / "manifest.json").read_text())
     assert (manifest["config"], manifest["seed"]) == (CONFIG, 7)
@@ -110,18 +122,19 @@ STAGES = {
 CHANGES = ("one", "two", "ppo.steps", "ppo.learning_rate", "rounds", "page.port", "move", "copy", "spell", "nothing")
 
 
-def run_all(run: RunDirectory, sources: dict[str, Path]) -> list[str]:
+def run_all(run: RunDirectory, files: dict[str, Path]) -> list[str]:
     """Runs the stages; each output holds all that it depends on. Returns which were made."""
     made = []
     for name, (inputs, uses) in STAGES.items():
-        paths = {key: sources.get(key, run.path / key) for key in inputs}
+        paths = {key: files.get(key, run.path / key) for key in inputs}
 
         def make(context: StageContext, name: str = name, paths: dict = paths, uses: list = uses) -> None:
             made.append(name)
             values = [run.config["ppo"][key.split(".")[1]] if "." in key else run.config[key] for key in uses]
             context.output.write_text(json.dumps([name, values, [path.read_text() for path in paths.values()]]))
 
-        run.stage(name, make, inputs={key.replace(".", "_"): path for key, path in paths.items()}, uses=uses)
+        sources = {key.replace(".", "_"): path for key, path in paths.items()}
+        run.stage(name, make, inputs=sources, settings=used(*uses, config=run.config))
     return made
 
 
@@ -145,7 +158,7 @@ def test_exactly_the_stages_run_again_that_depend_on_what_changed(
     for path in sources.values():
         path.write_text("before")
     config = json.loads(json.dumps(CONFIG))
-    first = RunDirectory(folder / "run", config, 0, volatile={"page.port"})
+    first = RunDirectory(folder / "run", config, 0)
     first.begin()
     assert run_all(first, sources) == list(STAGES)
     first._lock.close()
@@ -164,7 +177,7 @@ def test_exactly_the_stages_run_again_that_depend_on_what_changed(
             where = Path(shutil.copytree(where, folder / f"copied-{where.name}"))
         elif change == "spell":
             where = where.parent / ".." / where.parent.name / where.name
-    again = RunDirectory(where, config, 0, volatile={"page.port"}, approved=True)
+    again = RunDirectory(where, config, 0, approved=True)
     again.begin()
     with again.planning() as plan:
         run_all(again, sources)
@@ -177,17 +190,17 @@ def test_exactly_the_stages_run_again_that_depend_on_what_changed(
 def test_a_stale_stage_is_not_replaced_without_leave(reopen: Open, tmp_path: Path) -> None:
     source, make = tmp_path / "in.txt", Maker()
     source.write_text("one")
-    reopen().stage("a.txt", make, inputs={"prompts": source}, uses=["rounds"])
+    reopen().stage("a.txt", make, inputs={"prompts": source}, settings=used("rounds"))
     source.write_text("other")
     message = r"run/a\.txt was made otherwise \(prompts: .*in\.txt changed\); undo that, or run again with --yes"
     with pytest.raises(UsageError, match=message):
-        reopen().stage("a.txt", make, inputs={"prompts": source}, uses=["rounds"])
+        reopen().stage("a.txt", make, inputs={"prompts": source}, settings=used("rounds"))
     changed = {**CONFIG, "rounds": 3}
     with pytest.raises(UsageError, match=r"prompts: .* changed; rounds: 2 -> 3"):
-        reopen(changed).stage("a.txt", make, inputs={"prompts": source}, uses=["rounds"])
+        reopen(changed).stage("a.txt", make, inputs={"prompts": source}, settings=used("rounds", config=changed))
     assert make.calls == 1
     run = reopen(changed, approved=True)
-    run.stage("a.txt", make, inputs={"prompts": source}, uses=["rounds"])
+    run.stage("a.txt", make, inputs={"prompts": source}, settings=used("rounds", config=changed))
     assert make.calls == 2
     assert run.manifest.stages["a.txt"].because == [f"prompts: {source} changed", "rounds: 2 -> 3"]
 
@@ -208,7 +221,7 @@ def test_the_plan_says_why_and_makes_nothing(reopen: Open, tmp_path: Path) -> No
 
     def stages(run: RunDirectory) -> None:
         first = run.stage("a.txt", makers["a"], inputs={"source": source})
-        second = run.stage("b.txt", makers["b"], inputs={"a": first}, uses=["rounds"])
+        second = run.stage("b.txt", makers["b"], inputs={"a": first}, settings=used("rounds"))
         run.stage("c.txt", makers["c"], inputs={"b": second})
 
     run = reopen()
@@ -239,13 +252,24 @@ def test_a_function_is_its_modules_source(reopen: Open, tmp_path: Path, monkeypa
         reopen().stage("a.txt", make, inputs={"gold": Function("a_judge:gold")})
 
 
+@dataclass
+class Page:
+    """A section of a configuration."""
+
+    port: int = option(80, "port", volatile=True)
+    overlap: int = option(1, "annotators per comparison")
+
+
 def test_a_volatile_field_may_change_and_the_file_says_what_it_is_now(reopen: Open) -> None:
     make = Maker()
     for port in (80, 81):
         run = reopen({**CONFIG, "page": {"port": port}})
-        run.stage("a.txt", make, uses=["page", "rounds"])
+        run.stage("a.txt", make, settings={"page": Page(port=port)})
         assert read_yaml(run.path / "config.yaml")["page"] == {"port": port}
     assert make.calls == 1
+    assert run.manifest.stages["a.txt"].settings == {"page.overlap": 1}
+    with pytest.raises(UsageError, match=r"page\.overlap: 1 -> 2"):
+        run.stage("a.txt", make, settings={"page": Page(overlap=2)})
 
 
 def test_a_deleted_output_is_made_again_and_what_follows_only_if_it_differs(reopen: Open) -> None:
@@ -362,9 +386,9 @@ def test_a_stage_begun_with_something_else_starts_over(reopen: Open, config: dic
         context.output.write_text(" ".join(sorted(names(context.work_dir))))
 
     with pytest.raises(RuntimeError):
-        reopen().stage("a.txt", fail, inputs={"rows": Value("old")}, uses=["rounds"])
+        reopen().stage("a.txt", fail, inputs={"rows": Value("old")}, settings=used("rounds"))
     inputs = {"rows": Value("new" if config is CONFIG else "old")}
-    assert reopen(config).stage("a.txt", work, inputs=inputs, uses=["rounds"]).read_text() == ""
+    assert reopen(config).stage("a.txt", work, inputs=inputs, settings=used("rounds", config=config)).read_text() == ""
 
 
 def test_a_killed_replacement_does_not_pass_for_the_new_output(reopen: Open) -> None:
@@ -373,11 +397,11 @@ def test_a_killed_replacement_does_not_pass_for_the_new_output(reopen: Open) -> 
     def fail(context: StageContext) -> None:
         raise KeyboardInterrupt
 
-    reopen().stage("a.txt", Maker("old"), uses=["rounds"])
+    reopen().stage("a.txt", Maker("old"), settings=used("rounds"))
     changed = {**CONFIG, "rounds": 3}
     with pytest.raises(KeyboardInterrupt):
-        reopen(changed, approved=True).stage("a.txt", fail, uses=["rounds"])
-    assert reopen(changed).stage("a.txt", Maker("new"), uses=["rounds"]).read_text() == "new"
+        reopen(changed, approved=True).stage("a.txt", fail, settings=used("rounds", config=changed))
+    assert reopen(changed).stage("a.txt", Maker("new"), settings=used("rounds", config=changed)).read_text() == "new"
 
 
 def test_a_folder_is_an_output_too(reopen: Open) -> None:
