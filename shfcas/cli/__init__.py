@@ -36,6 +36,8 @@ COMMANDS = {
     "export": "prompts, policy and reward model for verl or OpenRLHF",
     "evaluate": "gold reward, win rate, KL and conflict of a policy",
     "report": "one HTML page about a finished run",
+    "status": "stages of a run: state, time, and why one was made again",
+    "verify": "check every output of a run against its recorded hash",
     "env": "versions and build facts, for bug reports",
 }
 

@@ -1,18 +1,16 @@
 """The configuration of a comparison: that of a run, with strategies, budgets and seeds."""
 
 import difflib
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 from shfcas.pipeline.config import RunConfig
 from shfcas.selection import STRATEGIES
 from shfcas.training.reward.config import RefineConfig
 from shfcas.utils.callables import is_callable_name
-from shfcas.utils.config import option, to_dict
+from shfcas.utils.config import option
 from shfcas.utils.errors import UsageError
 
 BASELINE = "random"
-GRID = ("output", "strategies", "budgets", "seeds", "jobs", "ppo", "ppo_seeds", "ppo_budget")
 
 
 @dataclass
@@ -96,8 +94,3 @@ class CompareConfig(RunConfig):
     def backbone(self) -> str | None:
         """The model whose features stand beside the proxy's; None where the proxy is that model itself."""
         return self.reward_model if self.features == "both" and self.proxy else None
-
-    def shared(self) -> dict[str, Any]:
-        """What may not change in a run directory: all but the grid, which may grow."""
-        assert {*GRID} <= {f.name for f in fields(self)}
-        return {key: value for key, value in to_dict(self).items() if key not in GRID}

@@ -18,7 +18,7 @@ from shfcas.pipeline.config import RunConfig
 from shfcas.pipeline.loop import Loop
 from shfcas.pipeline.run_directory import RunDirectory
 from shfcas.rewards.table import score_rows
-from shfcas.utils.config import build, option, read_yaml, to_dict, volatile_names
+from shfcas.utils.config import build, option, read_yaml, to_dict
 from shfcas.utils.errors import UsageError
 from shfcas.utils.files import read_json, write_json
 
@@ -69,7 +69,8 @@ def arms(settings: RunConfig) -> dict[str, str]:
 def run_demo(config: DemoConfig) -> dict[str, Any]:
     """Runs the three arms, or what is left of them; writes results.json and returns its content."""
     settings = run_config(config)
-    run = RunDirectory(config.output, to_dict(settings), config.seed, volatile_names(RunConfig))
+    run = RunDirectory(config.output, to_dict(settings), config.seed)
+    run.begin()
     loop = Loop(run, settings)
     start = loop.start()
     conflicts = loop.score(start.state, loop.sample(start.state, "round-1"), "round-1")
@@ -85,7 +86,7 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
         "labels": {
             arm: labels_in_blind_topics(run.path, arm, conflicts) for arm in arms(settings) if arm != "no_feedback"
         },
-        "seconds": round(sum(stage["seconds"] for stage in run.manifest["stages"].values())),
+        "seconds": round(sum(stage.seconds for stage in run.manifest.stages.values())),
     }
     write_json(run.path / "results.json", results)
     return results

@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from shfcas.data.chat import template_text
 from shfcas.models.resolve import adapter_base, resolve
 from shfcas.utils.callables import is_callable_name, load_callable, version
 from shfcas.utils.config import fingerprint
@@ -53,6 +54,11 @@ def scorer_source(name: str | Path) -> Model | Function:
 def data_source(name: str | Path) -> Path | Function:
     """The source behind the name of data: a function, or a file."""
     return Function(name) if isinstance(name, str) and is_callable_name(name) else Path(name)
+
+
+def template_content(chat_template: str | None) -> str | None:
+    """The text of a chat template that is named by a file, for a stage's settings."""
+    return None if chat_template is None else template_text(chat_template)
 
 
 class FileHashes:

@@ -20,6 +20,7 @@ class Record:
     Attributes:
         state: `running` or `done`.
         inputs: content hash of everything the stage read, by name.
+        reads: of these inputs, the ones that are outputs of other stages, with the names of those stages.
         settings: dotted configuration keys that the stage uses, with their values.
         seed: the stage's own seed.
         files: of a finished stage, each output file by its path below the output (`.` for a file) with its size in
@@ -39,6 +40,7 @@ class Record:
     seconds: float = 0.0
     finished: str = ""
     because: list[str] = field(default_factory=list)
+    reads: dict[str, str] = field(default_factory=dict)
 
     @property
     def output(self) -> str:

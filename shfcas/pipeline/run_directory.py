@@ -58,6 +58,7 @@ class PlannedStage:
         reasons: of a stale stage, what changed.
         inputs: content hash of everything the stage reads.
         settings: the configuration that it uses.
+        reads: inputs that are outputs of other stages, with the names of those stages.
     """
 
     name: str
@@ -65,6 +66,7 @@ class PlannedStage:
     reasons: tuple[str, ...]
     inputs: dict[str, str]
     settings: dict[str, Any]
+    reads: dict[str, str]
 
 
 @dataclass
@@ -76,6 +78,12 @@ class Plan:
     def stale(self) -> list[PlannedStage]:
         """Finished stages that would be made again."""
         return [stage for stage in self.stages if stage.state == STALE]
+
+    def stale_text(self) -> str:
+        """One line about what changed and which finished stages it makes stale."""
+        changes = dict.fromkeys(r for s in self.stale() for r in s.reasons if not r.endswith("is made again"))
+        names = ", ".join(stage.name for stage in self.stale())
+        return f"{'; '.join(changes)}; made again: {names}"
 
 
 class RunDirectory:
@@ -108,6 +116,12 @@ class RunDirectory:
         self.manifest = Manifest(self.path)
         self.hashes = FileHashes(self.path / ".hashes.json")
         self._sweep()
+
+    def __enter__(self) -> "RunDirectory":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._lock.close()
 
     def begin(self) -> None:
         """Writes down what the run is now made with: the manifest's head and `config.yaml`."""
@@ -146,8 +160,8 @@ class RunDirectory:
             name: the path of the output inside the run directory, such as `round-1/candidates.parquet`.
             make: writes `context.output`.
             inputs: what the stage reads, by name. A path inside the run directory is the output of a stage.
-            settings: the part of the configuration that the stage uses, by dotted name. Of a configuration dataclass, all
-                fields that change a result count.
+            settings: the part of the configuration that the stage uses, by dotted name. All fields of a configuration
+                dataclass count that change a result.
 
         Raises:
             UsageError: the stage is done, what it depends on changed, and making it again is not approved.
@@ -162,8 +176,8 @@ class RunDirectory:
             return output
         if planned.state == STALE and not self.approved:
             raise UsageError(
-                f"{output} was made otherwise ({'; '.join(planned.reasons)}); undo that, or run again with --yes to make "
-                "it again"
+                f"{output} was made otherwise ({'; '.join(planned.reasons)}); undo that, or run again with --yes to "
+                "make it again"
             )
         self._make(planned, make)
         return output
@@ -171,33 +185,48 @@ class RunDirectory:
     def _planned(self, name: str, inputs: dict[str, Source], settings: dict[str, Any]) -> PlannedStage:
         record, output = self.manifest.stages.get(name), self.path / name
         hashes = {key: self._content(source) for key, source in inputs.items()}
+        reads = {key: stage for key, source in inputs.items() if (stage := self._stage_of(source)) is not None}
+
+        def planned(state: str, reasons: tuple[str, ...] = ()) -> PlannedStage:
+            return PlannedStage(name, state, reasons, hashes, settings, reads)
+
         if record is None or (record.state == DONE and not output.exists()):
-            return PlannedStage(name, TODO, (), hashes, settings)
+            return planned(TODO)
         reasons = tuple(self._changes(record, inputs, hashes, settings))
         if record.state == RUNNING:
-            return PlannedStage(name, TODO if reasons else RUNNING, reasons, hashes, settings)
+            return planned(TODO if reasons else RUNNING, reasons)
         if not reasons:
             found = damage(output, record)
             if found:
                 raise UserError(f"{found[0]}; restore it from a copy, or delete {output} to make it again")
-        return PlannedStage(name, STALE if reasons else DONE, reasons, hashes, settings)
+        return planned(STALE if reasons else DONE, reasons)
 
     def _changes(
         self, record: Record, inputs: dict[str, Source], hashes: dict[str, str], settings: dict[str, Any]
     ) -> Iterator[str]:
         for key in sorted(hashes.keys() | record.inputs.keys()):
             if hashes.get(key) != record.inputs.get(key):
-                yield _input_change(key, inputs.get(key), hashes.get(key), self.path)
+                yield self._input_change(key, inputs.get(key), hashes.get(key))
         for key in sorted(settings.keys() | record.settings.keys()):
             before, now = record.settings.get(key), settings.get(key)
             if before != now:
                 yield f"{key}: {before!r} -> {now!r}"
 
+    def _input_change(self, key: str, source: Source | None, content: str | None) -> str:
+        """One line about an input that changed."""
+        if source is None:
+            return f"{key}: no longer read"
+        stage = self._stage_of(source)
+        if stage is not None:
+            return f"{key}: {stage} is made again" if content == UNKNOWN else f"{key}: {stage} changed"
+        name = source if isinstance(source, Path) else getattr(source, "name", "")
+        return f"{key}: {name} changed" if name else f"{key} changed"
+
     def _content(self, source: Source) -> str:
         """The hash of a source; of an earlier stage's output, the one in its record, after a look at the files."""
-        inside = source.name if isinstance(source, Model) else source
-        if isinstance(inside, Path) and inside.is_relative_to(self.path):
-            name = str(inside.relative_to(self.path))
+        name = self._stage_of(source)
+        if name is not None:
+            inside = self.path / name
             if self._plan is not None:
                 planned = next((stage for stage in self._plan.stages if stage.name == name), None)
                 if planned is not None and planned.state != DONE:
@@ -209,6 +238,11 @@ class RunDirectory:
                     raise UserError(f"{found[0]}; restore it from a copy, or delete {inside} to make it again")
                 return record.output
         return content_of(source, self.hashes)
+
+    def _stage_of(self, source: Source) -> str | None:
+        """The name of the stage whose output a source is; None for everything outside the run directory."""
+        path = source.name if isinstance(source, Model) else source
+        return str(path.relative_to(self.path)) if isinstance(path, Path) and path.is_relative_to(self.path) else None
 
     def _make(self, planned: PlannedStage, make: Callable[[StageContext], Any]) -> None:
         name, output = planned.name, self.path / planned.name
@@ -222,7 +256,8 @@ class RunDirectory:
         if not (resumed and output.exists()):  # it exists when a kill came between the rename and the manifest
             logger.info("%s", name)
             with disk_errors(str(output)):
-                record = Record(RUNNING, planned.inputs, planned.settings, seed, because=list(planned.reasons))
+                record = Record(RUNNING, planned.inputs, planned.settings, seed, reads=planned.reads)
+                record.because = list(planned.reasons)
                 self.manifest.stages[name] = record
                 self.manifest.save()
                 work_dir.mkdir(parents=True, exist_ok=True)
@@ -268,18 +303,6 @@ def _flat(value: Any, name: str) -> dict[str, Any]:
     for key, inner in value.items():
         found |= _flat(inner, f"{name}.{key}")
     return found or {name: value}
-
-
-def _input_change(key: str, source: Source | None, content: str | None, run: Path) -> str:
-    """One line about an input that changed."""
-    inside = source.name if isinstance(source, Model) else source
-    if isinstance(inside, Path) and inside.is_relative_to(run):
-        what = str(inside.relative_to(run))
-        return f"{key}: {what} is made again" if content == UNKNOWN else f"{key}: {what} changed"
-    if source is None:
-        return f"{key}: no longer read"
-    name = source if isinstance(source, Path) else getattr(source, "name", "")
-    return f"{key}: {name} changed" if name else f"{key} changed"
 
 
 def versions() -> dict[str, str]:
