@@ -5,37 +5,22 @@ epochs of clipped updates. Everything around that (optimizer, schedule, accumula
 is the base class.
 """
 
-import copy
 import logging
 import math
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import (
-    PreTrainedTokenizerBase,
-    Trainer,
-    TrainerCallback,
-)
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from shfcas.models.loading import context_length, load_policy
 from shfcas.training.ppo import losses
-from shfcas.training.ppo.checkpoint import (
-    VALUE_HEAD_NAME,
-    VALUE_MODEL_NAME,
-    discard,
-    latest_checkpoint,
-    mark_complete,
-    read_state,
-)
+from shfcas.training.ppo.checkpoint import discard, latest_checkpoint, mark_complete
 from shfcas.training.ppo.collector import RolloutCollector
 from shfcas.training.ppo.config import PPOConfig
 from shfcas.training.ppo.early_stopping import EarlyStopping, best_folder, discard_former_best
@@ -49,11 +34,11 @@ from shfcas.training.ppo.rewards import (
 )
 from shfcas.training.ppo.rollout import Rollout, RolloutLoader, encode_prompts, minibatch_rows, stop_ids
 from shfcas.training.ppo.samples import track_samples, write_samples
+from shfcas.training.ppo.saving import PolicyTrainer
 from shfcas.training.ppo.value_head import (
     LanguageModel,
     PolicyWithValue,
     causal_lm,
-    is_peft_model,
     warn_of_half_precision,
 )
 from shfcas.training.ppo.value_model import make_value_model
@@ -63,7 +48,7 @@ __all__ = ["PPOConfig", "PPOTrainer", "latest_checkpoint"]
 logger = logging.getLogger(__name__)
 
 
-class PPOTrainer(Trainer):
+class PPOTrainer(PolicyTrainer):
     """Proximal policy optimisation of a causal language model on prompts.
 
     The reference of the KL penalty is the policy as it is handed over. With `peft_config` that is the model
@@ -102,13 +87,6 @@ class PPOTrainer(Trainer):
         ValueError: what was given does not fit together; the message names it.
     """
 
-    # Narrower than in the base class.
-    args: PPOConfig
-    model: PolicyWithValue
-    processing_class: PreTrainedTokenizerBase
-    train_dataset: Dataset
-
-    early_stopping: EarlyStopping | None
     _evaluated: int | None  # the rollout before which the policy was last evaluated
 
     # `compute_loss` averages over the tokens of the whole accumulated batch itself.
@@ -334,21 +312,16 @@ class PPOTrainer(Trainer):
             self._update_sums.clear()
         super().log(logs, start_time)
 
-    # Checkpoints
+    # Start and resume
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Train, from the start or from a checkpoint (True: the newest complete one of `output_dir`)."""
+        """Trains from the start or from a checkpoint (True: the newest complete one of `output_dir`)."""
         if resume_from_checkpoint is True:
             resume_from_checkpoint = latest_checkpoint(self.output_dir)
             if resume_from_checkpoint is None:
                 raise ValueError(f"{self.output_dir} holds no complete checkpoint to resume from")
         self._start_over()
         return super().train(resume_from_checkpoint, *args, **kwargs)
-
-    @property
-    def output_dir(self) -> Path:
-        """Folder of the run."""
-        return Path(str(self.args.output_dir))
 
     def _start_over(self) -> None:
         args = self.args
@@ -366,91 +339,16 @@ class PPOTrainer(Trainer):
         self._rollout_metrics = {}
         self._update_sums = {}
 
-    def _checkpoint_identity(self) -> dict[str, Any]:
-        """Settings that a resumed run must share, or its remaining rollouts would be other ones."""
-        names = ("seed", "rollout_batch_size", "steps_per_rollout")
-        return {name: getattr(self.args, name) for name in names} | {"num_prompts": len(self.train_dataset)}
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        args, step = self.args, self.state.global_step
-        if step % args.steps_per_rollout:
-            logger.warning("step %d is in the middle of a rollout: no checkpoint is written here", step)
-            return
-        folder = self.output_dir / f"{PREFIX_CHECKPOINT_DIR}-{step}"
-        if args.should_save:
-            discard(folder)
-        self.accelerator.wait_for_everyone()
-        # The base class would delete older checkpoints before this one is complete.
-        limit, args.save_total_limit = args.save_total_limit, None
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            args.save_total_limit = limit
-        self.accelerator.wait_for_everyone()
-        if args.should_save:
-            mark_complete(folder, self._checkpoint_identity() | self._progress())
-            rotate_checkpoints(output_dir=str(self.output_dir), save_total_limit=limit, use_mtime=True)
-            if self.early_stopping is not None and self.early_stopping.rollout is not None:
-                discard_former_best(self.output_dir, self.early_stopping.rollout)
-
     def _progress(self) -> dict[str, Any]:
-        """What a run knows beside its weights, optimizer and log."""
         return {
             "kl_coef": self.kl_controller.value,
             "reward_moments": asdict(self.reward_moments),
             "early_stopping": None if self.early_stopping is None else asdict(self.early_stopping),
         }
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        state = read_state(resume_from_checkpoint, self._checkpoint_identity())
-        self.kl_controller.value = state["kl_coef"]
-        self.reward_moments = losses.RewardMoments(**state["reward_moments"])
-        if self.early_stopping is not None and state["early_stopping"] is not None:
-            self.early_stopping = EarlyStopping(**state["early_stopping"] | {"patience": self.early_stopping.patience})
-        self._load_weights(Path(resume_from_checkpoint))
-
-    def _load_weights(self, folder: Path) -> None:
-        """The policy's and the values' weights from a checkpoint or from the best policy's folder."""
-        super()._load_from_checkpoint(str(folder), self.model.policy)
-        if self.model.value_model is None:
-            self.model.value_head.load_state_dict(load_file(folder / VALUE_HEAD_NAME))
-        else:
-            super()._load_from_checkpoint(str(folder / VALUE_MODEL_NAME), self.model.value_model)
-
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """A checkpoint has all weights but those tied to another one, or it is not this model's."""
-        tied = getattr(causal_lm(self.model.policy), "all_tied_weights_keys", None) or {}
-        wrong = [*load_result.unexpected_keys, *(set(load_result.missing_keys) - set(tied))]
-        if wrong:
-            raise ValueError(f"the checkpoint is of another model: {wrong[0]} is missing or unexpected")
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """The policy (adapter or full), its value head or model, the tokenizer and the settings; no pickle."""
-        folder = Path(output_dir or self.output_dir)
-        if not self.args.should_save:
-            return
-        policy = self.model.policy
-        # Left to "auto", PEFT would ask the hub about the base model's vocabulary.
-        policy.save_pretrained(folder, **({"save_embedding_layers": False} if is_peft_model(policy) else {}))
-        if self.model.value_model is None:
-            save_file(self.model.value_head.state_dict(), folder / VALUE_HEAD_NAME)
-        else:
-            self.model.value_model.save_pretrained(folder / VALUE_MODEL_NAME)
-            self.processing_class.save_pretrained(folder / VALUE_MODEL_NAME)
-        self.processing_class.save_pretrained(folder)
-        (folder / "ppo_config.json").write_text(self.args.to_json_string() + "\n")
-
-    def save_merged_policy(
-        self, output_dir: str | os.PathLike[str], tokenizer: PreTrainedTokenizerBase | None = None
-    ) -> None:
-        """Write the policy as a plain model, LoRA merged into its weights, with its tokenizer.
-
-        `AutoModelForCausalLM.from_pretrained` loads it. The policy being trained stays as it is.
-        """
-        if not self.args.should_save:
-            return
-        policy = self.model.policy
-        if is_peft_model(policy):
-            policy = copy.deepcopy(policy).merge_and_unload()
-        policy.save_pretrained(output_dir)
-        (tokenizer or self.processing_class).save_pretrained(output_dir)
+    def _restore(self, progress: dict[str, Any]) -> None:
+        self.kl_controller.value = progress["kl_coef"]
+        self.reward_moments = losses.RewardMoments(**progress["reward_moments"])
+        found = progress["early_stopping"]
+        if self.early_stopping is not None and found is not None:
+            self.early_stopping = EarlyStopping(**found | {"patience": self.early_stopping.patience})
