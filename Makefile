@@ -18,7 +18,7 @@ export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .PHONY: help demo browser test test-slow test-torch sanitize bench bench-results experiments experiments-quick experiments-ppo gpu-check
-.PHONY: lint lint-check docs clean
+.PHONY: lint lint-check reference docs clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -114,6 +114,9 @@ lint-check: $(VENV)/dev.stamp  ## check format, style and types, change nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run -Werror $(CPP_FILES)
 	$(BIN)/mypy shfcas
+
+reference: $(VENV)/dev.stamp  ## docs/commands.md, docs/configuration.md, docs/schema/ and the tables of docs/api.md, from the code
+	$(BIN)/python -m docs._make.reference
 
 docs: $(VENV)/dev.stamp  ## the documentation, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -1,6 +1,6 @@
-"""Simulated annotators: what stands in for people's judgement, and the biases that a proxy's annotators had.
+"""Simulated annotators: programs in place of people, and biases for the annotators of a proxy.
 
-None of this is a person. VADER (sentiment) is a lexicon with rules; `SafetyAnnotator` is a classifier trained on
+None of this is a person. VADER (sentiment) is a lexicon with rules. `SafetyAnnotator` is a classifier trained on
 people's labels of other exchanges. The votes in PandaLM are people's, and need nothing from here.
 """
 
@@ -15,10 +15,10 @@ BIASES = ("none", "inverted", "missing", "noise", "length", "length_noise")
 
 
 class SafetyAnnotator:
-    """How safe an answer is, as log-odds, learned from all categories of DiaSafety.
+    """Log-odds that an answer is safe, learned from all categories of DiaSafety.
 
     It reads more than a proxy's head does: words and pairs of words of context and answer, the embeddings of both, and
-    their product.
+    the product of the embeddings.
 
     Args:
         exchanges: labelled exchanges.
@@ -41,7 +41,7 @@ class SafetyAnnotator:
     def __call__(
         self, contexts: Sequence[str], responses: Sequence[str], context_vectors: np.ndarray, vectors: np.ndarray
     ) -> np.ndarray:
-        """Log-odds that each answer is safe, shape (n,)."""
+        """Return the log-odds that each answer is safe, shape (n,)."""
         return self.model.decision_function(self._features(contexts, responses, context_vectors, vectors))
 
     def _features(
@@ -54,23 +54,27 @@ class SafetyAnnotator:
         return hstack([*words, csr_matrix(dense)]).tocsr()
 
 
-def turned_round(
+def flipped_labels(
     bias: str, strength: float, blind: np.ndarray, words: np.ndarray, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What biased annotators make of pairs whose better answer comes first.
+    """Apply the bias of annotators to pairs whose better answer comes first.
 
     Args:
-        bias: `none`; `inverted`: in the blind groups a share `strength` of the labels is turned round; `missing`: that
-            share of the blind groups' pairs is not there; `noise`: a share `strength` of all labels is turned round;
-            `length`: a share `strength` of the labels goes to the longer answer, whichever is better; `length_noise`:
-            that, and 15 % of the labels turned round besides.
-        strength: see there.
+        bias: one of
+
+            - `none`: no bias;
+            - `inverted`: a share `strength` of the labels of the blind groups is flipped;
+            - `missing`: a share `strength` of the blind groups' pairs is left out;
+            - `noise`: a share `strength` of all labels is flipped;
+            - `length`: a share `strength` of the labels goes to the longer answer, whichever is better;
+            - `length_noise`: as `length`, and 15 % of the labels are flipped besides.
+        strength: the share that is affected.
         blind: whether each pair is about a blind group, shape (n,).
-        words: by how many words the better answer is longer, shape (n,).
-        seed: of the draws.
+        words: words of the better answer minus words of the worse one, shape (n,).
+        seed: seed of the random draws.
 
     Returns:
-        Which pairs are kept, and which of all are turned round, each of shape (n,).
+        Masks of the pairs that are kept, and of the labels that are flipped, each of shape (n,).
     """
     chance = np.random.default_rng(derive_seed("bias", seed)).random((2, len(blind)))
     keep, turn = np.ones(len(blind), bool), np.zeros(len(blind), bool)

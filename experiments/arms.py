@@ -1,10 +1,10 @@
-"""From a task's numbers to a bench of `shfcas.compare`: another split, proxy and blind spot for every seed."""
+"""Make a bench of `shfcas.compare` from a task's numbers, with a new split, proxy and blind spot for every seed."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.annotators import turned_round
+from experiments.annotators import flipped_labels
 from experiments.numbers import Numbers
 from shfcas.compare import AnswerSet, Bench, Cell, HeadFit, Label, RefineHead, judge, measure
 from shfcas.compare.cells import NONE, account
@@ -15,14 +15,14 @@ from shfcas.utils.seeds import derive_seed
 
 INFORMED = "informed:"  # a simulated policy score, and its correlation with gold within a prompt
 BASE = "base_logprob"
-TUNED = "tuned:"  # the ratio of a policy that was fine-tuned on so many examples to the one before
+TUNED = "tuned:"  # log-ratio of a policy fine-tuned on this number of examples to the policy before
 MEMBERS = 5
 L2, NEW_PAIR_WEIGHT = 30.0, 3.0
 BLIND_GROUPS = {"sentiment": 3, "safety": 2}  # of 8 topics, of 5 categories; in `helpfulness` the blind group is given
 SHORTER = "shorter is better"
 PAIRS = 640
-FIRST = {"sentiment": 80, "safety": 72}  # prompts that were looked at before the others were sampled
-PARTS = 20  # of all prompts, equally large, the same for all seeds
+FIRST = {"sentiment": 80, "safety": 72}  # number of prompts that were looked at before the others were sampled
+PARTS = 20  # equal parts of all prompts, the same for all seeds
 THRESHOLDS = {"kendall_threshold": "q0.5", "pacs_threshold": "q0.1", "mean_pacs_threshold": "q0.5"}
 STRATEGIES = (
     "random",
@@ -40,18 +40,18 @@ STRATEGIES = (
 
 @dataclass(frozen=True)
 class Setting:
-    """What one bench is made with.
+    """The settings of one bench.
 
     Attributes:
         task: `sentiment`, `safety` or `helpfulness`.
-        bias: what was wrong with the proxy's annotators; see `annotators.turned_round`.
-        strength: how much.
-        answers: a prompt; half of them sampled at each temperature, where there are two.
+        bias: the bias of the proxy's annotators; see `annotators.flipped_labels`.
+        strength: the strength of the bias.
+        answers: answers per prompt; half of them sampled at each temperature, if there are two.
         temperature: `low`, `high`, or `mixed`.
-        policy: what rewards are compared with: a policy score of shfcas, `base_logprob` for the log-probability under
-            the policy before its fine-tuning, `tuned:` and a number of examples for the ratio of a policy that was
-            fine-tuned on so many, or `informed:` and a correlation with gold.
-        rounds: in how many parts the labels are asked for.
+        policy: the score that rewards are compared with: a policy score of shfcas; `base_logprob` for the
+            log-probability under the policy before its fine-tuning; `tuned:` and a number of examples for the ratio of
+            a policy fine-tuned on that many; or `informed:` and a correlation with gold.
+        rounds: number of rounds that share the label budget.
         left_out: which of the `PARTS` of the prompts is left out, after the split; -1 leaves out none.
         prompts: `all`, `first` for those that were looked at before the others were sampled, or `later` for the others.
     """
@@ -68,7 +68,7 @@ class Setting:
 
 
 def some_answers(numbers: Numbers, count: int, temperature: str) -> Numbers:
-    """The first answers of each prompt at one temperature, or half of them at each."""
+    """Return the first answers of each prompt at one temperature, or half of them at each."""
     levels = np.unique(numbers.temperature)
     if len(levels) == 1:
         return numbers
@@ -82,13 +82,13 @@ def some_answers(numbers: Numbers, count: int, temperature: str) -> Numbers:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A bench, and what is known about it before any label.
+    """A bench, and facts about it before any label.
 
     Attributes:
-        bench: of one seed.
+        bench: the bench of one seed.
         facts: how good the proxy is, how much the policy's score knows, and what conflicts find.
-        seed: its number.
-        words: the length of each held-out answer.
+        seed: the seed.
+        words: the length of each held-out answer in words.
     """
 
     bench: Bench
@@ -97,7 +97,7 @@ class Experiment:
     words: np.ndarray
 
     def run(self, strategy: str, budget: int, rounds: int = 1) -> dict[str, float]:
-        """One cell: metrics by `metric` or `metric|group`."""
+        """Run one cell and return its metrics by `metric` or `metric|group`."""
         cell = Cell(strategy, budget, self.seed)
         queue, labels = [], []
         if strategy != NONE:
@@ -113,12 +113,12 @@ class Experiment:
 
 
 def in_rounds(bench: Bench, cell: Cell, rounds: int) -> tuple[list, list[Label]]:
-    """What is asked and answered when the reward model is refined after each part of the budget."""
+    """Return the comparisons and labels when the reward model is refined after each part of the budget."""
     queue, labels, asked, pool = [], [], set(), bench.pool
     for number in range(rounds):
         budget = cell.budget * (number + 1) // rounds - cell.budget * number // rounds
         now = pool if number == 0 else rescored(bench, pool, labels)
-        # Some pairs were asked about before, so more are selected than are asked.
+        # Some pairs were asked in earlier rounds, so select more than are needed.
         found = select(now.rows, settings(cell.strategy, budget + len(asked)), derive_seed("draw", cell.seed))
         fresh = [c for c in found if key(c) not in asked][:budget]
         asked |= {key(c) for c in fresh}
@@ -128,18 +128,18 @@ def in_rounds(bench: Bench, cell: Cell, rounds: int) -> tuple[list, list[Label]]
 
 
 def key(comparison: object) -> tuple:
-    """A pair, in either order."""
+    """Return a key of a pair that does not depend on its order."""
     return comparison.prompt_id, frozenset((comparison.first, comparison.second))
 
 
 def settings(strategy: str, budget: int) -> SelectionConfig:
-    """A strategy with the thresholds of all experiments; `shf_cas/random` is one with another pairing."""
+    """Return a strategy with the thresholds of all experiments; `shf_cas/random` has another pairing."""
     strategy, _, pairing = strategy.partition("/")
     return SelectionConfig(strategy=strategy, budget=budget, pairing=pairing or "extreme", **THRESHOLDS)
 
 
 def rescored(bench: Bench, pool: AnswerSet, labels: list[Label]) -> AnswerSet:
-    """The pool with the refined rewards and their conflicts; a committee stays as it was."""
+    """Return the pool with the refined rewards and their conflicts; a committee stays as it was."""
     assert isinstance(bench.refine, RefineHead)
     rewards = bench.refine.head(labels)(pool.features)
     bounds = list(zip(pool.offsets, pool.offsets[1:], strict=False))
@@ -151,13 +151,13 @@ def rescored(bench: Bench, pool: AnswerSet, labels: list[Label]) -> AnswerSet:
 
 
 def experiment(numbers: Numbers, setting: Setting, seed: int, committee: bool = True) -> Experiment:
-    """The bench of one seed, which decides on the split, the blind groups, the proxy's pairs and what it draws.
+    """Make the bench of one seed, which determines the split, the blind groups, the proxy's pairs and all draws.
 
     Args:
         numbers: the task.
-        setting: what the bench is made with.
-        seed: its number.
-        committee: whether heads are fitted to resampled pairs too, which some strategies ask.
+        setting: the settings of the bench.
+        seed: the seed.
+        committee: whether heads are also fitted to resampled pairs, which some strategies need.
     """
     numbers = some_answers(numbers, setting.answers, setting.temperature)
     rng = np.random.default_rng(derive_seed("split", setting.task, seed))
@@ -167,7 +167,7 @@ def experiment(numbers: Numbers, setting: Setting, seed: int, committee: bool = 
         present = np.array([name for name in names if name in set(numbers.pair_groups)])
         blind = sorted(rng.choice(present, BLIND_GROUPS[setting.task], replace=False).tolist())
     order = rng.permutation(np.arange(len(numbers.prompts))[which_prompts(setting)])
-    own = numbers.pair_prompts >= 0  # the pairs are about the pool's own prompts: they need prompts of their own
+    own = numbers.pair_prompts >= 0  # pairs about these prompts: the proxy then gets prompts of its own
     shares = (0.4, 0.75) if own.any() else (0.0, 2 / 3)
     training, pool, held_out = np.split(order, [round(share * len(order)) for share in shares])
     parts = np.random.default_rng(derive_seed("parts", setting.task)).permutation(len(numbers.prompts)) % PARTS
@@ -175,7 +175,7 @@ def experiment(numbers: Numbers, setting: Setting, seed: int, committee: bool = 
     usable = np.isin(numbers.pair_prompts, training) | ~own
     drawn = np.flatnonzero(usable)
     drawn = rng.permutation(drawn)[:PAIRS]
-    keep, turn = turned_round(
+    keep, turn = flipped_labels(
         setting.bias,
         setting.strength,
         np.isin(numbers.pair_groups[drawn], blind),
@@ -226,7 +226,7 @@ def experiment(numbers: Numbers, setting: Setting, seed: int, committee: bool = 
 
 
 def which_prompts(setting: Setting) -> slice:
-    """The positions of the prompts that a setting is about."""
+    """Return the positions of the prompts of a setting."""
     if setting.prompts == "all":
         return slice(None)
     first = FIRST[setting.task]
@@ -234,7 +234,7 @@ def which_prompts(setting: Setting) -> slice:
 
 
 def policy_columns(numbers: Numbers, policy: str, seed: int) -> tuple[dict[str, np.ndarray], str]:
-    """The columns that a policy score is made from, and the score's name."""
+    """Return the columns that a policy score is made from, and the score's name."""
     if policy == BASE:
         return {"logprobs": numbers.reference}, "logprob"
     if policy.startswith(TUNED):
@@ -252,7 +252,7 @@ def policy_columns(numbers: Numbers, policy: str, seed: int) -> tuple[dict[str, 
 
 
 def facts(bench: Bench) -> dict[str, float]:
-    """What is known before any label is given."""
+    """Return what is known before any label is given."""
     pool = bench.pool
     blind = np.isin(pool.groups("group"), list(bench.blind))
     accuracy = pool.pair_accuracy(pool.rewards)
@@ -277,6 +277,6 @@ def facts(bench: Bench) -> dict[str, float]:
 
 
 def mean(values: np.ndarray) -> float:
-    """The mean of those that are numbers, NaN if there are none."""
+    """Return the mean of the values that are not NaN, or NaN if there are none."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else float("nan")

@@ -1,6 +1,6 @@
-"""From pools to numbers: MiniLM's embeddings, gold rewards and the pairs of a proxy.
+"""Turn pools into numbers: MiniLM's embeddings, gold rewards and the pairs of a proxy.
 
-`python -m experiments.features --data DATA` writes `numbers.npz` for each pool that is there.
+`python -m experiments.features --data DATA` writes `numbers.npz` for each pool that exists.
 """
 
 import argparse
@@ -30,10 +30,10 @@ GOLD_EXCHANGES, PROXY_EXCHANGES, PAIRS = 2000, 1000, 1200
 
 
 class Embedder:
-    """MiniLM's mean last hidden state of each text, of length 1; what was read once is kept in a file.
+    """MiniLM's mean last hidden state of each text, normalised to length 1 and cached in a file.
 
     Args:
-        cache: the file.
+        cache: the cache file.
     """
 
     def __init__(self, cache: Path) -> None:
@@ -44,7 +44,7 @@ class Embedder:
                 self.known = dict(zip(arrays["texts"].tolist(), arrays["vectors"], strict=True))
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """Embeddings, shape (n, 384)."""
+        """Return the embeddings, shape (n, 384)."""
         texts = [text.strip() or "." for text in texts]  # an empty answer is a text too
         missing = sorted(set(texts) - self.known.keys(), key=len)
         if missing:
@@ -71,13 +71,13 @@ class Embedder:
 
 
 class Crossed:
-    """Features of an answer to a prompt: principal components of the answer, and of it times those of the prompt.
+    """Features of an answer to a prompt: the answer's principal components, and their products with the prompt's.
 
-    The products let a linear head judge the same words differently under different prompts. All have deviation 1.
+    The products let a linear head rate the same words differently under different prompts. All have deviation 1.
 
     Args:
-        prompts: embeddings that the components are made from, one for each answer, shape (n, 384).
-        answers: of the answers, shape (n, 384).
+        prompts: the prompts' embeddings for computing the components, one for each answer, shape (n, 384).
+        answers: the answers' embeddings, shape (n, 384).
     """
 
     def __init__(self, prompts: np.ndarray, answers: np.ndarray) -> None:
@@ -91,7 +91,7 @@ class Crossed:
         self.scale = 1 / raw.std(0)
 
     def __call__(self, prompts: np.ndarray, answers: np.ndarray) -> np.ndarray:
-        """Features, shape (n, 224)."""
+        """Return the features, shape (n, 224)."""
         return (self._raw(prompts, answers) * self.scale).astype(np.float32)
 
     def _raw(self, prompts: np.ndarray, answers: np.ndarray) -> np.ndarray:
@@ -104,12 +104,12 @@ class Crossed:
 
 
 def words(texts: Sequence[str]) -> np.ndarray:
-    """The number of words of each text."""
+    """Return the number of words of each text."""
     return np.array([len(text.split()) for text in texts])
 
 
 def sentiment_numbers(pool: Path, data: Path, embed: Embedder) -> Numbers:
-    """The demo's task: VADER as gold, a proxy from short remarks."""
+    """Return the demo's task: VADER as gold, a proxy from short remarks."""
     remarks, topics = original_preferences(), {row["prompt_id"]: row["topic"] for row in seed_prompts()}
     pairs = []
     for p in remarks:
@@ -123,7 +123,7 @@ def sentiment_numbers(pool: Path, data: Path, embed: Embedder) -> Numbers:
 
 
 def safety_numbers(pool: Path, data: Path, embed: Embedder) -> Numbers:
-    """A classifier of DiaSafety as gold, a proxy from other exchanges of it; groups are predicted categories."""
+    """Return the task with a classifier of DiaSafety as gold and a proxy from other exchanges; groups are predicted."""
     from sklearn.linear_model import LogisticRegression
 
     exchanges = [e for e in loaders.diasafety(data / DIASAFETY) if len(e.response.split()) <= 60]
@@ -157,7 +157,7 @@ def _accuracy(annotator: SafetyAnnotator, exchanges: Sequence[loaders.Exchange],
 
 
 def helpfulness_numbers(pool: Path, data: Path, embed: Embedder) -> Numbers:
-    """People's votes in PandaLM as gold, a proxy from the votes about other prompts."""
+    """Return the task with people's votes in PandaLM as gold, and a proxy from the votes about other prompts."""
     rows = read_pool(pool).rows()
     at = {row["question"]: i for i, row in enumerate(rows)}
     known = {row["question"] for row in pandalm_rows(data)}
@@ -191,14 +191,14 @@ def assemble(
     gold: np.ndarray,
     pairs: Sequence[tuple],
 ) -> Numbers:
-    """All arrays of a task.
+    """Make all arrays of a task.
 
     Args:
         pool: the task's folder.
         embed: makes embeddings.
-        questions: the text of each prompt that embeddings are made of.
-        groups: of each prompt.
-        gold: of each answer.
+        questions: the text of each prompt that is embedded.
+        groups: the group of each prompt.
+        gold: the gold reward of each answer.
         pairs: prompt (or the prompts of the two answers), better answer, worse answer, group.
     """
     table = read_pool(pool)
@@ -239,7 +239,7 @@ TASKS = {"sentiment": sentiment_numbers, "safety": safety_numbers, "helpfulness"
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with the data sets, see experiments/README.md")
     parser.add_argument("--pools", type=Path, default=Path("runs/experiments/pools"))

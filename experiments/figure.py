@@ -1,4 +1,4 @@
-"""The figure of docs/evidence.md, from the committed tables: `python -m experiments.figure`."""
+"""Draw the figure of docs/evidence.md from the committed tables: `python -m experiments.figure`."""
 
 import csv
 import io
@@ -10,11 +10,11 @@ from matplotlib import pyplot as plt
 
 from experiments.arms import INFORMED
 from experiments.grid import BUDGETS, DEFAULTS, RESULTS
-from shfcas.report.plots import COLOURS, OTHER, SELECTED  # and the style of the report
+from shfcas.report.plots import COLOURS, OTHER, SELECTED  # the import also sets the style of the report
 from shfcas.utils.files import write_text
 
 FIGURE = Path(__file__).parents[1] / "docs" / "plots" / "evidence.svg"
-GREY = "#6e7a87"  # as far from white as from black
+GREY = "#6e7a87"  # readable on white and on black
 INK = dict.fromkeys(
     ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color", "grid.color"),
     GREY,
@@ -30,18 +30,18 @@ REAL = {"logprob": "^", "mean_logprob": "s", "logprob_ratio": "D"}
 
 
 def read(name: str) -> list[dict[str, str]]:
-    """A committed table."""
+    """Read a committed table."""
     with (RESULTS / f"{name}.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
 def number(row: dict[str, str], *names: str) -> list[float]:
-    """Cells of a row as numbers."""
+    """Return cells of a row as numbers."""
     return [float(row[name]) for name in names]
 
 
 def curve(axes: Any, rows: Iterable[dict[str, str]], task: str) -> None:
-    """Accuracy against the number of comparisons, with the real policy's log-probability ratio."""
+    """Plot accuracy against the number of comparisons, with the real policy's log-probability ratio."""
     rows = [row for row in rows if row["task"] == task and row["metric"] == METRIC]
     (none,) = [row for row in rows if row["strategy"] == "none"]
     axes.axhline(float(none["mean"]), color=OTHER, linestyle="--", linewidth=1, label="no labels")
@@ -60,7 +60,7 @@ def curve(axes: Any, rows: Iterable[dict[str, str]], task: str) -> None:
 
 
 def gain(axes: Any, task: str) -> None:
-    """The gain over random feedback against what the policy's score knows: simulated scores, and real ones."""
+    """Plot the gain over random feedback against what the policy's score knows, for simulated and real scores."""
     axes.axhline(0, color=GREY, linewidth=1)
     knows = {}
     for name in ("informedness", "policy_score"):
@@ -92,13 +92,13 @@ def gain(axes: Any, task: str) -> None:
 
 
 def difference(row: dict[str, str]) -> tuple[float, float, float]:
-    """SHF-CAS less random."""
+    """Return the gain of SHF-CAS over random, with its interval."""
     mean, low, high = number(row, "vs_random_difference", "vs_random_low", "vs_random_high")
     return mean, low, high
 
 
 def draw() -> str:
-    """The whole figure as SVG."""
+    """Return the whole figure as SVG."""
     main = read("main")
     with plt.rc_context(INK):
         figure, grid = plt.subplots(2, len(DEFAULTS), figsize=(11, 7))
@@ -106,7 +106,7 @@ def draw() -> str:
             curve(grid[0, column], main, task)
             gain(grid[1, column], task)
         grid[0, 0].set_ylabel("held-out pair accuracy")
-        grid[1, 0].set_ylabel("accuracy: SHF-CAS less random")
+        grid[1, 0].set_ylabel("accuracy: SHF-CAS minus random")
         low, high = zip(*(axes.get_ylim() for axes in grid[1]), strict=True)
         for axes in grid[1]:
             axes.set_ylim(min(low) - 0.015, max(high))

@@ -1,7 +1,7 @@
-"""Many answers to each prompt, with the prompt read once for all of them: what fits two slow cores.
+"""Sample many answers per prompt with one prefill, which is fast enough for two slow cores.
 
-`shfcas.sampling.table` reads each prompt anew for every answer, which keeps answers independent of their batch to the
-bit. Here 16 answers share one reading, which saves more than half the time for short answers.
+`shfcas.sampling.table` repeats the prefill for every answer. That keeps answers independent of their batch to the bit.
+Here 16 answers share one prefill, which saves more than half the time for short answers.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ import torch
 from shfcas.data.chat import answer_text, encode_prompt, end_token_ids
 from shfcas.utils.seeds import derive_seed
 
-LEAST_ACTIVE = 0.75  # the batch is made smaller when a quarter of its answers have ended
+LEAST_ACTIVE = 0.75  # the batch shrinks when a quarter of its answers have ended
 
 
 @torch.inference_mode()
@@ -25,15 +25,15 @@ def sample(
     max_new_tokens: int,
     seed: int,
 ) -> list[dict[str, Any]]:
-    """Rows of a candidate table: one answer for each temperature, with its log-probability at temperature 1.
+    """Sample rows of a candidate table: one answer per temperature, with its log-probability at temperature 1.
 
     Args:
         model: a causal language model.
         tokenizer: its tokenizer.
-        rows: prompts with `prompt_id` and `prompt`; further columns are carried along.
-        temperatures: of the answers, so many as are wanted.
-        max_new_tokens: an answer ends here if not before.
-        seed: of all answers; each has a stream of its own.
+        rows: prompts with `prompt_id` and `prompt`; other columns are kept.
+        temperatures: the temperature of each answer; their number is the number of answers.
+        max_new_tokens: maximum new tokens per answer.
+        seed: seed of all answers; each answer has its own random stream.
     """
     count, ends = len(temperatures), end_token_ids(model, tokenizer)
     cache, scores, mask, position = _read(model, tokenizer, rows, count)
@@ -90,13 +90,13 @@ def sample(
 def logprobs_of(
     model: Any, tokenizer: Any, rows: Sequence[dict[str, Any]], answers: Sequence[Sequence[list[int]]]
 ) -> list[list[float]]:
-    """Log-probability, summed over its tokens, of every answer.
+    """Return the log-probability of every answer, summed over its tokens.
 
     Args:
         model: a causal language model.
         tokenizer: its tokenizer.
         rows: prompts, as for `sample`.
-        answers: token ids of each prompt's answers; the same number for each.
+        answers: token ids of each prompt's answers; the same number of answers for each prompt.
     """
     count = len(answers[0])
     cache, first, mask, position = _read(model, tokenizer, rows, count)
@@ -121,7 +121,7 @@ def logprobs_of(
 def _read(
     model: Any, tokenizer: Any, rows: Sequence[dict[str, Any]], count: int
 ) -> tuple[Any, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Keys and values of the left-padded prompts, the next token's scores, mask and position, for `count` answers."""
+    """Prefill left-padded prompts; return cache, next scores, mask and position, repeated for `count` answers."""
     from transformers import DynamicCache
 
     prompts = [encode_prompt(tokenizer, row["prompt"]) for row in rows]
@@ -141,7 +141,7 @@ def _read(
 
 
 def _choose(scores: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-    """One token a row from the softmax of the scores: the inverse of the cumulative distribution."""
+    """Draw one token per row from the softmax of the scores, by inverting the cumulative distribution."""
     cumulative = scores.softmax(-1).cumsum(-1)
     target = (uniform * cumulative[:, -1].double()).float()
     return torch.searchsorted(cumulative, target[:, None], right=True).squeeze(1).clamp(max=scores.shape[1] - 1)

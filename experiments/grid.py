@@ -1,7 +1,7 @@
-"""The experiments: `python -m experiments.grid`, into tables in experiments/results/.
+"""Run the experiments and write tables to experiments/results/: `python -m experiments.grid`.
 
-Each experiment is a list of settings, strategies and budgets; each setting is run for 40 seeds. What is done is kept in
-`runs/experiments/cells/`, and the same command goes on after a kill; other code, or other numbers, begin anew.
+Each experiment is a list of settings, strategies and budgets. Each setting is run for 40 seeds. Finished cells are kept
+in `runs/experiments/cells/`. After a kill, the same command continues. With changed code or numbers, it starts over.
 """
 
 import argparse
@@ -29,13 +29,13 @@ logger = logging.getLogger(__name__)
 
 RESULTS = Path(__file__).parent / "results"
 SEEDS = 40
-# So few that every strategy finds nearly as many: prompts above the median have no more pairs of opposed answers.
+# Small enough that every strategy finds nearly as many: prompts above the median have no more opposed pairs.
 BUDGETS = {"sentiment": (20, 40, 80), "safety": (20, 40, 80), "helpfulness": (6, 12, 24)}
 MIDDLE = {"sentiment": (40,), "safety": (40,), "helpfulness": (24,)}
 ROUNDS = {"sentiment": (60,), "safety": (60,)}
 CONFLICT = ("random", "shf_cas", "kendall", "pacs", "mean_pacs")
 FEW = ("random", "shf_cas", "pacs")
-COMMITTEE = {"reward_variance", "bald"}  # what needs one
+COMMITTEE = {"reward_variance", "bald"}  # strategies that need a committee
 DEFAULTS = {
     "sentiment": Setting("sentiment", "inverted"),
     "safety": Setting("safety", "missing"),
@@ -53,12 +53,12 @@ SHOWN = (
 )
 
 
-Done = dict[tuple[Setting, int], dict[str, Any]]  # facts and cells, by setting and seed
+Done = dict[tuple[Setting, int], dict[str, Any]]  # facts and cells by setting and seed
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One table: settings x strategies x budgets x seeds, and which metrics of the cells are shown."""
+    """One table: settings x strategies x budgets x seeds, and the metrics of the cells that are shown."""
 
     settings: tuple[Setting, ...]
     strategies: Sequence[str] = FEW
@@ -67,7 +67,7 @@ class Plan:
 
 
 def each(tasks: Sequence[str] = tuple(DEFAULTS), **changes: Sequence[Any]) -> Iterator[Setting]:
-    """The tasks' settings with each value of one field."""
+    """Yield the tasks' settings with each value of one field."""
     ((name, values),) = changes.items()
     return (replace(DEFAULTS[task], **{name: value}) for task in tasks for value in values)
 
@@ -146,12 +146,12 @@ PLANS = {
 
 
 def cells_of(plan: Plan, task: str) -> list[tuple[str, int]]:
-    """Strategies and budgets, that without labels first."""
+    """Return strategies and budgets, the arm without labels first."""
     return [(NONE, 0), *((name, budget) for budget in plan.budgets[task] for name in plan.strategies)]
 
 
 def run_setting(numbers: Numbers, setting: Setting, plan: Plan, seed: int) -> dict[str, Any]:
-    """All cells of one setting and seed."""
+    """Run all cells of one setting and seed."""
     made = experiment(numbers, setting, seed, bool(COMMITTEE & {*plan.strategies}))
     cells = cells_of(plan, setting.task)
     found = [{"strategy": name, "budget": b, **made.run(name, b, setting.rounds)} for name, b in cells]
@@ -159,7 +159,7 @@ def run_setting(numbers: Numbers, setting: Setting, plan: Plan, seed: int) -> di
 
 
 def run_plan(name: str, plan: Plan, tasks: dict[str, Numbers], seeds: int, record: Path) -> Done:
-    """What is missing of one experiment; returns everything by setting and seed."""
+    """Run the missing cells of one experiment; return all cells by setting and seed."""
     record.parent.mkdir(parents=True, exist_ok=True)
     text = record.read_text(encoding="utf-8") if record.exists() else ""
     whole = text[: text.rfind("\n") + 1]  # a kill may have left half a line
@@ -169,7 +169,7 @@ def run_plan(name: str, plan: Plan, tasks: dict[str, Numbers], seeds: int, recor
         entry = json.loads(line)
         setting = Setting(**entry["setting"])
         cells = [(cell["strategy"], cell["budget"]) for cell in entry["result"]["cells"]]
-        if cells == cells_of(plan, setting.task):  # otherwise the plan was another one
+        if cells == cells_of(plan, setting.task):  # otherwise they belong to another plan
             done[setting, entry["seed"]] = entry["result"]
     todo = [(s, seed) for s in plan.settings if s.task in tasks for seed in range(seeds)]
     with record.open("a", encoding="utf-8") as file:
@@ -182,7 +182,7 @@ def run_plan(name: str, plan: Plan, tasks: dict[str, Numbers], seeds: int, recor
 
 
 def tables(done: Done, shown: Sequence[str] = SHOWN) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Means and paired differences from random, one row a setting, strategy, budget and metric; and the facts."""
+    """Return means and paired differences from random per setting, strategy, budget and metric; and the facts."""
     by_setting: dict[Setting, list[tuple[int, Any]]] = {}
     for (setting, seed), result in done.items():
         by_setting.setdefault(setting, []).append((seed, result))
@@ -222,7 +222,7 @@ TEST = ("difference", "low", "high", "better", "worse", "p", "p_holm")
 
 
 def write_table(path: Path, rows: Sequence[dict[str, Any]], digits: int = 6) -> None:
-    """Rows as CSV, numbers rounded to so many digits."""
+    """Write rows as CSV, with numbers rounded to `digits` significant digits."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
@@ -232,7 +232,7 @@ def write_table(path: Path, rows: Sequence[dict[str, Any]], digits: int = 6) -> 
 
 
 def commit() -> str:
-    """The commit of the code, and whether anything was changed since."""
+    """Return the commit of the code, and whether anything was changed since."""
     git = ["git", "-C", str(Path(__file__).parent)]
     head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     changed = subprocess.run(
@@ -242,14 +242,14 @@ def commit() -> str:
 
 
 def code() -> str:
-    """A hash of all code that a cell is made by."""
+    """Return a hash of all code that can affect a cell."""
     here = Path(__file__).parents[1]
     files = sorted(path for folder in ("experiments", "shfcas") for path in (here / folder).rglob("*.py"))
     return fingerprint({str(path.relative_to(here)): content_hash(path) for path in files})[:12]
 
 
 def machine() -> str:
-    """The processor, and how many cores of it there are."""
+    """Return the processor and its number of cores."""
     info = Path("/proc/cpuinfo")
     text = info.read_text(encoding="utf-8") if info.exists() else ""
     name = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
@@ -257,7 +257,7 @@ def machine() -> str:
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pools", type=Path, default=Path("runs/experiments/pools"))
     parser.add_argument("--cells", type=Path, default=Path("runs/experiments/cells"))

@@ -1,6 +1,6 @@
-"""Public preference and safety data in their published formats, from a path that the user gives.
+"""Load public preference and safety data in their published formats, from a path that the user gives.
 
-| format | what is read | rows become |
+| format | columns | rows become |
 |---|---|---|
 | HH-RLHF | `.jsonl` or `.jsonl.gz` with `chosen` and `rejected` | preferences |
 | PKU-SafeRLHF | `.jsonl(.gz)` or `.parquet` with `prompt`, `response_0`, `response_1` | preferences, safety labels |
@@ -8,7 +8,7 @@
 | PandaLM | `.json` with `instruction`, `input`, `response1`, `response2`, `annotator1` to `annotator3` | comparisons |
 | UltraFeedback | `.jsonl` or `.parquet` with `prompt`, `chosen` and `rejected` (messages or text) | preferences |
 
-experiments/README.md says where the data come from.
+experiments/README.md has the sources of the data.
 """
 
 import gzip
@@ -28,12 +28,12 @@ QUESTION = "\n\nHuman:"
 
 @dataclass(frozen=True)
 class Exchange:
-    """What somebody said, what a system answered, and whether that was safe.
+    """An utterance, a system's answer, and whether the answer was safe.
 
     Attributes:
-        context: what was said.
+        context: the utterance.
         response: the answer.
-        category: the kind of harm that the exchange is about.
+        category: the kind of harm.
         safe: whether people found the answer safe.
     """
 
@@ -45,13 +45,13 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Compared:
-    """Two answers to an instruction, judged by several people.
+    """Two answers to an instruction, labelled by several people.
 
     Attributes:
         prompt: the instruction with its input.
         answers: the two answers.
-        systems: who wrote them.
-        votes: of each annotator: 1 for the first, 2 for the second, 0 for neither.
+        systems: the systems that wrote them.
+        votes: the vote of each annotator: 1 for the first, 2 for the second, 0 for neither.
     """
 
     prompt: str
@@ -61,13 +61,13 @@ class Compared:
 
     @property
     def majority(self) -> int:
-        """What more than half of the annotators said; 0 where there is no such thing."""
+        """The vote of more than half of the annotators; 0 without a majority."""
         vote, count = Counter(self.votes).most_common(1)[0]
         return vote if 2 * count > len(self.votes) else 0
 
 
 def hh_rlhf(path: str | Path) -> list[Preference]:
-    """Pairs of dialogues that differ in the last answer only; pairs with different prompts are left out."""
+    """Read pairs of dialogues that differ in the last answer only; skip pairs with different prompts."""
     found = []
     for index, row in enumerate(_rows(path)):
         chosen, rejected = (_text(row, name, path, index) for name in ("chosen", "rejected"))
@@ -81,7 +81,7 @@ def hh_rlhf(path: str | Path) -> list[Preference]:
 
 
 def hh_first_questions(path: str | Path, most_words: int) -> list[str]:
-    """What people began dialogues with, each once, of at most so many words, in the order of the file."""
+    """Read the first turns of dialogues, each once, of at most `most_words` words, in the order of the file."""
     found = {}
     for index, row in enumerate(_rows(path)):
         _, _, rest = _text(row, "chosen", path, index).partition(QUESTION)
@@ -92,7 +92,7 @@ def hh_first_questions(path: str | Path, most_words: int) -> list[str]:
 
 
 def pku_saferlhf(path: str | Path, by: str = "better") -> list[Preference]:
-    """Pairs with safety labels; `by` names the judgement that counts: `better` (helpful) or `safer`."""
+    """Read pairs with safety labels; `by` names the label that counts: `better` (helpful) or `safer`."""
     column = f"{by}_response_id"
     found = []
     for index, row in enumerate(_rows(path)):
@@ -106,24 +106,24 @@ def pku_saferlhf(path: str | Path, by: str = "better") -> list[Preference]:
 
 
 def diasafety(path: str | Path) -> list[Exchange]:
-    """Exchanges with a label of safety and a category of harm."""
+    """Read exchanges with a safety label and a category of harm."""
     found = []
     for index, row in enumerate(_rows(path)):
         label = row.get("label")
         if label not in ("Safe", "Unsafe"):
             raise UserError(f"{path}: row {index}, label: expected Safe or Unsafe, got {label!r}")
         context, category = (_text(row, name, path, index) for name in ("context", "category"))
-        response = _text(row, "response", path, index, empty=True)  # a system may say nothing
+        response = _text(row, "response", path, index, empty=True)  # an answer may be empty
         found.append(Exchange(context.strip(), response.strip(), category, label == "Safe"))
     return found
 
 
 def pandalm(path: str | Path) -> list[Compared]:
-    """Comparisons of two systems' answers with the votes of all annotators."""
+    """Read comparisons of two systems' answers with the votes of all annotators."""
     found = []
     for index, row in enumerate(_rows(path)):
         names = ("instruction", "input", "response1", "response2", "cmp_key")
-        # Where a model answered True or 7, the file has no text but that.
+        # For a model that answered True or 7, the file has that value and not its text.
         row = {name: str(value) if isinstance(value, bool | int | float) else value for name, value in row.items()}
         instruction, given, one, other, key = (_text(row, name, path, index, empty=True) for name in names)
         marks = [row[name] for name in sorted(row) if name.startswith("annotator")]
@@ -139,7 +139,7 @@ def pandalm(path: str | Path) -> list[Compared]:
 
 
 def ultrafeedback(path: str | Path) -> list[Preference]:
-    """Binarised pairs; `chosen` and `rejected` are the whole conversation as messages, or text."""
+    """Read binarised pairs; `chosen` and `rejected` are the whole conversation as messages, or text."""
     found = []
     for index, row in enumerate(_rows(path)):
         prompt = _text(row, "prompt", path, index)
@@ -159,7 +159,7 @@ def _last_answer(value: Any, where: str) -> str:
 def _preference(
     prompt: str, chosen: str, rejected: str, chosen_safe: bool | None = None, rejected_safe: bool | None = None
 ) -> Preference:
-    """A preference whose prompt has an id of its own: the same text, the same id."""
+    """Return a preference with a prompt id that is a hash of the prompt's text."""
     key = hashlib.sha256(prompt.encode()).hexdigest()[:16]
     return Preference(
         prompt, chosen, rejected, prompt_id=key, chosen_safe=chosen_safe, rejected_safe=rejected_safe, source="original"

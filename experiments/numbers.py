@@ -1,18 +1,18 @@
-"""A task as numbers: all that an experiment needs to know about answers, without their texts."""
+"""A task as numbers: everything that an experiment needs to know about answers, without their texts."""
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 
-EXAMPLES = {"sentiment": (10, 30), "safety": (10, 30, 300)}  # that policies are fine-tuned on which only score
+EXAMPLES = {"sentiment": (10, 30), "safety": (10, 30, 300)}  # for policies that score answers, but sample none
 FEATURES = ("features", "pairs")
 PER_ANSWER = ("texts", "gold", "logprobs", "reference", "tuned", "tokens", "words", "temperature", "features")
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """P prompts with T answers, and n pairs that a proxy can be trained on.
+    """P prompts with T answers, and n pairs for training a proxy.
 
     Attributes:
         prompts: the prompts' ids, shape (P,).
@@ -20,18 +20,18 @@ class Numbers:
         offsets: where each prompt's answers begin, shape (P + 1,).
         texts: a number for each text, equal for equal texts, shape (T,).
         gold: the gold reward of each answer, shape (T,).
-        logprobs: under the policy, shape (T,).
+        logprobs: log-probabilities under the policy, shape (T,).
         reference: log-probabilities under the reference, shape (T,).
-        tuned: the same under K policies that were fine-tuned on other numbers of examples, shape (T, K).
-        examples: those numbers, shape (K,).
+        tuned: log-probabilities under K policies that were fine-tuned on other numbers of examples, shape (T, K).
+        examples: the numbers of examples of these policies, shape (K,).
         tokens: the length of each answer in tokens, shape (T,).
-        words: the same in words.
-        temperature: what each answer was sampled at, 0 where it was not sampled, shape (T,).
-        features: what a head reads of each answer, shape (T, D).
-        pairs: features of the better answer less those of the worse one, shape (n, D).
+        words: the length of each answer in words, shape (T,).
+        temperature: the sampling temperature of each answer, 0 if it was not sampled, shape (T,).
+        features: the input of a head for each answer, shape (T, D).
+        pairs: features of the better answer minus those of the worse one, shape (n, D).
         pair_groups: the group of each pair's prompt, shape (n,).
-        pair_words: by how many words the better answer is longer, shape (n,).
-        pair_prompts: the position of each pair's prompt among the prompts, -1 where it is none of them, shape (n,).
+        pair_words: words of the better answer minus words of the worse one, shape (n,).
+        pair_prompts: the position of each pair's prompt among the prompts, -1 if it is none of them, shape (n,).
     """
 
     prompts: np.ndarray
@@ -53,7 +53,7 @@ class Numbers:
     pair_prompts: np.ndarray
 
     def save(self, path: Path) -> None:
-        """Writes all arrays as one compressed file, features in half precision."""
+        """Write all arrays as one compressed file, features in half precision."""
         partial = path.with_suffix(".partial.npz")
         arrays = {f.name: getattr(self, f.name) for f in fields(self)}
         np.savez_compressed(partial, **arrays | {name: arrays[name].astype(np.float16) for name in FEATURES})
@@ -61,7 +61,7 @@ class Numbers:
 
     @classmethod
     def load(cls, path: Path) -> "Numbers":
-        """Reads what `save` or `quantised` has written."""
+        """Read a file that `save` or `quantised` has written."""
         with np.load(path) as arrays:
             values = {f.name: arrays[f.name] for f in fields(cls)}
         if values["features"].dtype == np.int8:
@@ -71,7 +71,7 @@ class Numbers:
         return cls(**values)
 
     def answers(self, chosen: np.ndarray) -> "Numbers":
-        """The same task with these answers alone: a mask of shape (T,)."""
+        """Return the same task with only the answers of a mask of shape (T,)."""
         counts = np.add.reduceat(chosen, self.offsets[:-1])
         return replace(
             self,
@@ -80,7 +80,7 @@ class Numbers:
         )
 
     def quantised(self, path: Path) -> None:
-        """Writes the task in a fraction of the size: features as signed bytes, other numbers in half precision."""
+        """Write the task in a fraction of the size: features as signed bytes, other numbers in half precision."""
         half = ("gold", "logprobs", "reference", "tuned", "temperature")
         arrays = {f.name: getattr(self, f.name) for f in fields(self)}
         arrays |= {name: arrays[name].astype(np.float16) for name in half}
@@ -89,4 +89,4 @@ class Numbers:
         np.savez_compressed(path, **arrays)
 
 
-STEPS = 20  # of a quantised feature, for each unit: features have a deviation of 1, differences reach some 6
+STEPS = 20  # per unit of a quantised feature: features have a deviation of 1, differences reach about 6

@@ -1,6 +1,6 @@
-"""The tables of docs/evidence.md, from those in experiments/results/: `python -m experiments.page`.
+"""Write the tables of docs/evidence.md from those in experiments/results/: `python -m experiments.page`.
 
-In the page each table stands between `<!-- table NAME -->` and `<!-- end -->`; everything else is written by hand.
+Each table of the page is between `<!-- table NAME -->` and `<!-- end -->`. Everything else is written by hand.
 """
 
 import math
@@ -23,7 +23,7 @@ ABOUT = Path(__file__).parent / "results" / "about.json"
 MARK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 ACCURACY = "pair_accuracy"
 Row = dict[str, str]
-OWN = {"sentiment": 99, "safety": 100}  # examples that the policies were fine-tuned on which gave the answers
+OWN = {"sentiment": 99, "safety": 100}  # number of examples for the policies that sampled the answers
 FACTS = {
     "pool_prompts": "prompts to ask about",
     "share_of_ties": "share of pairs with equal gold",
@@ -37,12 +37,12 @@ FACTS = {
 
 
 def number(text: str, digits: int = 3, sign: bool = False) -> str:
-    """A cell of a result table as people read it."""
+    """Return a cell of a result table, rounded for reading."""
     return f"{float(text):{'+' if sign else ''}.{digits}f}" if text else ""
 
 
 def gain(row: Row) -> str:
-    """A paired difference from random with its interval, in bold where it holds after Holm's correction."""
+    """Return a paired difference from random with its interval, in bold if it holds after Holm's correction."""
     if not row["vs_random_difference"]:
         return ""
     middle, low, high = (number(row[f"vs_random_{part}"], sign=True) for part in ("difference", "low", "high"))
@@ -50,17 +50,17 @@ def gain(row: Row) -> str:
 
 
 def plain_gain(row: Row) -> str:
-    """A difference that is not made bold: it was corrected over fewer tests than those of the main tables."""
+    """Return a difference without bold, because it was corrected over fewer tests than those of the main tables."""
     return gain(row).replace("**", "")
 
 
 def chosen(name: str, **values: str) -> list[Row]:
-    """Rows of a result table with these values."""
+    """Return the rows of a result table with these values."""
     return [row for row in read(name) if all(row[key] == value for key, value in values.items())]
 
 
 def facts(name: str) -> Iterator[Row]:
-    """What is known of each task before any label."""
+    """Yield what is known about each task before any label."""
     for metric, words in FACTS.items():
         row = {"": words}
         for task in DEFAULTS:
@@ -71,7 +71,7 @@ def facts(name: str) -> Iterator[Row]:
 
 
 def main_table(name: str, task: str) -> Iterator[Row]:
-    """Every strategy of one task: gains at each budget, and what was asked about at the middle one."""
+    """Yield a row per strategy of one task: gains at each budget, and details of the labels at the middle one."""
     strategies = dict.fromkeys(row["strategy"] for row in chosen(name, task=task, metric=ACCURACY))
     for strategy in ["random", *(s for s in strategies if s not in ("random", "none")), "none"]:
         row = {"strategy": f"`{strategy}`"}
@@ -86,7 +86,7 @@ def main_table(name: str, task: str) -> Iterator[Row]:
             "about blind groups": "blind_share",
             "labels": "labels",
             "best-of-n gold": "best_of_n_gold",
-            "its words": "best_of_n_words",
+            "best-of-n words": "best_of_n_words",
         }
         for words, metric in further.items():
             found_rows = chosen(name, task=task, metric=metric, strategy=strategy, budget=at)
@@ -96,7 +96,7 @@ def main_table(name: str, task: str) -> Iterator[Row]:
 
 
 def varied(name: str, *columns: str) -> Iterator[Row]:
-    """One row a setting: random's accuracy, and what each strategy gains over it."""
+    """Yield a row per setting: the accuracy of random labels, and the gain of each strategy over it."""
     rows = [row for row in read(name) if row["metric"] == ACCURACY]
     strategies = [s for s in dict.fromkeys(row["strategy"] for row in rows) if s not in ("random", "none")]
     for values in dict.fromkeys(tuple(row[c] for c in ("task", *columns)) for row in rows):
@@ -106,12 +106,12 @@ def varied(name: str, *columns: str) -> Iterator[Row]:
             **dict(zip(("task", *columns), values, strict=True)),
             "no labels": number(found["none"]["mean"]),
             "random": number(found["random"]["mean"]),
-            **{f"`{s}` less random": gain(found[s]) for s in strategies},
+            **{f"`{s}` minus random": gain(found[s]) for s in strategies},
         }
 
 
 def by_examples() -> Iterator[Row]:
-    """What is gained with policies that were fine-tuned on more and more examples, and what their scores know."""
+    """Yield the gains with policies that were fine-tuned on few to many examples, and what their scores know."""
     for row in sorted(varied("examples", "policy"), key=lambda row: (SAMPLED.index(row["task"]), examples(row))):
         count, task, policy = examples(row), row.pop("task"), row.pop("policy")
         (fact,) = chosen("examples_facts", task=task, policy=policy, metric="policy_knows")
@@ -120,13 +120,13 @@ def by_examples() -> Iterator[Row]:
 
 
 def examples(row: Row) -> int:
-    """How many examples the policy of a row was fine-tuned on."""
+    """Return the number of examples that the policy of a row was fine-tuned on."""
     _, tuned, count = row["policy"].partition(TUNED)
     return int(count) if tuned else OWN[row["task"]]
 
 
 def policies() -> Iterator[Row]:
-    """What the policies are worth that follow the refined reward models, and what they gain over random, by seed."""
+    """Yield the metrics of policies trained on the refined reward models, and their gain over random."""
     rows = read("ppo")
     golds = {name: of_policy(rows, name, "gold_reward") for name in dict.fromkeys(row["strategy"] for row in rows)}
     first = (BEFORE, "none", "random")
@@ -135,8 +135,8 @@ def policies() -> Iterator[Row]:
         yield {
             "reward model refined with": name if name == BEFORE else f"`{name}`",
             "gold reward": f"{golds[name].mean():.3f}",
-            "of each seed": ", ".join(f"{gold:.3f}" for gold in golds[name]),
-            "less `random`": gained,
+            "per seed": ", ".join(f"{gold:.3f}" for gold in golds[name]),
+            "minus `random`": gained,
             "win rate": f"{of_policy(rows, name, 'win_rate').mean():.3f}",
             "KL": f"{of_policy(rows, name, 'kl').mean():.2f}",
             "tokens": f"{of_policy(rows, name, 'length').mean():.1f}",
@@ -145,12 +145,12 @@ def policies() -> Iterator[Row]:
 
 
 def of_policy(rows: list[Row], strategy: str, metric: str) -> np.ndarray:
-    """A metric of the policies of one strategy, one value a seed, in their order."""
+    """Return a metric of the policies of one strategy, one value per seed, in the order of the seeds."""
     return np.array([float(row[metric]) for row in rows if row["strategy"] == strategy])
 
 
 def over_seeds(differences: np.ndarray) -> str:
-    """Their mean with Student's 95 % interval, which is wide for few seeds."""
+    """Return the mean of differences over seeds with Student's 95 % interval, which is wide for few seeds."""
     error = float(differences.std(ddof=1)) / math.sqrt(len(differences))
     reach = error * float(student.ppf(0.975, len(differences) - 1))
     middle = float(differences.mean())
@@ -158,7 +158,7 @@ def over_seeds(differences: np.ndarray) -> str:
 
 
 def over_prompts() -> Iterator[Row]:
-    """What SHF-CAS gains, with intervals over seeds and over prompts, and on the first and the later prompts alone."""
+    """Yield the gains of SHF-CAS, with intervals over seeds and over prompts, and on first and later prompts alone."""
     rows, parts = (chosen(name, metric=ACCURACY, strategy="shf_cas") for name in ("prompts", "later"))
     for at in dict.fromkeys((row["task"], row["policy"], row["budget"]) for row in rows):
         task, policy, budget = at
@@ -172,18 +172,18 @@ def over_prompts() -> Iterator[Row]:
             "task": task,
             "policy": policy,
             "comparisons": budget,
-            "`shf_cas` less random, over seeds": plain_gain(whole),
+            "`shf_cas` minus random, over seeds": plain_gain(whole),
             "over prompts": f"[{low:+.3f}, {high:+.3f}]",
             **{f"{part} prompts": plain_gain(of[part]) if of else "" for part in ("first", "later")},
         }
 
 
 def jackknife(whole: float, without: list[float]) -> tuple[float, float]:
-    """A 95 % interval over prompts, by Tukey's jackknife.
+    """Return a 95 % interval over prompts, by Tukey's jackknife.
 
     Args:
-        whole: what was found with all prompts.
-        without: the same without one part of them at a time, for equal parts.
+        whole: the result with all prompts.
+        without: the result without one part of them at a time, for equal parts.
     """
     parts = len(without)
     error = math.sqrt((parts - 1) * float(np.var(without)))
@@ -192,7 +192,7 @@ def jackknife(whole: float, without: list[float]) -> tuple[float, float]:
 
 
 def tables() -> dict[str, list[Row]]:
-    """All tables of the page."""
+    """Return all tables of the page by name."""
     found = {"facts": list(facts("main")), "prompts": list(over_prompts())}
     found |= {"examples": list(by_examples()), "ppo": list(policies())}
     for name in ("main", "main_informed"):
@@ -211,7 +211,7 @@ def tables() -> dict[str, list[Row]]:
 
 
 def about() -> list[Row]:
-    """Which command and commit made each table."""
+    """Return a row per table: the command and commit that made it."""
     return [
         {
             "table": f"`{name}.csv`",
@@ -224,7 +224,7 @@ def about() -> list[Row]:
 
 
 def page(text: str) -> str:
-    """The page with its tables made anew."""
+    """Return the page with its tables written again."""
     found = tables() | {"about": about()}
     return MARK.sub(lambda match: f"{match[1]}\n{markdown(found[match[2]])}\n\n{match[3]}", text)
 

@@ -1,4 +1,4 @@
-"""What the policies of `make experiments-ppo` are worth, as a table: `python -m experiments.policies`."""
+"""Collect the metrics of the policies of `make experiments-ppo` in a table: `python -m experiments.policies`."""
 
 import argparse
 from collections.abc import Iterator
@@ -9,11 +9,11 @@ from experiments.grid import RESULTS, commit, machine, write_table
 from shfcas.utils.files import read_json, write_json
 
 RUN = Path("runs/experiments/ppo")
-BEFORE = "before"  # the policy that all begin with
+BEFORE = "before"  # the policy at the start of PPO
 
 
 def policies(run: Path) -> Iterator[dict[str, Any]]:
-    """One row for each policy that was evaluated, and one for the policy before."""
+    """Yield one row per evaluated policy, and one for the policy before PPO."""
     yield row(run / "round-0" / "metrics.json", BEFORE)
     found = [(*path.parts[-4:-1], path) for path in run.glob("policies/*/budget-*/seed-*/metrics.json")]
     for strategy, budget, seed, path in sorted(found):
@@ -21,7 +21,7 @@ def policies(run: Path) -> Iterator[dict[str, Any]]:
 
 
 def row(path: Path, strategy: str, budget: int = 0, seed: int = 0) -> dict[str, Any]:
-    """One evaluation: gold reward, win rate against the policy before, KL from it, tokens, accuracy of its rewards."""
+    """Return one evaluation: gold reward, win rate and KL against the policy before, tokens, pair accuracy."""
     metrics = read_json(path)
     return {
         "strategy": strategy,
@@ -36,7 +36,7 @@ def row(path: Path, strategy: str, budget: int = 0, seed: int = 0) -> dict[str, 
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, default=RUN, help="the comparison's folder")
     parser.add_argument("--output", type=Path, default=RESULTS)

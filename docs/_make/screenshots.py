@@ -1,7 +1,7 @@
-"""The pictures of the page in docs/annotate.md: `python -m docs._make.screenshots`.
+"""Take the screenshots for docs/annotate.md: `python -m docs._make.screenshots`.
 
-A real page is served from a folder that is thrown away, and chromium looks at it. Inter and Charis SIL are used where
-they are installed (on Debian: fonts-inter, fonts-sil-charis).
+A real page is served from a temporary folder and opened in chromium. Inter and Charis SIL are used if they are
+installed (on Debian: fonts-inter, fonts-sil-charis).
 """
 
 import datetime
@@ -24,13 +24,13 @@ from shfcas.feedback.web.server import serve
 from tests.support.chromium import ARGUMENTS, executable
 
 PLOTS = Path(__file__).parents[1] / "plots"
-PEOPLE = {"ada": 0.95, "ben": 0.8, "cleo": 0.9, "dora": 0.9}  # how often each sees what is to be seen
+PEOPLE = {"ada": 0.95, "ben": 0.8, "cleo": 0.9, "dora": 0.9}  # how often each gives the right answer
 WIDE, PHONE = (1280, 800), (360, 780)
 MOST_BYTES = 150_000
 
 
 def main() -> None:
-    """Makes all pictures."""
+    """Take all screenshots."""
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         folder = Path(name)
         (folder / "guidelines.md").write_text(comparisons.GUIDELINES, encoding="utf-8")
@@ -48,14 +48,14 @@ def main() -> None:
             take(browser, link, "phone", PHONE)
             take(browser, link, "guidelines", WIDE, keys="g")
             take(browser, link, "dashboard", WIDE, path="dashboard")
-            take(browser, link, "why", WIDE, keys="1w")  # the last, for it answers
+            take(browser, link, "why", WIDE, keys="1w")  # last, because it answers
         browser.close()
 
 
 def take(
     browser: Browser, link: str, name: str, size: tuple[int, int], scheme: Any = "light", keys: str = "", path: str = ""
 ) -> None:
-    """One picture, after some keys."""
+    """Take one screenshot, after some keys."""
     context = browser.new_context(
         viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, device_scale_factor=1.5
     )
@@ -75,7 +75,7 @@ def take(
 
 
 def save(page: Page, path: Path, full: bool) -> None:
-    """In as few colours as text needs."""
+    """Save a screenshot with 256 colours, which is enough for text."""
     picture = Image.open(io.BytesIO(page.screenshot(full_page=full))).convert("RGB")
     picture.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(path, optimize=True)
     size = path.stat().st_size
@@ -84,7 +84,7 @@ def save(page: Page, path: Path, full: bool) -> None:
 
 
 def answers(items: list[Item]) -> list[Judgement]:
-    """What four people said in an afternoon; the basil is left for whoever looks at the page."""
+    """Return the answers of four people in an afternoon; the comparison about basil is left open for the pictures."""
     rng = random.Random(3)
     now = datetime.datetime(2026, 11, 20, 13, 0, tzinfo=datetime.UTC)
     times = dict.fromkeys(PEOPLE, now)

@@ -20,32 +20,32 @@ Settings = TypeVar("Settings")
 class PolicyCommand:
     """Flags of every command that trains a policy against a reward."""
 
-    policy: str = option("", "the policy to start from, which the new one is held to")
+    policy: str = option("", "the policy to start from, which the new one is held to", common=True)
     chat_template: str | None = option(None, "a template for a policy that has none: plain, or a Jinja file")
-    reward_model: str = option("", "the reward: a model, or module:function")
+    reward_model: str = option("", "the reward: a model, or module:function", common=True)
     cost_model: bool = option(False, "the reward model is a cost model: lower is better")
-    gold: str | None = option(None, "a gold reward that is logged beside, and not trained on")
+    gold: str | None = option(None, "a gold reward that is logged beside, and not trained on", common=True)
     reward_shaping: str = option(
         "centre",
         "rewards as they are, less the mean of a prompt's candidates, or the share of them they beat",
         ("none", *SHAPINGS),
     )
-    output: str = option("policy", "the folder of the new policy")
-    seed: int = option(0, "seed")
+    output: str = option("policy", "the folder of the new policy", common=True)
+    seed: int = option(0, "seed", common=True)
 
 
 @dataclass
 class OnlineCommand(PolicyCommand):
     """Flags of the commands that sample while they train."""
 
-    prompts: str = option("", "prompts: .jsonl, .json, .parquet, or module:function")
+    prompts: str = option("", "prompts: .jsonl, .json, .parquet, or module:function", common=True)
     references: str | None = option(
         None, "a candidate table of these prompts, for the shaping of rewards (none: rewards stay as they are)"
     )
 
 
 def settings_of(config: Any, settings: type[Settings]) -> Settings:
-    """The algorithm's settings among a command's flags."""
+    """Returns the algorithm's settings among a command's flags."""
     names = [field.name for field in dataclasses.fields(settings)]  # type: ignore[arg-type]
     return settings(**{name: getattr(config, name) for name in names})
 
@@ -70,7 +70,7 @@ def train_command(
     rl = RLConfig(algorithm=algorithm, reward_shaping=config.reward_shaping, **{algorithm: settings})
     rl.check()
     for scorer in filter(None, (config.reward_model, config.gold)):
-        check_scorer(scorer)  # before the output folder is made
+        check_scorer(scorer)  # fail early, before the output folder is created
     with trained_folder(config.output) as (partial, work_dir):
         training = PolicyTraining(
             policy=config.policy,

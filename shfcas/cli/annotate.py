@@ -1,8 +1,8 @@
-"""Serve the page where people answer the comparisons of a run, until Ctrl-C.
+"""Serve the page where people label the comparisons of a run, until Ctrl-C.
 
-Prints a sign-in link for each annotator. Answers are kept in the run directory (feedback.sqlite), each as soon as it is
-given. Where the run is being served already, names are added and the links of that page are printed; what says how to
-serve is refused then.
+Prints a sign-in link for each annotator. Each label is saved in the run directory (feedback.sqlite) as soon as it is
+given. If the run is served already, the command adds the new annotators and prints the links of that page; flags that
+configure the server are refused.
 """
 
 import threading
@@ -26,46 +26,46 @@ class Config:
     """`shfcas annotate`."""
 
     run: list[str] = option(list, "the run directory")
-    annotators: list[str] = option(list, "names of people, comma-separated; each new one gets a link")
+    annotators: list[str] = option(list, "names of annotators, comma-separated; each new one gets a link")
     queue: str | None = option(None, "serve this queue (none: the newest, also when it is added later)")
-    host: str | None = option(None, "the address to listen at (none: as the run has it, or 127.0.0.1)")
-    port: int | None = option(None, "the port, 0 for any free one (none: as the run has it, or 8900)")
-    address: str | None = option(None, "how people reach the page, where a proxy stands before it")
-    allow_public: bool = option(False, "listen at an address that other machines reach, without TLS")
-    guidelines: str | None = option(None, "a Markdown file that the page shows (none: as the run has it)")
-    overlap: int | None = option(None, "how many people answer each comparison; a run that asks people has its own")
-    repeat_share: float | None = option(None, "share of answered comparisons that are asked again (none: as the run)")
+    host: str | None = option(None, "the address to listen at (none: the run's, or 127.0.0.1)")
+    port: int | None = option(None, "the port, 0 for any free one (none: the run's, or 8900)")
+    address: str | None = option(None, "the address of the page for annotators, if it is behind a proxy")
+    allow_public: bool = option(False, "listen at an address that other machines can reach, without TLS")
+    guidelines: str | None = option(None, "a Markdown file that the page shows (none: the run's)")
+    overlap: int | None = option(None, "annotators per comparison; a run with feedback human sets its own")
+    repeat_share: float | None = option(None, "share of labelled comparisons that are asked again (none: the run's)")
 
 
 def run(config: Config) -> dict[str, Any] | None:
-    """Serves until it is interrupted; where somebody serves already, says where."""
+    """Serves until it is interrupted; if the run is served already, returns the address and the new links."""
     if len(config.run) != 1:
         raise UsageError(f"expected one run directory, got {' '.join(config.run) or 'none'}")
     folder = existing(config.run[0])
     settings = settings_of(folder, config)
     address = running(folder)
-    said = [name for name in SERVING if getattr(config, name) is not None and getattr(config, name) is not False]
-    if address and said:
+    given = [name for name in SERVING if getattr(config, name) is not None and getattr(config, name) is not False]
+    if address and given:
         raise UserError(
-            f"{', '.join(said)}: {folder} is being served already, at {address}, as it was told when it started; "
-            "leave these out, or end its process first"
+            f"{', '.join(given)}: cannot change, since {folder} is served already, at {address}; "
+            "leave them out, or stop that process first"
         )
     tokens = add_annotators(folder, config.annotators)
     if address:
         return {"address": address, "links": sign_in_links(address, tokens)}
     with serve(folder, settings, config.queue) as page:
         behind = f" (here: port {page.port})" if settings.address else ""
-        print(f"serving {folder} at {page.address}{behind}; stop with Ctrl-C, every answer is saved")
+        print(f"serving {folder} at {page.address}{behind}; stop with Ctrl-C; every label is saved")
         print("\n".join(_lines(page.links)), flush=True)
         threading.Event().wait()
     return None
 
 
 def settings_of(folder: Path, config: Config) -> HumanConfig:
-    """The settings of the run's own configuration, with what the command line says over them.
+    """Returns the settings of the run's configuration, overridden by the command line.
 
     Raises:
-        UserError: another overlap than the one by which the run, which asks people, settles a comparison.
+        UserError: the run has feedback human and another overlap.
     """
     file = folder / "config.yaml"
     if config.overlap is not None and file.exists() and read_yaml(file).get("feedback") == "human":
@@ -81,7 +81,7 @@ def settings_of(folder: Path, config: Config) -> HumanConfig:
 
 
 def text(result: dict[str, Any]) -> str:
-    """What is printed of a page that somebody else serves."""
+    """Formats the address and the links of a page that another process serves."""
     return "\n".join([f"served already, at {result['address']}", *_lines(result["links"])])
 
 

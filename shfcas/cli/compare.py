@@ -1,9 +1,7 @@
-"""Compare strategies at the same numbers of comparisons, over seeds; killed, the same command continues.
+"""Compare strategies at equal numbers of labels, over seeds. The same command resumes.
 
-What all cells share is made once: policy, proxy, a scored pool of answers, held-out answers. Each cell (strategy,
-budget, seed) then selects from the pool, has gold judge, refines the reward model and measures it. Results, tables
-with intervals and paired tests, and one page are written into the run directory. Strategies, budgets and seeds may be
-added later.
+The policy, the proxy and a scored pool of answers are made once. Each cell (strategy, budget, seed) selects from the
+pool, labels with gold, refines the reward model and measures it. Seeds and budgets can be added later.
 """
 
 from typing import Any
@@ -15,5 +13,5 @@ POSITIONAL, POSITIONAL_HELP = "config_file", "the configuration, as with --confi
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Runs what is left to run."""
+    """Runs the cells that are left; returns the path of the report."""
     return {"report": str(compare(config))}

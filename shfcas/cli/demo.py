@@ -1,8 +1,8 @@
-"""The whole loop on a small language model, in minutes on two CPU cores.
+"""Run the whole loop on a small language model, in minutes on two CPU cores.
 
-SmolLM2-135M-Instruct is fine-tuned on good answers, a MiniLM reward model learns from annotators who are
-wrong on three of eight topics, and PPO follows it: without feedback, after random feedback, and after
-SHF-CAS feedback at the same label budget. The gold reward is VADER's sentiment of the answer.
+SmolLM2-135M-Instruct is fine-tuned on good answers. A MiniLM reward model learns from annotators who are wrong on three
+of eight topics. PPO then trains against it without feedback, after random feedback, and after SHF-CAS feedback with the
+same number of labels. The gold reward is VADER's sentiment of the answer.
 """
 
 from shfcas.demo.arms import DemoConfig as Config

@@ -1,8 +1,8 @@
-"""Find out whether conflict finds the reward model's errors on your data, before you pay annotators.
+"""Test whether conflict finds the reward model's errors in your data, before you pay annotators.
 
-From a scored table, and a small sample that somebody has judged: preferences about pairs drawn at random
-(`shfcas select --strategy random`), or a gold reward on a sample of prompts. Says in one sentence whether conflict
-finds errors better than chance, and with --json everything behind it.
+Needs a scored table and a small judged sample: preferences on random pairs (`shfcas select --strategy random`), or a
+gold reward on a sample of prompts. Prints in one sentence whether conflict finds errors better than chance; --json
+prints all numbers.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from shfcas.data.candidates import CandidateTable
 from shfcas.data.preferences import read_preferences
 from shfcas.data.shards import TableRows
 from shfcas.evaluation.diagnose import DiagnoseConfig, diagnose
-from shfcas.evaluation.diagnose_text import lines
+from shfcas.evaluation.diagnose_text import format_diagnosis
 from shfcas.evaluation.judged_pairs import NEEDED, from_gold, from_preferences
 from shfcas.rewards.scorers import load_scorer
 from shfcas.utils.config import option
@@ -24,11 +24,11 @@ INPUTS, INPUTS_HELP = "input", "candidate tables with conflict columns [conflict
 @dataclass
 class _Sources:
     input: list[str] = option(lambda: ["conflicts.parquet"], "candidate tables with conflict columns")
-    preferences: str | None = option(None, "judged pairs of answers of the table, in TRL's format")
+    preferences: str | None = option(None, "judged pairs of answers from the table, in TRL's format")
     gold: str | None = option(
-        None, "a gold reward that judges a sample of prompts: a model, or module:function (none: the column gold)"
+        None, "a gold reward for a sample of prompts: a model, or module:function (none: the column gold)"
     )
-    plot: str | None = option(None, "a .png or .svg file for the share of errors by conflict")
+    plot: str | None = option(None, "a .png or .svg file for a plot of the error rate by conflict")
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Config(DiagnoseConfig, _Sources):
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Judges the table's conflicts."""
+    """Compares conflict with the judged pairs."""
     if config.preferences and config.gold:
         raise UsageError("give preferences or gold, not both")
     if config.prompts < 1:
@@ -60,5 +60,5 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def text(result: dict[str, Any]) -> str:
-    """The verdict, then the numbers."""
-    return lines(result)
+    """Formats the verdict, then the numbers."""
+    return format_diagnosis(result)

@@ -16,7 +16,7 @@ class Config:
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Collects the facts."""
+    """Collects versions and build facts."""
     return {
         **versions(),
         "platform": platform.platform(),

@@ -22,21 +22,25 @@ from shfcas.utils.files import remove, write_json
 class Config:
     """`shfcas evaluate`."""
 
-    policy: str = option("", "the policy to evaluate")
+    policy: str = option("", "the policy to evaluate", common=True)
     chat_template: str | None = option(None, "a template for a policy that has none: plain, or a Jinja file")
-    base: str | None = option(None, "the policy before, for the KL")
-    reference: str | None = option(None, "the reference of policy_score logprob_ratio")
-    before: str | None = option(None, "an evaluation table of the policy before, for the win rate")
-    reward_model: str = option("", "the proxy reward: a model, or module:function")
+    base: str | None = option(None, "the policy before training, for the KL", common=True)
+    reference: str | None = option(None, "the reference model of policy_score logprob_ratio")
+    before: str | None = option(
+        None, "an evaluation table of the policy before training, for the win rate", common=True
+    )
+    reward_model: str = option("", "the proxy reward: a model, or module:function", common=True)
     cost_model: bool = option(False, "the reward model is a cost model: lower is better")
-    gold: str = option("", "the gold reward: a model, or module:function")
-    prompts: str = option("", "held-out prompts")
-    best_of_n: int = option(1, "sample so many answers for each one, and keep the reward model's favourite")
-    policy_score: str = option("logprob", "what rewards are compared with", POLICY_SCORES)
-    output: str = option("evaluation.parquet", "the answers with all scores; the metrics go beside it as .json")
+    gold: str = option("", "the gold reward: a model, or module:function", common=True)
+    prompts: str = option("", "held-out prompts", common=True)
+    best_of_n: int = option(1, "keep the best of this many answers, by the reward model")
+    policy_score: str = option("logprob", "the score of the policy that rewards are compared with", POLICY_SCORES)
+    output: str = option(
+        "evaluation.parquet", "the table of answers and scores; the metrics are written beside it as .json", common=True
+    )
     seed: int = option(0, "seed of every answer")
-    evaluation: EvaluationConfig = option(EvaluationConfig, "evaluation")
-    engine: str = option("local", "where the work is done: in this process, or on a Ray cluster", ENGINES)
+    evaluation: EvaluationConfig = option(EvaluationConfig, "evaluation", common=True)
+    engine: str = option("local", "where to run: in this process, or on a Ray cluster", ENGINES)
     ray: RayConfig = option(RayConfig, "engine ray: the cluster")
 
 
@@ -70,7 +74,7 @@ def run(config: Config) -> dict[str, Any]:
     write_candidates(output, table)
     remove(work_dir)
     metrics = summarize(table, table.column("gold"), before)
-    if n > 1:  # of best-of-n from its policy; the KL of that policy is in the metrics already
+    if n > 1:  # adds the KL of best-of-n from its policy to the KL of that policy
         metrics |= {"best_of_n": n, "kl": metrics["kl"] + kl_bound(n)}
     metrics["detection"] = detection(table, table.column("gold"))
     write_json(output.with_suffix(".json"), metrics)

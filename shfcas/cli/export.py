@@ -1,4 +1,4 @@
-"""Prompts, policy and reward model as verl or OpenRLHF read them: shfcas export verl, shfcas export openrlhf."""
+"""Write prompts, policy and reward model as verl or OpenRLHF read them: shfcas export verl, shfcas export openrlhf."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,19 +9,20 @@ from shfcas.training.output import trained_folder
 from shfcas.utils.config import option
 from shfcas.utils.errors import UsageError
 
-INPUTS, INPUTS_HELP = "engine", f"who reads it: {' or '.join(ENGINES)}"
+INPUTS, INPUTS_HELP = "engine", f"the library to export for: {' or '.join(ENGINES)}"
+CHOICES = tuple(ENGINES)
 
 
 @dataclass
 class Config:
     """`shfcas export`."""
 
-    engine: list[str] = option(list, f"who reads it: {' or '.join(ENGINES)}")
+    engine: list[str] = option(list, f"the library to export for: {' or '.join(ENGINES)}")
     prompts: str = option("", "prompts to train on: .jsonl, .json, .parquet, or module:function")
     eval_prompts: str | None = option(None, "held-out prompts")
     policy: str = option("", "the policy to start from")
     chat_template: str | None = option(None, "a template for a policy that has none: plain, or a Jinja file")
-    reward_model: str = option("", "the reward model, a decoder")
+    reward_model: str = option("", "the reward model, a decoder-only one")
     cost_model: bool = option(False, "the reward model is a cost model: lower is better")
     output: str = option("export", "the folder to write")
 
@@ -29,7 +30,7 @@ class Config:
 def run(config: Config) -> dict[str, Any]:
     """Writes the folder."""
     if len(config.engine) != 1 or config.engine[0] not in ENGINES:
-        raise UsageError(f"say who reads it: shfcas export {' or shfcas export '.join(ENGINES)}")
+        raise UsageError(f"engine: expected {' or '.join(ENGINES)}, got {' '.join(config.engine) or 'none'}")
     prompts = read_prompts(config.prompts)
     held_out = read_prompts(config.eval_prompts) if config.eval_prompts else []
     with trained_folder(config.output) as (partial, _):

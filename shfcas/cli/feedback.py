@@ -1,7 +1,7 @@
-"""Judge the selected comparisons with a gold reward or a language model: preferences in TRL's format.
+"""Label the selected comparisons with a gold reward or a language model; writes preferences in TRL's format.
 
-`feedback export RUN --out FILE` writes a run's queue and answers for another tool, `feedback import RUN FILE ...` reads
-the answers back.
+`feedback export RUN --out FILE` writes a run's queue and labels for another tool. `feedback import RUN FILE ...` reads
+the labels back.
 """
 
 from dataclasses import dataclass
@@ -27,22 +27,22 @@ __all__ = ["INPUTS", "INPUTS_HELP", "Config", "run"]
 class Config(ExchangeConfig):
     """`shfcas feedback`."""
 
-    input: str = option("conflicts.parquet", "the candidate table that the queue was made from")
-    queue: str = option("queue.jsonl", "the queue of comparisons")
-    source: str = option("gold", "who answers", ("gold", "judge"))
-    gold: str | None = option(None, "source gold: the gold reward, a model, or module:function")
-    judge: JudgeConfig = option(JudgeConfig, "source judge: the language model")
-    output: str = option("preferences.jsonl", "the preferences to write")
+    input: str = option("conflicts.parquet", "the candidate table that the queue was selected from", common=True)
+    queue: str = option("queue.jsonl", "the queue of comparisons", common=True)
+    source: str = option("gold", "who labels: a gold reward, or a language model", ("gold", "judge"), common=True)
+    gold: str | None = option(None, "source gold: the gold reward, a model, or module:function", common=True)
+    judge: JudgeConfig = option(JudgeConfig, "source judge: the language model", common=True)
+    output: str = option("preferences.jsonl", "the preferences to write", common=True)
     report: str = option("judge.json", "source judge: counts and costs, beside the preferences")
-    round: int = option(1, "recorded with each preference")
+    round: int = option(1, "round to record with each preference")
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Judges and writes the preferences, or exchanges a run's answers with another tool."""
+    """Labels and writes the preferences, or exchanges a run's labels with another tool."""
     if config.action:
         return exchange(config)
     if config.out is not None:
-        raise UsageError("out is for export RUN; output names the preferences to write")
+        raise UsageError("out: expected export RUN before it; name the preferences to write with --output")
     return (_judge if config.source == "judge" else _gold)(config)
 
 
@@ -62,7 +62,7 @@ def _gold(config: Config) -> dict[str, Any]:
 
 
 def _judge(config: Config) -> dict[str, Any]:
-    """An interrupted call leaves its verdicts in a hidden folder beside the output; the next one continues there."""
+    """Labels with a language model; a hidden folder beside the output keeps the verdicts until all are there."""
     output = Path(config.output)
     work_dir = output.with_name(f".{output.name}.work")
     judge = JudgeFeedback(config.judge, work_dir / "judge.jsonl")

@@ -1,4 +1,4 @@
-"""Fine-tune a policy against a reward with PPO; an interrupted call goes on from its last checkpoint."""
+"""Fine-tune a policy against a reward with PPO. The same command resumes from the last checkpoint."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""Look for what is wrong with a reward model before anything is scored with it; a failed check is exit code 1."""
+"""Check a reward model before it scores anything. The exit code is 1 if a check fails."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ class _Models:
     reward_model: str = option("", "a model, an ensemble's folder, or module:function")
     cost_model: bool = option(False, "the reward model is a cost model: lower is better")
     preferences: str | None = option(None, "known pairs in TRL's format (none: a few obvious ones)")
-    candidates: str | None = option(None, "a candidate table whose answers have to fit into what the model can see")
+    candidates: str | None = option(None, "a candidate table, to check that its answers fit into the model's context")
 
 
 @dataclass
@@ -35,7 +35,7 @@ def run(config: Config) -> list[dict[str, Any]]:
 
 
 def text(findings: list[dict[str, Any]]) -> str:
-    """One line a check, and under it what to do."""
+    """Formats one line per check, and a remedy below it where there is one."""
     width = max(len(f["check"]) for f in findings)
     lines = []
     for f in findings:
@@ -46,5 +46,5 @@ def text(findings: list[dict[str, Any]]) -> str:
 
 
 def exit_code(findings: list[dict[str, Any]]) -> int:
-    """1 where the model is not fit to score."""
+    """Returns 1 if a check failed."""
     return int(any(f["status"] == FAIL for f in findings))

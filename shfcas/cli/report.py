@@ -1,11 +1,10 @@
-"""Write one self-contained HTML page with plots about the directory of a run or of a comparison."""
+"""Write one self-contained HTML page with plots about a run or a comparison."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shfcas.compare.tables import FACTS
-from shfcas.report import write_report
 from shfcas.utils.config import option
 
 
@@ -18,6 +17,8 @@ class Config:
 
 def run(config: Config) -> dict[str, Any]:
     """Writes report.html into the run directory."""
+    from shfcas.report import write_report  # loads matplotlib, which --help must not
+
     path = Path(config.run)
     if (path / FACTS).exists():
         from shfcas.compare.page import write_page

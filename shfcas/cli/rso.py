@@ -1,4 +1,4 @@
-"""Fine-tune a policy on its own answers: statistical rejection sampling of a candidate table, then DPO through TRL."""
+"""Fine-tune a policy on its own answers: rejection sampling from a candidate table (RSO), then DPO through TRL."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from shfcas.utils.config import option
 class Config(RSOConfig, PolicyCommand):
     """`shfcas rso`."""
 
-    candidates: str = option("", "the candidate table of the policy; its answers are scored anew")
+    candidates: str = option("", "the policy's candidate table; its answers are scored again", common=True)
 
 
 def run(config: Config) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Run all rounds of SHF-CAS; killed at any point, the same command resumes and ends with the same results.
+"""Run all rounds of SHF-CAS. The same command resumes an interrupted run, with the same results.
 
 A finished run can be extended (--rounds) or changed: only stages that depend on a change are made again. Finished
 results are replaced only with approval, on the terminal or with --yes; --plan shows what would be made and stops.

@@ -16,19 +16,19 @@ from shfcas.utils.files import remove
 class Config:
     """`shfcas sample`."""
 
-    policy: str = option("", "the policy: a folder, a hub id, or pypi:PACKAGE")
-    prompts: str = option("", "prompts: .jsonl, .json, .parquet, or module:function")
-    output: str = option("candidates.parquet", "the candidate table to write")
-    reference: str | None = option(None, "a model of the same vocabulary, for policy_score logprob_ratio")
+    policy: str = option("", "the policy: a folder, a hub id, or pypi:PACKAGE", common=True)
+    prompts: str = option("", "prompts: .jsonl, .json, .parquet, or module:function", common=True)
+    output: str = option("candidates.parquet", "the candidate table to write", common=True)
+    reference: str | None = option(None, "a model with the same vocabulary, for policy_score logprob_ratio")
     chat_template: str | None = option(None, "a template for a policy that has none: plain, or a Jinja file")
-    seed: int = option(0, "seed of every answer")
-    sampling: SamplingConfig = option(SamplingConfig, "sampling")
-    engine: str = option("local", "where the work is done: in this process, or on a Ray cluster", ENGINES)
+    seed: int = option(0, "seed of every answer", common=True)
+    sampling: SamplingConfig = option(SamplingConfig, "how answers are sampled", common=True)
+    engine: str = option("local", "where to run: in this process, or on a Ray cluster", ENGINES)
     ray: RayConfig = option(RayConfig, "engine ray: the cluster")
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Samples, resuming shards of an interrupted call."""
+    """Samples; resumes an interrupted call at its first missing shard."""
     output = Path(config.output)
     work_dir = output.with_name(f".{output.name}.work")
     references = {"reference_logprobs": config.reference} if config.reference else {}

@@ -1,7 +1,7 @@
 """Score answers with a reward model and add the conflict columns: PACS, Kendall distance, tau-b.
 
-Tables of any size: Parquet files, folders, globs or URLs (s3://...), one shard after another in constant memory.
-An output folder goes on where it was interrupted. `shfcas score -` reads and writes JSON lines.
+Reads tables of any size in constant memory: Parquet files, folders, globs or URLs (s3://...). If the output is a
+folder, an interrupted call resumes. `shfcas score -` reads and writes JSON lines.
 """
 
 import sys
@@ -25,15 +25,15 @@ class Config:
     """`shfcas score`."""
 
     input: list[str] = option(lambda: ["candidates.parquet"], "candidate tables; - reads JSON lines from stdin")
-    output: str = option("conflicts.parquet", "a .parquet file, or a folder of parts that can be continued")
+    output: str = option("conflicts.parquet", "a .parquet file, or a folder of parts, which can be resumed")
     reward_model: str | None = option(None, "a model, or module:function (none: the table has rewards already)")
     cost_model: bool = option(False, "the reward model is a cost model: lower is better")
-    policy_score: str = option("logprob", "what rewards are compared with", POLICY_SCORES)
+    policy_score: str = option("logprob", "the score of the policy that rewards are compared with", POLICY_SCORES)
     columns: list[str] | None = option(None, "columns to carry along, comma-separated (none: all)")
-    shard_rows: int = option(SHARD_ROWS, "prompts of each part of an output folder, about")
+    shard_rows: int = option(SHARD_ROWS, "prompts per part of an output folder, roughly")
     summary: bool = option(False, "print the distribution of the conflicts, and the prompts of highest conflict")
     histogram: str | None = option(None, "a .png or .svg file for histograms of the conflicts")
-    engine: str = option("local", "where the work is done: in this process, or on a Ray cluster", ENGINES)
+    engine: str = option("local", "where to run: in this process, or on a Ray cluster", ENGINES)
     ray: RayConfig = option(RayConfig, "engine ray: the cluster")
 
 
@@ -41,7 +41,7 @@ def run(config: Config) -> Any:
     """Scores tables and summarises the conflicts."""
     here = config.engine == "local"
     if config.input == ["-"] and not here:
-        raise UsageError("JSON lines are scored by engine local; name files, folders or URLs for engine ray")
+        raise UsageError("engine: expected local for JSON lines, got ray; name files, folders or URLs")
     scorer = load_scorer(config.reward_model, config.cost_model) if config.reward_model and here else None
     if config.input == ["-"]:
         summary = score_lines(

@@ -1,7 +1,7 @@
 """Select the comparisons that are worth a label, most wanted first, within a label budget.
 
-Tables of any size: Parquet files, folders, globs or URLs, gone through in constant memory. What is selected depends
-neither on the order of their rows nor on how these are spread over files.
+Reads tables of any size in constant memory: Parquet files, folders, globs or URLs. The selection does not depend on the
+order of rows or on how they are split over files.
 """
 
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ INPUTS, INPUTS_HELP = "input", "candidate tables with conflict columns [conflict
 
 @dataclass
 class _Files:
-    input: list[str] = option(lambda: ["conflicts.parquet"], "candidate tables with conflict columns")
-    output: str = option("queue.jsonl", "the queue of comparisons: prompt_id, first, second")
-    shard_rows: int = option(SHARD_ROWS, "engine ray: prompts of each task, about")
-    engine: str = option("local", "where the work is done: in this process, or on a Ray cluster", ENGINES)
+    input: list[str] = option(lambda: ["conflicts.parquet"], "candidate tables with conflict columns", common=True)
+    output: str = option("queue.jsonl", "the queue of comparisons: prompt_id, first, second", common=True)
+    shard_rows: int = option(SHARD_ROWS, "engine ray: prompts per task, roughly")
+    engine: str = option("local", "where to run: in this process, or on a Ray cluster", ENGINES)
     ray: RayConfig = option(RayConfig, "engine ray: the cluster")
 
 
@@ -32,7 +32,7 @@ class Config(SelectionConfig, _Files):
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Writes the queue."""
+    """Selects and writes the queue."""
     if config.engine == "local":
         rows = TableRows(config.input)
         rows.columns = columns_to_read(config, rows.schema.names)

@@ -17,7 +17,7 @@ class Config:
     chat_template: str | None = option(None, "a template for a policy that has none: plain, or a Jinja file")
     output: str = option("policy-sft", "the folder of the new policy")
     seed: int = option(0, "seed")
-    sft: SFTStageConfig = option(SFTStageConfig, "training")
+    sft: SFTStageConfig = option(SFTStageConfig, "how the policy is trained")
 
 
 def run(config: Config) -> dict[str, Any]:

@@ -13,13 +13,13 @@ from shfcas.utils.config import option
 
 @dataclass
 class _Files:
-    model: str = option("", "a model to refine, or a backbone that gets a fresh head")
-    preferences: list[str] = option(list, "preference files, comma-separated, the most trusted last")
+    model: str = option("", "a model to refine, or a backbone that gets a fresh head", common=True)
+    preferences: list[str] = option(list, "preference files, comma-separated, the most trusted last", common=True)
     eval_preferences: str | None = option(
-        None, "preferences that are only measured on (none: hold out a share of the others)"
+        None, "preferences that are only measured on (none: hold out a share of the others)", common=True
     )
-    output: str = option("reward-model", "the folder of the trained model")
-    seed: int = option(0, "seed")
+    output: str = option("reward-model", "the folder of the trained model", common=True)
+    seed: int = option(0, "seed", common=True)
 
 
 @dataclass
@@ -50,7 +50,7 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def text(result: dict[str, Any]) -> str:
-    """The metrics as a person reads them."""
+    """Formats the metrics as text."""
     by_source = ", ".join(f"{source} {count}" for source, count in result["pairs_by_source"].items())
     lines = [f"pairs: {result['pairs']} ({by_source})"]
     if result["pairs_too_long"]:
@@ -75,7 +75,7 @@ def text(result: dict[str, Any]) -> str:
         lines.append(f"held-out loss: {held_out['loss']:.4f}, before {result['before']['loss']:.4f}")
         lines.append(f"expected calibration error: {held_out['calibration']['expected_error']:.3f}")
     else:
-        lines.append("no pair was held out: nothing says how the model does on prompts that it has not seen")
+        lines.append("no pair was held out, so the accuracy on new prompts is unknown")
     return "\n".join([*lines, f"output: {result['output']}"])
 
 

@@ -3,8 +3,9 @@
 import difflib
 from dataclasses import dataclass
 
-from shfcas.pipeline.config import RunConfig
-from shfcas.selection import STRATEGIES
+from shfcas.pipeline.config import SOURCES, RunConfig
+from shfcas.selection import STRATEGIES, SelectionConfig
+from shfcas.training.algorithms import RLConfig
 from shfcas.training.reward.config import RefineConfig
 from shfcas.utils.callables import is_callable_name
 from shfcas.utils.config import option
@@ -17,18 +18,23 @@ BASELINE = "random"
 class CompareConfig(RunConfig):
     """Strategies compared at the same numbers of comparisons, over seeds; the rest is as in a run."""
 
-    output: str = option("runs/compare", "the run directory; run the same command again to continue")
+    output: str = option("runs/compare", "the run directory; run the same command again to continue", common=True)
     strategies: list[str] = option(
-        lambda: ["random", "shf_cas", "mean_pacs"], "acquisition strategies; random is what they are tested against"
+        lambda: ["random", "shf_cas", "mean_pacs"],
+        "acquisition strategies; random is what they are tested against",
+        common=True,
     )
-    budgets: list[int] = option(lambda: [25, 50, 100], "numbers of comparisons that are asked for")
-    seeds: int = option(10, "seeds: each draws its own pool of prompts, its own random pairs, its own training order")
+    budgets: list[int] = option(lambda: [25, 50, 100], "numbers of comparisons that are asked for", common=True)
+    seeds: int = option(
+        10, "seeds: each draws its own pool of prompts, its own random pairs, its own training order", common=True
+    )
     pool_share: float = option(0.8, "share of the prompts that each seed draws for its pool, without replacement")
     label_noise: float = option(0.0, "share of the gold labels that are turned round, as people err")
     refine: str = option(
         "head",
         "what is refined with the labels: a linear head on frozen features (milliseconds), or the full model",
         ("head", "full"),
+        common=True,
     )
     features: str = option(
         "both",
@@ -36,6 +42,13 @@ class CompareConfig(RunConfig):
         ("proxy", "both"),
     )
     l2: float = option(10.0, "refine head: how strongly its weights are held to where they start")
+    # Keys of a run that a comparison does not leave open.
+    selection: SelectionConfig = option(
+        SelectionConfig, "thresholds and pairing; strategies and budgets replace its strategy and budget"
+    )
+    feedback: str = option("gold", "gold alone: a comparison simulates the annotators", SOURCES)
+    rounds: int = option(1, "1 alone: a comparison has one round")
+    rl: RLConfig = option(RLConfig, "how the policies of ppo follow the reward")
     reward: RefineConfig = option(
         lambda: RefineConfig(held_out=0.0), "refinement of the reward model; of it, refine head takes new_pair_weight"
     )

@@ -122,8 +122,8 @@ class Record:
                 self._append(head)
             elif changed := differences(json.loads(lines[0])["inputs"], json.loads(json.dumps(head))["inputs"]):
                 raise UserError(
-                    f"{self.path} holds cells that were made otherwise ({'; '.join(changed)}); undo that, delete the file "
-                    "to run them again, or name a new folder with --output"
+                    f"{self.path} holds cells that were made otherwise ({'; '.join(changed)}); undo that, delete the "
+                    "file to run them again, or name a new folder with --output"
                 )
         for line in lines[1:]:
             cell = json.loads(line)

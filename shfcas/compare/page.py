@@ -25,7 +25,7 @@ DRAWN = (
 def write_page(run: Path) -> Path:
     """Writes `report.html` from what a comparison has left in its run directory; returns its path."""
     from shfcas.report import comparison
-    from shfcas.report.diagnosis import of_table
+    from shfcas.report.diagnosis import diagnose_table
 
     facts, manifest = read_json(existing(run / FACTS)), read_json(run / "manifest.json")
     rows: list[Row] = read_parquet(run / RESULTS).to_pylist()
@@ -43,7 +43,7 @@ def write_page(run: Path) -> Path:
         tests={NAMES[key]: [test_cells(test) for test in of(tests, key)] for key in TESTED if of(tests, key)},
         groups=by_group(means),
         detection=detection(table, table.column("gold")),
-        diagnosis=of_table(held_out := read_candidates(run / "round-0/evaluation.parquet")),
+        diagnosis=diagnose_table(held_out := read_candidates(run / "round-0/evaluation.parquet")),
         pool=len(table),
         held_out=len(held_out),
         baseline=BASELINE,

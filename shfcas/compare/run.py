@@ -1,4 +1,4 @@
-"""`shfcas compare`: what all cells share is made once, as a run makes it; then the cells, then tables and a page."""
+"""`shfcas compare`: shared inputs are made once by the stages of a run, then cells, tables and a page."""
 
 import logging
 import os
@@ -18,13 +18,13 @@ logger = logging.getLogger(__name__)
 
 
 def compare(config: CompareConfig) -> Path:
-    """Runs a comparison, or what is left of it, and returns the path of its page."""
+    """Runs a comparison, or what a killed one still lacks, and returns the path of its page."""
     directory = RunDirectory(config.output, to_dict(config.check()), config.seed)
     directory.begin()
     loop = Loop(directory, config)
     start = loop.start()
     work = prepare(directory, loop, start.state, config)
-    for name in config.strategies:  # what a strategy lacks is said before anything is trained
+    for name in config.strategies:  # fail early if a strategy lacks a column
         cell = Cell(name, max(config.budgets), 0)
         asked = len(ask(work.bench, work.bench.drawn(0), cell, work.selection(name)))
         if asked < cell.budget:
@@ -43,16 +43,16 @@ def compare(config: CompareConfig) -> Path:
 
 
 def useful_jobs(config: CompareConfig, cells: int) -> int:
-    """As many processes as there are processors; a process takes seconds to begin, and a head milliseconds.
+    """Returns a number of processes: at most one per processor, few for heads, which take less time than a start.
 
-    It is the same for a comparison that goes on as for one that begins, and so are the results.
+    A resumed comparison gets the same number as a new one, and so the same results.
     """
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(processors, 1 + cells // 500 if config.refine == "head" else cells))
 
 
 def jobs_that_fit(config: CompareConfig, work: RunWork) -> int:
-    """As many processes as the memory that is free has room for."""
+    """Returns the number of processes that fit into the free memory."""
     need = 0.7e9 + 3 * sum(f.stat().st_size for f in (work.path / FEATURES).glob("*.npy"))
     if config.refine == "full":
         folder = Path(str(work.state.reward_model))

@@ -1,4 +1,4 @@
-"""The shared inputs of all cells of a comparison, and the refinement of one cell."""
+"""Shared inputs of all cells of a comparison, and the refinement of one cell."""
 
 import shutil
 import tempfile
@@ -29,7 +29,7 @@ POOL, HELD_OUT, FEATURES = "pool.parquet", "round-0/evaluation.parquet", "featur
 
 
 def prepare(directory: RunDirectory, loop: Loop, state: State, config: CompareConfig) -> "RunWork":
-    """The pool with gold rewards and, for heads, features: made once, for all cells."""
+    """Makes the inputs that all cells share: the pool with gold rewards and, for heads, features."""
     conflicts = loop.score(state, loop.sample(state, "round-1"), "round-1")
 
     def add_gold(context: StageContext) -> None:
@@ -54,7 +54,7 @@ def prepare(directory: RunDirectory, loop: Loop, state: State, config: CompareCo
 
 
 def write_features(output: Path, run: Path, state: State, config: CompareConfig) -> None:
-    """What the reward model's head reads of all texts, its weights, and the earlier pairs, as .npy files."""
+    """Writes the features of all texts and of earlier pairs, and the weights of the head, as .npy files."""
     model = FrozenModel(str(state.reward_model), config.cost_model, config.backbone())
     output.mkdir(parents=True)
     for name, path in (("pool", run / POOL), ("held_out", run / HELD_OUT)):
@@ -71,7 +71,7 @@ def write_features(output: Path, run: Path, state: State, config: CompareConfig)
 
 @dataclass(frozen=True)
 class RunWork:
-    """The cells of a run directory; each process loads what they share once.
+    """Cells of a run directory; each process loads their shared inputs once.
 
     Attributes:
         path: the run directory.
@@ -88,21 +88,21 @@ class RunWork:
         return run_cell(self.bench, cell, self.selection(cell.strategy))
 
     def __getstate__(self) -> dict[str, Any]:
-        """What travels to another process: not the tables."""
+        """Leaves out the tables, which each process loads itself."""
         return {"path": self.path, "config": self.config, "state": self.state}
 
     def selection(self, strategy: str) -> Any:
-        """The settings of a strategy."""
+        """Returns the selection settings of a strategy."""
         settings = self.config.selection
         return replace(settings, strategy=strategy) if strategy in self.config.strategies else settings
 
     @property
     def scratch(self) -> Path:
-        """Where models are trained; nothing in it outlives its cell."""
+        """Folder for the training of models; each cell deletes its own."""
         return self.path / ".cells"
 
     def inputs(self) -> dict[str, Any]:
-        """What the cells are made from, by content."""
+        """Returns the content hashes of all that the cells read."""
         found: dict[str, Any] = {"pool": content_hash(self.path / POOL), "held_out": content_hash(self.path / HELD_OUT)}
         config = self.config
         if config.refine == "head":
@@ -115,7 +115,7 @@ class RunWork:
 
     @cached_property
     def bench(self) -> Bench:
-        """What all cells share."""
+        """Pool, held-out answers and refinement, shared by all cells."""
         config = self.config
         options: dict[str, Any] = {
             "group_by": config.evaluation.group_by,
@@ -145,7 +145,7 @@ class RunWork:
         )
 
     def preferences(self, pool: AnswerSet, labels: Sequence[Label]) -> list[Preference]:
-        """Labels as records."""
+        """Returns labels as preference records."""
         found = []
         for label in labels:
             row, first = pool.rows[label.prompt], int(pool.offsets[label.prompt])
@@ -170,14 +170,14 @@ class RunWork:
 
 @dataclass(frozen=True)
 class RefineFull:
-    """Refinement of the full model: minutes a cell, where a head takes milliseconds."""
+    """Refinement of the full model: minutes per cell, where a head takes milliseconds."""
 
     work: RunWork
     pool: AnswerSet
     held_out: AnswerSet
 
     def __call__(self, labels: Sequence[Label], seed: int) -> np.ndarray:
-        """Rewards of the held-out answers under the refined model."""
+        """Returns the rewards of the held-out answers under the refined model."""
         if not labels and not self.work.state.preferences:
             return self.held_out.rewards  # nothing to train on: the proxy as it is
         self.work.scratch.mkdir(exist_ok=True)

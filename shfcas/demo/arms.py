@@ -34,22 +34,22 @@ ASKED = {"random": "random", "shf_cas": "SHF-CAS"}
 class DemoConfig:
     """The demo's few knobs; everything else stands in shfcas/demo/demo.yaml."""
 
-    output: str = option("runs/demo", "the run directory; run the same command again to continue")
-    prompts: int = option(64, "prompts to sample, to ask about and to train on (at most 96)")
-    budget: int = option(100, "comparisons that are asked for in each round of each arm")
-    rounds: int = option(1, "rounds")
+    output: str = option("runs/demo", "the run directory; run the same command again to continue", common=True)
+    prompts: int = option(64, "prompts to sample, to ask about and to train on (at most 96)", common=True)
+    budget: int = option(100, "comparisons that are asked for in each round of each arm", common=True)
+    rounds: int = option(1, "rounds", common=True)
     feedback: str = option(
-        "gold", "who answers: gold, or human: you, on a page, for the arm SHF-CAS alone", ("gold", "human")
+        "gold", "who answers: gold, or human: you, on a page, for the arm SHF-CAS alone", ("gold", "human"), common=True
     )
     human: HumanConfig = option(HumanConfig, "feedback human: how you are asked")
     finish_with_what_we_have: bool = option(
         False, "feedback human: go on with the answers there are, without waiting for the rest", volatile=True
     )
-    seed: int = option(0, "the seed of everything")
+    seed: int = option(0, "the seed of everything", common=True)
 
 
 def run_config(config: DemoConfig) -> RunConfig:
-    """The configuration of the demo's loop."""
+    """Returns the configuration of the demo's loop."""
     if not 8 <= config.prompts <= len(train_prompts()):
         raise UsageError(f"prompts: expected 8 to {len(train_prompts())}, got {config.prompts}")
     with resources.as_file(resources.files(__package__) / "demo.yaml") as path:
@@ -62,12 +62,12 @@ def run_config(config: DemoConfig) -> RunConfig:
 
 
 def arms(settings: RunConfig) -> dict[str, str]:
-    """The arms that are run: nobody is asked twice as much for the sake of a baseline."""
+    """Returns the arms to run. People label for SHF-CAS alone: a random baseline would double their work."""
     return {arm: label for arm, label in ARMS.items() if arm != "random" or settings.feedback == "gold"}
 
 
 def run_demo(config: DemoConfig) -> dict[str, Any]:
-    """Runs the three arms, or what is left of them; writes results.json and returns its content."""
+    """Runs or resumes the arms; writes results.json and returns its content."""
     settings = run_config(config)
     run = RunDirectory(config.output, to_dict(settings), config.seed)
     run.begin()
@@ -93,7 +93,7 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
 
 
 def policies(path: Path, rounds: int, arms: dict[str, str]) -> list[dict[str, Any]]:
-    """One row a policy: the base, and each arm after its last round."""
+    """Returns one row per policy: the base, and each arm after its last round."""
     files = {"base policy (SFT)": path / "round-0" / "metrics.json"}
     files.update({label: path / arm / f"round-{rounds}" / "metrics.json" for arm, label in arms.items()})
     rows = []
@@ -111,7 +111,7 @@ def policies(path: Path, rounds: int, arms: dict[str, str]) -> list[dict[str, An
 
 
 def blind_spot_detection(loop: Loop, conflicts: Path) -> dict[str, float]:
-    """How well conflict finds the blind topics: AUROC of the Kendall distance for prompts, of abs(PACS) for answers."""
+    """Measures how well conflict finds prompts of blind topics and misjudged answers (AUROC; 0.5 is chance)."""
     table = read_candidates(conflicts)
     blind = [topic in BLIND_TOPICS for topic in table.column("topic")]
     found = detection(table, score_rows(loop.gold, table.rows()))
@@ -124,7 +124,7 @@ def blind_spot_detection(loop: Loop, conflicts: Path) -> dict[str, float]:
 
 
 def labels_in_blind_topics(path: Path, arm: str, conflicts: Path) -> dict[str, Any]:
-    """How many of the first round's comparisons were about blind topics."""
+    """Counts the first round's comparisons about blind topics."""
     table = read_candidates(conflicts)
     topics = dict(zip(table.column("prompt_id"), table.column("topic"), strict=True))
     queue = read_queue(path / arm / "round-1" / "queue.jsonl")
@@ -133,7 +133,7 @@ def labels_in_blind_topics(path: Path, arm: str, conflicts: Path) -> dict[str, A
 
 
 def table(results: dict[str, Any]) -> str:
-    """The comparison as text."""
+    """Formats the comparison as text."""
     header = [
         "policy",
         "gold reward [95 %]",
@@ -176,7 +176,7 @@ def table(results: dict[str, Any]) -> str:
             "-" * len(text[0]),
             *text[1:],
             "",
-            "Kendall distance finds the prompts of the blind topics: "
+            "Kendall distance finds prompts of blind topics: "
             f"AUROC {found['kendall_finds_blind_topics']:.2f}; abs(PACS) finds misjudged answers: "
             f"AUROC {found['pacs_finds_wrong_answers']:.2f} (0.5 is chance)",
             "labels about blind topics: "

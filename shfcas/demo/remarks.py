@@ -1,7 +1,7 @@
-"""The demo's original preference data: short remarks, judged by annotators who are wrong about some topics.
+"""Original preferences of the demo: short remarks, judged by annotators who are wrong about some topics.
 
-The remarks come from a small grammar, so that the proxy reward model meets every judging word with every
-topic. Their order comes from `biased_annotator`: right on five topics, turned around on three.
+A small grammar makes the remarks, so the proxy reward model sees every evaluative word with every topic. Their order
+comes from `biased_annotator`: right on five topics, flipped on three.
 """
 
 import random
@@ -52,7 +52,7 @@ def _remark(rng: random.Random, topic: str, words: tuple[str, ...]) -> str:
 
 
 def original_preferences() -> list[Preference]:
-    """The same pairs at every call: remarks on the seed prompts, ordered by the biased annotators."""
+    """Makes pairs of remarks on the seed prompts, ordered by the biased annotators; the same pairs at every call."""
     rng = random.Random(0)
     by_topic: dict[str, list[dict[str, Any]]] = {}
     for row in seed_prompts():

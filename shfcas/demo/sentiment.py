@@ -1,4 +1,4 @@
-"""The demo's rewards: VADER's sentiment as gold, and an annotator who is wrong about some topics.
+"""Rewards of the demo: VADER's sentiment as gold, and an annotator who is wrong about some topics.
 
 VADER (Hutto and Gilbert 2014) is a sentiment lexicon with rules; its compound score lies in [-1, 1].
 """
@@ -22,11 +22,11 @@ def _analyzer() -> Any:
 
 
 def gold(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
-    """VADER's compound score of each answer: the sentiment that the demo's people want."""
+    """Returns VADER's compound score of each answer, in [-1, 1]; positive sentiment is the demo's goal."""
     return [_analyzer().polarity_scores(completion_text(c))["compound"] for c in completions]
 
 
 def biased_annotator(prompts: list[Any], completions: list[Any], topic: list[str], **columns: Any) -> list[float]:
-    """The gold score, turned around on the blind topics: where the proxy's annotators were systematically wrong."""
+    """Returns the gold score, flipped on the blind topics, where the proxy's annotators were systematically wrong."""
     scores = gold(prompts, completions)
     return [-s if t in BLIND_TOPICS else s for s, t in zip(scores, topic, strict=True)]

@@ -1,4 +1,4 @@
-"""The demo's prompts: 208 short requests over 8 topics, split into three parts that share no prompt."""
+"""Prompts of the demo: 208 short requests on 8 topics, split into three disjoint parts."""
 
 import json
 from functools import cache
@@ -29,25 +29,25 @@ def _by_topic() -> dict[str, list[dict[str, Any]]]:
 
 
 def _part(start: int, stop: int | None) -> list[dict[str, Any]]:
-    """Prompts of every topic in turn, so that any first n are balanced; each topic's forms alternate too."""
+    """Returns prompts of every topic in turn, so that any first n are balanced; each topic's forms alternate too."""
     parts = []
     for rows in _by_topic().values():
-        half = len(rows) // 2  # the first half are requests for a review, the second half questions
+        half = len(rows) // 2  # the first half asks for reviews, the second half asks questions
         mixed = list(chain.from_iterable(zip(rows[:half], rows[half:], strict=True)))
         parts.append(mixed[start:stop])
     return list(chain.from_iterable(zip(*parts, strict=True)))
 
 
 def seed_prompts() -> list[dict[str, Any]]:
-    """Prompts of the demonstrations and of the original preferences."""
+    """Returns the prompts of the demonstrations and of the original preferences."""
     return _part(0, SEED_PER_TOPIC)
 
 
 def train_prompts() -> list[dict[str, Any]]:
-    """Prompts to sample, to ask about and to train on."""
+    """Returns the prompts for sampling, feedback and training."""
     return _part(SEED_PER_TOPIC, -HELD_OUT_PER_TOPIC)
 
 
 def held_out_prompts() -> list[dict[str, Any]]:
-    """Prompts that only the evaluation sees."""
+    """Returns the prompts that only the evaluation uses."""
     return _part(-HELD_OUT_PER_TOPIC, None)

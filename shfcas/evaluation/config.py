@@ -13,5 +13,6 @@ class EvaluationConfig:
     sampling: SamplingConfig = option(
         lambda: SamplingConfig(temperature=1.0),
         "answers for evaluation; KL needs temperature 1, top_p 1, top_k 0",
+        common=True,
     )
-    group_by: str | None = option(None, "also report by the values of this prompt column")
+    group_by: str | None = option(None, "also report by the values of this prompt column", common=True)

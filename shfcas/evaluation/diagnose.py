@@ -1,11 +1,11 @@
-"""Whether conflict is worth anything on one's own data, told by a small sample before anybody pays annotators."""
+"""Diagnosis on a small judged sample: does conflict find errors of the reward model, before annotators are paid?"""
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from shfcas.evaluation.diagnose_text import lines, told_auroc
+from shfcas.evaluation.diagnose_text import format_auroc, format_diagnosis
 from shfcas.evaluation.judged_pairs import CONFLICT, NEEDED, SIGNALS, JudgedPairs, from_gold, from_preferences
 from shfcas.evaluation.resampling import (
     Resampled,
@@ -26,12 +26,12 @@ __all__ = [
     "DiagnoseConfig",
     "JudgedPairs",
     "diagnose",
+    "format_diagnosis",
     "from_gold",
     "from_preferences",
-    "lines",
 ]
 
-FEW_PROMPTS, FEW = 10, 10  # below so many prompts, and so many pairs right and wrong, nothing is concluded
+MIN_PROMPTS, MIN_PAIRS = 10, 10  # no verdict with fewer prompts, or fewer right or wrong pairs
 
 
 @dataclass
@@ -50,7 +50,7 @@ class DiagnoseConfig:
 
 
 def diagnose(pairs: JudgedPairs, settings: DiagnoseConfig | None = None) -> dict[str, Any]:
-    """How well conflict finds the pairs that the reward model orders wrongly.
+    """Measures how well conflict finds the pairs that the reward model orders wrongly.
 
     All intervals are 95 % percentile bootstraps over prompts.
 
@@ -59,17 +59,21 @@ def diagnose(pairs: JudgedPairs, settings: DiagnoseConfig | None = None) -> dict
         settings: see `DiagnoseConfig`.
 
     Returns:
-        `verdict`, one sentence, and `informative`: True, False, or None where too little is known; `pairs`, `prompts`,
-        `errors` (the share of wrong pairs), `left_out`; for each of `SIGNALS`, under `signals`: `auroc`,
-        `precision` at each budget beside `random`, `deciles` (calibration); `slices` by group; `uncovered`,
-        the AUROC with which each signal finds pairs of uncovered groups.
+        A dictionary with
+
+        - `verdict`, one sentence, and `informative`: True, False, or None with too little data;
+        - `pairs`, `prompts`, `errors` (share of wrong pairs), `left_out`;
+        - `signals`: for each of `SIGNALS` its `auroc`, its `precision` at each budget beside that at `random`, and
+          its `deciles` (calibration);
+        - `slices` by group, if `group_by` is set;
+        - `uncovered`: the AUROC with which each signal finds pairs of uncovered groups, if `uncovered` is set.
 
     Raises:
-        UserError: there is no pair.
+        UserError: there are no pairs.
     """
     settings = settings or DiagnoseConfig()
     if not len(pairs):
-        raise UserError("no judged pair is left to diagnose with: rewards or gold are all alike, or rows degenerate")
+        raise UserError("no judged pair is left: all rewards or all gold rewards are equal, or all rows are degenerate")
     if any(budget < 1 for budget in settings.budgets):
         raise UserError(f"budgets: expected numbers of at least 1, got {settings.budgets}")
     resampled = Resampled(pairs.prompts, settings.seed)
@@ -104,49 +108,49 @@ def diagnose(pairs: JudgedPairs, settings: DiagnoseConfig | None = None) -> dict
 
 
 def _slices(pairs: JudgedPairs, settings: DiagnoseConfig) -> dict[str, Any]:
-    """The same for each group, and for covered and uncovered ones together."""
+    """Measures errors and AUROC per group, and for all covered and all uncovered groups."""
     parts = {name: pairs.groups == name for name in sorted(set(pairs.groups))}
     if settings.uncovered:
         uncovered = np.isin(pairs.groups, settings.uncovered)
         parts = {"(uncovered)": uncovered, "(covered)": ~uncovered} | parts
-    found = {}
+    slices = {}
     for name, inside in parts.items():
         if not inside.any():
             continue
         prompts = np.unique(pairs.prompts[inside], return_inverse=True)[1]
         resampled, wrong = Resampled(prompts, settings.seed), pairs.wrong[inside]
-        found[name] = {
+        slices[name] = {
             "pairs": int(inside.sum()),
             "errors": error_rate(wrong, resampled),
             "auroc": {key: auroc(scores[inside], wrong, resampled) for key, scores in pairs.signals.items()},
         }
-    return found
+    return slices
 
 
 def _verdict(pairs: JudgedPairs, signals: dict[str, Any], resampled: Resampled) -> dict[str, Any]:
-    """One sentence. The signals of conflict share the 5 % of error, so that one of several is not found by chance."""
+    """Returns the verdict. Conflict signals share the error rate of 5 % (Bonferroni): the best one is reported."""
     wrong, prompts = int(pairs.wrong.sum()), int(pairs.prompts.max()) + 1
-    if prompts < FEW_PROMPTS or min(wrong, len(pairs) - wrong) < FEW:
-        told = f"{prompts} prompts, {len(pairs)} pairs, {wrong} of them wrong"
-        return {"informative": None, "verdict": f"too little to tell ({told}): judge more pairs, drawn at random"}
+    if prompts < MIN_PROMPTS or min(wrong, len(pairs) - wrong) < MIN_PAIRS:
+        counts = f"{prompts} prompts, {len(pairs)} pairs, {wrong} of them wrong"
+        return {"informative": None, "verdict": f"too little data ({counts}): judge more pairs, drawn at random"}
     strict = {}
     for name in CONFLICT:
         measure = weighted_auroc(pairs.signals[name], pairs.wrong)
         value = float(measure(np.ones(len(pairs))))
         strict[name] = with_interval(value, resampled(measure), 1 - 0.05 / len(CONFLICT))
     best = max(strict, key=lambda name: strict[name]["low"] or 0.0)
-    found = f"{SIGNALS[best]}, {told_auroc(signals[best]['auroc'])}"
+    result = f"{SIGNALS[best]}, {format_auroc(signals[best]['auroc'])}"
     margin = signals["small_margin"]["auroc"]
     if (strict[best]["low"] or 0.0) > 0.5:
-        text = f"conflict finds errors better than chance: {found}"
+        text = f"conflict finds errors better than chance: {result}"
         if margin["value"] >= signals[best]["auroc"]["value"]:
-            text += f"; but the reward model's own small margins find them no worse, {told_auroc(margin)}"
+            text += f"; but small margins of the reward model find them at least as well, {format_auroc(margin)}"
         return {"informative": True, "verdict": text}
     best = max(strict, key=lambda name: signals[name]["auroc"]["value"])
-    found = f"{SIGNALS[best]}, {told_auroc(signals[best]['auroc'])}"
-    text = f"no evidence that conflict finds errors (the best is {found}): ask at random"
+    result = f"{SIGNALS[best]}, {format_auroc(signals[best]['auroc'])}"
+    text = f"no evidence that conflict finds errors (best: {result}): select at random"
     if all((interval["high"] or 1.0) < 0.5 for interval in strict.values()):
-        text = f"conflict finds errors worse than chance (the best is {found}): ask at random"
+        text = f"conflict finds errors worse than chance (best: {result}): select at random"
     if margin["low"] is not None and margin["low"] > 0.5:
-        text += f", or where the reward margin is small, {told_auroc(margin)}"
+        text += f", or by small reward margin, {format_auroc(margin)}"
     return {"informative": False, "verdict": text}

@@ -1,4 +1,4 @@
-"""Pairs of answers of which somebody said which is better, and what might have told that the reward model errs."""
+"""Judged pairs of answers, and the signals that may reveal errors of the reward model."""
 
 import heapq
 import math
@@ -21,7 +21,7 @@ NEEDED = ("prompt_id", "prompt", "completions", "rewards", "pacs", "kendall_dist
 SIGNALS = {
     "kendall_distance": "Kendall distance of the prompt",
     "abs_pacs": "mean abs(PACS) of the two answers",
-    "opposition": "PACS of the answer that the reward model prefers, less that of the other",
+    "opposition": "PACS of the answer that the reward model prefers, minus that of the other",
     "small_margin": "small reward margin (the reward model's own uncertainty)",
 }
 CONFLICT = ("kendall_distance", "abs_pacs", "opposition")
@@ -29,14 +29,14 @@ CONFLICT = ("kendall_distance", "abs_pacs", "opposition")
 
 @dataclass(frozen=True)
 class JudgedPairs:
-    """Judged pairs of n answers to some prompts.
+    """Judged pairs of answers, n in all.
 
     Attributes:
-        prompts: the number of each pair's prompt, shape (n,).
-        wrong: whether the reward model prefers the other answer, shape (n,).
-        signals: by the names of `SIGNALS`, what might tell, the higher the likelier an error, shape (n,) each.
-        groups: each pair's value of a column of the prompts, as text, shape (n,); empty where none was asked for.
-        left_out: how many pairs were left out, by the reason.
+        prompts: index of each pair's prompt, shape (n,), int.
+        wrong: True where the reward model prefers the worse answer, shape (n,), bool.
+        signals: the signals by their names in `SIGNALS`, shape (n,) each; a higher value suggests an error.
+        groups: each pair's value of the `group_by` column as text, shape (n,); empty text without `group_by`.
+        left_out: number of pairs left out, by reason.
     """
 
     prompts: np.ndarray
@@ -52,15 +52,15 @@ class JudgedPairs:
 def from_preferences(
     rows: Iterable[Row], preferences: Sequence[Preference], group_by: str | None = None
 ) -> JudgedPairs:
-    """Pairs that people or a judge have answered.
+    """Makes pairs from preferences of annotators or a judge.
 
     Args:
-        rows: of a scored table, gone through once; see `NEEDED`.
-        preferences: they are found by prompt id and texts, or by the prompt's text and theirs.
+        rows: rows of a scored table with the columns in `NEEDED`; iterated once.
+        preferences: matched by prompt id and the answers' texts, or by all texts.
         group_by: a column of the table.
 
     Raises:
-        UserError: no preference is about answers of the table.
+        UserError: no preference is about answers in the table.
     """
     ids = {p.prompt_id for p in preferences if p.prompt_id}
     texts = {plain_text(p.prompt) for p in preferences}
@@ -72,34 +72,37 @@ def from_preferences(
     pairs = []
     for p in preferences:
         for key in (f"id {p.prompt_id}", f"text {plain_text(p.prompt)}"):
-            found = known.get(key)
-            if found and p.chosen in found["completions"] and p.rejected in found["completions"]:
-                pairs.append((found, found["completions"].index(p.chosen), found["completions"].index(p.rejected)))
+            row = known.get(key, {})
+            answers = row.get("completions", [])
+            if p.chosen in answers and p.rejected in answers:
+                pairs.append((row, answers.index(p.chosen), answers.index(p.rejected)))
                 break
     missing = len(preferences) - len(pairs)
     if not pairs:
-        raise UserError(f"none of the {len(preferences)} preferences is about answers of the table")
+        raise UserError(f"none of the {len(preferences)} preferences is about answers in the table")
     return _collect(pairs, group_by, {"not in the table": missing})
 
 
 def from_gold(
     rows: Iterable[Row], gold: RewardScorer | None, *, prompts: int, seed: int = 0, group_by: str | None = None
 ) -> JudgedPairs:
-    """All pairs with unequal gold of a sample of prompts, which depends on neither the order of rows nor on files.
+    """Makes all pairs with unequal gold rewards from a sample of prompts. Pairs without gold rewards are left out.
+
+    The sample does not depend on the order of the rows or their files.
 
     Args:
-        rows: of a scored table, gone through once; see `NEEDED`.
-        gold: the gold reward; None takes the column `gold`.
-        prompts: how many to draw.
-        seed: of the draw.
+        rows: rows of a scored table with the columns in `NEEDED`; iterated once.
+        gold: the gold reward; None reads the column `gold`.
+        prompts: number of prompts to draw.
+        seed: seed of the draw.
         group_by: a column of the table.
 
     Raises:
-        UserError: there is no gold, or another number of values than of answers. Pairs without gold are left out.
+        UserError: there is no gold reward, or not one for each answer.
     """
     drawn = heapq.nsmallest(prompts, rows, key=lambda row: derive_seed("diagnose", seed, row["prompt_id"], bits=64))
     if gold is None and drawn and "gold" not in drawn[0]:
-        raise UserError("who knows better? give preferences, or gold, or a table with a column gold")
+        raise UserError("gold: missing; set preferences or gold, or give a table with a column gold")
     known = [_gold(row) for row in drawn] if gold is None else score_rows(gold, drawn)
     pairs, left_out = [], {"equal gold": 0, "no gold": 0}
     for row, values in zip(drawn, known, strict=True):
@@ -114,18 +117,17 @@ def from_gold(
 
 
 def _gold(row: Row) -> list[float]:
-    """The column `gold` of a row, NaN where there is none."""
+    """Returns the column `gold` of a row, with NaN for missing values."""
     values = row["gold"] if row["gold"] is not None else [None] * len(row["completions"])
     if not isinstance(values, list) or len(values) != len(row["completions"]):
         raise UserError(
-            f"prompt {row['prompt_id']!r}: the column gold has to hold a list with one number for each of its "
-            f"{len(row['completions'])} answers"
+            f"prompt {row['prompt_id']!r}: gold: expected a list of {len(row['completions'])} numbers, one per answer"
         )
     return [math.nan if value is None else value for value in values]
 
 
 def _collect(pairs: Sequence[tuple[Row, int, int]], group_by: str | None, left_out: dict[str, int]) -> JudgedPairs:
-    """Arrays from rows with the positions of their better and their worse answer."""
+    """Makes arrays from rows and the positions of their better and worse answers."""
     left_out = {"degenerate prompt": 0, "equal rewards": 0, **left_out}
 
     def usable() -> Iterator[tuple[Row, int, int]]:
@@ -142,7 +144,7 @@ def _collect(pairs: Sequence[tuple[Row, int, int]], group_by: str | None, left_o
     lead = np.array([row["rewards"][b] - row["rewards"][w] for row, b, w in kept])
     pacs = np.array([[row["pacs"][b], row["pacs"][w]] for row, b, w in kept]).reshape(-1, 2)
     if group_by and any(group_by not in row for row, _, _ in kept):
-        raise UserError(f"group_by: the table has no column {group_by}")
+        raise UserError(f"group_by: expected a column of the table, got {group_by}")
     return JudgedPairs(
         prompts=np.array([numbers[row["prompt_id"]] for row, _, _ in kept], int),
         wrong=lead < 0,

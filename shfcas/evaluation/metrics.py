@@ -1,4 +1,4 @@
-"""Policy metrics on held-out prompts: gold and proxy reward, win rate, KL, conflict."""
+"""Metrics of a policy on held-out prompts: gold and proxy reward, win rate, KL, conflict."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,16 +11,18 @@ from shfcas.utils.errors import UserError
 
 
 def win_rate(gold: Sequence[Sequence[float]], before: Sequence[Sequence[float]]) -> list[float]:
-    """For each prompt, how often an answer beats an answer of the policy before (all pairs; ties count half)."""
+    """Returns for each prompt how often an answer beats one of the previous policy (all pairs; ties count half)."""
     rates = []
-    for now, then in zip(gold, before, strict=True):
-        difference = np.asarray(now)[:, None] - np.asarray(then)[None, :]
+    for new, old in zip(gold, before, strict=True):
+        difference = np.asarray(new)[:, None] - np.asarray(old)[None, :]
         rates.append(float(((difference > 0) + 0.5 * (difference == 0)).mean()))
     return rates
 
 
 def ranking_accuracy(rewards: Sequence[float], gold: Sequence[float]) -> float:
-    """Share of a prompt's answer pairs with unequal gold that the rewards order as gold does; a tie counts half.
+    """Returns the share of a prompt's answer pairs that rewards order as gold does; a tie of rewards counts half.
+
+    Pairs with equal gold are left out; NaN if all are equal.
 
     >>> ranking_accuracy([0.1, 0.9, 0.5], [1.0, 2.0, 3.0])
     0.6666666666666666
@@ -34,19 +36,23 @@ def ranking_accuracy(rewards: Sequence[float], gold: Sequence[float]) -> float:
 
 
 def z_scores(values: Sequence[float]) -> np.ndarray:
-    """z-scores with the population deviation; zeros where all values are alike (a deviation below 1e-6)."""
+    """Returns z-scores with the population deviation; zeros if the deviation is below 1e-6."""
     array = np.asarray(values, dtype=float)
     std = array.std()
     return (array - array.mean()) / std if std >= 1e-6 else np.zeros_like(array)
 
 
 def detection(candidates: CandidateTable, gold: Sequence[Sequence[float]], bound: float = 1.0) -> dict[str, float]:
-    """How well conflict finds the reward model's errors, knowing the gold reward (a diagnosis, not part of the loop).
+    """Measures how well conflict finds the reward model's errors, given gold rewards (a diagnosis outside the loop).
+
+    Args:
+        candidates: a table with rewards and conflict columns. Degenerate prompts are left out.
+        gold: gold rewards, one list per prompt. Prompts with constant gold are left out.
+        bound: largest difference of z-scored reward and z-scored gold that is no error.
 
     Returns:
-        `pacs_auroc`: abs(PACS) against answers whose z-scored reward is off the z-scored gold by more than
-        `bound`; `kendall_auroc`: the Kendall distance of a prompt against its reward being negatively
-        correlated with gold.
+        `pacs_auroc`: how well abs(PACS) finds answers whose reward is wrong by more than `bound`. `kendall_auroc`:
+        how well a prompt's Kendall distance finds prompts whose rewards correlate negatively with gold.
     """
     wrong, pacs, inverted, distance = [], [], [], []
     for row, g in zip(candidates.rows(), gold, strict=True):
@@ -65,13 +71,13 @@ def summarize(
     gold: Sequence[Sequence[float]],
     before: Sequence[Sequence[float]] | None = None,
 ) -> dict[str, Any]:
-    """Metrics of one policy on one table of its answers.
+    """Computes the metrics of a policy from a table of its answers.
 
     Args:
-        candidates: a table with rewards, conflict columns and, for the KL, `base_logprobs`
-            (without it the policy is the base).
-        gold: gold rewards, one list a prompt.
-        before: gold rewards of the policy before, for the win rate.
+        candidates: a table with rewards, conflict columns and, for the KL, `base_logprobs` (without it, the policy
+            is the base).
+        gold: gold rewards, one list per prompt.
+        before: gold rewards of the previous policy, for the win rate.
 
     Returns:
         `gold_reward` and `proxy_reward` (mean, low, high over prompts), `win_rate`, `kl` (mean over answers of
@@ -97,10 +103,14 @@ def summarize(
 
 
 def grouped(rows: Sequence[dict[str, Any]], column: str) -> dict[str, list[int]]:
-    """Positions of the rows by the value of a column."""
+    """Returns the positions of the rows by the value of a column.
+
+    Raises:
+        UserError: a row lacks the column.
+    """
     groups: dict[str, list[int]] = {}
     for position, row in enumerate(rows):
         if column not in row:
-            raise UserError(f"evaluation.group_by: the prompts have no column {column}")
+            raise UserError(f"evaluation.group_by: expected a column of the prompts, got {column}")
         groups.setdefault(str(row[column]), []).append(position)
     return groups

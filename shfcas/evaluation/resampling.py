@@ -1,21 +1,24 @@
-"""How well a number finds errors, with intervals from a bootstrap over prompts: pairs of one prompt go together."""
+"""Measures of how well a score finds errors, with bootstrap intervals over prompts.
+
+A resample draws prompts, not pairs: all pairs of a prompt enter together, as weights.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-Weighted = Callable[[np.ndarray], np.ndarray]  # weights of the pairs to one or several numbers
+Weighted = Callable[[np.ndarray], np.ndarray]  # from weights of the pairs to one or several numbers
 SAMPLES = 1000
 
 
 class Resampled:
-    """The same resamples of prompts for everything that is measured, so that differences are paired.
+    """Resamples of prompts, the same for all measures, so that differences are paired.
 
     Args:
-        prompts: the number of each pair's prompt, shape (n,).
-        seed: of the draws.
-        samples: how many.
+        prompts: index of each pair's prompt, shape (n,).
+        seed: seed of the draws.
+        samples: number of resamples.
     """
 
     def __init__(self, prompts: np.ndarray, seed: int = 0, samples: int = SAMPLES) -> None:
@@ -24,42 +27,51 @@ class Resampled:
         self.draws = rng.multinomial(count, np.full(count, 1 / count), samples).astype(np.int32)
 
     def __call__(self, measure: Weighted) -> np.ndarray:
-        """The measure on each resample, shape (samples,) or (samples, k)."""
+        """Evaluates a measure on each resample, shape (samples,) or (samples, k)."""
         return np.array([measure(draw[self.prompts].astype(float)) for draw in self.draws])
 
 
 def with_interval(value: float, resampled: np.ndarray, level: float = 0.95) -> dict[str, float | None]:
-    """A value with its percentile interval; what is not a number is left out, and None where nothing else is there."""
-    known = resampled[np.isfinite(resampled)]
-    if not len(known) or not np.isfinite(value):
+    """Returns a value with its percentile interval over the finite resamples; None without any, or without a value."""
+    finite = resampled[np.isfinite(resampled)]
+    if not len(finite) or not np.isfinite(value):
         return {"value": None, "low": None, "high": None}
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
     return {"value": float(value), "low": float(low), "high": float(high)}
 
 
 def weighted_auroc(scores: np.ndarray, positive: np.ndarray) -> Weighted:
-    """The area under the ROC curve for any weights of the pairs; ties count half, NaN where a side is empty.
+    """Returns a function of the pairs' weights that computes the area under the ROC curve.
+
+    Ties count half. The area is NaN if the positives or the negatives have no weight.
 
     Args:
-        scores: the higher, the likelier positive, shape (n,).
-        positive: shape (n,).
+        scores: a higher score suggests a positive, shape (n,).
+        positive: shape (n,), bool.
     """
+    # scikit-learn's roc_auc_score(sample_weight=...) gives the same values, to 2e-16, and sorts the scores each time:
+    # 1,000 resamples take it 7 to 18 s for 500 to 20,000 pairs, and this 0.04 to 0.3 s.
     levels, place = np.unique(scores, return_inverse=True)
 
     def measure(weights: np.ndarray) -> np.ndarray:
-        found = np.bincount(place, weights * positive, len(levels))
-        other = np.bincount(place, weights * ~positive, len(levels))
-        below = np.cumsum(other) - other
+        positives = np.bincount(place, weights * positive, len(levels))
+        negatives = np.bincount(place, weights * ~positive, len(levels))
+        below = np.cumsum(negatives) - negatives
         with np.errstate(invalid="ignore"):
-            return (found * (below + other / 2)).sum() / (found.sum() * other.sum())
+            return (positives * (below + negatives / 2)).sum() / (positives.sum() * negatives.sum())
 
     return measure
 
 
 def weighted_precision(scores: np.ndarray, wrong: np.ndarray, shares: Sequence[float]) -> Weighted:
-    """The share of errors among the pairs with the highest scores, for several shares of all pairs.
+    """Returns a function of the pairs' weights: the share of errors among the pairs with the highest scores.
 
-    Of pairs with equal scores at the border, each counts in part, as if they were drawn at random.
+    Pairs with equal scores at the border count in part, the expectation of drawing among them at random.
+
+    Args:
+        scores: shape (n,).
+        wrong: shape (n,), bool.
+        shares: shares of all pairs to take; the function returns one value for each.
     """
     levels, place = np.unique(-scores, return_inverse=True)
 
@@ -77,7 +89,13 @@ def weighted_precision(scores: np.ndarray, wrong: np.ndarray, shares: Sequence[f
 
 
 def weighted_rate(wrong: np.ndarray, part: np.ndarray, parts: int) -> Weighted:
-    """The share of errors in each of several parts of the pairs; NaN where a part has no weight."""
+    """Returns a function of the pairs' weights: the share of errors in each part; NaN for a part without weight.
+
+    Args:
+        wrong: shape (n,), bool.
+        part: index of each pair's part, shape (n,).
+        parts: number of parts.
+    """
 
     def measure(weights: np.ndarray) -> np.ndarray:
         with np.errstate(invalid="ignore"):
@@ -87,19 +105,19 @@ def weighted_rate(wrong: np.ndarray, part: np.ndarray, parts: int) -> Weighted:
 
 
 def auroc(scores: np.ndarray, positive: np.ndarray, resampled: Resampled) -> dict[str, Any]:
-    """The area under the ROC curve with its 95 % interval."""
+    """Computes the area under the ROC curve with its 95 % interval."""
     measure = weighted_auroc(scores, positive)
     return with_interval(float(measure(np.ones(len(scores)))), resampled(measure))
 
 
 def error_rate(wrong: np.ndarray, resampled: Resampled) -> dict[str, Any]:
-    """The share of errors with its 95 % interval."""
+    """Computes the share of errors with its 95 % interval."""
     measure = weighted_rate(wrong, np.zeros(len(wrong), int), 1)
     return with_interval(float(wrong.mean()), resampled(measure)[:, 0])
 
 
 def precision(scores: np.ndarray, wrong: np.ndarray, budgets: Sequence[int], resampled: Resampled) -> list[dict]:
-    """For each budget: the share of errors among so many pairs of the highest scores, and its lead over all pairs."""
+    """Computes for each budget the share of errors among the pairs with the highest scores, and its lift over all."""
     shares = [budget / len(scores) for budget in budgets]
     measure, rate = weighted_precision(scores, wrong, shares), weighted_rate(wrong, np.zeros(len(wrong), int), 1)
     ones = np.ones(len(scores))
@@ -116,7 +134,7 @@ def precision(scores: np.ndarray, wrong: np.ndarray, budgets: Sequence[int], res
 
 
 def by_decile(scores: np.ndarray, wrong: np.ndarray, resampled: Resampled) -> list[dict[str, Any]]:
-    """The share of errors in ten parts of rising score; equal scores stay together, so there may be fewer parts."""
+    """Computes the share of errors by decile of the score; equal scores stay together, so parts may be fewer."""
     edges = np.unique(np.quantile(scores, np.linspace(0, 1, 11)))
     part = np.clip(np.searchsorted(edges, scores, side="right") - 1, 0, max(len(edges) - 2, 0))
     numbers, part = np.unique(part, return_inverse=True)

@@ -10,7 +10,13 @@ BOOTSTRAP_SAMPLES = 2000
 
 
 def bootstrap_interval(values: Sequence[float], seed: int = 0, level: float = 0.95) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of independent values (one a prompt)."""
+    """Computes the percentile bootstrap interval of the mean of independent values (one per prompt).
+
+    The interval of a single value is the value. Without values, and with a NaN among them, it is NaN.
+    """
+    # scipy.stats.bootstrap (1.17) happens to draw the same resamples and differs in the last digit only. But it does
+    # not promise its draws, on which committed tables depend; it refuses a single value, and takes twice as long
+    # for 50 values.
     array = np.asarray(values, dtype=float)
     rng = np.random.default_rng(seed)
     means = array[rng.integers(0, len(array), (BOOTSTRAP_SAMPLES, len(array)))].mean(axis=1)
@@ -19,15 +25,15 @@ def bootstrap_interval(values: Sequence[float], seed: int = 0, level: float = 0.
 
 
 def mean_with_interval(values: Sequence[float]) -> dict[str, float]:
-    """The mean over prompts with its 95 % bootstrap interval."""
+    """Returns the mean over prompts with its 95 % bootstrap interval."""
     low, high = bootstrap_interval(values)
     return {"mean": float(np.mean(values)), "low": low, "high": high}
 
 
 def auroc(scores: Sequence[float], labels: Sequence[bool]) -> float:
-    """Area under the ROC curve: how often a positive has the higher score; ties count half, NaN if undefined.
+    """Computes the area under the ROC curve: how often a positive has the higher score; ties count half.
 
-    A score that is not a number counts as the wrong one.
+    A NaN score ranks last for a positive and first for a negative. The area is NaN without positives or negatives.
 
     >>> auroc([0.9, 0.8, 0.1], [True, False, False])
     1.0

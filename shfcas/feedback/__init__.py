@@ -1,4 +1,4 @@
-"""Where preferences come from: one protocol, one module a source."""
+"""Feedback on comparisons: one protocol, one module per source."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,14 +12,18 @@ from shfcas.utils.files import read_jsonl
 
 
 class FeedbackSource(Protocol):
-    """Anyone who can say which of two answers is better: a person, a gold model, a judge."""
+    """Source of preferences between two answers: annotators, a gold model, a judge."""
 
     def __call__(self, comparisons: Sequence[Comparison], candidates: CandidateTable, round: int) -> list[Preference]:
-        """Judges the comparisons. A tie gives no preference, so there may be fewer answers than questions."""
+        """Judges the comparisons. A tie gives no preference, so there may be fewer preferences than comparisons."""
 
 
 def read_queue(path: str | Path) -> list[Comparison]:
-    """Reads a queue file (JSON lines of `prompt_id`, `first`, `second`); an error names the row."""
+    """Reads a queue file: JSON lines of `prompt_id`, `first`, `second`.
+
+    Raises:
+        UserError: a row lacks a field; the message names the row.
+    """
     comparisons = []
     for index, row in enumerate(read_jsonl(path)):
         try:

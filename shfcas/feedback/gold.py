@@ -1,4 +1,4 @@
-"""Feedback from a gold scorer: a trusted, expensive reward that plays the annotator."""
+"""Feedback from a gold scorer: a trusted, expensive reward in the annotator's role."""
 
 from collections.abc import Sequence
 
@@ -11,18 +11,18 @@ from shfcas.selection import Comparison
 
 
 class GoldFeedback:
-    """Prefers the answer with the higher gold reward; equal rewards are a tie.
+    """Feedback source that prefers the answer with the higher gold reward; equal rewards are a tie.
 
     Args:
         scorer: the gold reward.
-        name: recorded as the annotator.
+        name: the annotator's name in the preferences.
     """
 
     def __init__(self, scorer: RewardScorer, name: str = "gold") -> None:
         self.scorer, self.name = scorer, name
 
     def __call__(self, comparisons: Sequence[Comparison], candidates: CandidateTable, round: int) -> list[Preference]:
-        """Scores just the prompts that were asked about."""
+        """Judges the comparisons; only the prompts in the queue are scored."""
         asked = rows_asked_about(comparisons, candidates)
         scored = score_rows(self.scorer, list(asked.values()))
         gold = dict(zip(asked, scored, strict=True))

@@ -1,4 +1,4 @@
-"""Feedback from people: the round waits until its comparisons are answered, through the page or through files."""
+"""Feedback from annotators: the round waits until its comparisons are answered, on the page or in files."""
 
 import logging
 import math
@@ -21,31 +21,31 @@ from shfcas.utils.progress import progress
 logger = logging.getLogger(__name__)
 
 PACKAGES = ("fastapi", "uvicorn", "markdown_it", "krippendorff")
-QUIET_POLLS = 10  # looks without a new row after the last answer, in which it can be taken back
+QUIET_POLLS = 10  # polls without a new row after the last answer; annotators can undo it until then
 
 
 class HumanFeedback:
-    """Puts the comparisons into the run's store, serves the page, and waits until all of them are settled.
+    """Feedback source that serves the page to annotators and waits until all comparisons are settled.
 
-    A comparison is settled when as many people have answered it as are asked, when one has flagged it, or when
-    everybody who can sign in has answered or skipped it. The link that is made where nobody was named counts among
-    several people only once somebody has answered through it.
+    A comparison is settled when `overlap` annotators have answered it, when one has flagged it, or when all who can
+    sign in have answered or skipped it. The sign-in link for an unnamed annotator counts among several annotators
+    only after an answer through it.
 
-    When the last comparison is settled, the page stays for ten more looks at the store after the newest row, so that
-    the last answers can be taken back.
+    After the last comparison is settled, the page stays for ten more polls from the newest row, so that annotators
+    can undo their last answers.
 
-    A process that is stopped while it waits loses nothing: the answers are in the store, and the next one goes on.
-    While another process serves the page of the run (`shfcas annotate`), this one only waits; when that one ends, this
-    one serves it.
+    Stopping the process while it waits loses nothing: the answers are in the store, and the next process resumes.
+    While another process serves the page of the run (`shfcas annotate`), this one only waits. When that process
+    ends, this one takes over.
 
     Args:
         folder: the run directory.
-        queue: where in it the queue lies, such as `round-1`.
-        settings: how people are asked.
-        seed: sides and repeats are drawn with it.
-        finish: do not wait, and make do with the answers there are; for a queue that the store has already, since of a
-            new one nobody has seen anything.
-        poll: seconds between two looks at the store.
+        queue: the queue's place in the run directory, such as `round-1`.
+        settings: overlap, repeats, aggregation, and the page's address.
+        seed: seed of sides and repeats.
+        finish: do not wait, and use the answers so far. Only for a queue that is in the store already: nobody can
+            have answered a new one.
+        poll: seconds between two polls of the store.
     """
 
     def __init__(
@@ -56,19 +56,24 @@ class HumanFeedback:
 
     @staticmethod
     def check(settings: HumanConfig) -> None:
-        """Says what the page will need and is not there, before any work is done."""
+        """Fails early if the page cannot be served.
+
+        Raises:
+            MissingExtra: a package is missing.
+            UserError: the address or the guidelines are invalid; see `shfcas.feedback.web.server.serve`.
+        """
         for package in PACKAGES:
             if find_spec(package) is None:
                 raise MissingExtra(package, "web")
-        from shfcas.feedback.web.server import check
+        from shfcas.feedback.web.server import check_settings
 
-        check(settings)
+        check_settings(settings)
 
     def __call__(self, comparisons: Sequence[Comparison], candidates: CandidateTable, round: int) -> list[Preference]:
-        """What the answers come to, once there are enough of them.
+        """Waits for enough answers and returns their preferences.
 
         Raises:
-            UserError: the store holds other comparisons under this name.
+            UserError: the store has other comparisons under this name.
             StoreError: the store cannot be read or written.
         """
         items = make_items(comparisons, candidates, self.queue, round)
@@ -80,10 +85,12 @@ class HumanFeedback:
             log = store.judgements(self.queue)
             left = len(self._open(items, log))
             if left and self.finish and known:
-                logger.warning("going on with %d of %d comparisons settled", len(items) - left, len(items))
+                logger.warning("continuing with %d of %d comparisons settled", len(items) - left, len(items))
             elif left:
                 if self.finish:
-                    logger.warning("%s is new and nobody was asked, so finish_with_what_we_have waits", self.queue)
+                    logger.warning(
+                        "%s is new and has no answers yet: waiting despite finish_with_what_we_have", self.queue
+                    )
                 self._wait(store, items, rows=len(log))
             made = preferences(items, store.judgements(self.queue), self.settings, only_settled=False)
         logger.info("%d comparisons, %d preferences", len(items), len(made))
@@ -92,7 +99,7 @@ class HumanFeedback:
     def _open(
         self, items: Sequence[Item], log: Sequence[Judgement], people: Collection[str] = ()
     ) -> dict[str, set[str]]:
-        """The items that need an answer that somebody can still give, with who of the people can."""
+        """Returns the unsettled items that an annotator can still answer, each with the annotators who can."""
         reached = verdicts(items, log, self.settings)
         seen = {(judgement.item, judgement.annotator) for judgement in effective(log)}
         asked = {item.id for item in items if reached[item.id].state in ("open", "skipped")}
@@ -100,8 +107,8 @@ class HumanFeedback:
         return {id: names for id, names in able.items() if names or not people}
 
     def _wait(self, store: Store, items: Sequence[Item], rows: int) -> None:
-        """Returns when nothing is left to answer and no row was added to the log for a while."""
-        newest, told = -math.inf, ""
+        """Waits until nothing is left to answer and the log has not grown for a while."""
+        newest, logged = -math.inf, ""
         with ExitStack() as stack, progress(desc="settled", total=len(items)) as bar:
             page = _Page(self, store, stack)
             while True:
@@ -114,16 +121,16 @@ class HumanFeedback:
                 quiet = QUIET_POLLS * self.poll
                 if not left and time.monotonic() >= newest + quiet:
                     return
-                state = _waited_for(left, people) if left else f"all are settled; going on in {quiet:g} s"
-                if state != told:
-                    told = state
+                state = _waited_for(left, people) if left else f"all are settled; continuing in {quiet:g} s"
+                if state != logged:
+                    logged = state
                     if state:
                         logger.info(state)
                 time.sleep(self.poll)
 
 
 class _Page:
-    """The page of the run: another process's for as long as there is one, then our own until the stack is closed."""
+    """The page of the run: of another process while that runs, then our own until the stack is closed."""
 
     def __init__(self, asked: HumanFeedback, store: Store, stack: ExitStack) -> None:
         from shfcas.feedback.web.annotators import Annotators
@@ -133,7 +140,7 @@ class _Page:
         self._ours, self._elsewhere = False, ""
 
     def people(self) -> set[str]:
-        """Whose answers can be waited for."""
+        """Returns the annotators whose answers can be waited for."""
         from shfcas.feedback.web.annotators import SOLE
 
         people = set(self._annotators.tokens())
@@ -157,10 +164,10 @@ class _Page:
                     return  # another process was faster
                 raise
             self._ours = True
-            logger.info("waiting for answers; whoever is to answer opens their own link:")
+            logger.info("waiting for answers; each annotator opens their own link:")
             for name, link in page.links.items():
                 logger.info("  %s: %s", name, link)
-            logger.info("answers are kept as they come; Ctrl-C stops, and the same command goes on")
+            logger.info("each answer is saved at once; after Ctrl-C, the same command resumes")
             self._warn()
         elif address != self._elsewhere:
             self._elsewhere = address
@@ -168,8 +175,8 @@ class _Page:
             newest = self._store.queues()[-1]
             if newest != asked.queue:
                 logger.warning(
-                    "unless it was told otherwise, the page there asks %s, the newest queue; this run waits for %s: "
-                    "shfcas annotate %s --queue %s asks that",
+                    "unless --queue was set, the page there serves %s, the newest queue; this run waits for %s: "
+                    "shfcas annotate %s --queue %s serves it",
                     newest,
                     asked.queue,
                     asked.folder,
@@ -181,8 +188,8 @@ class _Page:
         people, overlap = len(self.people()), self._asked.settings.overlap
         if people < overlap:
             logger.warning(
-                "each comparison is to be answered by %d people, and %d can sign in; when they have answered all, the "
-                "run goes on with fewer answers; shfcas annotate %s --annotators NAME,NAME adds some",
+                "overlap: expected %d annotators per comparison, and %d can sign in; when they have answered all, the "
+                "run continues with fewer answers; shfcas annotate %s --annotators NAME,NAME adds annotators",
                 overlap,
                 people,
                 self._asked.folder,
@@ -190,9 +197,9 @@ class _Page:
 
 
 def _waited_for(left: dict[str, set[str]], people: Collection[str]) -> str:
-    """Who alone can still answer what is left; nothing where anybody can."""
+    """Names the annotators who alone can still answer the rest; empty if all annotators can."""
     able = set().union(*left.values())
     if len(able) == len(people):
         return ""
     names = ", ".join(sorted(able))
-    return f"the rest waits for {names}; without their line in annotators.txt, the run goes on without them"
+    return f"the rest waits for {names}; remove their line from annotators.txt to continue without them"

@@ -26,27 +26,31 @@ SOURCES = ("gold", "human", "judge", "none")
 class RunConfig:
     """A whole SHF-CAS run."""
 
-    output: str = option("runs/shfcas", "the run directory; run the same command again to continue")
-    policy: str = option("", "the policy: a folder, a hub id, or pypi:PACKAGE")
+    output: str = option("runs/shfcas", "the run directory; run the same command again to continue", common=True)
+    policy: str = option("", "the policy: a folder, a hub id, or pypi:PACKAGE", common=True)
     chat_template: str | None = option(None, "a template for a policy that has none: plain, or a Jinja file")
     reference: str | None = option(
         None, "policy_score logprob_ratio compares the policy with this model (none: the policy before sft)"
     )
-    reward_model: str = option("", "the proxy reward model, or the backbone it is trained from")
+    reward_model: str = option("", "the proxy reward model, or the backbone it is trained from", common=True)
     cost_model: bool = option(False, "the reward model is a cost model: lower is better")
-    gold: str = option("", "the gold reward: a model, or module:function")
-    prompts: str = option("", "prompts to sample, to ask about and to train on: a file, or module:function")
-    eval_prompts: str = option("", "held-out prompts for evaluation: a file, or module:function")
-    preferences: str | None = option(None, "original preference data in TRL's format: a file, or module:function")
+    gold: str = option("", "the gold reward: a model, or module:function", common=True)
+    prompts: str = option(
+        "", "prompts to sample, to ask about and to train on: a file, or module:function", common=True
+    )
+    eval_prompts: str = option("", "held-out prompts for evaluation: a file, or module:function", common=True)
+    preferences: str | None = option(
+        None, "original preference data in TRL's format: a file, or module:function", common=True
+    )
     demonstrations: str | None = option(None, "good answers (prompt, completion) for supervised fine-tuning")
     bootstrap: BootstrapConfig | None = option(None, "make demonstrations from the policy's own best samples")
     sft: SFTStageConfig | None = option(None, "fine-tune the policy on the demonstrations before the first round")
     proxy: RewardModelConfig | None = option(None, "train the proxy on the original preferences before the first round")
     policy_score: str = option("logprob", "what PACS and Kendall-tau compare rewards with", POLICY_SCORES)
     max_prompts: int | None = option(None, "use only the first so many prompts")
-    sampling: SamplingConfig = option(SamplingConfig, "candidate answers")
-    selection: SelectionConfig = option(SelectionConfig, "whom to ask about what")
-    feedback: str = option("gold", "who answers: the gold reward, people, a language model", SOURCES)
+    sampling: SamplingConfig = option(SamplingConfig, "candidate answers", common=True)
+    selection: SelectionConfig = option(SelectionConfig, "whom to ask about what", common=True)
+    feedback: str = option("gold", "who answers: the gold reward, people, a language model", SOURCES, common=True)
     human: HumanConfig = option(HumanConfig, "feedback human: how people are asked")
     judge: JudgeConfig = option(JudgeConfig, "feedback judge: the language model that answers")
     finish_with_what_we_have: bool = option(
@@ -56,14 +60,14 @@ class RunConfig:
     preflight: PreflightConfig | None = option(
         PreflightConfig, "look for what is wrong with the reward model before anything is scored (none: do not)"
     )
-    rl: RLConfig = option(RLConfig, "how the policy follows the reward")
+    rl: RLConfig = option(RLConfig, "how the policy follows the reward", common=True)
     evaluation: EvaluationConfig = option(EvaluationConfig, "evaluation")
     engine: str = option(
         "local", "where answers are sampled, scored and selected: in this process, or on a Ray cluster", ENGINES, True
     )
     ray: RayConfig = option(RayConfig, "engine ray: the cluster")
-    rounds: int = option(1, "rounds")
-    seed: int = option(0, "the seed of everything")
+    rounds: int = option(1, "rounds", common=True)
+    seed: int = option(0, "the seed of everything", common=True)
 
     def check(self) -> "RunConfig":
         """Says what is missing before any work is done."""

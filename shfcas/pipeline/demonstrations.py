@@ -1,4 +1,4 @@
-"""Demonstrations where there are none: the policy's own best answers to prompts that are used for nothing else."""
+"""Demonstrations by the policy itself: its best answers to prompts that are used for nothing else."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +28,7 @@ class BootstrapConfig:
 
 
 def demonstrations(candidates: CandidateTable, settings: BootstrapConfig) -> list[dict[str, Any]]:
-    """The best answers of each prompt, as rows with `prompt` and `completion`.
+    """Returns the best answers of each prompt, as rows with `prompt` and `completion`.
 
     Raises:
         UserError: no answer passes the threshold.

@@ -1,4 +1,4 @@
-"""One self-contained HTML page about a run: tables, plots, and the conflicts that were asked about, with text."""
+"""Report of a run as one self-contained HTML page: tables, plots, and selected conflicts with their texts."""
 
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ EXAMPLES = 8
 def write_report(run: Path) -> Path:
     """Writes `report.html` into a run directory and returns its path.
 
-    The page shows whatever stages are there: a run of `shfcas run`, or the arms of `shfcas demo`.
+    The page shows the completed stages of `shfcas run`, or the arms of `shfcas demo`.
 
     Raises:
-        UserError: the folder is not a run directory, or nothing has been evaluated yet.
+        UserError: the folder is not a run directory, or no stage has been evaluated yet.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -58,11 +58,11 @@ def write_report(run: Path) -> Path:
 
 
 def _diagnosis(run: Path) -> dict[str, Any] | None:
-    """Whether conflict finds errors, where gold rewards of the base policy's held-out answers are known."""
-    from shfcas.report.diagnosis import of_table
+    """Diagnoses whether conflict finds errors, if gold rewards of the base policy's held-out answers are known."""
+    from shfcas.report.diagnosis import diagnose_table
 
     answers = run / "round-0" / "evaluation.parquet"
-    return of_table(read_candidates(answers)) if answers.exists() else None
+    return diagnose_table(read_candidates(answers)) if answers.exists() else None
 
 
 def _stages(manifest: dict[str, Any], suffix: str) -> list[str]:
@@ -70,23 +70,23 @@ def _stages(manifest: dict[str, Any], suffix: str) -> list[str]:
 
 
 def _reward_models(run: Path, manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What each trained reward model reports about the pairs that were held out, where there are any."""
+    """Returns each trained reward model's metrics on its held-out pairs, if it has any."""
     files = {name: run / name / "training.json" for name in _stages(manifest, "/reward_model")}
     reports = {_label(name): read_json(file).get("held_out") for name, file in files.items() if file.exists()}
     return {name: report for name, report in reports.items() if report}
 
 
 def _label(stage: str) -> str:
-    """`random/round-1/policy` as `random, round 1`."""
+    """Returns a label such as `random, round 1` for `random/round-1/policy`."""
     return stage.rpartition("/")[0].replace("/", ", ").replace("round-", "round ").replace("_", " ")
 
 
 def _selection(run: Path, queue_name: str) -> dict[str, Any]:
-    """Plots and examples of one queue of comparisons."""
+    """Returns plots and examples of one queue of comparisons."""
     queue = read_queue(run / queue_name)
     folder = (run / queue_name).parent
     conflicts = folder / "conflicts.parquet"
-    if not conflicts.exists():  # arms that share their first candidates
+    if not conflicts.exists():  # the arms of the demo share their first candidates
         conflicts = run / "round-1" / "conflicts.parquet"
     table = read_candidates(conflicts)
     labels = (

@@ -1,15 +1,16 @@
-"""The page and the plots of a comparison of strategies."""
+"""Page and plots of a comparison of strategies."""
 
+import textwrap
 from typing import Any
 
-from shfcas.report.plots import COLOURS, _svg, plt
+from shfcas.report.plots import COLOURS, inline_svg, plt
 
 MARKERS = "osD^vP*X"
 STYLES = ("-", "--", ":", "-.")
 
 
 def render(**values: Any) -> str:
-    """The page, from what `shfcas.compare.page` gathers."""
+    """Renders the page from the values that `shfcas.compare.page` collects."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -19,11 +20,11 @@ def render(**values: Any) -> str:
 
 
 def curves(panels: dict[str, list[dict[str, Any]]], baseline: str) -> str:
-    """Means over budgets with bands of 95 %, one panel a metric, one line a strategy; the arm without labels across.
+    """Plots means over budgets with 95 % bands: a panel per metric, a line per strategy, the arm without labels across.
 
     Args:
-        panels: by title, rows as `shfcas.compare.statistics.curves` gives them.
-        baseline: the strategy that is drawn in grey.
+        panels: rows of `shfcas.compare.statistics.curves`, by title.
+        baseline: the strategy to draw in grey.
     """
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
@@ -34,7 +35,7 @@ def curves(panels: dict[str, list[dict[str, Any]]], baseline: str) -> str:
         if not budgets:
             continue
         ends = [min(budgets) - 0.04 * max(budgets), max(budgets) * 1.04]
-        names = [n for n in dict.fromkeys(row["strategy"] for row in rows) if any(row["budget"] for row in of(rows, n))]
+        names = list(dict.fromkeys(row["strategy"] for row in rows if row["budget"]))
         for row in rows:
             if row["budget"] == 0:
                 labels.setdefault(
@@ -43,7 +44,8 @@ def curves(panels: dict[str, list[dict[str, Any]]], baseline: str) -> str:
                 place.fill_between(ends, row["low"], row["high"], color="#444", alpha=0.07, linewidth=0)
         others = [name for name in names if name != baseline]
         for name in names:
-            drawn = sorted((row for row in of(rows, name) if row["budget"]), key=lambda row: row["budget"])
+            own = [row for row in rows if row["strategy"] == name and row["budget"]]
+            drawn = sorted(own, key=lambda row: row["budget"])
             x, y = [row["budget"] for row in drawn], [row["mean"] for row in drawn]
             number = others.index(name) if name in others else -1
             colour = "#6b7785" if number < 0 else COLOURS[number % len(COLOURS)]
@@ -54,8 +56,8 @@ def curves(panels: dict[str, list[dict[str, Any]]], baseline: str) -> str:
                 x, [r["low"] for r in drawn], [r["high"] for r in drawn], color=colour, alpha=0.13, linewidth=0
             )
             labels.setdefault(name, line)
-        place.set_title("\n".join(wrapped(title)), fontsize=9)
-        place.set_xlabel("comparisons asked for")
+        place.set_title(textwrap.fill(title, 44), fontsize=9)
+        place.set_xlabel("comparisons")
         place.set_xlim(*ends)
         place.set_xticks(sorted(set(budgets)))
     for place in list(axes.flat)[len(panels) :]:
@@ -64,16 +66,4 @@ def curves(panels: dict[str, list[dict[str, Any]]], baseline: str) -> str:
         labels.values(), labels.keys(), loc="lower center", ncols=min(6, len(labels)), frameon=False, fontsize=8
     )
     figure.tight_layout(rect=(0, 0.06 + 0.02 * (len(labels) // 7), 1, 1))
-    return _svg(figure, tight=False)
-
-
-def of(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
-    """The rows of one strategy."""
-    return [row for row in rows if row["strategy"] == name]
-
-
-def wrapped(title: str, width: int = 44) -> list[str]:
-    """A title in lines."""
-    import textwrap
-
-    return textwrap.wrap(title, width)
+    return inline_svg(figure, tight=False)

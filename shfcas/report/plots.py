@@ -1,4 +1,4 @@
-"""The plots of the report, as inline SVG."""
+"""Plots of the report as inline SVG."""
 
 import io
 from pathlib import Path
@@ -21,7 +21,7 @@ SELECTED, OTHER = "#d1495b", "#9aa5b1"
 COLOURS = ("#30638e", "#edae49", "#d1495b", "#00798c", "#66497a", "#6b8f71")
 plt.rcParams.update(
     {
-        "svg.hashsalt": "shfcas",  # the same data gives the same file
+        "svg.hashsalt": "shfcas",  # equal data gives equal files
         "font.size": 10,
         "axes.spines.top": False,
         "axes.spines.right": False,
@@ -32,7 +32,8 @@ plt.rcParams.update(
 )
 
 
-def _svg(figure: Any, tight: bool = True) -> str:
+def inline_svg(figure: Any, tight: bool = True) -> str:
+    """Renders a figure as an `<svg>` element and closes it."""
     buffer = io.StringIO()
     if tight:
         figure.tight_layout()
@@ -43,7 +44,7 @@ def _svg(figure: Any, tight: bool = True) -> str:
 
 
 def conflict_scatter(table: CandidateTable, chosen: set[tuple[str, int]]) -> str:
-    """Each answer's z-scored reward against its z-scored policy score; the selected ones stand out."""
+    """Plots each answer's z-scored reward against its z-scored policy score, with selected answers in colour."""
     scores = table.split(policy_scores(table.batch(), table.metadata.get("policy_score", "logprob")).values)
     x = np.concatenate([z_scores(s) for s in scores])
     y = np.concatenate([z_scores(r) for r in table.column("rewards")])
@@ -51,16 +52,16 @@ def conflict_scatter(table: CandidateTable, chosen: set[tuple[str, int]]) -> str
     picked = np.array([(p, i) in chosen for p, s in zip(ids, scores, strict=True) for i in range(len(s))])
     figure, axes = plt.subplots(figsize=(5.2, 4.4))
     axes.plot([-2.6, 2.6], [-2.6, 2.6], color="#444", linewidth=0.8, linestyle="--", label="agreement")
-    axes.scatter(x[~picked], y[~picked], s=9, color=OTHER, alpha=0.6, linewidths=0, label="not asked about")
-    axes.scatter(x[picked], y[picked], s=13, color=SELECTED, alpha=0.85, linewidths=0, label="asked about")
-    axes.set_xlabel("policy score, z within its prompt")
-    axes.set_ylabel("proxy reward, z within its prompt")
+    axes.scatter(x[~picked], y[~picked], s=9, color=OTHER, alpha=0.6, linewidths=0, label="not selected")
+    axes.scatter(x[picked], y[picked], s=13, color=SELECTED, alpha=0.85, linewidths=0, label="selected")
+    axes.set_xlabel("policy score (z-score within the prompt)")
+    axes.set_ylabel("proxy reward (z-score within the prompt)")
     axes.legend(frameon=False, fontsize=8, loc="upper left")
-    return _svg(figure)
+    return inline_svg(figure)
 
 
 def kendall_histogram(table: CandidateTable, chosen: set[str]) -> str:
-    """The Kendall distances of the prompts, and of those that were asked about."""
+    """Plots the distribution of the prompts' Kendall distances, with selected prompts in colour."""
     distance = np.array(table.column("kendall_distance"))
     picked = np.array([p in chosen for p in table.column("prompt_id")])
     bins = np.linspace(0, 1, 21).tolist()
@@ -70,20 +71,20 @@ def kendall_histogram(table: CandidateTable, chosen: set[str]) -> str:
         bins=bins,
         stacked=True,
         color=[SELECTED, OTHER],
-        label=["asked about", "not asked about"],
+        label=["selected", "not selected"],
     )
     axes.axvline(0.5, color="#444", linewidth=0.8, linestyle="--")
     axes.set_xlabel("Kendall-tau distance of policy and reward (0.5: unrelated)")
     axes.set_ylabel("prompts")
     axes.legend(frameon=False, fontsize=8)
-    return _svg(figure)
+    return inline_svg(figure)
 
 
-CURVES = {  # by what they are drawn over
+CURVES = {  # metrics by their x-axis
     "rollout": {
-        "objective/scores": "reward trained on",
+        "objective/scores": "reward (trained on)",
         "objective/gold": "gold reward (not trained on)",
-        "objective/kl": "KL to the policy before (nats)",
+        "objective/kl": "KL to the previous policy (nats)",
     },
     "step": {
         "loss": "loss on pairs",
@@ -94,7 +95,7 @@ CURVES = {  # by what they are drawn over
 
 
 def training_curves(histories: dict[str, list[dict[str, Any]]]) -> str:
-    """Proxy reward, gold reward and KL over the rollouts of each policy stage; for RSO, its steps on pairs."""
+    """Plots reward, gold reward and KL over the rollouts of each policy stage; for RSO, metrics over its steps."""
     if not histories:
         return ""
     by = "step" if any("rso/pairs" in row for history in histories.values() for row in history) else "rollout"
@@ -108,11 +109,11 @@ def training_curves(histories: dict[str, list[dict[str, Any]]]) -> str:
         axes.set_xlabel(by)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0].legend(frameon=False, fontsize=8)
-    return _svg(figure)
+    return inline_svg(figure)
 
 
 def accuracy_by_group(groups: dict[str, dict[str, dict[str, float]]]) -> str:
-    """The reward model's accuracy on gold-labelled held-out pairs, by group of prompts."""
+    """Plots the reward model's accuracy on gold-labelled held-out pairs, by group of prompts."""
     if not groups:
         return ""
     names = list(next(iter(groups.values())))
@@ -127,11 +128,11 @@ def accuracy_by_group(groups: dict[str, dict[str, dict[str, float]]]) -> str:
     axes.set_ylim(0, 1)
     axes.set_ylabel("pair accuracy (0.5: chance)")
     axes.legend(frameon=False, fontsize=8, ncols=len(groups))
-    return _svg(figure)
+    return inline_svg(figure)
 
 
 def conflict_histograms(summary: ConflictSummary, path: str) -> None:
-    """Histograms of the Kendall distance and of abs(PACS) over a whole table, as .png or .svg."""
+    """Writes histograms of the Kendall distance and of abs(PACS) over a whole table, as .png or .svg."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
     for axes, counts, width, label in (
         (left, summary.kendall, 1 / KENDALL_BINS, "Kendall distance of a prompt"),
@@ -152,20 +153,20 @@ def conflict_histograms(summary: ConflictSummary, path: str) -> None:
 
 
 def calibration(models: dict[str, dict[str, Any]]) -> str:
-    """How often reward models are right about held-out pairs, against how sure they are; the diagonal is calibrated."""
+    """Plots reward models' accuracy on held-out pairs against confidence; calibrated models are on the diagonal."""
     if not models:
         return ""
     figure, axes = plt.subplots(figsize=(5.2, 4.4))
     axes.plot([0.5, 1], [0.5, 1], color="#444", linewidth=0.8, linestyle="--", label="calibrated")
-    for colour, (label, found) in zip(COLOURS * 8, models.items(), strict=False):
-        bins = found["bins"]
+    for colour, (label, result) in zip(COLOURS * 8, models.items(), strict=False):
+        bins = result["bins"]
         x, y = [b["confidence"] for b in bins], [b["mean"] for b in bins]
         whiskers = [[b["mean"] - b["low"] for b in bins], [b["high"] - b["mean"] for b in bins]]
-        label = f"{label} (expected error {found['expected_error']:.2f})"
+        label = f"{label} (expected error {result['expected_error']:.2f})"
         axes.errorbar(x, y, yerr=whiskers, color=colour, marker="o", markersize=4, linewidth=1, capsize=2, label=label)
     axes.set_xlim(0.49, 1.01)
     axes.set_ylim(0, 1.02)
     axes.set_xlabel("confidence: sigmoid of the reward difference")
-    axes.set_ylabel("pairs ordered as they were judged [95 %]")
+    axes.set_ylabel("accuracy [95 %]")
     axes.legend(frameon=False, fontsize=8, loc="lower right")
-    return _svg(figure)
+    return inline_svg(figure)

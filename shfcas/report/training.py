@@ -1,4 +1,4 @@
-"""What is kept beside a trained reward model: its metrics, and a plot of its calibration."""
+"""Files beside a trained reward model: its metrics and a plot of its calibration."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ from shfcas.utils.files import write_json, write_text
 
 
 def write_training_report(folder: Path, metrics: dict[str, Any]) -> None:
-    """Writes `training.json` and, where pairs were held out, `calibration.svg` into the folder of a reward model."""
+    """Writes `training.json` and, with held-out pairs, `calibration.svg` into a reward model's folder."""
     write_json(folder / "training.json", metrics)
     if metrics.get("held_out"):
         from shfcas.report.plots import calibration

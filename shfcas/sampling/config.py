@@ -58,11 +58,11 @@ class VLLMConfig:
 class SamplingConfig:
     """How answers are drawn; the defaults are the authors'."""
 
-    num_completions: int = option(8, "answers per prompt (N)")
+    num_completions: int = option(8, "answers per prompt (N)", common=True)
     temperature: float = option(0.7, "sampling temperature; log-probabilities are always at temperature 1")
     top_p: float = option(1.0, "nucleus sampling; 1 keeps every token")
     top_k: int = option(0, "keep the k most likely tokens; 0 keeps every token")
-    max_new_tokens: int = option(128, "an answer ends here if it has not ended by itself")
+    max_new_tokens: int = option(128, "an answer ends here if it has not ended by itself", common=True)
     batch_size: int = option(64, "sequences generated at once")
     shard_size: int = option(64, "prompts per resumable shard")
     generator: str = option(

@@ -16,8 +16,8 @@ from shfcas.utils.errors import UserError
 class SelectionConfig:
     """Which comparisons to ask for."""
 
-    strategy: str = option("shf_cas", f"acquisition strategy: {', '.join(STRATEGIES)}")
-    budget: int = option(100, "label budget: the number of pairwise comparisons a human is asked for")
+    strategy: str = option("shf_cas", f"acquisition strategy: {', '.join(STRATEGIES)}", common=True)
+    budget: int = option(100, "label budget: the number of pairwise comparisons a human is asked for", common=True)
     pairing: str = option(
         "extreme",
         "shf_cas, kendall, pacs: answers meet by opposed PACS, next in PACS, at random, or all",

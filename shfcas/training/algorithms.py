@@ -1,4 +1,4 @@
-"""How the policy follows the reward: one setting chooses among the algorithms."""
+"""Training of a policy against a reward model: one setting chooses the algorithm."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ ALGORITHMS = ("ppo", "rloo", "grpo", "rso", "best_of_n")
 class RLConfig:
     """How the policy follows the reward; of the algorithms' own sections only the chosen one counts."""
 
-    algorithm: str = option("ppo", "how the policy follows the reward", ALGORITHMS)
+    algorithm: str = option("ppo", "how the policy follows the reward", ALGORITHMS, common=True)
     reward_shaping: str = option(
         "centre",
         "rewards as they are, less the mean of a prompt's candidates, or the share of them they beat",
@@ -64,9 +64,9 @@ class RLConfig:
             raise UserError(f"rl.{self.algorithm}: {error}") from error
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PolicyTraining:
-    """Training of a policy against a reward model: all that it reads.
+    """Request to train a policy against a reward model.
 
     Attributes:
         policy: the policy to start from; it is also the reference that the new one is held to.
@@ -91,17 +91,12 @@ class PolicyTraining:
     gold: RewardScorer | None = None
     chat_template: str | None = None
 
-    def reward(self) -> RewardScorer:
-        """Loads the reward model; its rewards are made comparable across prompts by those of the candidates."""
-        scorer = load_scorer(self.reward_model, self.cost_model)
-        return shaped_reward(scorer, self.candidates, self.settings.reward_shaping) if self.candidates else scorer
-
 
 def train_policy(training: PolicyTraining, output: Path, work_dir: Path) -> list[dict[str, Any]]:
     """Trains a policy with the chosen algorithm and saves it as a plain model (adapters merged) in `output`.
 
     Args:
-        training: what is trained, and against what.
+        training: the policy, the reward model and the settings.
         output: the folder of the new policy, with the returned metrics in `history.json`.
         work_dir: checkpoints; training resumes from the newest complete one.
 
@@ -114,8 +109,11 @@ def train_policy(training: PolicyTraining, output: Path, work_dir: Path) -> list
     settings = training.settings
     if settings.algorithm == "best_of_n":
         raise UserError("best_of_n trains nothing: the policy stays as it is, and evaluation chooses among its answers")
+    reward = load_scorer(training.reward_model, training.cost_model)
+    if training.candidates:
+        reward = shaped_reward(reward, training.candidates, settings.reward_shaping)
     shared: dict[str, Any] = {
-        "reward": training.reward(),
+        "reward": reward,
         "output": output,
         "work_dir": work_dir,
         "seed": training.seed,

@@ -1,4 +1,4 @@
-"""The folder of a model that a command trains: complete or absent, with checkpoints kept beside it until then."""
+"""Output folder of a command that trains a model: complete or absent, with checkpoints beside it until complete."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from shfcas.utils.files import disk_errors, publish, remove
 def trained_folder(output: str | Path) -> Iterator[tuple[Path, Path]]:
     """Yields a partial folder and a checkpoint folder; the first is published, the second removed on success.
 
-    Where several processes train, they do so in the same folders, and the first of them makes and publishes these.
+    Several processes train in the same folders. The first of them creates and publishes these.
 
     Raises:
         UserError: the output exists already; finished work is never overwritten.
@@ -23,7 +23,7 @@ def trained_folder(output: str | Path) -> Iterator[tuple[Path, Path]]:
         raise UserError(f"{output} exists already; name another --output or delete it")
     partial, work_dir = output.with_name(f".{output.name}.partial"), output.with_name(f".{output.name}.work")
     distributed.start()
-    distributed.wait()  # until all have seen that the output is not there
+    distributed.wait()  # until all have seen that the output does not exist
     with disk_errors(str(output)):
         if distributed.is_main():
             work_dir.mkdir(parents=True, exist_ok=True)

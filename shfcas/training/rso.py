@@ -1,8 +1,7 @@
 """Statistical rejection sampling and preference optimisation (Liu et al. 2023, arXiv 2309.06657).
 
-Candidate answers are thinned until what is left is as if drawn from the optimum of the KL-regularised objective,
-pi_ref exp(r / beta); the reward model orders pairs of them, and DPO learns from those. Nothing is sampled
-while the policy is trained.
+Candidate answers are thinned to a sample of the optimum of the KL-regularised objective, pi_ref exp(r / beta). The
+reward model orders pairs of them, and DPO learns from those pairs. Nothing is sampled during training.
 """
 
 import copy
@@ -29,7 +28,7 @@ from shfcas.utils.seeds import derive_seed
 class RSOConfig:
     """Rejection sampling over the candidates, then DPO."""
 
-    num_samples: int = option(4, "candidates accepted of each prompt (8 of 64 in Liu et al. 2023)")
+    num_samples: int = option(4, "candidates accepted of each prompt (8 of 64 in Liu et al. 2023)", common=True)
     rejection_beta: float = option(
         0.5, "beta of the target pi_ref exp(r / beta), in units of the reward (Liu et al. 2023)"
     )
@@ -37,10 +36,12 @@ class RSOConfig:
         "first_round", "pairs: each accepted answer in one, or winners meet again", ("first_round", "tournament")
     )
     loss_type: str = option("sigmoid", "sigmoid is DPO's loss, hinge SLiC's, both on log-ratios", ("sigmoid", "hinge"))
-    dpo_beta: float = option(0.05, "scale of the log-ratios in the loss (gamma in Liu et al. 2023; TRL's beta)")
-    num_train_epochs: float = option(1.0, "passes over the pairs")
-    learning_rate: float = option(1e-5, "peak learning rate (cosine)")
-    batch_size: int = option(16, "pairs a step")
+    dpo_beta: float = option(
+        0.05, "scale of the log-ratios in the loss (gamma in Liu et al. 2023; TRL's beta)", common=True
+    )
+    num_train_epochs: float = option(1.0, "passes over the pairs", common=True)
+    learning_rate: float = option(1e-5, "peak learning rate (cosine)", common=True)
+    batch_size: int = option(16, "pairs a step", common=True)
     max_length: int | None = option(
         None, "tokens of prompt and answer; longer is an error (none: what the policy sees)"
     )
@@ -57,7 +58,7 @@ class RSOConfig:
 
 
 def first_round(accepted: Sequence[int], rewards: Sequence[float]) -> list[tuple[int, int]]:
-    """Pairs of neighbours, each answer in at most one, as (better, worse); a tie makes no pair.
+    """Returns pairs of neighbours, each answer in at most one, as (better, worse); a tie makes no pair.
 
     >>> first_round([3, 0, 2, 1], [0.1, 0.2, 0.3, 0.4])
     [(3, 0), (2, 1)]
@@ -67,7 +68,7 @@ def first_round(accepted: Sequence[int], rewards: Sequence[float]) -> list[tuple
 
 
 def tournament(accepted: Sequence[int], rewards: Sequence[float]) -> list[tuple[int, int]]:
-    """The pairs of all rounds of a knock-out, as (better, worse); after a tie the first goes on, without a pair.
+    """Returns the pairs of all rounds of a knock-out, as (better, worse); a tie makes no pair, and the first advances.
 
     >>> tournament([3, 0, 2, 1], [0.1, 0.2, 0.3, 0.4])
     [(3, 0), (2, 1), (3, 2)]
@@ -76,7 +77,7 @@ def tournament(accepted: Sequence[int], rewards: Sequence[float]) -> list[tuple[
     while len(accepted) > 1:
         pairs += first_round(accepted, rewards)
         winners = [a if rewards[a] >= rewards[b] else b for a, b in zip(accepted[::2], accepted[1::2], strict=False)]
-        accepted = winners + list(accepted[2 * len(winners) :])  # one without an opponent goes on
+        accepted = winners + list(accepted[2 * len(winners) :])  # one without an opponent advances
     return pairs
 
 
@@ -84,7 +85,7 @@ RANKINGS = {"first_round": first_round, "tournament": tournament}
 
 
 def encode_pair(tokenizer: Any, row: Mapping[str, Any], *, better: int, worse: int, limit: int) -> dict[str, list[int]]:
-    """Token ids of a prompt and two of its answers, as the policy samples them: an end token where one was sampled.
+    """Encodes a prompt and two of its answers as the policy samples them: an end token where one was sampled.
 
     Raises:
         UserError: an answer does not fit into `limit` tokens with its prompt.
@@ -125,13 +126,13 @@ def train_rso(
         reward: accepts and orders the answers.
         settings: see `RSOConfig`.
         output: the folder of the new policy.
-        work_dir: checkpoints; training goes on from the newest complete one.
-        seed: of the acceptance, the adapters and the order of the pairs.
+        work_dir: checkpoints; training resumes from the newest complete one.
+        seed: seed of the acceptance, the adapters and the order of the pairs.
         metrics: further scorers by name, measured on the candidates and not trained on.
         chat_template: for a policy without one, see `shfcas.models.loading.load_policy`.
 
     Returns:
-        A first row about the candidates, under the names of a rollout's metrics, then TRL's rows, one a step.
+        A first row about the candidates, with the names of a rollout's metrics, then TRL's rows, one per step.
 
     Raises:
         UserError: too few candidates, an answer that is too long, or no pair that the reward orders.
@@ -150,13 +151,13 @@ def train_rso(
     from shfcas.training.ppo.value_head import disable_dropout
 
     class PairTrainer(DPOTrainer):
-        """DPO on pairs that have token ids already; TRL would end every answer, and cut long ones."""
+        """DPO on pairs of token ids; TRL would end every answer, and cut long ones."""
 
         def _prepare_dataset(self, dataset: Any, *unused: Any) -> Any:
             return dataset
 
         def _send_telemetry(self) -> None:
-            """Nothing is reported to anyone."""
+            """Sends nothing."""
 
     model, tokenizer = load_policy(policy, chat_template, settings.lora.base_dtype)
     rewards = score_rows(reward, candidates)
@@ -202,6 +203,6 @@ def train_rso(
     )
     history = train(trainer, work_dir, "RSO")
     save_model(output, merged(trainer, work_dir, lambda folder: load_policy(folder)[0]), tokenizer)
-    for row in history:  # TRL counts tokens anew when it is resumed
+    for row in history:  # TRL restarts its count of tokens when it is resumed
         row.pop("num_tokens", None)
     return [dict(sorted(row.items())) for row in (first, *history)]

@@ -42,7 +42,7 @@ def read_demonstrations(path: str | Path) -> list[dict[str, Any]]:
 def encode_demonstrations(
     demonstrations: Sequence[dict[str, Any]], tokenizer: Any, end_ids: set[int], max_length: int
 ) -> list[dict[str, list[int]]]:
-    """Token ids and labels; the labels are -100 on the prompt, and the answer with its end token is learned.
+    """Returns token ids and labels: -100 on the prompt, so that only the answer with its end token is learned.
 
     The prompt's tokens are exactly those that the policy is later sampled from.
 
@@ -78,16 +78,16 @@ def train_sft(
     """Fine-tunes `policy` on the demonstrations and saves a plain model (adapters merged) in `output`.
 
     Args:
-        policy: a model name; a raw base model will do.
+        policy: a model name, also of a raw base model.
         demonstrations: rows with `prompt` and `completion`.
         settings: see `SFTStageConfig`.
         output: the folder of the new policy.
-        work_dir: checkpoints; training goes on from the newest complete one.
-        seed: of the adapters, the order of the demonstrations and dropout.
+        work_dir: checkpoints; training resumes from the newest complete one.
+        seed: seed of the adapters, the order of the demonstrations and dropout.
         chat_template: for a policy without one: `plain`, or a Jinja file. It is saved with the new policy.
 
     Returns:
-        The loss rows of the trainer.
+        Rows of the trainer's log that hold a loss.
     """
     from datasets import Dataset
     from transformers import set_seed
@@ -119,7 +119,7 @@ def train_sft(
         raise UserError(f"sft: {' '.join(str(error).split())}") from error
     history = train(trainer, work_dir, "supervised fine-tuning")
     trained = merged(trainer, work_dir, lambda folder: load_policy(folder, None, settings.lora.base_dtype)[0])
-    trained.generation_config.eos_token_id = sorted(end_ids)  # what ends its answers, for others too
+    trained.generation_config.eos_token_id = sorted(end_ids)  # other programs end answers at these tokens too
     if distributed.is_main():
         save_model(output, trained, tokenizer)
     return history

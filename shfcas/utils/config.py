@@ -21,14 +21,17 @@ from shfcas.utils.files import read_text
 Config = TypeVar("Config")
 
 
-def option(default: Any, help: str, choices: tuple[str, ...] = (), volatile: bool = False) -> Any:
+def option(default: Any, help: str, choices: tuple[str, ...] = (), volatile: bool = False, common: bool = False) -> Any:
     """A dataclass field with a help text; a callable default is called for each new instance.
 
-    A volatile field does not change what a run comes to, so it may differ when the run is continued.
+    A volatile field does not change what a run comes to, so it may differ when the run is continued. A common field
+    is one that most people set: `--help` and `shfcas init` show it first.
     """
     metadata: dict[str, Any] = {"help": help} | ({"choices": choices} if choices else {})
     if volatile:
         metadata["volatile"] = True
+    if common:
+        metadata["common"] = True
     if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -206,14 +209,7 @@ def add_flags(
             titled = parser.add_argument_group(name, field.metadata.get("help", "").replace("%", "%%"))
             add_flags(parser, nested, prefix=f"{name}.", owner=section, group=titled)
             continue
-        help_text = field.metadata.get("help", "")
-        choices = field.metadata.get("choices")
-        if choices:
-            help_text += f" ({', '.join(choices)})"
-        if default == "":
-            help_text += " (required)"
-        elif default not in (dataclasses.MISSING, []):
-            help_text += f" [{'none' if default is None else default}]"
+        help_text = field.metadata.get("help", "") + details(field, default)
         flags = [f"--{prefix}{field.name}"]
         if "_" in flags[0]:
             flags.append(flags[0].replace("_", "-"))
@@ -226,6 +222,19 @@ def add_flags(
             **alone,
             help=help_text.replace("%", "%%"),
         )
+
+
+def details(field: Any, value: Any) -> str:
+    """What follows a key's help text: its choices, then its default as a flag spells it."""
+    choices = field.metadata.get("choices")
+    text = f" ({', '.join(choices)})" if choices else ""
+    if value == "":
+        return f"{text} (required)"
+    if value is dataclasses.MISSING or value == []:
+        return text
+    if isinstance(value, list):
+        return f"{text} [{','.join(map(str, value))}]"
+    return f"{text} [{str(value).lower() if value is None or isinstance(value, bool) else value}]"
 
 
 def from_flags(cls: type[Config], arguments: argparse.Namespace, yaml_path: str | None = None) -> Config:
@@ -248,6 +257,51 @@ def from_flags(cls: type[Config], arguments: argparse.Namespace, yaml_path: str 
 def volatile_names(cls: type) -> set[str]:
     """The dotted names of the fields that may differ when a run is continued."""
     return {name for name, field in _dotted(cls).items() if field.metadata.get("volatile")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """One key of a configuration: its field, the type and value of the field, and the dataclass of a section."""
+
+    field: Any
+    annotation: Any
+    value: Any
+    section: type | None
+
+    @property
+    def name(self) -> str:
+        """Name of the field."""
+        return self.field.name
+
+    @property
+    def help(self) -> str:
+        """Help text."""
+        return self.field.metadata.get("help", "")
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Allowed values; empty where any value of the type is allowed."""
+        return self.field.metadata.get("choices", ())
+
+    @property
+    def common(self) -> bool:
+        """Whether most people set the key."""
+        return bool(self.field.metadata.get("common"))
+
+    @property
+    def inside(self) -> Any:
+        """Instance of the section, also of one that is off."""
+        assert self.section is not None
+        return self.section() if self.value is None else self.value
+
+
+def keys_of(config: Any) -> list[Key]:
+    """Lists the keys of a config instance in the order of its fields."""
+    hints = typing.get_type_hints(type(config))
+    return [
+        Key(field, hints[field.name], getattr(config, field.name), _nested(hints[field.name]))
+        for field in dataclasses.fields(config)
+    ]
 
 
 def _dotted(cls: type, prefix: str = "") -> dict[str, Any]:

@@ -1,24 +1,39 @@
-"""What clients of HTTP endpoints have in common: which failures pass, how long to wait, what may be said of them."""
+"""Addresses and keys of HTTP endpoints, and the retry policy; `http_client` sends the requests."""
 
+import ipaddress
+import logging
+import math
+import os
 import random
+import re
 import time
+from collections.abc import Mapping
+from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
-from shfcas.utils.errors import UsageError
+from shfcas.utils.errors import UsageError, UserError
 
-WORTH_ANOTHER = (408, 409, 425, 429)  # and all from 500
-LONGEST_WAIT = 60.0  # seconds between two attempts, where the endpoint names no time
+logger = logging.getLogger(__name__)
+
+TEMPORARY = (408, 409, 425, 429)  # retried, as are all statuses from 500
+LONGEST_BACKOFF = 60.0  # seconds between two attempts if the endpoint names no time
 LONGEST_RETRY_AFTER = 600.0
 SHORTEST_SECRET = 8
+LONGEST_QUOTE = 200
 
 
 def check_base_url(url: str, where: str) -> str:
-    """Returns the address of an endpoint if it is one, and without credentials, which would end up in files.
+    """Returns the base address of an endpoint unchanged.
+
+    Addresses end up in files, so they must not contain credentials.
+
+    Args:
+        url: the address.
+        where: the setting or environment variable that holds it.
 
     Raises:
-        UsageError: it is not.
+        UsageError: it is not an http or https address, or it contains credentials, a query or a fragment.
     """
     try:
         parts = urlsplit(url)
@@ -28,33 +43,137 @@ def check_base_url(url: str, where: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UsageError(f"{where}: expected an address such as http://localhost:8000/v1")
     if "@" in parts.netloc or parts.query or parts.fragment:
-        raise UsageError(f"{where}: leave names, passwords and queries out; the key is read from OPENAI_API_KEY")
+        raise UsageError(f"{where}: leave names, passwords and queries out; the key is read from the environment")
     return url
 
 
-def is_unencrypted(parts: SplitResult) -> bool:
-    """Whether what is sent to an address can be read on its way."""
-    return parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1")
+def is_loopback(host: str) -> bool:
+    """Whether a host name or IP address is this machine.
+
+    >>> is_loopback("127.0.0.1"), is_loopback("::1"), is_loopback("example.com")
+    (True, True, False)
+    """
+    name = host.lower().rstrip(".")
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(name.partition("%")[0])
+    except ValueError:
+        return False
+    address = getattr(address, "ipv4_mapped", None) or address
+    return address.is_loopback or address.is_unspecified  # servers print 0.0.0.0 as their address
 
 
-def pause(first: float, attempt: int) -> float:
-    """Seconds before another attempt: twice as long each time, and not the same for all who wait."""
-    return min(first * 2**attempt, LONGEST_WAIT) * random.uniform(0.75, 1)
+class Secret:
+    """A key that is not shown by repr and can be removed from texts.
+
+    A key shorter than 8 characters is not a secret. It is a word such as EMPTY, for servers that check no keys.
+
+    Args:
+        value: the key; empty if there is none.
+    """
+
+    __slots__ = ("_pattern", "_value")
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+        # Each character may be percent-encoded or escaped as in JSON.
+        forms = (rf"(?:\\{{0,2}}{re.escape(c)}|\\{{1,2}}u{ord(c):04x}|%{ord(c):02x})" for c in value)
+        self._pattern = re.compile("".join(forms), re.IGNORECASE) if len(value) >= SHORTEST_SECRET else None
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def __repr__(self) -> str:
+        return "Secret(***)" if self else "Secret()"
+
+    def reveal(self) -> str:
+        """Returns the key."""
+        return self._value
+
+    def hide(self, text: str) -> str:
+        """Replaces the key in a text by three asterisks."""
+        return self._pattern.sub("***", text) if self._pattern else text
 
 
-def hidden(text: str, key: str) -> str:
-    """A text without the key. A short one is no secret but a word such as EMPTY, as servers without keys want it."""
-    return text.replace(key, "***") if len(key) >= SHORTEST_SECRET else text
+class Endpoint:
+    """A base address with its key, which is read from the environment.
+
+    Args:
+        url: the base address, such as http://localhost:8000/v1.
+        setting: the setting or environment variable that holds the address; errors name it.
+        key_variable: the environment variable that holds the key.
+
+    Attributes:
+        url: the base address without a slash at the end.
+        host: the host and port.
+        root: the address without a path.
+        key: the key; false if there is none.
+
+    Raises:
+        UserError: the address is not one, or the key contains characters that no header can carry.
+    """
+
+    def __init__(self, url: str, setting: str, key_variable: str) -> None:
+        self.url = check_base_url(url, setting).rstrip("/")
+        self.setting, self.key_variable = setting, key_variable
+        parts = urlsplit(self.url)
+        self.scheme, self.host, self.hostname = parts.scheme, parts.netloc, parts.hostname or ""
+        self.root = f"{parts.scheme}://{parts.netloc}"
+        key = os.environ.get(key_variable, "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise UserError(f"{key_variable}: expected printable ASCII characters, got others; set it again")
+        self.key = Secret(key)
+        if self.key and self.scheme == "http" and not is_loopback(self.hostname):
+            logger.warning("%s and all texts go to %s unencrypted; use https, or a tunnel", key_variable, self.host)
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.url!r})"
+
+    def authorization(self) -> dict[str, str]:
+        """Returns the header with the key; empty if there is no key."""
+        return {"Authorization": f"Bearer {self.key.reveal()}"} if self.key else {}
+
+    def proxy(self) -> str | None:
+        """Returns the address of the proxy that the environment names for this endpoint.
+
+        A loopback address never has one, so that nothing sent to this machine leaves it.
+        """
+        from urllib.request import getproxies, proxy_bypass
+
+        if is_loopback(self.hostname) or proxy_bypass(self.host):
+            return None
+        proxies = getproxies()
+        url = proxies.get(self.scheme) or proxies.get("all")
+        return f"http://{url}" if url and "://" not in url else url
+
+    def quote(self, said: object) -> str:
+        """Returns a text from outside on one short line, without the key and without control characters."""
+        line = "".join(c for c in " ".join(str(said).split()) if c.isprintable())
+        return self.key.hide(line)[:LONGEST_QUOTE]
 
 
-def words(said: object, key: str) -> str:
-    """What somebody else said, on one line, short, without the key and without control characters."""
-    line = " ".join(hidden(str(said), key).split())
-    return "".join(c for c in line if c.isprintable())[:200] or type(said).__name__
+def is_temporary(status: int) -> bool:
+    """Whether a request that got this status may succeed later."""
+    return status in TEMPORARY or status >= 500
 
 
-def retry_after(headers: Any) -> float | None:
-    """The seconds that a response asks to wait, given as a number or as a date; None if it does not ask.
+def backoff(first: float, attempt: int, rng: random.Random) -> float:
+    """Returns the seconds to wait after a failed attempt.
+
+    The wait doubles with each attempt, up to a minute. Up to a quarter is taken off at random, so that clients that
+    failed together do not return together.
+
+    Args:
+        first: seconds after the first attempt.
+        attempt: number of attempts so far, at least 1.
+        rng: the source of the random part.
+    """
+    return min(first * 2.0 ** min(attempt - 1, 60), LONGEST_BACKOFF) * rng.uniform(0.75, 1)
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Returns the seconds that a response asks to wait, whether it gives a number or a date; None without a request.
 
     >>> retry_after({"retry-after": "2"})
     2.0
@@ -66,7 +185,9 @@ def retry_after(headers: Any) -> float | None:
         seconds = float(value)
     except ValueError:
         try:
-            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+            date = parsedate_to_datetime(value)
+            # HTTP dates are in GMT, also in the form that does not say so.
+            seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time()
         except (TypeError, ValueError, OverflowError):
             return None
-    return max(0.0, seconds) if seconds == seconds else None
+    return max(0.0, seconds) if math.isfinite(seconds) else None

@@ -198,7 +198,7 @@ def test_engines_that_are_not_there_say_what_to_do(
     assert main(["select", str(tmp_path / "t.parquet"), "--engine", "rey"]) == 2
     assert "engine: unknown choice 'rey', one of local, ray; did you mean 'ray'?" in capsys.readouterr().err
     assert main(["score", "-", "--engine", "ray"]) == 2
-    assert "JSON lines are scored by engine local" in capsys.readouterr().err
+    assert "engine: expected local for JSON lines" in capsys.readouterr().err
     with open_engine("local", RayConfig()) as engine:
         assert isinstance(engine, LocalEngine)
 

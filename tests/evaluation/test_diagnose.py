@@ -14,7 +14,7 @@ from shfcas.conflicts.columns import add_conflicts
 from shfcas.data.candidates import CandidateTable, write_candidates
 from shfcas.data.preferences import Preference, write_preferences
 from shfcas.evaluation.diagnose import DiagnoseConfig, diagnose
-from shfcas.evaluation.diagnose_text import lines
+from shfcas.evaluation.diagnose_text import format_diagnosis
 from shfcas.evaluation.judged_pairs import from_gold, from_preferences
 from shfcas.evaluation.resampling import (
     Resampled,
@@ -25,7 +25,7 @@ from shfcas.evaluation.resampling import (
     with_interval,
 )
 from shfcas.evaluation.statistics import auroc
-from shfcas.report.diagnosis import of_table
+from shfcas.report.diagnosis import diagnose_table
 from shfcas.utils.errors import UserError
 
 
@@ -90,7 +90,7 @@ def test_an_informed_policy_is_found_to_be_one() -> None:
 def test_an_uninformed_policy_is_no_evidence(seed: int) -> None:
     found = diagnosed(scored(0.0, seed=seed))
     assert found["informative"] is False
-    assert "ask at random" in found["verdict"]
+    assert "select at random" in found["verdict"]
     interval = found["signals"]["kendall_distance"]["auroc"]
     assert interval["low"] < 0.5 < interval["high"]
 
@@ -112,17 +112,17 @@ def test_errors_of_unsure_pairs_are_found_by_the_margin() -> None:
         row["rewards"] = (np.array(row["gold"]) + 0.6 * noise).tolist()
     found = diagnosed(add_conflicts(CandidateTable.from_rows(rows)))
     assert found["signals"]["small_margin"]["auroc"]["low"] > 0.6
-    assert "or where the reward margin is small, AUROC 0." in found["verdict"]
+    assert "or by small reward margin, AUROC 0." in found["verdict"]
 
 
 def test_too_little_is_said_to_be_too_little() -> None:
     found = diagnosed(scored(2.0, prompts=6))
-    assert found["informative"] is None and found["verdict"].startswith("too little to tell (6 prompts")
+    assert found["informative"] is None and found["verdict"].startswith("too little data (6 prompts")
     perfect = [{**row, "rewards": row["gold"]} for row in scored(1.0).rows()]
     found = diagnosed(add_conflicts(CandidateTable.from_rows(perfect)))
     assert found["informative"] is None and "0 of them wrong" in found["verdict"]
     assert found["signals"]["kendall_distance"]["auroc"] == {"value": None, "low": None, "high": None}
-    assert "AUROC" in lines(found) and json.dumps(found, allow_nan=False)
+    assert "AUROC" in format_diagnosis(found) and json.dumps(found, allow_nan=False)
 
 
 def test_uncovered_groups_are_found_and_slices_told_apart() -> None:
@@ -132,7 +132,7 @@ def test_uncovered_groups_are_found_and_slices_told_apart() -> None:
     assert found["slices"]["travel"] == found["slices"]["(uncovered)"]
     assert found["slices"]["travel"]["errors"]["value"] > 0.7 > 0.3 > found["slices"]["food"]["errors"]["value"]
     assert sum(found["slices"][name]["pairs"] for name in ("food", "travel")) == found["pairs"]
-    assert "finds pairs of uncovered groups:" in lines(found)
+    assert "finds pairs of uncovered groups:" in format_diagnosis(found)
 
 
 # -- arithmetic -----------------------------------------------------------------------------------------------
@@ -219,7 +219,7 @@ def test_answers_without_gold_give_no_pairs(missing: float | None) -> None:
     assert pairs.left_out["no gold"] == 4 + 10
     assert len(pairs) == 20 * 10 - 14
     rows[5]["gold"] = [1.0]
-    with pytest.raises(UserError, match=r"'p5': the column gold has to hold .* 5 answers"):
+    with pytest.raises(UserError, match=r"prompt 'p5': gold: expected a list of 5 numbers"):
         from_gold(rows, None, prompts=20)
 
 
@@ -274,12 +274,12 @@ def test_gold_is_asked_about_the_drawn_prompts_only() -> None:
 
 
 def test_the_section_of_a_report() -> None:
-    found = of_table(scored(2.0), "topic")
+    found = diagnose_table(scored(2.0), "topic")
     assert found is not None and found["plot"].startswith("<svg") and "food" in found["slices"]
     rows = [{name: value for name, value in row.items() if name != "gold"} for row in scored(2.0).rows()]
-    assert of_table(add_conflicts(CandidateTable.from_rows(rows))) is None
+    assert diagnose_table(add_conflicts(CandidateTable.from_rows(rows))) is None
     alike = [{**row, "gold": [1.0] * 5} for row in scored(2.0).rows()]
-    assert of_table(add_conflicts(CandidateTable.from_rows(alike))) is None
+    assert diagnose_table(add_conflicts(CandidateTable.from_rows(alike))) is None
 
 
 # -- errors ---------------------------------------------------------------------------------------------------
@@ -287,7 +287,7 @@ def test_the_section_of_a_report() -> None:
 
 def test_errors(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     table = scored(1.0, prompts=20)
-    with pytest.raises(UserError, match="none of the 1 preferences is about answers of the table"):
+    with pytest.raises(UserError, match="none of the 1 preferences is about answers in the table"):
         from_preferences(table.rows(), [Preference("another", "a", "b")])
     with pytest.raises(UserError, match=r"uncovered: no judged pair has topic nowhere"):
         diagnosed(table, group_by="topic", uncovered=["nowhere"])
@@ -300,7 +300,7 @@ def test_errors(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path = str(tmp_path / "conflicts.parquet")
     write_candidates(path, CandidateTable(table.table.drop_columns(["gold"])))
     for arguments, message in (
-        ([], "who knows better? give preferences, or gold"),
+        ([], "gold: missing; set preferences or gold"),
         (["--group_by", "colour"], "no column colour"),
         (["--gold", "a:b", "--preferences", "c.jsonl"], "give preferences or gold, not both"),
         (["--prompts", "0"], "prompts: expected at least 1, got 0"),

@@ -117,7 +117,7 @@ def test_it_makes_do_with_the_answers_there_are(tmp_path: Path, caplog: pytest.L
     answer(tmp_path, {1: "second slightly"})
     (preference,) = source(tmp_path, finish=True)(QUEUE, TABLE, 1)
     assert (preference.chosen, preference.margin) == ("b1", 0.5)
-    assert "going on with 1 of 3 comparisons settled" in caplog.text
+    assert "continuing with 1 of 3 comparisons settled" in caplog.text
 
 
 def test_a_queue_of_the_same_name_with_other_comparisons_is_refused(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_new_queue_is_waited_for_whatever_was_said_of_the_one_before(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     thread, made = start(source(tmp_path, finish=True))
-    until(lambda: "round-1 is new and nobody was asked" in caplog.text)
+    until(lambda: "round-1 is new and has no answers yet" in caplog.text)
     answer(tmp_path, {0: "first", 1: "tie"})
     time.sleep(0.1)
     assert thread.is_alive()
@@ -195,7 +195,7 @@ def test_it_says_that_another_process_asks_another_queue(tmp_path: Path, caplog:
         store.add_queue(make_items(QUEUE, TABLE, "round-2", 2), seed=3)
     with serve(tmp_path, SETTINGS):
         thread, _ = start(source(tmp_path))
-        until(lambda: f"shfcas annotate {tmp_path} --queue round-1 asks that" in caplog.text)
+        until(lambda: f"shfcas annotate {tmp_path} --queue round-1 serves it" in caplog.text)
         answer(tmp_path, {0: "tie", 1: "tie", 2: "tie"})
         assert ended(thread)
 
@@ -219,7 +219,7 @@ def test_the_last_answer_can_be_taken_back(tmp_path: Path, caplog: pytest.LogCap
     thread, made = start(feedback)
     until(lambda: (tmp_path / STORE).exists() and has_queue(tmp_path))
     answer(tmp_path, {0: "first", 1: "tie", 2: "tie"})
-    until(lambda: "all are settled; going on in 3 s" in caplog.text)
+    until(lambda: "all are settled; continuing in 3 s" in caplog.text)
     with Store(tmp_path / STORE) as store:
         first = store.judgements()[0]
         store.record(Judgement(str(uuid4()), first.item, "ada", "undo", undoes=first.id))
@@ -257,7 +257,12 @@ def test_whoever_has_answered_by_that_link_is_waited_for(tmp_path: Path, caplog:
 def test_fewer_people_than_are_asked_are_told_what_that_means(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = HumanConfig(port=0, repeat_share=0.0, overlap=2)
     thread, made = start(source(tmp_path, settings=settings))
-    until(lambda: "2 people, and 1 can sign in; when they have answered all, the run goes on with" in caplog.text)
+    until(
+        lambda: (
+            "2 annotators per comparison, and 1 can sign in; when they have answered all, the run continues"
+            in caplog.text
+        )
+    )
     answer(tmp_path, {0: "first", 1: "first", 2: "first"}, "annotator")
     assert ended(thread) and len(made) == 3
 
@@ -267,7 +272,7 @@ def test_what_the_page_would_refuse_is_refused_before_any_work(monkeypatch: pyte
     with pytest.raises(UserError, match="set allow_public"):
         HumanFeedback.check(HumanConfig(host="0.0.0.0"))
     HumanFeedback.check(HumanConfig(host="0.0.0.0", allow_public=True))
-    with pytest.raises(UserError, match="no address of this machine"):
+    with pytest.raises(UserError, match="host: expected an address of this machine"):
         HumanFeedback.check(HumanConfig(host="no-such-name.invalid"))
     with pytest.raises(UserError, match=r"none\.md does not exist"):
         HumanFeedback.check(HumanConfig(guidelines="none.md"))

@@ -129,7 +129,7 @@ def test_rso_is_drawn_over_its_steps_and_best_of_n_not_at_all() -> None:
     rows += [{"step": k, "loss": 0.7 - 0.1 * k, "rewards/accuracies": 0.5, "rewards/margins": 0.1} for k in range(1, 4)]
     assert "loss on pairs" in svg_text(plots.training_curves({"round 1": rows}))
     online = [{"rollout": k, "objective/scores": 0.1 * k} for k in range(3)]  # without a KL penalty there is no KL
-    assert "reward trained on" in svg_text(plots.training_curves({"round 1": online}))
+    assert "reward (trained on)" in svg_text(plots.training_curves({"round 1": online}))
     assert plots.training_curves({}) == ""
 
 
@@ -140,6 +140,22 @@ def svg_text(svg: str) -> str:
 
 def find_all(text: str, part: str) -> list[int]:
     return [i for i in range(len(text)) if text.startswith(part, i)]
+
+
+@pytest.mark.parametrize("arms", [("shf_cas",), ("random", "shf_cas")])
+def test_the_demos_results_name_the_arms_that_were_asked(tmp_path: Path, arms: tuple[str, ...]) -> None:
+    """People answer for SHF-CAS alone, so the demo has no labels of the random arm then."""
+    run = finished_run(tmp_path / "demo")
+    policy = {"policy": "base", **read_json(run / "round-1/metrics.json")}
+    results = {
+        "policies": [policy | {"pair_accuracy_by_topic": {"sound": 0.9, "blind": 0.1}}],
+        "detection": {"kendall_finds_blind_topics": 0.7, "pacs_finds_wrong_answers": 0.6},
+        "labels": {arm: {"comparisons": 12, "blind": 6, "share": 0.5} for arm in arms},
+    }
+    write_json(run / "results.json", results)
+    text = " ".join(Page(write_report(run).read_text()).text.split())
+    labels = "random 50 %, SHF-CAS 50 %." if "random" in arms else "SHF-CAS 50 %."
+    assert f"Labels about blind topics: {labels}" in text
 
 
 def test_hostile_text_is_shown_and_never_run(run: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import t as student
 
 from experiments import figure, page, policies, quick
-from experiments.annotators import BIASES, SafetyAnnotator, turned_round
+from experiments.annotators import BIASES, SafetyAnnotator, flipped_labels
 from experiments.arms import PARTS, Setting, experiment, in_rounds, key, policy_columns, some_answers
 from experiments.features import Crossed
 from experiments.generate import logprobs_of, sample
@@ -30,7 +30,7 @@ WORDS = np.where(np.arange(1000) % 5 < 2, -3, 2)
 
 def test_biases() -> None:
     def outcome(bias: str, strength: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-        return turned_round(bias, strength, BLIND, WORDS, 0)
+        return flipped_labels(bias, strength, BLIND, WORDS, 0)
 
     for bias in BIASES:
         keep, turn = outcome(bias, 0.3)
@@ -159,8 +159,8 @@ def test_the_table_of_policies_has_a_row_for_each(tmp_path: Path, monkeypatch: p
     assert read_json(tmp_path / "about.json")["ppo"]["seeds"] == 2
     monkeypatch.setattr("experiments.figure.RESULTS", tmp_path)
     before, none, random = page.policies()
-    assert before["gold reward"] == "0.100" and before["less `random`"] == random["less `random`"] == ""
-    assert none["of each seed"] == "0.300, 1.300" and none["less `random`"] == "+0.100 [+0.100, +0.100]"
+    assert before["gold reward"] == "0.100" and before["minus `random`"] == random["minus `random`"] == ""
+    assert none["per seed"] == "0.300, 1.300" and none["minus `random`"] == "+0.100 [+0.100, +0.100]"
 
 
 def test_numbers_on_the_disk(tmp_path: Path) -> None:

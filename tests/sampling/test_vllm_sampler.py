@@ -204,7 +204,7 @@ def test_a_slow_server_is_given_up_after_the_timeout(server: CompletionsServer, 
     settings = config(server)
     settings = replace(settings, server=replace(settings.server, max_retries=0, timeout=0.2))
     server.trouble = lambda request, number: Fault(body=None, delay=0.6)
-    with pytest.raises(UserError, match=r"no reply within 0\.2 seconds, after 1 attempts"):
+    with pytest.raises(UserError, match=r"no reply within 0\.2 seconds, after 1 attempt;"):
         ServerGenerator(settings, "policy").repeats()
 
 
@@ -220,7 +220,7 @@ def test_the_address_may_stand_in_the_environment_and_the_key_stays_there(
 ) -> None:
     settings = config(server)
     settings = replace(settings, server=replace(settings.server, base_url=None))
-    with pytest.raises(UserError, match=r"set sampling\.server\.base_url, or SHFCAS_SERVER_URL"):
+    with pytest.raises(UserError, match=r"sampling\.server\.base_url: missing; set it, or SHFCAS_SERVER_URL"):
         ServerGenerator(settings, "policy")
     monkeypatch.setenv("SHFCAS_SERVER_URL", server.url)
     monkeypatch.setenv("VLLM_API_KEY", "a-secret-key")
@@ -235,7 +235,7 @@ def test_a_server_of_another_name_or_tokenizer_is_refused(
     server: CompletionsServer, names: dict[str, str], tmp_path: Path
 ) -> None:
     settings = config(server)
-    with pytest.raises(UserError, match=r"serves policy, not .*say what it calls it \(sampling\.server\.model\)"):
+    with pytest.raises(UserError, match=r"serves policy, not .*or set sampling\.server\.model to its name there"):
         ServerGenerator(replace(settings, server=replace(settings.server, model=None)), names["policy"])
     server.tokenizer = tiny.reward_tokenizer()
     with pytest.raises(UserError, match=r"splits text into other tokens .*policy there is another model"):

@@ -141,7 +141,8 @@ def test_only_the_chosen_section_counts() -> None:
 
 def test_best_of_n_has_nothing_to_train(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="best_of_n trains nothing"):
-        train_policy(PolicyTraining("p", "r", RLConfig(algorithm="best_of_n"), seed=0), tmp_path, tmp_path)
+        settings = RLConfig(algorithm="best_of_n")
+        train_policy(PolicyTraining(policy="p", reward_model="r", settings=settings, seed=0), tmp_path, tmp_path)
 
 
 def test_the_old_section_is_refused_with_a_hint() -> None:

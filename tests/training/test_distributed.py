@@ -215,7 +215,7 @@ def test_other_commands_run_as_one_process(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main([command]) == 2
-    assert "runs as one process, and 2 were launched" in capsys.readouterr().err
+    assert "expected one process, got 2" in capsys.readouterr().err
 
 
 def test_shares(monkeypatch: pytest.MonkeyPatch) -> None:

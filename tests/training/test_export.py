@@ -109,7 +109,7 @@ def test_a_bias_is_left_out_and_said(folder: Path, capsys: pytest.CaptureFixture
         ("verl", "bert", "verl reads decoders with a head named score"),
         ("verl", "policy", "has no trained reward head"),
         ("openrlhf", "other", "has another vocabulary than"),
-        ("nemo", "reward", "say who reads it: shfcas export verl or shfcas export openrlhf"),
+        ("nemo", "reward", "engine: expected verl or openrlhf, got nemo"),
     ],
 )
 def test_what_cannot_be_read_is_refused(

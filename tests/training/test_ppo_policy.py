@@ -187,7 +187,7 @@ def test_weights_that_are_trained_are_float32(
         ({"eval_rollouts": 1}, "set both or none"),
         ({"held_out": 0.01, "eval_rollouts": 1}, "held_out 0.01 of 8 different prompts is 0: there must be some"),
         ({"held_out": 1.0, "eval_rollouts": 1}, "held_out 1.0 of 8 different prompts is 8: there must be some"),
-        ({"gradient_accumulation_steps": 3}, "mini_batch_size 4 cannot be worked off in 3 equal parts"),
+        ({"gradient_accumulation_steps": 3}, "expected a divisor of mini_batch_size 4, got 3"),
         ({"early_stopping_patience": 1}, "PPO: early_stopping_patience counts evaluations"),
         (
             {"report_to": ["tensorboard", "wandb"]},

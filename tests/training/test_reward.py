@@ -236,7 +236,7 @@ def test_the_beginnings_of_another_training_are_refused(names: dict[str, str], t
     train_reward_model(
         names["reward_model"], TRAIN[:16], settings=settings, output=tmp_path / "a", work_dir=tmp_path / "work", seed=0
     )
-    with pytest.raises(UserError, match="holds the beginnings of another training"):
+    with pytest.raises(UserError, match="holds checkpoints of another training"):
         train_reward_model(
             names["reward_model"],
             TRAIN[:24],

@@ -1,4 +1,4 @@
-"""From the log to preferences: what the answers of several people about an item come to."""
+"""Aggregation of several annotators' answers: from the log to verdicts and preferences."""
 
 import math
 from collections import Counter, defaultdict
@@ -9,24 +9,24 @@ from shfcas.data.preferences import Preference
 from shfcas.feedback.annotation.config import HumanConfig
 from shfcas.feedback.annotation.schema import ANSWERED, PREFERRED, Item, Judgement
 
-LEAST_SHARED = 5  # items shared with others, below which a person's weight is 1
-LEAST_WEIGHT, GREATEST_WEIGHT = 0.25, 2.0
+MIN_SHARED = 5  # an annotator who shares fewer items with others has weight 1
+MIN_WEIGHT, MAX_WEIGHT = 0.25, 2.0
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the answers about one item come to.
+    """Aggregated answer to one item.
 
     Attributes:
-        item: its id.
-        state: `preferred`, `tie` or `both_bad`, once as many people answered as are asked; `flagged`, if anybody
-            flagged it; `skipped`, if all who saw it skipped it; otherwise `open`.
-        choice: the preferred answer, `first` or `second`; while the item is open, the one preferred so far. None
-            where neither is, and for a flagged item.
-        margin: mean over those who chose it of how much better it is; None where nobody said.
-        votes: how many people gave each of the four answers.
-        annotators: who chose the preferred answer; where neither is preferred, who answered; of a flagged item, who
-            flagged it. Sorted.
+        item: the item's id.
+        state: `preferred`, `tie` or `both_bad` after `overlap` answers; `flagged` after one flag; `skipped` if all
+            who saw it skipped it; otherwise `open`.
+        choice: the preferred answer, `first` or `second`; for an open item, the preferred one so far. None if neither
+            is preferred, and for a flagged item.
+        margin: mean margin over the annotators who chose the preferred answer; None without a strength.
+        votes: number of annotators who gave each of the four answers.
+        annotators: sorted names of those who chose the preferred answer. If neither is preferred, of those who
+            answered; for a flagged item, of those who flagged it.
     """
 
     item: str
@@ -38,20 +38,20 @@ class Verdict:
 
 
 def effective(judgements: Iterable[Judgement]) -> list[Judgement]:
-    """The judgements that count: without undos and without what they undo, in the same order."""
+    """Returns the judgements that count, in the same order: no undos, and no undone judgements."""
     judgements = list(judgements)
     undone = {j.undoes for j in judgements if j.choice == "undo"}
     return [j for j in judgements if j.choice != "undo" and j.id not in undone]
 
 
 def votes(judgements: Iterable[Judgement]) -> dict[str, dict[str, Judgement]]:
-    """Each person's answer to each item, `{item: {annotator: judgement}}`.
+    """Returns each annotator's answer to each item, `{item: {annotator: judgement}}`.
 
-    Skips, flags and repeats are no votes. Of several answers of one person to one item, as two open pages can give,
-    the latest counts.
+    Skips, flags and repeats are no votes. If an annotator answered an item several times, for example in two tabs,
+    the latest answer counts.
 
     Args:
-        judgements: effective ones.
+        judgements: effective judgements.
     """
     cast: dict[str, dict[str, Judgement]] = defaultdict(dict)
     for j in judgements:
@@ -63,15 +63,18 @@ def votes(judgements: Iterable[Judgement]) -> dict[str, dict[str, Judgement]]:
 
 
 def weights(cast: dict[str, dict[str, Judgement]]) -> dict[str, float]:
-    """How much each person's vote weighs, by their agreement with the others.
+    """Returns the weight of each annotator's vote, from their agreement with the others.
 
-    On each item that a person shares with others, the share of the others who gave the same of the four answers; a
-    person's agreement is its mean over these items. The weight is that agreement divided by the mean agreement of all
-    who can be weighed, kept within 0.25 and 2, in one pass (the others are not weighed meanwhile). Who shares fewer
-    than 5 items with others weighs 1, as an average person does; so does everybody where nobody agrees at all.
+    An annotator's agreement on an item is the share of the other annotators who gave the same of the four answers.
+    Their agreement is the mean over the items that they share with others. The weight is this agreement divided by
+    the mean agreement of all annotators who have one, clipped to [0.25, 2]. This is one pass: votes count equally
+    while agreements are computed.
+
+    An annotator who shares fewer than 5 items with others has weight 1, the average. If nobody agrees with anybody,
+    all weights are 1.
 
     Args:
-        cast: from `votes`.
+        cast: the result of `votes`.
     """
     agreements: dict[str, list[float]] = defaultdict(list)
     people = {annotator for answers in cast.values() for annotator in answers}
@@ -80,36 +83,36 @@ def weights(cast: dict[str, dict[str, Judgement]]) -> dict[str, float]:
             same = Counter(j.choice for j in answers.values())
             for annotator, j in answers.items():
                 agreements[annotator].append((same[j.choice] - 1) / (len(answers) - 1))
-    # fsum: the order of the items does not matter, not even in the last digit
-    means = {a: math.fsum(shares) / len(shares) for a, shares in agreements.items() if len(shares) >= LEAST_SHARED}
+    # fsum: the result does not depend on the order of the items, not even in the last digit.
+    means = {a: math.fsum(shares) / len(shares) for a, shares in agreements.items() if len(shares) >= MIN_SHARED}
     average = math.fsum(means.values()) / len(means) if means else 0.0
     if not average:
         return dict.fromkeys(people, 1.0)
-    return {a: min(GREATEST_WEIGHT, max(LEAST_WEIGHT, means[a] / average)) if a in means else 1.0 for a in people}
+    return {a: min(MAX_WEIGHT, max(MIN_WEIGHT, means[a] / average)) if a in means else 1.0 for a in people}
 
 
 def verdicts(items: Sequence[Item], judgements: Iterable[Judgement], settings: HumanConfig) -> dict[str, Verdict]:
-    """What the answers about each item come to.
+    """Aggregates the answers to each item.
 
-    The answer with the most votes wins; where several have the most, it is a tie. With `aggregation = weighted`, votes
-    count by the weights of `weights`. Answers about other items are ignored.
+    The answer with the most votes wins; equal numbers of votes are a tie. With `aggregation = weighted`, votes have
+    the weights of `weights`. Answers to other items are ignored.
 
     Args:
-        items: of a queue.
-        judgements: the log, undos included; apart from these its order does not matter.
+        items: the items of a queue.
+        judgements: the log, undos included; the order of other rows does not matter.
         settings: `overlap`, `aggregation`, `slightly`, `clearly`.
 
     Returns:
-        A verdict for each item, by id, in the order of the items.
+        A verdict per item, by id, in the order of the items.
     """
     return verdicts_by_id([item.id for item in items], judgements, settings)
 
 
 def verdicts_by_id(items: Sequence[str], judgements: Iterable[Judgement], settings: HumanConfig) -> dict[str, Verdict]:
-    """As `verdicts`, of items whose ids are enough.
+    """Aggregates the answers to items of which only the ids are known; see `verdicts`.
 
     Args:
-        items: ids.
+        items: ids of the items.
         judgements: the log, undos included.
         settings: as for `verdicts`.
     """
@@ -146,13 +149,13 @@ def _verdict(
         return Verdict(item, state, None, None, shown, tuple(sorted(answers)))
     chose = sorted(annotator for annotator, j in answers.items() if j.choice == outcome)
     strength = {"slightly": settings.slightly, "clearly": settings.clearly}
-    margins = [strength[said] for annotator in chose if (said := answers[annotator].strength) is not None]
+    margins = [strength[given] for annotator in chose if (given := answers[annotator].strength) is not None]
     margin = math.fsum(margins) / len(margins) if margins else None
     return Verdict(item, state, outcome, margin, shown, tuple(chose))
 
 
 def _winner(answers: dict[str, Judgement], weight: dict[str, float]) -> str:
-    """The answer with the most weight; a tie where several have it, but for rounding."""
+    """Returns the answer with the most weight; a tie if several have it, up to rounding."""
     sums = {
         choice: math.fsum(weight.get(annotator, 1.0) for annotator, j in answers.items() if j.choice == choice)
         for choice in ANSWERED
@@ -165,15 +168,15 @@ def _winner(answers: dict[str, Judgement], weight: dict[str, float]) -> str:
 def preferences(
     items: Sequence[Item], judgements: Iterable[Judgement], settings: HumanConfig, *, only_settled: bool = True
 ) -> list[Preference]:
-    """The preferences that the answers come to, in the order of the items.
+    """Turns the answers into preferences, in the order of the items.
 
-    Ties, both bad, flagged and skipped items give none.
+    Items whose verdict is a tie, both bad, flagged or skipped give no preference.
 
     Args:
-        items: of a queue.
+        items: the items of a queue.
         judgements: the log.
         settings: as for `verdicts`.
-        only_settled: leave out items that fewer people answered than are asked; without it, those count who did.
+        only_settled: leave out items with fewer than `overlap` answers; if False, the answers so far decide.
     """
     reached = verdicts(items, judgements, settings)
     made = []
@@ -192,34 +195,34 @@ def preferences(
                 chosen_index=item.first if first else item.second,
                 rejected_index=item.second if first else item.first,
                 source="human",
-                annotator=joined(verdict.annotators),
+                annotator=join_names(verdict.annotators),
                 round=item.round,
             )
         )
     return made
 
 
-def joined(names: Iterable[str]) -> str:
-    """Names of several people as one, joined by `+`; in a name, `+` and `%` are written `%2B` and `%25`.
+def join_names(names: Iterable[str]) -> str:
+    """Joins annotators' names by `+`; within a name, `+` becomes `%2B` and `%` becomes `%25`.
 
-    >>> joined(["ada", "ben+work@example.org"])
+    >>> join_names(["ada", "ben+work@example.org"])
     'ada+ben%2Bwork@example.org'
     """
     return "+".join(name.replace("%", "%25").replace("+", "%2B") for name in names)
 
 
-def names_of(annotator: str) -> list[str]:
-    """The names that `joined` joined.
+def split_names(annotator: str) -> list[str]:
+    """Splits names that `join_names` joined.
 
-    >>> names_of("ada+ben%2Bwork@example.org")
+    >>> split_names("ada+ben%2Bwork@example.org")
     ['ada', 'ben+work@example.org']
     """
     return [name.replace("%2B", "+").replace("%25", "%") for name in annotator.split("+")]
 
 
 def is_complete(items: Sequence[Item], judgements: Iterable[Judgement], settings: HumanConfig) -> bool:
-    """Whether no item needs an answer any more: each is flagged or answered by as many people as are asked.
+    """Checks that no item needs another answer: each is flagged, or has `overlap` answers.
 
-    A skipped item waits for somebody who does not skip it.
+    A skipped item still waits for an annotator who does not skip it.
     """
     return all(v.state not in ("open", "skipped") for v in verdicts(items, judgements, settings).values())

@@ -1,4 +1,4 @@
-"""Who is asked what next: each comparison goes to so many people, some come back to the same person."""
+"""Assignment of comparisons to annotators: `overlap` annotators per comparison, and repeats for consistency."""
 
 import sqlite3
 import time
@@ -14,8 +14,8 @@ from shfcas.utils.seeds import derive_seed
 
 REPEAT_AFTER = 10  # answers between an item and its repeat
 
-# Still to be answered by this person: not flagged, too few answers, nothing from this person yet, and not with so many
-# others at the moment that they will be enough. Leases of repeats bring no further answer.
+# Items open for this annotator: not flagged, fewer than `overlap` answers, nothing from this annotator yet, and not
+# leased to as many others as answers are missing. A lease of a repeat does not count: a repeat adds no answer.
 _FRESH = """
 SELECT s.item FROM standing AS s
 WHERE s.queue = :queue AND s.flagged = 0 AND s.people = :people
@@ -42,13 +42,13 @@ ORDER BY number DESC LIMIT ?
 
 @dataclass(frozen=True)
 class Task:
-    """An item for one person.
+    """Item assigned to one annotator.
 
     Attributes:
-        item: what is asked.
-        left: which answer stands on the left: `first` or `second`.
-        repeat: whether the person has answered it before.
-        lease_expires: until when nobody else gets it in this person's place, UTC, ISO 8601.
+        item: the comparison.
+        left: the answer on the left: `first` or `second`.
+        repeat: True if the annotator has answered the item before.
+        lease_expires: end of the lease, UTC, ISO 8601; until then the item is reserved for this annotator.
     """
 
     item: Item
@@ -59,15 +59,15 @@ class Task:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a queue is.
+    """Progress of a queue.
 
     Attributes:
-        total: items.
-        settled: items that need no further answer: enough people answered, or somebody flagged it.
+        total: number of items.
+        settled: items that need no further answer: enough annotators answered, or one flagged it.
         answers: answers that count towards `wanted`; repeats and answers beyond the overlap do not.
-        wanted: answers that would settle every item: overlap times total.
-        mine: items that the person answered; 0 without a person.
-        mine_left: items that the person may still be asked; 0 without a person.
+        wanted: answers that settle every item: overlap times total.
+        mine: items that the annotator answered; 0 without an annotator.
+        mine_left: items that the annotator may still be asked; 0 without an annotator.
     """
 
     total: int
@@ -79,16 +79,16 @@ class Progress:
 
 
 def side(seed: int, annotator: str, item_id: str, repeat: bool = False) -> str:
-    """Which answer stands on the left for this person, `first` or `second`; a repeat has the sides swapped."""
+    """Returns the answer on the left for this annotator, `first` or `second`; a repeat swaps the sides."""
     return SIDES[derive_seed(seed, "side", annotator, item_id, bits=1) ^ repeat]
 
 
 class Assignment:
-    """Hands out the items of a queue. Several may do so at once, in threads and in processes.
+    """Assignment of a queue's items. Several threads and processes may use the same queue at once.
 
     Args:
-        store: where the queue and the judgements are.
-        queue: its name.
+        store: holds the queue and the judgements.
+        queue: the queue's name.
         settings: `overlap`, `repeat_share`, `lease_minutes`.
         clock: seconds since 1970.
 
@@ -106,16 +106,17 @@ class Assignment:
         )[0]
 
     def next(self, annotator: str, held: Collection[str] = ()) -> Task | None:
-        """The next item for a person, leased to them; None where there is nothing for them now.
+        """Leases the next item to an annotator and returns it; None if there is nothing for them now.
 
-        Items come by their position in the queue. One is handed out to at most `overlap` people: those who answered
-        it, and those who have it at the moment. A skip is no answer, so another person gets the item; a flag settles
-        it. A person is asked an item again only as a repeat: of a share of their answers, drawn by the queue's seed,
-        once, and ten answers later at the earliest or when nothing else is left.
+        Items come in the order of the queue. At most `overlap` annotators get an item: those who answered it plus
+        those who hold a lease. A skip is no answer, so the item goes to someone else. A flag settles the item.
+
+        An annotator sees an item again only as a repeat. The queue's seed draws a share of their answers for repeats.
+        Each is repeated once, at least ten answers later, or when nothing else is left.
 
         Args:
-            annotator: who asks.
-            held: ids of items that the person has open already. They stay theirs, and another one is handed out.
+            annotator: the annotator's name.
+            held: ids of items that the annotator has open already; their leases are renewed.
         """
         with self.store.transaction(durable=False) as db:
             now = self.clock()
@@ -137,7 +138,7 @@ class Assignment:
             return self._lease(db, annotator, number, repeat, now)
 
     def task(self, annotator: str, item_id: str) -> Task:
-        """An item for a person who goes back to it, as after an undo, leased to them whoever else has it.
+        """Leases an item to an annotator who returns to it, as after an undo, even if others hold a lease.
 
         Raises:
             UserError: the queue has no such item.
@@ -149,14 +150,14 @@ class Assignment:
             return self._lease(db, annotator, number, self._answered(db, annotator, number), self.clock())
 
     def release(self, annotator: str) -> None:
-        """Gives back what a person has open, so that others get it at once."""
+        """Ends all leases of an annotator, so that others get the items at once."""
         with self.store.transaction(durable=False) as db:
             db.execute(
                 "DELETE FROM leases WHERE annotator = ? AND item BETWEEN ? AND ?", (annotator, self._first, self._last)
             )
 
     def progress(self, annotator: str | None = None) -> Progress:
-        """How far the queue is, and this person in it."""
+        """Counts the progress of the queue, and of this annotator in it."""
         overlap = self.settings.overlap
         groups = self.store.rows(
             "SELECT people, flagged, count(*) FROM standing WHERE queue = ? GROUP BY flagged, people", (self._queue,)
@@ -191,7 +192,7 @@ class Assignment:
         return bool(row and row[0])
 
     def _due_repeat(self, db: sqlite3.Connection, annotator: str, taken: str, answers_between: int) -> int | None:
-        """The repeat that has waited longest, of those with so many answers of this person since."""
+        """Returns the oldest repeat that is at least `answers_between` answers of this annotator old."""
         if not self.settings.repeat_share:
             return None
         before = 2**62
@@ -205,16 +206,16 @@ class Assignment:
         return row[0] if row else None
 
     def _fresh(self, db: sqlite3.Connection, annotator: str, taken: str, among: str = "") -> int | None:
-        """The first item that this person has not seen and that still needs somebody."""
+        """Returns the first item that this annotator has not seen and that still needs an answer."""
         overlap = self.settings.overlap
         values = {"queue": self._queue, "annotator": annotator, "overlap": overlap}
         query = _FRESH + f"AND s.item NOT IN ({taken}) {among} ORDER BY s.item LIMIT 1"
-        # one search for each number of people so far: the index has the items of each in order
-        found = [db.execute(query, values | {"people": people}).fetchone() for people in range(overlap)]
-        return min((row[0] for row in found if row), default=None)
+        # One search per number of answers so far: the index has the items of each number in order.
+        rows = [db.execute(query, values | {"people": people}).fetchone() for people in range(overlap)]
+        return min((row[0] for row in rows if row), default=None)
 
     def _renew(self, db: sqlite3.Connection, annotator: str, number: int, now: float) -> None:
-        """Prolongs a lease; one that ran out is taken again unless others have the item by now."""
+        """Prolongs a lease; an expired one is renewed unless the item has gone to others."""
         expires = now + 60 * self.settings.lease_minutes
         if not db.execute(
             "UPDATE leases SET expires = ? WHERE item = ? AND annotator = ?", (expires, number, annotator)

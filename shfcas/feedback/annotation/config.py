@@ -1,4 +1,4 @@
-"""How people are asked: whom, how often, and what their answers come to."""
+"""Configuration of human feedback: overlap, repeats, aggregation, and the page's address."""
 
 import re
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 from shfcas.utils.config import build, option, read_yaml
 from shfcas.utils.errors import UsageError
 
-# The page asks for /static and /api, so it needs a name to itself; browsers write other letters than these as xn--.
+# No path: the page requests /static and /api. Browsers write all other letters in a host name as xn--.
 _ADDRESS = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?/?")
 
 
@@ -16,7 +16,7 @@ _ADDRESS = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5
 class HumanConfig:
     """Feedback from people, through the page or through files."""
 
-    overlap: int = option(1, "how many people answer each comparison")
+    overlap: int = option(1, "how many people answer each comparison", common=True)
     repeat_share: float = option(0.05, "share of a person's answered comparisons that are asked again, once")
     lease_minutes: float = option(
         30.0, "a comparison that was handed out and not answered goes to others after this", volatile=True
@@ -28,7 +28,9 @@ class HumanConfig:
     )
     slightly: float = option(0.5, "margin of an answer that is slightly better")
     clearly: float = option(1.0, "margin of an answer that is clearly better")
-    guidelines: str | None = option(None, "a Markdown file that the page shows beside the comparisons", volatile=True)
+    guidelines: str | None = option(
+        None, "a Markdown file that the page shows beside the comparisons", volatile=True, common=True
+    )
     host: str = option("127.0.0.1", "the address that the page listens at", volatile=True)
     port: int = option(8900, "the port of the page (0: any free one)", volatile=True)
     address: str | None = option(
@@ -61,7 +63,7 @@ class HumanConfig:
 
 
 def settings_of_run(folder: str | Path, **over: Any) -> HumanConfig:
-    """The settings in the run's own configuration, or the defaults where it has none, and `over` over them."""
+    """Returns the settings in the run's configuration (or the defaults if it has none), overridden by `over`."""
     file = Path(folder) / "config.yaml"
     values = (read_yaml(file).get("human") or {}) if file.exists() else {}
     return build(HumanConfig, {**values, **over}, "human.")

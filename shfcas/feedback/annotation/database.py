@@ -1,4 +1,4 @@
-"""The SQLite file that judgements are kept in: how it is opened, what tables it has, what its errors mean."""
+"""The SQLite file of judgements: opening it, its tables, and its errors."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -7,13 +7,13 @@ from pathlib import Path
 
 from shfcas.utils.errors import UserError
 
-APPLICATION = 0x53484643  # "SHFC": tells our files from other programs'
+APPLICATION = 0x53484643  # "SHFC": marks the files of this package
 VERSION = 1
 BUSY_SECONDS = 30.0
 
-# Queues, items and judgements are never changed: triggers forbid it. `marks` (what the judgements of a person about an
-# item come to) and `standing` (what those of all people come to) only repeat the log, so that nobody has to read all
-# of it to find the next item; the trigger that keeps them counts them anew from the log, for the one item each time.
+# Triggers forbid changes to queues, items and judgements. `marks` (counts per annotator and item) and `standing`
+# (counts per item) are derived from the log, so that finding the next item need not read all of it. A trigger
+# recounts both after each judgement, for its item only.
 _TABLES = """
 CREATE TABLE queues (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, seed TEXT NOT NULL);
 CREATE TABLE items (
@@ -21,7 +21,7 @@ CREATE TABLE items (
     id TEXT NOT NULL UNIQUE,
     queue INTEGER NOT NULL REFERENCES queues (number),
     position INTEGER NOT NULL,
-    content TEXT NOT NULL,  -- JSON in ASCII: a text may hold what UTF-8 cannot
+    content TEXT NOT NULL,  -- JSON in ASCII: a text may hold code points that UTF-8 cannot encode
     UNIQUE (queue, position)
 );
 CREATE TABLE judgements (
@@ -44,7 +44,7 @@ CREATE INDEX judged_by ON judgements (annotator, number);
 CREATE TABLE marks (
     annotator TEXT NOT NULL,
     item INTEGER NOT NULL REFERENCES items (number),
-    draw REAL NOT NULL,  -- from 0 to below 1: the item is asked again where this is below the share of repeats
+    draw REAL NOT NULL,  -- in [0, 1): the item is repeated if this is below the share of repeats
     votes INTEGER NOT NULL DEFAULT 0,
     repeats INTEGER NOT NULL DEFAULT 0,
     skips INTEGER NOT NULL DEFAULT 0,
@@ -57,8 +57,8 @@ CREATE INDEX repeatable ON marks (annotator, draw) WHERE votes > 0 AND repeats =
 CREATE TABLE standing (
     item INTEGER PRIMARY KEY REFERENCES items (number),
     queue INTEGER NOT NULL,
-    people INTEGER NOT NULL DEFAULT 0,  -- how many answered
-    flagged INTEGER NOT NULL DEFAULT 0  -- whether anybody flagged it
+    people INTEGER NOT NULL DEFAULT 0,  -- number of annotators who answered
+    flagged INTEGER NOT NULL DEFAULT 0  -- 1 if an annotator flagged it
 );
 CREATE INDEX stands ON standing (queue, flagged, people, item);
 CREATE TABLE leases (
@@ -101,32 +101,32 @@ _FROZEN = "".join(
 
 
 class StoreError(UserError):
-    """The file of judgements cannot be read or written; what was acknowledged before is kept."""
+    """Failure to read or write the file of judgements; acknowledged judgements are kept."""
 
 
 def connect(path: Path, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
-    """Opens the file, which is made if it is not there, for use by several threads in turn.
+    """Opens the file for use by several threads in turn, and creates it if it is missing.
 
-    The journal is a write-ahead log and every commit waits for the disk (`synchronous = FULL`), so that what was
-    committed outlives a killed process and a power cut.
+    The journal is a write-ahead log and every commit waits for the disk (`synchronous = FULL`). So a commit survives
+    a killed process and a power cut.
 
     Raises:
-        StoreError: no folder, no permission, a file of another program or of a newer version.
+        StoreError: the folder is missing, may not be written, or holds a file of another program or newer version.
     """
     if not path.parent.is_dir():
-        raise StoreError(f"{path}: there is no folder {path.parent}; name a run directory that exists")
+        raise StoreError(f"{path}: there is no folder {path.parent}; give a run directory that exists")
     with store_errors(path):
         db = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
         try:
-            # a foreign file is recognised before anything is written to it
+            # Before anything is written: the file may belong to another program.
             _check(db, path)
             journal = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
             if journal != "wal":
-                raise StoreError(f"{path}: no write-ahead log is possible here; put the run on a local disk")
+                raise StoreError(f"{path}: the file system has no write-ahead log; put the run on a local disk")
             db.execute("PRAGMA synchronous = FULL")
-            db.execute("PRAGMA fullfsync = ON")  # macOS: past the disk's own cache
+            db.execute("PRAGMA fullfsync = ON")  # macOS: also flush the cache of the disk
             db.execute("PRAGMA foreign_keys = ON")
-            db.execute("PRAGMA recursive_triggers = ON")  # or REPLACE would delete without the triggers
+            db.execute("PRAGMA recursive_triggers = ON")  # otherwise REPLACE deletes rows without the triggers
             _make(db, path)
         except BaseException:
             db.close()
@@ -135,23 +135,23 @@ def connect(path: Path, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connectio
 
 
 def _check(db: sqlite3.Connection, path: Path) -> bool:
-    """Whether the file has our tables already; an error where it has somebody else's."""
+    """Returns True if the file has our tables, False if it is empty; raises if it belongs to another program."""
     application = db.execute("PRAGMA application_id").fetchone()[0]
     version = db.execute("PRAGMA user_version").fetchone()[0]
     empty = not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     if empty and application == version == 0:
         return False
     if application != APPLICATION:
-        raise StoreError(f"{path}: a database of another program, not judgements; move it away or name another run")
+        raise StoreError(f"{path}: a database of another program, not judgements; move it away or give another run")
     if version > VERSION:
         raise StoreError(
-            f"{path}: written by a newer shfcas (layout {version}, this one knows {VERSION}); update shfcas"
+            f"{path}: written by a newer shfcas (layout {version}, expected at most {VERSION}); update shfcas"
         )
     return True
 
 
 def _make(db: sqlite3.Connection, path: Path) -> None:
-    """Makes the tables, unless another process just did."""
+    """Creates the tables, unless another process just did."""
     if _check(db, path):
         return
     db.execute("BEGIN IMMEDIATE")
@@ -168,7 +168,7 @@ def _make(db: sqlite3.Connection, path: Path) -> None:
 
 
 def _statements(script: str) -> Iterator[str]:
-    """One statement after another (`executescript` would commit the open transaction)."""
+    """Yields the statements of a script (`executescript` would commit the open transaction)."""
     statement = ""
     for line in script.splitlines(keepends=True):
         statement += line
@@ -178,14 +178,14 @@ def _statements(script: str) -> Iterator[str]:
 
 
 def rollback(db: sqlite3.Connection) -> None:
-    """Undoes the open transaction; after some errors SQLite has done so already."""
+    """Rolls back the open transaction; after some errors SQLite has done so already."""
     if db.in_transaction:
         db.execute("ROLLBACK")
 
 
 @contextmanager
 def store_errors(path: Path) -> Iterator[None]:
-    """Turns SQLite's errors about the disk and the file into `StoreError`, which says what to do."""
+    """Turns SQLite's errors about disk and file into `StoreError`, which names the remedy."""
     try:
         yield
     except sqlite3.Error as error:
@@ -197,13 +197,13 @@ def store_errors(path: Path) -> Iterator[None]:
 
 
 _REMEDIES = {
-    sqlite3.SQLITE_FULL: "no space left on the disk; every saved answer is kept: free some space and try again",
-    sqlite3.SQLITE_IOERR: "the disk cannot be read or written; every saved answer is kept: look at the disk, try again",
-    sqlite3.SQLITE_BUSY: "another process has kept it locked for too long; end that process, or try again",
-    sqlite3.SQLITE_LOCKED: "another process has kept it locked for too long; end that process, or try again",
-    sqlite3.SQLITE_READONLY: "may not be written; choose a folder you may write to",
-    sqlite3.SQLITE_PERM: "may not be written; choose a folder you may write to",
+    sqlite3.SQLITE_FULL: "no space left on the disk; every saved answer is kept; free some space and try again",
+    sqlite3.SQLITE_IOERR: "the disk cannot be read or written; every saved answer is kept; check it and try again",
+    sqlite3.SQLITE_BUSY: "locked by another process for too long; end that process, or try again",
+    sqlite3.SQLITE_LOCKED: "locked by another process for too long; end that process, or try again",
+    sqlite3.SQLITE_READONLY: "cannot be written; choose a folder you may write to",
+    sqlite3.SQLITE_PERM: "cannot be written; choose a folder you may write to",
     sqlite3.SQLITE_CANTOPEN: "cannot be opened; choose a folder you may write to",
-    sqlite3.SQLITE_NOTADB: "not a file of judgements; move it away or name another run",
-    sqlite3.SQLITE_CORRUPT: "damaged; keep a copy of it and of the files beside it, and restore a backup",
+    sqlite3.SQLITE_NOTADB: "not a file of judgements; move it away or give another run",
+    sqlite3.SQLITE_CORRUPT: "damaged; keep a copy of it and of the files beside it, then restore a backup",
 }

@@ -1,4 +1,4 @@
-"""What people are asked and what they answer: items, judgements, verdicts."""
+"""Records of human feedback: items (the comparisons) and judgements (the answers)."""
 
 import hashlib
 import json
@@ -22,22 +22,22 @@ SIDES = ("first", "second")
 
 @dataclass(frozen=True)
 class Item:
-    """One comparison of a queue, with the texts as people read them.
+    """One comparison of a queue, with the texts that annotators read.
 
     Attributes:
-        id: stable: the same for the same queue, prompt and answers.
-        queue: where in the run directory the queue lies, such as `round-1`.
-        round: the round in which it is asked.
-        position: its place in the queue, from 0; the most wanted first.
-        prompt_id: the prompt.
+        id: stable id: the same queue, prompt and answers give the same id.
+        queue: the queue's place in the run directory, such as `round-1`.
+        round: the round of the loop.
+        position: rank in the queue, from 0; the highest priority comes first.
+        prompt_id: the prompt's id.
         first: position of one answer among the prompt's completions.
-        second: position of the other.
+        second: position of the other answer.
         prompt: text, or chat messages.
-        first_text: the answer at `first`.
-        second_text: the answer at `second`.
-        why: what the item was chosen by, shown only after it was answered: `kendall_distance` and `mean_abs_pacs`
-            of the prompt; `pacs`, `rewards` and `logprobs` as [first, second]; whichever the table has as
-            finite numbers.
+        first_text: text of the answer at `first`.
+        second_text: text of the answer at `second`.
+        why: the scores behind the selection, shown only after the answer. `kendall_distance` and `mean_abs_pacs`
+            belong to the prompt; `pacs`, `rewards` and `logprobs` are [first, second]. Scores that the table lacks,
+            and those that are not finite, are left out.
     """
 
     id: str
@@ -58,18 +58,18 @@ class Judgement:
     """One row of the log. Rows are added and never changed; an undo is a row of its own.
 
     Attributes:
-        id: made by whoever asks for the row to be written (a UUID); the same id is written once.
+        id: UUID chosen by the sender; the store writes the same id only once.
         item: the item's id.
-        annotator: who.
-        choice: `first` or `second` is better, `tie`, `both_bad`, `skip`, `flag` (not to be asked), or `undo`.
-        left: which answer stood on the left: `first` or `second`.
+        annotator: the annotator's name.
+        choice: `first` or `second` (is better), `tie`, `both_bad`, `skip`, `flag` (unfit to be asked), or `undo`.
+        left: the answer on the left: `first` or `second`.
         strength: `slightly` or `clearly` better, or None; only with `first` and `second`.
-        comment: what the annotator wrote.
-        seconds: how long the item was looked at, or None.
-        repeat: whether the annotator had answered the item before and was asked again.
+        comment: the annotator's comment.
+        seconds: time that the item was on the screen, or None.
+        repeat: True if the annotator answered the item before and was asked again.
         undoes: for `undo`, the id of the judgement that no longer counts.
-        page_version: the version of the page, or the name of the format that it was imported from.
-        time: when the row was written, UTC, ISO 8601; the store fills it in where it is empty.
+        page_version: version of the page, or name of the format that the row was imported from.
+        time: time of writing, UTC, ISO 8601; the store fills it in where it is empty.
     """
 
     id: str
@@ -87,13 +87,13 @@ class Judgement:
 
 
 def item_id(queue: str, prompt_id: str, first: int, second: int) -> str:
-    """The id of a comparison: 16 hexadecimal digits of a hash."""
+    """Returns the id of a comparison: 16 hexadecimal digits of a hash."""
     text = json.dumps([queue, prompt_id, first, second])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def make_items(comparisons: Sequence[Comparison], candidates: CandidateTable, queue: str, round: int) -> list[Item]:
-    """The items of a queue, with texts and reasons from the candidate table.
+    """Makes the items of a queue, with texts and scores from the candidate table.
 
     Raises:
         UserError: the table lacks a prompt or an answer that the queue asks about.
@@ -126,12 +126,12 @@ def make_items(comparisons: Sequence[Comparison], candidates: CandidateTable, qu
 
 
 def _is_number(value: Any) -> bool:
-    """Whether it can be shown: neither missing, nor NaN, nor infinite."""
+    """Checks that a score can be shown: not missing, NaN or infinite."""
     return value is not None and math.isfinite(value)
 
 
 def rows_asked_about(comparisons: Sequence[Comparison], candidates: CandidateTable) -> dict[str, dict[str, Any]]:
-    """The rows of the prompts in question, by prompt_id.
+    """Returns the table rows of the queue's prompts, by prompt_id.
 
     Raises:
         UserError: the table lacks a prompt or an answer that the queue asks about.
@@ -139,7 +139,7 @@ def rows_asked_about(comparisons: Sequence[Comparison], candidates: CandidateTab
     rows = {row["prompt_id"]: row for row in candidates.rows()}
     for c in comparisons:
         if c.prompt_id not in rows:
-            raise UserError(f"the queue asks about prompt {c.prompt_id!r}, which the candidate table does not have")
+            raise UserError(f"the queue asks about prompt {c.prompt_id!r}, which the candidate table lacks")
         answers = len(rows[c.prompt_id]["completions"])
         if not (0 <= c.first < answers and 0 <= c.second < answers):
             raise UserError(
@@ -152,7 +152,7 @@ def rows_asked_about(comparisons: Sequence[Comparison], candidates: CandidateTab
 def make_preference(
     row: dict[str, Any], chosen: int, rejected: int, *, source: str, annotator: str, round: int
 ) -> Preference:
-    """The preference for one answer of a table's row over another."""
+    """Makes the preference for one answer of a table row over another."""
     return Preference(
         prompt=row["prompt"],
         chosen=row["completions"][chosen],

@@ -1,4 +1,4 @@
-"""Queues and answers to and from files of other tools: one module a format."""
+"""Exchange of queues and answers with other tools: one module per format."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from shfcas.feedback.annotation.config import HumanConfig
 from shfcas.feedback.annotation.store import Store
 from shfcas.feedback.exchange import argilla, jsonl, label_studio, trl
 from shfcas.feedback.exchange.answers import Answer, Reconciled
-from shfcas.feedback.exchange.matching import Book, Export
-from shfcas.feedback.exchange.reading import Problems, parquet_rows, rows
+from shfcas.feedback.exchange.matching import Export, RunItems
+from shfcas.feedback.exchange.reading import Problems, read_parquet_rows, read_rows
 from shfcas.utils.config import option
 from shfcas.utils.errors import UserError
 
@@ -22,7 +22,7 @@ FORMATS = {"jsonl": jsonl, "trl": trl, "label-studio": label_studio, "argilla": 
 class ExchangeBaseConfig:
     """What is written, and how what is read is taken."""
 
-    format: str = option("jsonl", "the format of the file", tuple(FORMATS))
+    format: str = option("jsonl", "the format of the file", tuple(FORMATS), common=True)
     run_queue: str | None = option(None, "export this queue of the run, such as round-1 (none: the newest)")
     answers: bool = option(True, "export the answers that there are as well")
     with_scores: bool = option(False, "export rewards and conflicts for the annotators to see")
@@ -36,13 +36,13 @@ def export_answers(
     """Writes a queue with its answers for another tool.
 
     Args:
-        store: of the run.
-        path: the file to write; what stands there is replaced.
-        options: the format and what goes into it.
+        store: the run's store.
+        path: the file to write; an existing file is replaced.
+        options: format and content of the file.
         settings: how several answers become one preference, for `trl`.
 
     Returns:
-        The files that were written, and how much is in them.
+        `queue`, the numbers of `items` and `judgements`, and `output`, the written files.
 
     Raises:
         UserError: there is no such queue.
@@ -50,7 +50,7 @@ def export_answers(
     queues = store.queues()
     queue = queues[-1] if options.run_queue is None and queues else options.run_queue
     if queue not in queues:
-        known = f"it has {', '.join(queues)}" if queues else "it has none yet: start the run, or its page, first"
+        known = f"it has {', '.join(queues)}" if queues else "it has none yet; start the run or its page first"
         raise UserError(f"the run has no queue {queue or 'at all'}; {known}")
     log = store.judgements(queue) if options.answers or options.format == "trl" else []
     items, seed = store.items(queue), store.seed(queue)
@@ -63,34 +63,34 @@ def export_answers(
 def import_answers(
     store: Store, paths: Sequence[str | Path], options: ExchangeBaseConfig, settings: HumanConfig | None = None
 ) -> dict[str, Any]:
-    """Adds the answers of files to the log; all of them, or none if anything is wrong with any.
+    """Adds the answers of files to the log: all of them, or none if any row is invalid.
 
     Args:
-        store: of the run.
+        store: the run's store.
         paths: the files.
         options: the format.
-        settings: of the run; margins in `trl` become strengths by them.
+        settings: settings of the run; they turn margins in `trl` into strengths.
 
     Returns:
-        How many answers were read, and how many of them are new.
+        The number of `judgements` in the files, of those `new` to the log, and of new `queues`.
 
     Raises:
-        UserError: rows that do not fit, all of them in one message; nothing is written then.
+        UserError: some rows are invalid; the message lists them, and nothing is written.
     """
     problems = Problems()
     log = store.judgements()
     queues = {name: store.items(name) for name in store.queues()}
-    book = Book(queues, settings or HumanConfig(), {j.annotator for j in log}, problems)
+    run_items = RunItems(queues, settings or HumanConfig(), {j.annotator for j in log}, problems)
     read: list[Answer] = []
     for path in paths:
         if Path(path).suffix == ".parquet" and options.format == "trl":
-            found = parquet_rows(path)
+            rows = read_parquet_rows(path)
         else:
-            found = rows(path, problems)
-        read += FORMATS[options.format].read(found, book)
-    reconciled = Reconciled(read, log, book, options.replace)
+            rows = read_rows(path, problems)
+        read += FORMATS[options.format].read(rows, run_items)
+    reconciled = Reconciled(read, log, run_items, options.replace)
     problems.check()
-    for seed, items in book.new.values():
+    for seed, items in run_items.new.values():
         store.add_queue(items, seed)
     new = store.record_all(reconciled.new)
-    return {"judgements": len(read), "new": new, "queues": len(book.new)}
+    return {"judgements": len(read), "new": new, "queues": len(run_items.new)}

@@ -1,4 +1,4 @@
-"""Answers from elsewhere as judgements: their fields checked, and only what is new kept."""
+"""Imported answers as judgements: checks of their fields, and reconciliation with the log."""
 
 import dataclasses
 import json
@@ -11,21 +11,21 @@ from typing import Any
 
 from shfcas.feedback.annotation.aggregation import effective
 from shfcas.feedback.annotation.schema import CHOICES, PREFERRED, SIDES, STRENGTHS, Judgement
-from shfcas.feedback.exchange.matching import NAMESPACE, Book
-from shfcas.feedback.exchange.reading import Problem, Problems, shown
+from shfcas.feedback.exchange.matching import NAMESPACE, RunItems
+from shfcas.feedback.exchange.reading import Problem, Problems, excerpt
 
-LONGEST_NAME = 200
+MAX_NAME = 200  # characters
 FIELDS = tuple(f.name for f in dataclasses.fields(Judgement))
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A judgement that was read.
+    """Imported judgement.
 
     Attributes:
-        judgement: with the id that it has in the log; without one if it was made elsewhere.
-        where: the file and the row it was read from.
-        place: its place in the log that it was exported from; None if it was made elsewhere.
+        judgement: with its id in the log; with an empty id if it was made in another tool.
+        where: its file and row.
+        place: its place in the exported log; None if it was made in another tool.
     """
 
     judgement: Judgement
@@ -33,20 +33,20 @@ class Answer:
     place: int | None = None
 
 
-def judgement(row: Any) -> Judgement:
-    """A judgement from the fields of a row, each checked; the id may be missing.
+def parse_judgement(row: Any) -> Judgement:
+    """Parses a row into a judgement and checks each field; the id may be missing.
 
     Raises:
-        Problem: a field holds something else than it should.
+        Problem: a field is missing, unknown or invalid.
     """
     if not isinstance(row, dict):
-        raise Problem(f"{shown(row)} is not a judgement", "export the answers again")
+        raise Problem(f"expected a judgement, got {excerpt(row)}", "export the answers again")
     unknown = sorted(set(row) - set(FIELDS) - {"row", "type"})
     if unknown:
-        raise Problem(f"unknown field {shown(unknown[0])}", f"known fields: {', '.join(FIELDS)}")
+        raise Problem(f"unknown field {excerpt(unknown[0])}", f"known fields: {', '.join(FIELDS)}")
     for name in ("item", "annotator", "choice"):
         if name not in row:
-            raise Problem(f"no {name}", f"every judgement needs {name}")
+            raise Problem(f"{name}: missing", f"every judgement needs {name}")
     made = Judgement(**{"id": "", **{name: row[name] for name in FIELDS if name in row}})
     check_name(made.annotator)
     check_name(made.item, "item")
@@ -59,174 +59,176 @@ def judgement(row: Any) -> Judgement:
     if made.strength is not None:
         check_among(made.strength, STRENGTHS, "strength")
         if made.choice not in PREFERRED:
-            raise Problem(f"a strength ({made.strength}) with the choice {made.choice}", "leave the strength out")
+            raise Problem(
+                f"strength: expected none with the choice {made.choice}, got {made.strength}", "leave the strength out"
+            )
     if not isinstance(made.repeat, bool):
-        raise Problem(f"repeat is {shown(made.repeat)}", "write true or false")
+        raise Problem(f"repeat: expected true or false, got {excerpt(made.repeat)}")
     if (made.choice == "undo") != (made.undoes is not None):
-        raise Problem("undoes and the choice undo belong together", "give both, or neither")
+        raise Problem("undoes: expected an id with the choice undo, and null otherwise")
     if made.undoes is not None:
         check_name(made.undoes, "undoes")
-    time(made.time)
-    return replace(made, seconds=seconds(made.seconds))
+    parse_time(made.time)
+    return replace(made, seconds=parse_seconds(made.seconds))
 
 
-def check_text(value: Any, what: str) -> str:
-    """Text.
+def check_text(value: Any, field: str) -> str:
+    """Returns text unchanged.
 
     Raises:
-        Problem: it is none.
+        Problem: the value is not text.
     """
     if not isinstance(value, str):
-        raise Problem(f"{what} is {shown(value)}", "write text")
+        raise Problem(f"{field}: expected text, got {excerpt(value)}")
     return value
 
 
-def check_name(value: Any, what: str = "the annotator") -> str:
-    """A name or an id: any that can be shown on one line as it is.
+def check_name(value: Any, field: str = "annotator") -> str:
+    """Returns a name or an id unchanged.
 
     Raises:
-        Problem: it is no such name.
+        Problem: the value is empty, too long, not text, or has unprintable characters.
     """
-    if not value or not check_text(value, what).strip():
-        raise Problem(f"{what} is {shown(value)}", "give a name")
-    if len(value) > LONGEST_NAME:
-        raise Problem(f"{what} has {len(value)} characters", f"use at most {LONGEST_NAME}")
+    if not value or not check_text(value, field).strip():
+        raise Problem(f"{field}: expected a name, got {excerpt(value)}")
+    if len(value) > MAX_NAME:
+        raise Problem(f"{field}: expected at most {MAX_NAME} characters, got {len(value)}")
     if not value.isprintable():
-        raise Problem(f"{what} has control characters: {ascii(value)[:80]}", "take them out")
+        raise Problem(f"{field}: expected printable characters, got {ascii(value)[:80]}")
     return value
 
 
-def check_among(value: Any, choices: tuple[str, ...], what: str) -> str:
-    """One of the words that a field may hold.
+def check_among(value: Any, choices: tuple[str, ...], field: str) -> str:
+    """Returns a value unchanged.
 
     Raises:
-        Problem: it is another one.
+        Problem: the value is not among the choices.
     """
     if not isinstance(value, str) or value not in choices:
-        raise Problem(f"{what} is {shown(value)}", f"expected one of {', '.join(choices)}")
+        raise Problem(f"{field}: expected one of {', '.join(choices)}, got {excerpt(value)}")
     return value
 
 
-def seconds(value: Any) -> float | None:
-    """A duration, or None.
+def parse_seconds(value: Any, field: str = "seconds") -> float | None:
+    """Parses a duration; None stays None.
 
     Raises:
-        Problem: it is negative, or no number.
+        Problem: the value is negative, too large, or not a number.
     """
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e12 or math.isnan(value):
-        raise Problem(f"the time taken is {shown(value)}", "write seconds, or null")
+        raise Problem(f"{field}: expected a number of at least 0, or null, got {excerpt(value)}")
     return float(value)
 
 
-def time(value: Any) -> str:
-    """A point in time as it is stored (UTC, ISO 8601); nothing stays nothing, and no zone is UTC.
+def parse_time(value: Any, field: str = "time") -> str:
+    """Parses a time into UTC, ISO 8601, as the store keeps it. Empty stays empty; no zone means UTC.
 
     Raises:
-        Problem: it is no point in time.
+        Problem: the value is not a time.
     """
     if value is None or value == "":
         return ""
     try:
-        read = datetime.fromisoformat(value)
-        read = read.replace(tzinfo=UTC) if read.tzinfo is None else read.astimezone(UTC)
+        moment = datetime.fromisoformat(value)
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (TypeError, ValueError, OverflowError):
-        raise Problem(f"the time is {shown(value)}", "write it as 2025-01-31T12:00:00Z") from None
-    return read.isoformat()
+        raise Problem(f"{field}: expected ISO 8601 such as 2025-01-31T12:00:00Z, got {excerpt(value)}") from None
+    return moment.isoformat()
 
 
 def content_id(answer: Judgement, instead_of: str = "") -> str:
-    """The id of an answer from elsewhere: the same for the same content, so that it is written once."""
+    """Derives an id for an answer from another tool: equal content gives an equal id, so it is written once."""
     content = [getattr(answer, name) for name in FIELDS if name != "id"]
     return str(uuid.uuid5(NAMESPACE, json.dumps([*content, instead_of])))
 
 
 class Reconciled:
-    """What of the answers that were read is new to the log.
+    """Imported answers compared with the log; `new` holds the judgements to add.
 
-    Rows of a log keep their ids. An answer from elsewhere adds nothing if its person has said the same about the item;
-    one that differs from what the person said before is a problem, or with `replace` takes its place.
+    Rows of an exported log keep their ids. An answer from another tool adds nothing if the annotator has given the
+    same answer to the item. A different answer is a problem, or with `replace` replaces the old one.
 
     Args:
-        answers: what was read, of all files.
-        log: what the store has.
-        book: the items.
-        replace: whether a different answer of the same person takes the place of the old one.
+        answers: the answers of all files.
+        log: the judgements in the store.
+        run_items: the items of the run.
+        replace: a different answer of the same annotator replaces the old one.
     """
 
-    def __init__(self, answers: Iterable[Answer], log: list[Judgement], book: Book, replace: bool) -> None:
+    def __init__(self, answers: Iterable[Answer], log: list[Judgement], run_items: RunItems, replace: bool) -> None:
         self.new: list[Judgement] = []
-        self._problems: Problems = book.problems
+        self._problems: Problems = run_items.problems
         self._replace = replace
         self._known = {j.id: j for j in log}
         self._undone = {j.undoes for j in log if j.undoes is not None}
-        self._from: dict[str, str] = {}
+        self._sources: dict[str, str] = {}
         answers = list(answers)
         own = [answer for answer in answers if answer.place is not None]
         for answer in sorted(own, key=lambda a: a.place or 0):
             with self._problems.at(answer.where):
-                self._own(answer)
-        self._standing: dict[tuple[str, str, bool], Judgement] = {}
+                self._add_logged(answer)
+        self._current: dict[tuple[str, str, bool], Judgement] = {}
         for j in effective([*log, *self.new]):
             if not j.repeat:
-                self._standing[_whose(j)] = j
+                self._current[_key(j)] = j
         for answer in answers:
             if answer.place is None:
                 with self._problems.at(answer.where):
-                    self._elsewhere(answer)
+                    self._add_external(answer)
 
     def _add(self, judgement: Judgement) -> None:
         self.new.append(judgement)
         self._known[judgement.id] = judgement
 
-    def _own(self, answer: Answer) -> None:
+    def _add_logged(self, answer: Answer) -> None:
         made = answer.judgement
         if not made.id:
-            raise Problem("a judgement of a log without its id", "export the answers again")
+            raise Problem("id: missing in a row of a log", "export the answers again")
         if made.id in self._known:
-            there = self._known[made.id]
-            if replace(made, time=time(made.time or there.time)) != replace(there, time=time(there.time)):
-                raise Problem(f"judgement {shown(made.id)} says something else there already", "each id is used once")
+            known = self._known[made.id]
+            if replace(made, time=parse_time(made.time or known.time)) != replace(known, time=parse_time(known.time)):
+                raise Problem(f"judgement {excerpt(made.id)} exists with other content", "use each id once")
             return
         if made.undoes is not None:
             target = self._known.get(made.undoes)
             if target is None or (target.item, target.annotator) != (made.item, made.annotator):
                 raise Problem(
-                    f"undoes {shown(made.undoes)}, which is no judgement of the same person and item before it",
+                    f"undoes: expected an earlier judgement of the same annotator and item, got {excerpt(made.undoes)}",
                     "export the answers again",
                 )
             if target.choice == "undo" or target.id in self._undone:
-                raise Problem(f"undoes {shown(made.undoes)}, which is undone or an undo", "export the answers again")
+                raise Problem(f"undoes: {excerpt(made.undoes)} is undone, or an undo", "export the answers again")
             self._undone.add(target.id)
         self._add(made)
 
-    def _elsewhere(self, answer: Answer) -> None:
+    def _add_external(self, answer: Answer) -> None:
         made = replace(answer.judgement, id=content_id(answer.judgement))
-        standing = self._standing.get(_whose(made))
-        if standing is not None:
-            if made.choice == "skip" or says(standing) == says(made):
+        current = self._current.get(_key(made))
+        if current is not None:
+            if made.choice == "skip" or answer_content(current) == answer_content(made):
                 return
-            here = self._from.get(standing.id)
+            here = self._sources.get(current.id)  # set if it comes from this import
             if here is not None:
                 raise Problem(
-                    f"{shown(made.annotator)} answers item {made.item} otherwise at {here}", "keep one of them"
+                    f"{excerpt(made.annotator)} gives item {made.item} another answer at {here}", "keep one of them"
                 )
             if not self._replace:
                 if made.id in self._known:
                     return  # imported before, and changed since
                 raise Problem(
-                    f"{shown(made.annotator)} has answered item {made.item} otherwise ({standing.choice})",
-                    "--replace true takes this answer instead",
+                    f"{excerpt(made.annotator)} gave item {made.item} another answer ({current.choice})",
+                    "use --replace true to replace it",
                 )
-            made = replace(made, id=content_id(made, standing.id))
+            made = replace(made, id=content_id(made, current.id))
             undo = Judgement(
-                id=content_id(replace(made, choice="undo"), standing.id),
+                id=content_id(replace(made, choice="undo"), current.id),
                 item=made.item,
                 annotator=made.annotator,
                 choice="undo",
-                left=standing.left,
-                undoes=standing.id,
+                left=current.left,
+                undoes=current.id,
                 page_version=made.page_version,
                 time=made.time,
             )
@@ -234,14 +236,14 @@ class Reconciled:
         elif made.id in self._known:
             return  # imported before, and undone since
         self._add(made)
-        self._standing[_whose(made)] = made
-        self._from[made.id] = answer.where
+        self._current[_key(made)] = made
+        self._sources[made.id] = answer.where
 
 
-def _whose(judgement: Judgement) -> tuple[str, str, bool]:
+def _key(judgement: Judgement) -> tuple[str, str, bool]:
     return judgement.annotator, judgement.item, judgement.choice == "skip"
 
 
-def says(judgement: Judgement) -> tuple[str, str | None, list[str]]:
-    """What an answer says; tools may change the white space of a comment."""
+def answer_content(judgement: Judgement) -> tuple[str, str | None, list[str]]:
+    """Returns an answer's content for comparison; tools may change the white space of a comment."""
     return judgement.choice, judgement.strength, judgement.comment.split()

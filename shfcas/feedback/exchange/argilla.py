@@ -1,4 +1,4 @@
-"""Argilla: records as its `Record.to_dict()` makes them, and as its datasets export them to JSON."""
+"""Argilla: records in the form of `Record.to_dict()` and of a dataset's JSON export."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -8,8 +8,8 @@ from shfcas.data.chat import as_messages
 from shfcas.feedback.annotation.schema import STRENGTHS, Item, Judgement
 from shfcas.feedback.exchange.answers import Answer, check_among, check_name, check_text
 from shfcas.feedback.exchange.label_studio import read_log
-from shfcas.feedback.exchange.matching import Book, Export, on_side, user_id
-from shfcas.feedback.exchange.reading import Problem, json_value, shown
+from shfcas.feedback.exchange.matching import Export, RunItems, on_side, user_id
+from shfcas.feedback.exchange.reading import Problem, excerpt, parse_json
 from shfcas.feedback.exchange.writing import json_text, write_array
 
 LABELS = {"answer_a": "left", "answer_b": "right"}
@@ -31,7 +31,7 @@ def write(path: Path, export: Export) -> list[Path]:
 def _record(
     item: Item, export: Export, chat: bool, log: list[dict[str, Any]], answers: list[Judgement]
 ) -> dict[str, Any]:
-    """A record. Metadata holds text and numbers only, so the log is JSON in a text."""
+    """Returns a record. Metadata can hold only text and numbers, so the log is JSON text."""
     left = export.left(item)
     pair = (item.first_text, item.second_text) if left == "first" else (item.second_text, item.first_text)
     metadata: dict[str, Any] = export.metadata(item)
@@ -64,57 +64,59 @@ def _record(
     }
 
 
-def read(rows: Iterable[tuple[str, dict[str, Any]]], book: Book) -> Iterator[Answer]:
-    """The responses of an export, one answer a record and user; suggestions are nobody's answers."""
+def read(rows: Iterable[tuple[str, dict[str, Any]]], run_items: RunItems) -> Iterator[Answer]:
+    """Yields the responses of an export, one answer per record and user; suggestions do not count."""
     for where, record in rows:
-        with book.problems.at(where):
+        with run_items.problems.at(where):
             fields, metadata = record.get("fields"), record.get("metadata")
             if not isinstance(fields, dict):
-                raise Problem("no fields", AS_JSON)
+                raise Problem("fields: missing", AS_JSON)
             metadata = metadata if isinstance(metadata, dict) else {}
-            if metadata.get("item") is None and record.get("id") in book.items:
+            if metadata.get("item") is None and record.get("id") in run_items.items:
                 metadata = {**metadata, "item": record["id"]}
             answers = (fields.get("answer_a"), fields.get("answer_b"))
-            item, left = book.place(metadata, fields.get("prompt"), *answers)
+            item, left = run_items.locate(metadata, fields.get("prompt"), *answers)
             text = metadata.get("log")
-            rows_of_log = None if text is None else json_value(check_text(text, "the log"), "the metadata's log")
-            log = yield from read_log(rows_of_log, item, where, book)
+            rows_of_log = (
+                None if text is None else parse_json(check_text(text, "log in the metadata"), "log in the metadata")
+            )
+            log = yield from read_log(rows_of_log, item, where, run_items)
             for user, values in _by_user(record.get("responses")).items():
-                at = f"{where}, user {shown(user)}"
-                with book.problems.at(at):
-                    yield Answer(_answer(values, book.name(user, log.values()), item, left), at)
+                at = f"{where}, user {excerpt(user)}"
+                with run_items.problems.at(at):
+                    yield Answer(_answer(values, run_items.annotator(user, log.values()), item, left), at)
 
 
 def _by_user(responses: Any) -> dict[str, dict[str, Any]]:
-    """The values of each user, by question."""
+    """Returns the values of each user, by question."""
     users: dict[str, dict[str, Any]] = {}
     if responses is None:
         return users
     if not isinstance(responses, dict):
-        raise Problem(f"responses is {shown(responses)}", AS_JSON)
+        raise Problem(f"responses: expected an object, got {excerpt(responses)}", AS_JSON)
     for question in QUESTIONS:
         given = responses.get(question, [])
         if not isinstance(given, list):
-            raise Problem(f"the responses to {question} are {shown(given)}", AS_JSON)
+            raise Problem(f"responses to {question}: expected a list, got {excerpt(given)}", AS_JSON)
         for response in given:
             user = response.get("user_id") if isinstance(response, dict) else None
             if not isinstance(user, str) or user == "None":
-                raise Problem(f"a response to {question} without a user: {shown(response)}", AS_JSON)
+                raise Problem(f"response to {question}: expected a user_id, got {excerpt(response)}", AS_JSON)
             if question in users.setdefault(user, {}):
-                raise Problem(f"user {shown(user)} responds to {question} twice", CORRECT)
+                raise Problem(f"response to {question}: user {excerpt(user)} has two", CORRECT)
             users[user][question] = response.get("value")
     return users
 
 
 def _answer(values: dict[str, Any], annotator: str, item: Item, left: str) -> Judgement:
     if values.get("preference") is None:
-        raise Problem("a strength or a comment, and no preference", CORRECT)
+        raise Problem("preference: missing beside a strength or a comment", CORRECT)
     label = check_among(values["preference"], (*LABELS, *OTHERS), "preference")
     strength = values.get("strength")
     if strength is not None:
         check_among(strength, STRENGTHS, "strength")
         if label not in LABELS:
-            raise Problem(f"a strength ({strength}), and {label} as the preference", CORRECT)
+            raise Problem(f"strength: expected none with the preference {label}, got {strength}", CORRECT)
     comment = values.get("comment")
     return Judgement(
         id="",
@@ -123,6 +125,6 @@ def _answer(values: dict[str, Any], annotator: str, item: Item, left: str) -> Ju
         choice=on_side(LABELS.get(label, label), left),
         left=left,
         strength=strength,
-        comment="" if comment is None else check_text(comment, "the comment"),
+        comment="" if comment is None else check_text(comment, "comment"),
         page_version="argilla",
     )

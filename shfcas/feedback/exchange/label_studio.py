@@ -1,4 +1,4 @@
-"""Label Studio: pairwise tasks with a labelling configuration beside them, and its JSON export."""
+"""Label Studio: pairwise tasks, their labelling configuration, and the JSON export."""
 
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
@@ -6,15 +6,25 @@ from typing import Any
 
 from shfcas.data.chat import as_messages
 from shfcas.feedback.annotation.schema import STRENGTHS, Item, Judgement
-from shfcas.feedback.exchange.answers import Answer, check_among, check_name, check_text, judgement, says, seconds, time
-from shfcas.feedback.exchange.matching import Book, Export, on_side
-from shfcas.feedback.exchange.reading import Problem, shown
+from shfcas.feedback.exchange.answers import (
+    Answer,
+    answer_content,
+    check_among,
+    check_name,
+    check_text,
+    parse_judgement,
+    parse_seconds,
+    parse_time,
+)
+from shfcas.feedback.exchange.matching import Export, RunItems, on_side
+from shfcas.feedback.exchange.reading import Problem, excerpt
 from shfcas.feedback.exchange.writing import write_array
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import write_text
 
 OTHERS = ("tie", "both_bad", "flag")
 CONTROLS = ("better", "strength", "other", "comment")
+AS_JSON = "export from Label Studio as JSON"
 CORRECT = "correct the annotation in Label Studio and export again"
 CONFIG = """\
 <View>
@@ -25,7 +35,7 @@ CONFIG = """\
     <View style="flex: 1"><Text name="left" value="$left"/></View>
     <View style="flex: 1"><Text name="right" value="$right"/></View>
   </View>
-  <Header size="5" value="By how much? (not needed)"/>
+  <Header size="5" value="By how much? (optional)"/>
   <Choices name="strength" toName="prompt" choice="single" showInline="true">
     <Choice value="Slightly better" alias="slightly"/>
     <Choice value="Clearly better" alias="clearly"/>
@@ -36,7 +46,7 @@ CONFIG = """\
     <Choice value="Both bad" alias="both_bad"/>
     <Choice value="Not to be asked" alias="flag"/>
   </Choices>
-  <TextArea name="comment" toName="prompt" placeholder="Comment (not needed)" maxSubmissions="1" editable="true"/>
+  <TextArea name="comment" toName="prompt" placeholder="Comment (optional)" maxSubmissions="1" editable="true"/>
 </View>
 """
 SCORES = '  <Header size="5" value="Scores"/>\n  <Text name="scores" value="$scores"/>\n'
@@ -46,10 +56,10 @@ def write(path: Path, export: Export) -> list[Path]:
     """Writes the tasks, and the labelling configuration as `.xml` beside them.
 
     Raises:
-        UserError: the name ends in `.xml` itself.
+        UserError: the path ends in `.xml`, which is reserved for the configuration.
     """
     if path.suffix.lower() == ".xml":
-        raise UserError(f"out: {path.name} is the name of the labelling configuration; name the tasks as .json")
+        raise UserError(f"out: expected a name in .json, got {path.name}; .xml is the labelling configuration")
     logs, answers = export.logs(), export.answers()
     tasks = (_task(item, export, logs.get(item.id, []), answers.get(item.id, [])) for item in export.items)
     write_array(path, tasks)
@@ -71,7 +81,7 @@ def _task(item: Item, export: Export, log: list[dict[str, Any]], answers: list[J
 
 
 def _annotation(made: Judgement, left: str) -> dict[str, Any]:
-    """An answer as Label Studio shows it. Without `completed_by`: it would refuse people that it does not know."""
+    """Returns an answer in Label Studio's form, without `completed_by`: it refuses users that it does not know."""
     side = on_side(made.choice, left)
     result = []
     if side in ("left", "right"):
@@ -89,56 +99,58 @@ def _result(made: Judgement, control: str, to: str, kind: str, value: dict[str, 
     return {"id": f"{made.id}:{control}", "from_name": control, "to_name": to, "type": kind, "value": value}
 
 
-def read(rows: Iterable[tuple[str, dict[str, Any]]], book: Book) -> Iterator[Answer]:
-    """The answers of a JSON export: a cancelled annotation is a skip; drafts and predictions are nobody's answers."""
+def read(rows: Iterable[tuple[str, dict[str, Any]]], run_items: RunItems) -> Iterator[Answer]:
+    """Yields the answers of a JSON export. A cancelled annotation is a skip; drafts and predictions do not count."""
     for where, task in rows:
-        with book.problems.at(where):
+        with run_items.problems.at(where):
             data, meta = task.get("data"), task.get("meta")
             if not isinstance(data, dict):
-                raise Problem("no data", "export from Label Studio as JSON (not JSON_MIN, CSV or TSV)")
-            item, left = book.place(meta, data.get("prompt"), data.get("left"), data.get("right"))
-            log = yield from read_log(meta.get("log") if isinstance(meta, dict) else None, item, where, book)
+                raise Problem("data: missing", f"{AS_JSON} (not JSON_MIN, CSV or TSV)")
+            item, left = run_items.locate(meta, data.get("prompt"), data.get("left"), data.get("right"))
+            log = yield from read_log(meta.get("log") if isinstance(meta, dict) else None, item, where, run_items)
             annotations = task.get("annotations", [])
             if not isinstance(annotations, list):
-                raise Problem(f"annotations is {shown(annotations)}", "export from Label Studio as JSON")
+                raise Problem(
+                    f"annotations: expected a list, got {excerpt(annotations)}", "export from Label Studio as JSON"
+                )
             for index, annotation in enumerate(annotations):
                 at = f"{where}, annotation {index}"
-                with book.problems.at(at):
+                with run_items.problems.at(at):
                     made = _answer(annotation, item, left, log)
                     if made is not None:
                         yield Answer(made, at)
 
 
-def read_log(rows: Any, item: Item, where: str, book: Book) -> Generator[Answer, None, dict[str, Judgement]]:
-    """The judgements that the metadata of a row brings along; returns them by id."""
+def read_log(rows: Any, item: Item, where: str, run_items: RunItems) -> Generator[Answer, None, dict[str, Judgement]]:
+    """Yields the judgements in the metadata of a row, and returns them by id."""
     log: dict[str, Judgement] = {}
     if rows is not None and not isinstance(rows, list):
-        raise Problem(f"the metadata's log is {shown(rows)}", "export the queue again")
+        raise Problem(f"log in the metadata: expected a list, got {excerpt(rows)}", "export the queue again")
     for index, row in enumerate(rows or []):
         at = f"{where}, log {index}"
-        with book.problems.at(at):
-            made = judgement(row)
+        with run_items.problems.at(at):
+            made = parse_judgement(row)
             place = row.get("row")
             if isinstance(place, bool) or not isinstance(place, int):
-                raise Problem(f"row is {shown(place)}", "export the queue again")
+                raise Problem(f"row: expected a whole number, got {excerpt(place)}", "export the queue again")
             if made.item != item.id:
-                raise Problem(f"a judgement of item {shown(made.item)}", "export the queue again")
+                raise Problem(f"item: expected {item.id}, got {excerpt(made.item)}", "export the queue again")
             log[made.id] = made
             yield Answer(made, at, place)
     return log
 
 
 def _answer(annotation: Any, item: Item, left: str, log: dict[str, Judgement]) -> Judgement | None:
-    """The judgement of an annotation; None if it only shows what the log has."""
+    """Returns the judgement of an annotation; None if it only repeats one of the log."""
     if not isinstance(annotation, dict) or not isinstance(annotation.get("result"), list):
-        raise Problem(f"{shown(annotation)} is no annotation", "export from Label Studio as JSON")
+        raise Problem(f"expected an annotation, got {excerpt(annotation)}", AS_JSON)
     values, ids = {}, set()
     for part in annotation["result"]:
         if not isinstance(part, dict) or not isinstance(part.get("value"), dict):
-            raise Problem(f"{shown(part)} is no result", "export from Label Studio as JSON")
+            raise Problem(f"expected a result, got {excerpt(part)}", AS_JSON)
         if part.get("from_name") in CONTROLS:
             if part["from_name"] in values:
-                raise Problem(f"two results for {part['from_name']}", CORRECT)
+                raise Problem(f"{part['from_name']}: expected one result, got two", CORRECT)
             values[part["from_name"]] = part["value"]
             ids.add(str(part.get("id")).rpartition(":")[0])
     if annotation.get("was_cancelled") is True:
@@ -146,7 +158,7 @@ def _answer(annotation: Any, item: Item, left: str, log: dict[str, Judgement]) -
     else:
         choice, strength = _choice(values, left)
         comment = _comment(values.get("comment"))
-    if any(says(log[id]) == (choice, strength, comment.split()) for id in ids if id in log):
+    if any(answer_content(log[id]) == (choice, strength, comment.split()) for id in ids if id in log):
         return None
     return Judgement(
         id="",
@@ -156,45 +168,45 @@ def _answer(annotation: Any, item: Item, left: str, log: dict[str, Judgement]) -
         left=left,
         strength=strength,
         comment=comment,
-        seconds=seconds(annotation.get("lead_time")),
+        seconds=parse_seconds(annotation.get("lead_time"), "lead_time"),
         page_version="label-studio",
-        time=time(annotation.get("created_at")),
+        time=parse_time(annotation.get("created_at"), "created_at"),
     )
 
 
 def _choice(values: dict[str, Any], left: str) -> tuple[str, str | None]:
-    strength = _word(values["strength"], STRENGTHS, "strength") if "strength" in values else None
+    strength = _chosen(values["strength"], STRENGTHS, "strength") if "strength" in values else None
     if "other" in values:
-        other = _word(values["other"], OTHERS, "other")
+        other = _chosen(values["other"], OTHERS, "other")
         if "better" in values or strength is not None:
-            raise Problem(f"a better answer or a strength, and {other} as well", CORRECT)
+            raise Problem(f"expected either {other}, or a better answer with its strength, got both", CORRECT)
         return other, None
     if "better" not in values:
-        raise Problem("no answer is marked", CORRECT)
+        raise Problem("better: missing, no answer is marked", CORRECT)
     return on_side(check_among(values["better"].get("selected"), ("left", "right"), "selected"), left), strength
 
 
-def _word(value: dict[str, Any], words: tuple[str, ...], what: str) -> str:
+def _chosen(value: dict[str, Any], choices: tuple[str, ...], field: str) -> str:
     chosen = value.get("choices")
     if not isinstance(chosen, list) or len(chosen) != 1:
-        raise Problem(f"{what} is {shown(chosen)}", CORRECT)
-    return check_among(chosen[0], words, what)
+        raise Problem(f"{field}: expected one choice, got {excerpt(chosen)}", CORRECT)
+    return check_among(chosen[0], choices, field)
 
 
 def _comment(value: dict[str, Any] | None) -> str:
     text = [] if value is None else value.get("text")
-    return check_text("\n".join(text) if isinstance(text, list) and _all_text(text) else text, "the comment")
+    return check_text("\n".join(text) if isinstance(text, list) and _all_text(text) else text, "comment")
 
 
 def _all_text(parts: list[Any]) -> bool:
     return all(isinstance(part, str) for part in parts)
 
 
-def _annotator(who: Any) -> str:
-    """An address where the export has one, and otherwise the number of the user."""
-    number = who.get("id") if isinstance(who, dict) else who
-    if isinstance(who, dict) and who.get("email"):
-        return check_name(who["email"])
+def _annotator(user: Any) -> str:
+    """Returns the user's e-mail address if the export has one, otherwise their number."""
+    number = user.get("id") if isinstance(user, dict) else user
+    if isinstance(user, dict) and user.get("email"):
+        return check_name(user["email"])
     if isinstance(number, bool) or not isinstance(number, int):
-        raise Problem(f"completed_by is {shown(who)}", "export with the users who answered")
+        raise Problem(f"completed_by: expected a user, got {excerpt(user)}", "export with the users who answered")
     return f"label-studio-{number}"

@@ -1,4 +1,4 @@
-"""Rows of files from elsewhere, read one at a time, and all the problems in them said at once."""
+"""Reading rows of imported files one at a time, and collecting all problems for one error."""
 
 import json
 import reprlib
@@ -10,68 +10,77 @@ from typing import Any, TextIO
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import existing
 
-SHOWN = 20
+MAX_SHOWN = 20  # problems that an error lists
 BLOCK = 1 << 16
-LARGEST_ROW = 1 << 26
+MAX_ROW = 1 << 26  # characters
 
 
 class Problem(Exception):
-    """What is wrong with a row, and what to do about it."""
+    """Problem with a row.
 
-    def __init__(self, what: str, remedy: str) -> None:
-        super().__init__(f"{what}; {remedy}")
+    Args:
+        message: the problem, in one line.
+        remedy: what to do about it.
+    """
+
+    def __init__(self, message: str, remedy: str = "correct the row") -> None:
+        super().__init__(f"{message}; {remedy}")
 
 
 class Problems:
-    """Collects the problems of an import: the first ones as text, and the number of all."""
+    """Collection of an import's problems: the first ones as text, and the number of all."""
 
     def __init__(self) -> None:
         self.count = 0
         self.shown: list[str] = []
 
     def add(self, where: str, problem: Problem) -> None:
-        """Notes a problem, with its file and row."""
+        """Adds a problem with its file and row."""
         self.count += 1
-        if len(self.shown) < SHOWN:
+        if len(self.shown) < MAX_SHOWN:
             self.shown.append(f"{where}: {problem}")
 
     @contextmanager
     def at(self, where: str) -> Iterator[None]:
-        """Notes the problem that ends the block, if one does."""
+        """Adds the problem that ends the block, if one does."""
         try:
             yield
         except Problem as problem:
             self.add(where, problem)
 
     def check(self) -> None:
-        """Raises a UserError with all problems, if there are any."""
+        """Checks that there are no problems.
+
+        Raises:
+            UserError: there are; the message lists them.
+        """
         if self.count:
             more = [f"and {self.count - len(self.shown)} more"] if self.count > len(self.shown) else []
-            found = "1 problem" if self.count == 1 else f"{self.count} problems"
-            raise UserError("\n  ".join([f"{found}, so nothing was imported", *self.shown, *more]))
+            count = "1 problem" if self.count == 1 else f"{self.count} problems"
+            raise UserError("\n  ".join([f"{count}, so nothing was imported", *self.shown, *more]))
 
 
-def shown(value: Any) -> str:
-    """A value from a file as an error shows it: short, and with control characters escaped."""
+def excerpt(value: Any) -> str:
+    """Formats a value from a file for an error: short, with control characters escaped."""
     return reprlib.repr(value)
 
 
-def json_value(text: str, what: str) -> Any:
-    """The value that JSON text stands for.
+def parse_json(text: str, field: str) -> Any:
+    """Parses JSON text.
 
     Raises:
-        Problem: it is not JSON, or nested too deeply.
+        Problem: the text is not JSON, or is nested too deeply.
     """
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise Problem(f"{what} is not valid JSON ({_reason(error)})", "export the file again") from None
+        raise Problem(f"{field} is not valid JSON ({_reason(error)})", "export the file again") from None
 
 
-def rows(path: str | Path, problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a JSON array or of JSON lines, each with where it stands, in memory for one row.
+def read_rows(path: str | Path, problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the objects of a JSON array or of JSON lines, each with its place; keeps one row in memory.
 
-    What cannot be read is noted in `problems`. Rows of an array count from 0, lines from 1.
+    Rows that cannot be read are added to `problems`. Rows of an array count from 0, lines from 1.
     """
     path = existing(path)
     try:
@@ -79,20 +88,20 @@ def rows(path: str | Path, problems: Problems) -> Iterator[tuple[str, dict[str, 
             while (character := stream.read(1)).isspace():
                 pass
             stream.seek(0)
-            found = _array(stream, str(path), problems) if character == "[" else _lines(stream, str(path), problems)
-            for where, row in found:
+            values = _array(stream, str(path), problems) if character == "[" else _lines(stream, str(path), problems)
+            for where, row in values:
                 if isinstance(row, dict):
                     yield where, row
                 else:
-                    problems.add(where, Problem(f"{shown(row)} is not a JSON object", "choose the file's own --format"))
+                    problems.add(where, Problem(f"expected a JSON object, got {excerpt(row)}", "check --format"))
     except UnicodeDecodeError as error:
         problems.add(str(path), Problem(f"not UTF-8 text ({error.reason})", "save it as UTF-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def parquet_rows(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a Parquet file, each with where it stands, from 0."""
+def read_parquet_rows(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the rows of a Parquet file, each with its place, from 0."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -110,22 +119,22 @@ def parquet_rows(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _lines(stream: TextIO, name: str, problems: Problems) -> Iterator[tuple[str, Any]]:
     number = 0
-    while line := stream.readline(LARGEST_ROW):
+    while line := stream.readline(MAX_ROW):
         number += 1
         where = f"{name}: line {number}"
-        if len(line) == LARGEST_ROW:
-            problems.add(where, Problem(f"longer than {LARGEST_ROW} characters", "take this row out"))
+        if len(line) == MAX_ROW:
+            problems.add(where, Problem(f"expected at most {MAX_ROW} characters, got more", "remove this row"))
             return
         if line.strip():
             with problems.at(where):
-                yield where, json_value(line, "the line")
+                yield where, parse_json(line, "the line")
 
 
 def _array(stream: TextIO, name: str, problems: Problems) -> Iterator[tuple[str, Any]]:
-    """The elements of one array: as much is read as the next element needs."""
+    """Yields the elements of one array, and reads no more than the next element needs."""
     decoder = json.JSONDecoder()
     at, buffer = _skip(stream, "", 0, " \t\r\n")
-    at, index = at + 1, 0  # behind the bracket
+    at, index = at + 1, 0  # after the bracket
     while True:
         at, buffer = _skip(stream, buffer, at, " \t\r\n" + ("," if index else ""))
         where = f"{name}: row {index}"
@@ -134,16 +143,16 @@ def _array(stream: TextIO, name: str, problems: Problems) -> Iterator[tuple[str,
         while True:
             try:
                 value, end = decoder.raw_decode(buffer, at)
-                if end < len(buffer) or isinstance(value, dict):  # a number may go on in the next block
+                if end < len(buffer) or isinstance(value, dict):  # a number may continue in the next block
                     break
                 error: Exception = ValueError("the array does not end")
             except (ValueError, RecursionError) as caught:
                 error = caught
             buffer, at = buffer[at:], 0
-            more = "" if len(buffer) > LARGEST_ROW else stream.read(max(BLOCK, len(buffer)))
+            more = "" if len(buffer) > MAX_ROW else stream.read(max(BLOCK, len(buffer)))
             if not more or isinstance(error, RecursionError):
-                what = f"not valid JSON, or larger than {LARGEST_ROW} characters ({_reason(error)})"
-                problems.add(where, Problem(what, "export the file again; what follows was not read"))
+                message = f"not valid JSON, or larger than {MAX_ROW} characters ({_reason(error)})"
+                problems.add(where, Problem(message, "export the file again; the rest was not read"))
                 return
             buffer += more
         yield where, value

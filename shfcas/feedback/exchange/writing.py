@@ -1,4 +1,4 @@
-"""Rows into files that are complete or absent, written one at a time."""
+"""Writing rows one at a time into files that are complete or absent."""
 
 import json
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from shfcas.utils.files import atomic_file
 
 
 def json_text(value: Any) -> str:
-    """JSON as people read it; escaped where a text holds what UTF-8 cannot."""
+    """Returns readable JSON; escaped only if a text holds code points that UTF-8 cannot encode."""
     text = json.dumps(value, ensure_ascii=False)
     try:
         text.encode()
@@ -19,13 +19,13 @@ def json_text(value: Any) -> str:
 
 
 def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Writes JSON lines, atomically."""
+    """Writes JSON lines atomically."""
     with atomic_file(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as stream:
         stream.writelines(json_text(row) + "\n" for row in rows)
 
 
 def write_array(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Writes one JSON array with a row a line, atomically."""
+    """Writes one JSON array atomically, one row per line."""
     with atomic_file(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as stream:
         between = "[\n"
         for row in rows:

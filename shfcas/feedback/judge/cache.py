@@ -1,4 +1,4 @@
-"""The file in which a judge's replies are kept, one JSON line each, so that nothing is asked and paid for twice."""
+"""A file of a judge's replies, one JSON line each, so that no question is paid for twice."""
 
 import json
 import os
@@ -15,13 +15,13 @@ from shfcas.utils.files import disk_errors, lock_file, parse_jsonl
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of one request.
+    """The judge's reply to one request.
 
     Attributes:
-        key: of the request: the endpoint's host, and all that was sent to it.
+        key: the key of the request, see `request_key`.
         verdict: `A`, `B`, `TIE`, or None for a malformed reply.
-        reason: the judge's own words; for a malformed reply, how it was malformed and how it began.
-        input_tokens: tokens sent, as the endpoint counts them; None where it does not say.
+        reason: the judge's reason; for a malformed reply, the error and the beginning of the reply.
+        input_tokens: tokens sent, as the endpoint counts them; None if it does not count them.
         output_tokens: tokens received.
     """
 
@@ -33,21 +33,21 @@ class Reply:
 
 
 def request_key(host: str, body: dict[str, Any]) -> str:
-    """The key of a request: the same for the same model, settings, texts and order at the same host."""
+    """Returns the key of a request: equal for the same model, settings, texts and order at the same host."""
     return fingerprint([host, body])
 
 
 class ReplyCache:
     """Replies by key, in an append-only file; a reply is on the disk when `add` returns.
 
-    A line that was cut off by a kill is dropped. Replies without a verdict are kept for reading and for their cost,
-    but do not count as an answer.
+    A line that a kill has cut off is dropped. Malformed replies are kept so that people can read them and their cost
+    is counted, but the question is asked again.
 
     Args:
-        path: the file; it is made if it is not there. One process at a time may have it open.
+        path: the file; it is created if it does not exist. One process at a time may have it open.
 
     Raises:
-        UserError: another process has it open, it cannot be written, or it is not such a file.
+        UserError: another process has it open, it cannot be written, or it contains something else.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -73,7 +73,7 @@ class ReplyCache:
         try:
             lines = whole.decode("utf-8").split("\n")
         except UnicodeDecodeError:
-            raise UserError(f"{self.path}: not a file of a judge's replies; name another one") from None
+            raise UserError(f"{self.path}: not a file of a judge's replies; name another file") from None
         return [self._reply(row) for row in parse_jsonl(lines, str(self.path))]
 
     def _reply(self, row: dict[str, Any]) -> Reply:
@@ -88,15 +88,15 @@ class ReplyCache:
             or reply.verdict not in (None, *VERDICTS)
             or any(not (n is None or (isinstance(n, int) and n >= 0)) for n in counts)
         ):
-            raise UserError(f"{self.path}: not a file of a judge's replies; name another one")
+            raise UserError(f"{self.path}: not a file of a judge's replies; name another file")
         return reply
 
     def get(self, key: str) -> Reply | None:
-        """The reply with a verdict to this request, if there is one."""
+        """Returns the reply with a verdict to this request; None if there is none."""
         return self._verdicts.get(key)
 
     def add(self, reply: Reply) -> None:
-        """Keeps a reply, durably.
+        """Writes a reply to the disk.
 
         Raises:
             UserError: the disk is full.
@@ -111,7 +111,7 @@ class ReplyCache:
                 self._verdicts[reply.key] = reply
 
     def close(self) -> None:
-        """Closes the file, which writes what a full disk has kept `add` from writing.
+        """Closes the file, and writes what `add` could not write to a full disk.
 
         Raises:
             UserError: the disk is still full.
@@ -126,5 +126,5 @@ class ReplyCache:
         try:
             self.close()
         except UserError:
-            if kind is None:  # otherwise what went wrong first is said
+            if kind is None:  # otherwise the first error is raised
                 raise

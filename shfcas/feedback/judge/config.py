@@ -11,13 +11,14 @@ from shfcas.utils.http import check_base_url
 class JudgeConfig:
     """A language model that judges, at any endpoint of OpenAI's chat protocol; its key is read from OPENAI_API_KEY."""
 
-    model: str = option("", "the judge's name at the endpoint")
+    model: str = option("", "the judge's name at the endpoint", common=True)
     base_url: str | None = option(
-        None, "the endpoint, such as http://localhost:8000/v1 (none: OPENAI_BASE_URL, or OpenAI's own)"
+        None, "the endpoint, such as http://localhost:8000/v1 (none: OPENAI_BASE_URL, or OpenAI's own)", common=True
     )
     criterion: str = option(
         "the answer that serves the person who wrote the conversation better: helpful, correct and harmless",
         "what makes an answer better, in a few words",
+        common=True,
     )
     guidelines: str | None = option(None, "a text file with rules for the judge, such as those that people are shown")
     temperature: float | None = option(0.0, "temperature (none: not sent, for models that refuse it)")

@@ -1,7 +1,7 @@
-"""What a judge is asked, and how its reply is read: one JSON object, or nothing.
+"""The question to a judge, and the reader of its reply, which accepts one JSON object and nothing else.
 
-A verdict could also stand in a last line of free text. JSON was chosen because there the verdict has one place only:
-what a judge quotes from an answer stands inside a string and cannot be taken for it.
+A verdict on the last line of a free text would be ambiguous, since a judge may quote an answer that names a verdict.
+In JSON a quotation is inside a string.
 """
 
 import hashlib
@@ -39,20 +39,20 @@ An earlier reply to this was not accepted: {error}. Reply with exactly one JSON 
 
 
 class Malformed(ValueError):
-    """A reply that is not what was asked for; the message says how, in words of our own."""
+    """A reply in another form than asked; the message says how, without quoting it."""
 
 
 def judge_messages(
     prompt: Prompt, answers: Sequence[str], *, criterion: str, guidelines: str = "", system_message: bool = True
 ) -> list[Message]:
-    """The messages that ask about two answers, in the order in which they are given.
+    """Returns the messages that ask about two answers.
 
     Args:
-        prompt: what was answered: text, or chat messages.
-        answers: the two texts, called A and B.
-        criterion: what makes an answer better.
+        prompt: the prompt: text, or chat messages.
+        answers: the two answers, A and B.
+        criterion: the quality that makes an answer better.
         guidelines: further rules.
-        system_message: whether the instructions are a message of their own.
+        system_message: whether the instructions are a separate system message.
     """
     mark = _mark(prompt, answers, criterion, guidelines)
     rules = f"\nRules:\n{guidelines.strip()}\n" if guidelines.strip() else ""
@@ -69,18 +69,18 @@ def judge_messages(
 
 
 def asked_again(messages: Sequence[Message], error: Malformed) -> list[Message]:
-    """The same question, with what was wrong about the reply to it."""
+    """Returns the same question, with the error in the first reply."""
     *before, last = messages
     return [*before, {**last, "content": f"{last['content']}\n\n{AGAIN.format(error=error)}"}]
 
 
 def read_verdict(reply: str) -> tuple[str, str]:
-    """The verdict (`A`, `B` or `TIE`) and the reason in a reply, which is one JSON object and nothing else.
+    """Returns the verdict (`A`, `B` or `TIE`) and the reason in a reply.
 
-    One fence of Markdown around the whole reply is looked through, since many models cannot do without.
+    A Markdown fence around the whole reply is allowed, since many models always add one.
 
     Raises:
-        Malformed: it is anything else.
+        Malformed: the reply is not one JSON object of the requested form.
 
     >>> read_verdict('{"reason": "B is wrong.", "verdict": "A"}')
     ('A', 'B is wrong.')
@@ -111,12 +111,12 @@ def read_verdict(reply: str) -> tuple[str, str]:
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len({key for key, _ in pairs}) < len(pairs):
-        raise Malformed("a key stood twice in an object")
+        raise Malformed("an object had a key twice")
     return dict(pairs)
 
 
 def _mark(prompt: Prompt, answers: Sequence[str], criterion: str, guidelines: str) -> str:
-    """A code that no text can contain by intent, since it depends on all of them; the same for the same texts."""
+    """Returns a code that no text can contain on purpose: it is a hash of all texts, so equal for equal texts."""
     texts = json.dumps([prompt, list(answers), criterion, guidelines])
     attempt = 0
     while (mark := hashlib.sha256(f"{attempt}/{texts}".encode()).hexdigest()[:16]) in texts:

@@ -1,4 +1,4 @@
-"""What a judge's replies come to: an outcome a comparison, and counts and costs of them all."""
+"""The outcome of each comparison that a judge saw, and counts and costs of all."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,15 +12,15 @@ _MEANING = {"A": ("first", "second"), "B": ("second", "first"), "TIE": ("tie", "
 
 
 def outcome(as_asked: Reply | None, swapped: Reply | None) -> str | None:
-    """What two verdicts about one comparison come to.
+    """Returns the outcome of one comparison from two verdicts.
 
     Args:
         as_asked: the reply with the comparison's first answer as A; None if there is no verdict.
         swapped: the reply with its second answer as A.
 
     Returns:
-        `first` or `second` if both prefer that answer, `tie` if a tie was said at least once, `order` if each prefers
-        what stood in the same place, None if a verdict is missing.
+        `first` or `second` if both prefer that answer, `tie` if either is a tie, `order` if both prefer the answer in
+        the same position, None if a verdict is missing.
     """
     if as_asked is None or swapped is None or as_asked.verdict is None or swapped.verdict is None:
         return None
@@ -33,13 +33,13 @@ def outcome(as_asked: Reply | None, swapped: Reply | None) -> str | None:
 def report(
     outcomes: Sequence[str], verdicts: Sequence[str | None], replies: Sequence[Reply], settings: JudgeConfig
 ) -> dict[str, Any]:
-    """Counts and costs of a judge's replies, those included that were in the cache before.
+    """Returns counts and costs of a judge's replies, including those that were in the cache before.
 
     Args:
-        outcomes: what became of each comparison: as `outcome` says, or `malformed`, `failed`, `unasked`.
-        verdicts: of both orders of all comparisons, in any order.
-        replies: all that the endpoint has said, malformed replies too.
-        settings: with the prices.
+        outcomes: the outcome of each comparison, see `outcome`; or `malformed`, `failed`, `unasked`.
+        verdicts: the verdicts on both orders of all comparisons, in any order.
+        replies: all replies, including malformed ones.
+        settings: the prices.
     """
     counts, said = Counter(outcomes), Counter(verdicts)
     decided = said["A"] + said["B"]
@@ -66,7 +66,7 @@ def report(
 
 
 def summary(report: dict[str, Any]) -> str:
-    """A report on one line."""
+    """Returns a report on one line."""
     cost = "" if report["cost"] is None else f", cost {report['cost']:.4g}"
     return (
         f"{report['model']} judged {report['comparisons']} comparisons: {report['preferences']} preferences, "

@@ -1,4 +1,4 @@
-"""Many requests to a judge, several at a time; every reply is kept before anything else happens to it."""
+"""Many requests to a judge, several at a time; every reply is on the disk before it is used."""
 
 import queue
 import threading
@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from shfcas.data.chat import Message
 from shfcas.feedback.judge.cache import Reply, ReplyCache
-from shfcas.feedback.judge.client import Completion, JudgeClient, RequestFailed, RequestRefused, Stopped
+from shfcas.feedback.judge.client import Completion, JudgeClient, RequestRefused
 from shfcas.feedback.judge.prompt import Malformed, asked_again, read_verdict
+from shfcas.utils.http_client import GaveUp, Stopped
 
 EXCERPT = 300  # characters of a malformed reply that are kept
-FAILURES = (RequestFailed, RequestRefused, Malformed)  # of one request; anything else ends all
+FAILURES = (GaveUp, RequestRefused, Malformed)  # of one request; any other error ends all requests
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,8 @@ class Request:
     """A question to the judge.
 
     Attributes:
-        key: what its reply is kept under.
-        messages: what is asked.
+        key: the key of its reply in the cache.
+        messages: the question.
     """
 
     key: str
@@ -30,19 +31,19 @@ class Request:
 def ask_all(
     requests: Sequence[Request], client: JudgeClient, cache: ReplyCache, concurrency: int
 ) -> Generator[tuple[Request, Exception | None], None, None]:
-    """Asks, and yields each request as soon as it is through, with what went wrong or None if there is a verdict now.
+    """Sends requests, and yields each when it is done, with its error or None if there is a verdict.
 
-    A caller who has seen enough closes the iterator: nothing new is asked then, and what is under way is waited for,
-    since it is paid for.
+    A caller that needs no more closes the iterator. Then no further request is sent, and those under way are waited
+    for, since they are paid for. Ctrl-C ends them at once.
 
     Args:
         requests: the questions.
-        client: asks them.
+        client: sends them.
         cache: keeps the replies.
-        concurrency: how many are under way at a time.
+        concurrency: number of requests under way at a time.
     """
     waiting: queue.SimpleQueue[Request] = queue.SimpleQueue()
-    through: queue.SimpleQueue[tuple[Request, Exception | None]] = queue.SimpleQueue()
+    done: queue.SimpleQueue[tuple[Request, Exception | None]] = queue.SimpleQueue()
     stop = threading.Event()
     for request in requests:
         waiting.put(request)
@@ -58,22 +59,22 @@ def ask_all(
             except Stopped:
                 return
             except FAILURES as error:
-                through.put((request, error))
+                done.put((request, error))
             except Exception as error:
                 stop.set()
-                through.put((request, error))
+                done.put((request, error))
             else:
-                through.put((request, None))
+                done.put((request, None))
 
-    # Daemons: an interrupted program does not wait for the endpoint.
     threads = [threading.Thread(target=work, daemon=True) for _ in range(min(concurrency, len(requests)))]
     for thread in threads:
         thread.start()
     try:
         for _ in requests:
-            yield through.get()
+            yield done.get()
     except KeyboardInterrupt:
-        threads.clear()
+        stop.set()
+        client.cancel()
         raise
     finally:
         stop.set()
@@ -82,10 +83,10 @@ def ask_all(
 
 
 def _ask(request: Request, client: JudgeClient, cache: ReplyCache, stop: threading.Event) -> None:
-    """Asks once, and once more with the error named if the reply is malformed.
+    """Asks, and if the reply is malformed asks once more with the error named.
 
     Raises:
-        Malformed: the second reply was malformed too.
+        Malformed: the second reply is malformed too.
     """
     try:
         _ask_once(request.key, request.messages, client, cache, stop)

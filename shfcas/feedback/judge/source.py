@@ -1,4 +1,4 @@
-"""Feedback from a language model: each comparison is asked in both orders, and only agreement is a preference."""
+"""Feedback from a language model: it judges each comparison in both orders, and only agreement is a preference."""
 
 import logging
 from collections import Counter
@@ -23,28 +23,27 @@ from shfcas.utils.progress import progress
 
 logger = logging.getLogger(__name__)
 
-Orders = tuple[Request, Request]  # one comparison: as asked, and with the answers swapped
+Orders = tuple[Request, Request]  # one comparison: with its answers in order, and swapped
 
-# So many refused requests, and nothing answered yet: the settings are at fault, not the texts of one comparison.
-REFUSALS = 3
+REFUSALS = 3  # after so many refused requests and no verdict, the settings are wrong and not the texts
 
 
 class JudgeFeedback:
     """Asks a language model at an endpoint of OpenAI's protocol.
 
-    A comparison is asked twice, with the answers in either order. The same answer preferred both times is a
-    preference; a tie said once, or another answer preferred each time, is a tie. A reply that is not what was asked for
-    is asked for once more, and then gives no label.
+    Each comparison is asked in both orders of its answers. It gives a preference if the same answer is preferred both
+    times. It is a tie if either verdict is a tie, or the verdicts differ. After a malformed reply the question is asked
+    once more; after a second one there is no label.
 
     Args:
         settings: the judge.
-        cache: the file of replies, which a killed call continues from; `settings.cache` wins over it.
+        cache: the file of replies, from which a killed call resumes; `settings.cache` takes precedence.
 
     Attributes:
-        report: counts, tokens and costs of the last call; also of one that failed.
+        report: counts, tokens and costs of the last call, also if it failed.
 
     Raises:
-        UserError: the settings lack something, there is no key, or the guidelines cannot be read.
+        UserError: the settings are incomplete, there is no key, or the guidelines cannot be read.
     """
 
     def __init__(self, settings: JudgeConfig, cache: str | Path) -> None:
@@ -54,10 +53,10 @@ class JudgeFeedback:
         self.report: dict[str, Any] = {}
 
     def __call__(self, comparisons: Sequence[Comparison], candidates: CandidateTable, round: int) -> list[Preference]:
-        """Asks what is not in the cache yet.
+        """Asks for the verdicts that are not in the cache, and returns the preferences.
 
         Raises:
-            UserError: the endpoint cannot be used, or too many comparisons got no verdict. Verdicts so far are kept.
+            UserError: the endpoint cannot be used, or too many comparisons have no verdict. Verdicts so far are kept.
         """
         rows = rows_asked_about(comparisons, candidates)
         asked = [self._orders(c, rows[c.prompt_id]) for c in comparisons]
@@ -95,15 +94,15 @@ class JudgeFeedback:
     def _ask(
         self, missing: Sequence[Request], asked: Sequence[Orders], cache: ReplyCache, errors: dict[str, Exception]
     ) -> None:
-        """Asks until all is answered or nothing more can come of it; `errors` gets what went wrong, by key."""
+        """Asks until every request is done or the endpoint is useless; adds errors to `errors` by key."""
         comparisons: dict[str, list[int]] = {}
         for index, pair in enumerate(asked):
             for request in pair:
                 comparisons.setdefault(request.key, []).append(index)
         without: set[int] = set()
-        through = ask_all(missing, self.client, cache, self.settings.concurrency)
-        with progress(total=len(missing), desc=f"judge {self.settings.model}") as bar, closing(through):
-            for request, error in through:
+        done = ask_all(missing, self.client, cache, self.settings.concurrency)
+        with progress(total=len(missing), desc=f"judge {self.settings.model}") as bar, closing(done):
+            for request, error in done:
                 bar.update()
                 if error is None:
                     continue
@@ -143,5 +142,5 @@ def _too_many(without: int, total: int, errors: dict[str, Exception], last: Exce
     counts = ", ".join(f"{kind}: {count}" for kind, count in sorted(kinds.items()))
     return (
         f"the judge gave no verdict on {without} of {total} comparisons ({counts}; the last: {last}), more than "
-        "judge.max_failed_share allows; verdicts so far are kept: see to the endpoint and run the same command again"
+        "judge.max_failed_share allows; verdicts so far are kept: check the endpoint and run the same command again"
     )

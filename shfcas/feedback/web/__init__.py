@@ -1,1 +1,1 @@
-"""The annotation page: server, sign-in, queue."""
+"""The annotation page: server, routes, sign-in."""

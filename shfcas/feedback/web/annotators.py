@@ -1,4 +1,4 @@
-"""Who may answer: names and tokens in a file of the run directory."""
+"""Annotators of a run: names and tokens in a file of the run directory."""
 
 import fcntl
 import hashlib
@@ -16,26 +16,26 @@ from shfcas.utils.errors import UserError
 logger = logging.getLogger(__name__)
 
 FILE = "annotators.txt"
-SOLE = "annotator"  # whoever answers, where nobody was named
-HEADER = "# One person a line: a name and the token of the sign-in link. Without its line, a link no longer works.\n"
+SOLE = "annotator"  # the name if no names were given
+HEADER = "# One annotator per line: name and token of the sign-in link. Remove a line to revoke its link.\n"
 _NAME = re.compile(r"[\w.@-]{1,64}")
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{16,128}")
 
 
 def add_annotators(folder: str | Path, names: Sequence[str] = ()) -> dict[str, str]:
-    """Adds the names that are not there yet, each with a token of its own; a file without anybody gets `annotator`.
+    """Adds the names that are missing, each with a token of its own. A file without names gets `annotator`.
 
-    Several processes may do so at once. Only the owner of the file may read it.
+    Several processes may do so at once. Only the file's owner may read it.
 
     Returns:
-        The tokens by name, of everybody in the file.
+        The tokens of all annotators in the file, by name.
 
     Raises:
-        UserError: a name cannot be one, or a line of the file cannot be read.
+        UserError: a name is invalid, or a line of the file cannot be read.
     """
     for name in names:
         if not _NAME.fullmatch(name):
-            raise UserError(f"annotators: {name!r} cannot be a name; use up to 64 letters, digits and any of . _ - @")
+            raise UserError(f"annotators: expected names of up to 64 letters, digits and any of . _ - @, got {name!r}")
     path = Path(folder) / FILE
     with os.fdopen(_open(path), "r+", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -52,7 +52,7 @@ def add_annotators(folder: str | Path, names: Sequence[str] = ()) -> dict[str, s
 
 
 class Annotators:
-    """The people of a run; the file is read again when it has changed, so people come and go without a restart."""
+    """Annotators of a run. A changed file is read again, so annotators come and go without a restart."""
 
     def __init__(self, folder: str | Path) -> None:
         self._path = Path(folder) / FILE
@@ -62,7 +62,7 @@ class Annotators:
         self._sessions: dict[str, str] = {}
 
     def tokens(self) -> dict[str, str]:
-        """The tokens by name. While the file cannot be read, those that it last held, and the log says why."""
+        """Returns the tokens by name. If the file cannot be read, the last ones stay and the log says why."""
         with self._lock:
             stamp = self._stamp_now()
             if stamp != self._stamp:
@@ -71,28 +71,28 @@ class Annotators:
                     self._tokens = _parse(self._path.read_text(encoding="utf-8"), self._path)
                     self._sessions = {name: _derived(token, "session") for name, token in self._tokens.items()}
                 except (OSError, UserError, UnicodeDecodeError) as error:
-                    logger.error("%s; nothing changes until it can be read again", error)
+                    logger.error("%s; the last known annotators stay until the file can be read", error)
             return self._tokens
 
     def by_token(self, token: str) -> str | None:
-        """Whose token it is; takes as long whether it is anybody's or not."""
+        """Returns the annotator with this token, or None; takes the same time for both."""
         return _owner(token, self.tokens())
 
     def by_session(self, cookie: str) -> str | None:
-        """Whose cookie it is; takes as long whether it is anybody's or not."""
+        """Returns the annotator with this session cookie, or None; takes the same time for both."""
         self.tokens()
         return _owner(cookie, self._sessions)
 
     def session(self, name: str) -> str:
-        """The cookie of a person: nothing has to be kept for it, and a new token ends it."""
+        """Returns the session cookie of an annotator. It is derived from the token, so a new token ends the session."""
         return _derived(self.tokens()[name], "session")
 
     def csrf(self, name: str) -> str:
-        """What the person's own page sends with each change, and nobody else's can know."""
+        """Returns the secret that an annotator's own page sends with each change."""
         return _derived(self.tokens()[name], "csrf")
 
     def is_csrf(self, token: str, name: str) -> bool:
-        """Whether it came from a page of this person."""
+        """Checks that a CSRF token comes from a page of this annotator."""
         return _same(token, self.csrf(name))
 
     def _stamp_now(self) -> tuple[int, ...]:
@@ -115,15 +115,15 @@ def _open(path: Path) -> int:
 def _parse(text: str, path: Path) -> dict[str, str]:
     people: dict[str, str] = {}
     for number, line in enumerate(text.split("\n"), start=1):
-        words = line.split()
-        if not words or words[0].startswith("#"):
+        fields = line.split()
+        if not fields or fields[0].startswith("#"):
             continue
-        # The line itself may hold a token, so it is not shown.
-        if len(words) != 2 or not _NAME.fullmatch(words[0]) or not _TOKEN.fullmatch(words[1]):
-            raise UserError(f"{path}: line {number} is not a name and a token of 16 letters or digits or more")
-        if words[0] in people or words[1] in people.values():
-            raise UserError(f"{path}: line {number} repeats a name or a token; each person needs their own")
-        people[words[0]] = words[1]
+        # The messages do not show the line: it may hold a token.
+        if len(fields) != 2 or not _NAME.fullmatch(fields[0]) or not _TOKEN.fullmatch(fields[1]):
+            raise UserError(f"{path}: line {number}: expected a name and a token of at least 16 letters or digits")
+        if fields[0] in people or fields[1] in people.values():
+            raise UserError(f"{path}: line {number} repeats a name or a token; give each annotator their own")
+        people[fields[0]] = fields[1]
     return people
 
 

@@ -1,4 +1,4 @@
-"""The guidelines of a labelling task: Markdown that people wrote, as HTML that the page may show."""
+"""Guidelines of a labelling task: Markdown rendered as safe HTML for the page."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,11 +9,11 @@ from markupsafe import Markup
 from shfcas.utils.files import read_text
 
 
-def rendered(path: str | None) -> Markup:
-    """The guidelines as HTML: HTML in them is shown as text, and links to scripts stay text.
+def render_guidelines(path: str | None) -> Markup:
+    """Renders the guidelines as HTML; HTML inside them, and links to scripts, stay text.
 
     Raises:
-        UserError: the file is not there, or not text.
+        UserError: the file is missing, or not text.
     """
     if path is None:
         return Markup("")
@@ -23,7 +23,7 @@ def rendered(path: str | None) -> Markup:
 
 
 def _link(renderer: Any, tokens: Sequence[Any], index: int, options: Any, env: Any) -> str:
-    """A link opens beside the page, which must not lose its place, and tells nobody where it was followed."""
+    """Makes a link open in a new tab, so that the annotator keeps their place, and without a referrer."""
     token = tokens[index]
     if not str(token.attrGet("href")).startswith("#"):
         token.attrSet("rel", "noopener noreferrer")

@@ -1,4 +1,4 @@
-"""What stands between the network and the page: which requests are let through, and what every reply carries."""
+"""Security of the page: which requests pass, and the headers of every reply."""
 
 import ipaddress
 import json
@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -22,7 +22,7 @@ from shfcas.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-MOST_BYTES = 64 * 1024
+MAX_BYTES = 64 * 1024
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
@@ -35,58 +35,39 @@ HEADERS = {
 }
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
-# What moves a terminal's cursor, changes its colours, or turns the direction of writing.
+# Characters that move a terminal's cursor, change its colours, or reverse the direction of writing.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-class Refused(Exception):
-    """A request that is not answered with what it asks for.
+class Refused(HTTPException):
+    """Refusal of a request.
 
     Attributes:
-        status: of HTTP.
-        code: for the page's script, where it has to tell cases apart.
+        status_code: HTTP status.
+        detail: one line for the annotator.
+        code: name of the case, where the page's script has to tell cases apart.
     """
 
     def __init__(self, status: int, message: str, code: str = "", headers: dict[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.status, self.code, self.headers = status, code, headers or {}
+        super().__init__(status, message, headers)
+        self.code = code
 
-    def response(self) -> Response:
-        """What the browser gets."""
-        return json_response(
-            {"error": str(self)} | ({"code": self.code} if self.code else {}), self.status, self.headers
-        )
+
+def error_response(error: HTTPException) -> Response:
+    """Returns `{"error": message}` with the error's status and headers, and with its code if it has one."""
+    code = getattr(error, "code", "")
+    return json_response(
+        {"error": error.detail} | ({"code": code} if code else {}), error.status_code, dict(error.headers or {})
+    )
 
 
 def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """JSON in ASCII, in which any text survives: control characters, and half a surrogate pair."""
+    """Returns JSON in ASCII, which keeps any text intact: control characters, and half a surrogate pair."""
     return Response(json.dumps(value, allow_nan=False), status, headers, media_type="application/json")
 
 
-async def read_json(request: Request) -> dict[str, Any]:
-    """The JSON object that a request brings along.
-
-    Raises:
-        Refused: there is more than `MOST_BYTES` of it, or it is something else.
-    """
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise Refused(415, "expected a body of application/json")
-    body = b""
-    async for block in request.stream():
-        body += block
-        if len(body) > MOST_BYTES:
-            raise Refused(413, f"more than {MOST_BYTES:,} bytes", headers={"Connection": "close"})
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        raise Refused(400, "the body is not valid JSON") from None
-    if not isinstance(value, dict):
-        raise Refused(400, "the body is not a JSON object")
-    return value
-
-
 def printable(text: str) -> str:
-    r"""Text for the log: what a terminal would obey, or show as something else, is written as an escape.
+    r"""Escapes characters that a terminal would obey or disguise, for the log.
 
     >>> printable("a\x1b[31mb")
     'a\\x1b[31mb'
@@ -95,25 +76,29 @@ def printable(text: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether nobody but this machine can reach an address.
+    """Checks that only this machine can reach an address.
 
     Raises:
         UserError: the name cannot be resolved.
     """
     try:
-        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
-    except (OSError, UnicodeError) as error:  # the latter of a name that cannot be one, such as a..b
+        addresses = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    except (OSError, UnicodeError) as error:  # UnicodeError: a malformed name such as a..b
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"host: {host!r} is no address of this machine ({reason})") from error
-    return all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in found)
+        raise UserError(f"host: expected an address of this machine, got {host!r} ({reason})") from error
+    return all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in addresses)
 
 
 class Guard:
-    """Everything that holds for all requests, outermost.
+    """Outermost layer of the application, with the rules for all requests.
 
-    A page of another site must neither read nor change anything here, also when it makes its own name mean this
-    machine: the name in `Host` must be ours, and what changes something, or reads an answer, must come from a page
-    of our own (`Origin`, `Sec-Fetch-Site`).
+    A page of another site must neither read nor change anything here, even if its name resolves to this machine (DNS
+    rebinding). So `Host` must be one of our names. Requests that change something, or read from `/api/`, must come
+    from our own page (`Origin`, `Sec-Fetch-Site`).
+
+    Args:
+        app: the application.
+        settings: host and address, which give our names.
     """
 
     def __init__(self, app: ASGIApp, settings: HumanConfig) -> None:
@@ -127,10 +112,18 @@ class Guard:
             self._names.add((urlsplit(settings.address).hostname or "").lower())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Handles one request: checks it, limits its body, adds headers, logs it."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        begin, status = time.perf_counter(), 0
+        begin, status, received = time.perf_counter(), 0, 0
+
+        async def receive_limited() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > MAX_BYTES:
+                raise Refused(413, f"body: expected at most {MAX_BYTES:,} bytes", headers={"Connection": "close"})
+            return message
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
@@ -144,16 +137,16 @@ class Guard:
 
         try:
             self._check(scope)
-            await self._app(scope, receive, send_with_headers)
+            await self._app(scope, receive_limited, send_with_headers)
         except Refused as refused:
-            await refused.response()(scope, receive, send_with_headers)
+            await error_response(refused)(scope, receive, send_with_headers)
         except Exception:
             logger.error("%s", printable(traceback.format_exc().rstrip()))
             if not status:
-                failure = Refused(500, "the server failed; its log says why")
-                await failure.response()(scope, receive, send_with_headers)
+                failure = HTTPException(500, "the server failed; its log says why")
+                await error_response(failure)(scope, receive, send_with_headers)
         finally:
-            # Without what stands behind the question mark: a token may be pasted anywhere.
+            # Without the query string: someone may have pasted a token there.
             path, taken = printable(scope["path"]), 1e3 * (time.perf_counter() - begin)
             logger.debug("%s %s %d, %.1f ms", scope["method"], path, status, taken)
 
@@ -161,14 +154,14 @@ class Guard:
         headers, method = Headers(scope=scope), scope["method"]
         host = headers.get("host", "")
         if not self._is_ours(host):
-            raise Refused(421, "this server does not go by that name")
+            raise Refused(421, "this server does not have that name")
         site, changes = headers.get("sec-fetch-site"), method not in ("GET", "HEAD")
         if (changes or scope["path"].startswith("/api/")) and site not in (None, "same-origin", "none"):
-            raise Refused(403, "only the page itself may ask for that")
+            raise Refused(403, "only the page itself may request that")
         origin = headers.get("origin")
         if origin is None:
             if changes and site != "same-origin":
-                raise Refused(403, "a request that changes something must say where it comes from (Origin)")
+                raise Refused(403, "a request that changes something must have an Origin header")
         elif changes and origin != self._own_origin and not _same_place(origin, host):
             raise Refused(403, "only the page itself may change something")
 
@@ -181,7 +174,7 @@ class Guard:
 
 
 def _is_number(name: str) -> bool:
-    """An address in numbers: no name server can make it mean another machine."""
+    """Checks for a numeric address, which no name server can redirect to another machine."""
     try:
         ipaddress.ip_address(name)
     except ValueError:
@@ -200,15 +193,15 @@ def _same_place(origin: str, host: str) -> bool:
 
 
 class FailedSignIns:
-    """Counts failed attempts by address, and says when it has been too many.
+    """Counter of failed sign-ins by address, which limits their rate.
 
     Args:
-        most: failures within a window of `seconds`.
+        most: maximum number of failures within `seconds`.
         seconds: how long a failure counts.
-        clock: in seconds.
+        clock: returns the time in seconds.
     """
 
-    KEPT = 1024  # addresses; the one that has waited longest makes room
+    KEPT = 1024  # addresses; beyond that, the oldest is dropped
 
     def __init__(self, most: int = 10, seconds: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._most, self._seconds, self._clock = most, seconds, clock
@@ -216,7 +209,11 @@ class FailedSignIns:
         self._failures: dict[str, list[float]] = {}
 
     def check(self, address: str) -> None:
-        """Raises Refused while there are too many."""
+        """Checks the number of recent failures of an address.
+
+        Raises:
+            Refused: there are too many.
+        """
         with self._lock:
             recent = self._recent(address)
             if len(recent) >= self._most:
@@ -224,7 +221,7 @@ class FailedSignIns:
                 raise Refused(429, f"too many wrong tokens; wait {wait} s", headers={"Retry-After": str(wait)})
 
     def failed(self, address: str) -> None:
-        """One more."""
+        """Counts one more failure."""
         with self._lock:
             recent = self._recent(address)
             self._failures.pop(address, None)

@@ -1,4 +1,4 @@
-"""The server of the page: it runs in a thread, for one run directory, as long as somebody needs it."""
+"""The page's server: a thread that serves one run directory until its context ends."""
 
 import fcntl
 import ipaddress
@@ -24,13 +24,13 @@ START_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Page:
-    """A page that is being served.
+    """Served page.
 
     Attributes:
-        address: where people find it, such as `http://127.0.0.1:8900/`.
-        port: where it listens, which the address of a proxy does not tell.
-        links: by name, what each person opens to sign in. The token stands behind a `#`, which browsers neither send
-            nor tell other pages.
+        address: the page's address for annotators, such as `http://127.0.0.1:8900/`.
+        port: the port that the server listens on, which the address of a proxy does not tell.
+        links: sign-in link of each annotator, by name. The token comes after a `#`; browsers neither send that part
+            nor pass it to other pages.
     """
 
     address: str
@@ -43,13 +43,13 @@ def serve(folder: str | Path, settings: HumanConfig, queue: str | None = None) -
     """Serves the page of a run directory until the context ends.
 
     Args:
-        folder: the run directory; its `feedback.sqlite` and `annotators.txt` are made if they are not there.
-        settings: how people are asked, and where the page listens.
+        folder: the run directory; missing `feedback.sqlite` and `annotators.txt` are created.
+        settings: overlap, repeats, and the address to listen at.
         queue: serve this queue instead of the newest.
 
     Raises:
-        UserError: the run is served already (the message names the address), the port is taken, the address is one
-            that other machines reach and `allow_public` is not set, or the guidelines are not there.
+        UserError: the run is served already (the message names the address); the port is taken; other machines
+            reach the address and `allow_public` is not set; or the guidelines are missing.
     """
     import uvicorn
 
@@ -57,16 +57,16 @@ def serve(folder: str | Path, settings: HumanConfig, queue: str | None = None) -
     from shfcas.feedback.web.desk import Desk
 
     folder = existing(folder)
-    check(settings)
+    check_settings(settings)
     tokens = add_annotators(folder)
     with _lock(folder) as lock, Store(folder / STORE) as store, _listen(settings) as listener:
         if queue is not None:
-            store.seed(queue)  # an error now if there is none
+            store.seed(queue)  # fail early if there is no such queue
         config = uvicorn.Config(
             make_app(folder, Desk(store, settings, queue), settings),
             log_config=None,
             access_log=False,
-            proxy_headers=False,  # or anybody could say to be somewhere else
+            proxy_headers=False,  # otherwise clients could fake their address
             server_header=False,
             http="h11",
             ws="none",
@@ -89,12 +89,12 @@ def serve(folder: str | Path, settings: HumanConfig, queue: str | None = None) -
 
 
 def sign_in_links(address: str, tokens: dict[str, str]) -> dict[str, str]:
-    """The links by name."""
+    """Returns the sign-in links by name."""
     return {name: f"{address}#token={token}" for name, token in tokens.items()}
 
 
 def running(folder: str | Path) -> str | None:
-    """The address at which a run directory is being served, if it is."""
+    """Returns the address at which a run directory is served, or None."""
     try:
         file = (Path(folder) / LOCK).open("r+")
     except OSError:
@@ -107,39 +107,39 @@ def running(folder: str | Path) -> str | None:
                 file.seek(0)
                 if address := file.read().strip():
                     return address
-                time.sleep(0.05)  # it is just starting
+                time.sleep(0.05)  # the server is just starting
             else:
                 return None
     return None
 
 
-def check(settings: HumanConfig) -> None:
-    """Says what would keep the page from being served.
+def check_settings(settings: HumanConfig) -> None:
+    """Fails early if the page cannot be served with these settings.
 
     Raises:
         UserError: see `serve`.
     """
-    from shfcas.feedback.web.guidelines import rendered
+    from shfcas.feedback.web.guidelines import render_guidelines
     from shfcas.feedback.web.security import is_loopback
 
-    own = is_loopback(settings.host)  # first of all: it says so where there is no such address
+    own = is_loopback(settings.host)  # first, because it raises if there is no such address
     if not own and not settings.allow_public:
         raise UserError(
-            f"host: other machines reach {settings.host}, and what goes over the network is not encrypted; leave the "
-            "page at 127.0.0.1 behind an SSH tunnel or a proxy with TLS, or set allow_public"
+            f"host: other machines reach {settings.host}, and the traffic is not encrypted; leave the page at "
+            "127.0.0.1 behind an SSH tunnel or a proxy with TLS, or set allow_public"
         )
-    rendered(settings.guidelines)
+    render_guidelines(settings.guidelines)
 
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[IO[str]]:
-    """The file that says where the run is served; held for as long as it is."""
+    """Locks the file with the page's address until the context ends."""
     try:
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); choose a folder you may write to") from error
     with os.fdopen(descriptor, "r+") as file:
-        for attempt in range(10):  # somebody who asks whether it is held holds it for a moment
+        for attempt in range(10):  # `running` holds the lock for a moment while it checks
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
@@ -165,14 +165,14 @@ def _listen(settings: HumanConfig) -> socket.socket:
     family, kind, _, _, place = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
     listener = socket.socket(family, kind)
     try:
-        # The same port again right after a restart.
+        # Allows the same port right after a restart.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(place)
     except OSError as error:
         listener.close()
         raise UserError(
             f"port: cannot listen at port {settings.port} of {settings.host} ({error.strerror}); "
-            "choose another one, or 0 for any that is free"
+            "choose another port, or 0 for any free one"
         ) from error
     return listener
 
@@ -186,7 +186,7 @@ def _wait(server: Any, thread: threading.Thread) -> None:
 
 
 def _address(settings: HumanConfig, listener: socket.socket) -> str:
-    """As people type it: a machine that listens everywhere goes by its name."""
+    """Returns the address as people type it: a server that listens everywhere uses the machine's name."""
     if settings.address:
         return settings.address.rstrip("/") + "/"
     host = settings.host

@@ -14,21 +14,21 @@ from shfcas.utils.errors import UserError
 class OnlineConfig:
     """What RLOO and GRPO have in common: groups of answers to one prompt, each judged against the others."""
 
-    num_rollouts: int = option(50, "rollout phases")
-    rollout_batch_size: int = option(64, "answers a rollout, num_generations to each prompt")
-    num_generations: int = option(4, "answers to each prompt, which are compared with each other")
+    num_rollouts: int = option(50, "rollout phases", common=True)
+    rollout_batch_size: int = option(64, "answers a rollout, num_generations to each prompt", common=True)
+    num_generations: int = option(4, "answers to each prompt, which are compared with each other", common=True)
     mini_batch_size: int = option(16, "answers an optimizer step")
     gradient_accumulation_steps: int = option(
         1, "parts in which a step's answers pass the model; more take less memory"
     )
     generation_batch_size: int = option(64, "sequences generated at once")
     num_iterations: int = option(1, "passes over each rollout (mu in Shao et al. 2024)")
-    learning_rate: float = option(1e-5, "peak learning rate")
+    learning_rate: float = option(1e-5, "peak learning rate", common=True)
     lr_scheduler_type: str = option("linear", "learning-rate schedule", ("linear", "constant", "cosine"))
     max_prompt_length: int = option(512, "longer prompts are an error")
-    max_completion_length: int = option(128, "an answer ends here if it has not ended by itself")
+    max_completion_length: int = option(128, "an answer ends here if it has not ended by itself", common=True)
     temperature: float = option(1.0, "sampling temperature; log-probabilities are taken at the same one")
-    kl_coef: float = option(0.05, "weight of the KL penalty (TRL's beta)")
+    kl_coef: float = option(0.05, "weight of the KL penalty (TRL's beta)", common=True)
     max_kl: float | None = option(100.0, "a rollout whose mean KL exceeds this stops the stage (none: never)")
     cliprange: float = option(0.2, "clip range of the probability ratio (TRL's epsilon; Schulman et al. 2017)")
     reward_clip: float | None = option(None, "clip rewards to [-x, x] (none: do not)")
@@ -105,8 +105,8 @@ class RLOOConfig(OnlineConfig):
 class GRPOConfig(OnlineConfig):
     """Advantages relative to the group of answers, the KL in the loss (Shao et al. 2024, arXiv 2402.03300)."""
 
-    num_generations: int = option(8, "answers to each prompt, which are compared with each other")
-    kl_coef: float = option(0.04, "weight of the KL term in the loss (TRL's beta; 0.04: Shao et al. 2024)")
+    num_generations: int = option(8, "answers to each prompt, which are compared with each other", common=True)
+    kl_coef: float = option(0.04, "weight of the KL term in the loss (TRL's beta; 0.04: Shao et al. 2024)", common=True)
     scale_rewards: str = option(
         "group",
         "advantages are divided by the deviation of the group, of the rollout, or not",

@@ -31,15 +31,15 @@ def train_online(
         policy: the policy to start from; it is also the reference of the KL penalty.
         prompts: rows with `prompt`; further columns reach the reward as TRL passes them.
         reward: rewards of answers, in TRL's shape.
-        settings: which of the two, and how.
+        settings: settings of RLOO or of GRPO, which choose the algorithm.
         output: the folder of the new policy.
-        work_dir: checkpoints; training goes on from the newest complete one.
-        seed: of the adapters, the order of prompts and the sampling.
+        work_dir: checkpoints; training resumes from the newest complete one.
+        seed: seed of the adapters, the order of prompts and the sampling.
         metrics: further callables of that shape, measured on every rollout and not trained on.
         chat_template: for a policy without one, see `shfcas.models.loading.load_policy`.
 
     Returns:
-        One row of metrics a rollout, under the names that PPO uses.
+        One row of metrics per rollout, with the names that PPO uses.
 
     Raises:
         UserError: settings, prompts or rewards do not fit; the message names which.
@@ -60,7 +60,7 @@ def train_online(
             seed=seed,
             metrics=dict(metrics or {}),
         )
-        with contextlib.suppress(KLGuard):  # the policy stays as it was before the update that is not made
+        with contextlib.suppress(KLGuard):  # the policy keeps its weights from before the update
             train(trainer, work_dir, name)
     except UserError:
         raise

@@ -12,18 +12,18 @@ from shfcas.utils.config import option
 class PPOBaseConfig:
     """Options of PPO with the defaults of `PPOConfig`; sources are named where a default has one."""
 
-    num_rollouts: int = option(100, "rollout phases")
-    rollout_batch_size: int = option(64, "prompts a rollout, over all processes; each is answered once")
+    num_rollouts: int = option(100, "rollout phases", common=True)
+    rollout_batch_size: int = option(64, "prompts a rollout, over all processes; each is answered once", common=True)
     generation_batch_size: int = option(32, "sequences at once when generating, and when scoring without gradient")
     num_ppo_epochs: int = option(4, "passes over each rollout (4: Stiennon et al. 2020, Huang et al. 2024)")
-    learning_rate: float = option(1e-5, "peak learning rate (1.5e-5: Stiennon et al. 2020)")
+    learning_rate: float = option(1e-5, "peak learning rate (1.5e-5: Stiennon et al. 2020)", common=True)
     max_prompt_length: int = option(512, "a prompt with more tokens is an error, never truncated")
-    max_completion_length: int = option(128, "an answer ends here if it has not ended by itself")
+    max_completion_length: int = option(128, "an answer ends here if it has not ended by itself", common=True)
     temperature: float = option(1.0, "sampling temperature; log-probabilities are taken at the same one")
     stop_token_ids: list[int] | None = option(
         None, "ids that end an answer (none: EOS of the generation config and of the tokenizer)"
     )
-    kl_coef: float = option(0.05, "weight of the KL penalty (0.05: Stiennon et al. 2020)")
+    kl_coef: float = option(0.05, "weight of the KL penalty (0.05: Stiennon et al. 2020)", common=True)
     kl_target: float | None = option(
         None, "nats an answer that an adaptive kl_coef steers to (Ziegler et al. 2019; none: fixed)"
     )

@@ -23,7 +23,7 @@ class PPOStageConfig(PPOBaseConfig):
     """PPO of the policy against the reward model."""
 
     # Other defaults than PPOConfig's: a run has nobody who watches the KL and starts it anew.
-    num_rollouts: int = option(50, "rollout phases")
+    num_rollouts: int = option(50, "rollout phases", common=True)
     generation_batch_size: int = option(64, "sequences at once when generating, and when scoring without gradient")
     kl_target: float | None = option(
         6.0, "nats an answer that an adaptive kl_coef steers to (6: Ziegler et al. 2019; none: fixed)"
@@ -77,13 +77,13 @@ def train_ppo(
         reward: rewards of answers, in TRL's shape.
         settings: see `PPOStageConfig`.
         output: the folder of the new policy.
-        work_dir: checkpoints; training goes on from the newest complete one.
-        seed: of the adapters, the order of prompts and the sampling.
+        work_dir: checkpoints; training resumes from the newest complete one.
+        seed: seed of the adapters, the order of prompts and the sampling.
         metrics: further callables of that shape, measured on every rollout and not trained on.
         chat_template: for a policy without one, see `shfcas.models.loading.load_policy`.
 
     Returns:
-        One row of metrics a rollout, and with `eval_rollouts` one more of the evaluation at the end.
+        One row of metrics per rollout, and with `eval_rollouts` one more for the evaluation at the end.
 
     Raises:
         UserError: settings, prompts or rewards do not fit; the message names which.
@@ -97,8 +97,8 @@ def train_ppo(
     distributed.start()
     if settings.gradient_accumulation_steps < 1 or settings.mini_batch_size % settings.gradient_accumulation_steps:
         raise UserError(
-            f"mini_batch_size {settings.mini_batch_size} cannot be worked off in "
-            f"{settings.gradient_accumulation_steps} equal parts: change gradient_accumulation_steps"
+            f"gradient_accumulation_steps: expected a divisor of mini_batch_size {settings.mini_batch_size}, "
+            f"got {settings.gradient_accumulation_steps}"
         )
     train_prompts, held_out = split_prompts(prompts, settings, seed)
     model, tokenizer = load_policy(policy, chat_template, settings.lora.base_dtype)
@@ -139,7 +139,7 @@ def train_ppo(
 
 
 def installed_trackers(names: Sequence[str]) -> list[str]:
-    """The trackers, or "none"; one that is not installed is an error before any work is done."""
+    """Returns the trackers, or "none"; raises a UserError for one that is not installed."""
     from transformers.integrations.integration_utils import get_available_reporting_integrations
 
     trackers = [name.strip() for name in names]
@@ -152,7 +152,7 @@ def installed_trackers(names: Sequence[str]) -> list[str]:
 def split_prompts(
     prompts: Sequence[dict[str, Any]], settings: PPOStageConfig, seed: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Prompts to train on and prompts held out, at random but the same for a seed; equal prompts stay together.
+    """Divides prompts at random into those to train on and those to hold out; equal prompts stay together.
 
     Raises:
         UserError: one of held_out and eval_rollouts is set without the other, or one side would be empty.

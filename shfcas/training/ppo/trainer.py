@@ -51,9 +51,8 @@ logger = logging.getLogger(__name__)
 class PPOTrainer(PolicyTrainer):
     """Proximal policy optimisation of a causal language model on prompts.
 
-    The reference of the KL penalty is the policy as it is handed over. With `peft_config` that is the model
-    with its new adapter switched off, so no second copy is kept; without, a frozen copy, unless `ref_model`
-    is given.
+    The reference of the KL penalty is the policy before training. With `peft_config` that is the model with its new
+    adapter switched off, so no second copy is kept. Without, it is a frozen copy, unless `ref_model` is given.
 
     `state.log_history` holds one row per rollout, with key `rollout` counted from 0: its `objective/*` and
     `eval_*` values describe the policy before that rollout's updates. A rollout that exceeds `max_kl` leaves a
@@ -84,7 +83,7 @@ class PPOTrainer(PolicyTrainer):
         callbacks, optimizers: see `transformers.Trainer`.
 
     Raises:
-        ValueError: what was given does not fit together; the message names it.
+        ValueError: arguments do not fit together; the message names them.
     """
 
     _evaluated: int | None  # the rollout before which the policy was last evaluated
@@ -143,8 +142,8 @@ class PPOTrainer(PolicyTrainer):
         )
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise ValueError(
-                "PPOTrainer does not support FSDP or DeepSpeed, which would gather the weights anew for every token "
-                "that is sampled; run it on one process or under DDP, with an adapter where memory is short"
+                "PPOTrainer does not support FSDP or DeepSpeed, which would gather the weights again for every "
+                "sampled token; run it on one process or under DDP, with an adapter where memory is short"
             )
         if eval_dataset is not None and len(eval_dataset) < self.accelerator.num_processes:
             raise ValueError(f"{self.accelerator.num_processes} processes share {len(eval_dataset)} held-out prompts")
@@ -173,7 +172,7 @@ class PPOTrainer(PolicyTrainer):
     # Rollouts
 
     def get_train_dataloader(self) -> Any:
-        """The micro-batches of one rollout after another."""
+        """Returns the micro-batches of one rollout after another."""
         return RolloutLoader(self._rollout_batches, self.args.steps_per_rollout * self.args.gradient_accumulation_steps)
 
     def _rollout_batches(self) -> Iterator[dict[str, Tensor]]:
@@ -215,12 +214,12 @@ class PPOTrainer(PolicyTrainer):
                 yield rollout.batch(rows[start : start + size]) | {"num_tokens": count}
 
     def collect_rollout(self, index: int) -> Rollout:
-        """Rollout number `index`, sampled from the present policy and scored."""
+        """Samples rollout number `index` from the current policy and scores it."""
         return self.collector.collect(index, self.kl_controller.value, self.reward_moments)
 
     @property
     def rollout(self) -> int:
-        """Number of the rollout that the present policy makes or is being trained on."""
+        """Number of the rollout that the current policy samples or is trained on."""
         return self.state.global_step // self.args.steps_per_rollout
 
     def _stop(self, **reason: float) -> None:
@@ -235,13 +234,13 @@ class PPOTrainer(PolicyTrainer):
     # Evaluation
 
     def evaluate(self) -> dict[str, float]:  # type: ignore[override]
-        """Means of the present policy's answers to `eval_dataset`; see `RolloutCollector.evaluate`."""
+        """Returns means over the current policy's answers to `eval_dataset`; see `RolloutCollector.evaluate`."""
         if self.eval_prompts is None:
             raise ValueError("there is nothing to evaluate on: pass eval_dataset")
         return self.collector.evaluate(self.eval_prompts)
 
     def _evaluate_policy(self) -> dict[str, float]:
-        """Evaluates the present policy and keeps it if it is the best so far."""
+        """Evaluates the current policy and keeps it if it is the best so far."""
         metrics, args = self.evaluate(), self.args
         self._evaluated = self.rollout
         if self.early_stopping is not None:

@@ -16,19 +16,21 @@ class RewardModelConfig:
         "what is learned: a reward, or a cost (lower is better, 0 divides safe and unsafe)",
         ("reward", "cost"),
     )
-    num_train_epochs: float = option(2.0, "passes over the preferences")
-    learning_rate: float = option(2e-5, "peak learning rate (cosine)")
-    batch_size: int = option(4, "pairs a step")
+    num_train_epochs: float = option(2.0, "passes over the preferences", common=True)
+    learning_rate: float = option(2e-5, "peak learning rate (cosine)", common=True)
+    batch_size: int = option(4, "pairs a step", common=True)
     weight_decay: float = option(0.1, "weight decay")
     max_length: int | None = option(None, "tokens of prompt and answer (none: what the model can see)")
     new_pair_weight: int = option(1, "how often each newly labelled pair is repeated among the original ones")
     centering: float | None = option(None, "coefficient that keeps the mean reward near zero (none: off)")
-    held_out: float = option(0.1, "share of the prompts, of each source and round, that is only measured on")
+    held_out: float = option(
+        0.1, "share of the prompts, of each source and round, that is only measured on", common=True
+    )
     eval_steps: float = option(0.2, "measure the held-out loss every so many steps (below 1: share of the training)")
     early_stopping_patience: int = option(
         0, "stop after so many held-out losses that are no better than the best, and keep the best model (0: never)"
     )
-    ensemble_size: int = option(1, "models to train, each with a seed of its own")
+    ensemble_size: int = option(1, "models to train, each with a seed of its own", common=True)
     average_weights: bool = option(False, "one model with the mean of their weights instead of an ensemble (WARM)")
     checkpoint_steps: int = option(
         0, "keep a resumable checkpoint every so many steps (0: none; with early stopping: at each measurement)"

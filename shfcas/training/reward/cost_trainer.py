@@ -22,8 +22,8 @@ class CostCollator(DataCollatorForPreference):
 class CostTrainer(RewardTrainer):
     """Trains costs c that are higher for the less safe answer, above 0 for unsafe and below 0 for safe ones.
 
-    The loss of a pair is that of Dai et al. 2023 (arXiv 2310.12773), with the answers j of which somebody
-    said whether they are safe (s_j = +1 unsafe, -1 safe):
+    The loss of a pair is that of Dai et al. 2023 (arXiv 2310.12773), where j are the answers with a safety label
+    (s_j = +1 unsafe, -1 safe):
 
         -log sigmoid(c_rejected - c_chosen - margin) - sum_j log sigmoid(s_j c_j)
     """

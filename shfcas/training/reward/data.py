@@ -1,4 +1,4 @@
-"""Preferences as reward models are trained on them: held out by prompt, weighted, encoded."""
+"""Preferences for the training of reward models: held out by prompt, weighted, encoded."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,12 +10,12 @@ from shfcas.utils.errors import UserError
 
 
 def held_out_prompts(preferences: Sequence[Preference], share: float, seed: int) -> set[str]:
-    """Fingerprints of the prompts to set apart: this share of those of each source and round.
+    """Returns fingerprints of the prompts to hold out: this share of the prompts of each source and round.
 
-    A prompt counts where it first appears, and an order that depends on nothing but the seed and its text decides.
-    So prompts that were held out in one round stay held out when pairs of later rounds join, and a model that was
-    trained in an earlier round is not measured on what it has learned. Shares are rounded down: among fewer than
-    1 / share prompts none is set apart.
+    A prompt counts for the round and source where it first appears. Which prompts are held out depends only on the seed
+    and their texts. So a prompt that is held out in one round stays held out when pairs of later rounds join, and no
+    model is measured on pairs that an earlier round trained on. Shares are rounded down: among fewer than 1 / share
+    prompts, none is held out.
     """
     first: dict[str, tuple[int, str]] = {}
     for p in preferences:
@@ -29,7 +29,7 @@ def held_out_prompts(preferences: Sequence[Preference], share: float, seed: int)
 
 
 def split(preferences: Sequence[Preference], apart: set[str]) -> tuple[list[Preference], list[Preference]]:
-    """The pairs to train on, and those of the prompts that were set apart."""
+    """Returns the pairs to train on, and the pairs of the held-out prompts."""
     parts: tuple[list[Preference], list[Preference]] = ([], [])
     for p in preferences:
         parts[fingerprint(p.prompt) in apart].append(p)
@@ -37,18 +37,18 @@ def split(preferences: Sequence[Preference], apart: set[str]) -> tuple[list[Pref
 
 
 def weighted(preferences: Sequence[Preference], new_pair_weight: int) -> list[Preference]:
-    """The pairs, those of a round repeated: TRL's trainer has no other weights."""
+    """Returns the pairs with those of a round repeated: TRL's trainer has no other weights."""
     return [*preferences, *[p for p in preferences if p.round > 0] * (new_pair_weight - 1)]
 
 
 def encode_pairs(
     preferences: Sequence[Preference], tokenizer: Any, max_length: int, objective: str = "reward"
 ) -> tuple[list[dict[str, Any]], list[Preference]]:
-    """Rows for TRL's trainer of every pair that is short enough, and those pairs.
+    """Encodes every pair that is short enough as a row for TRL's trainer; returns the rows and those pairs.
 
     The trainer raises the output for `chosen_ids` above that for `rejected_ids`. A cost has to be higher for the
-    rejected answer, so for the objective `cost` they change places, and `signs` says of each of the two whether it is
-    unsafe (+1), safe (-1), or nobody said (0). A pair without a margin has margin 0 where others have one.
+    rejected answer, so the objective `cost` swaps the two. Their `signs` are +1 for unsafe, -1 for safe and 0 for
+    unknown. A pair without a margin has margin 0 where others have one.
     """
     with_margin = any(p.margin is not None for p in preferences)
     encoded, used = [], []

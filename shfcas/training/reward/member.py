@@ -1,4 +1,4 @@
-"""One reward or cost model, from pairs to a saved folder; an ensemble is several of them."""
+"""One reward or cost model, from pairs to a saved folder; an ensemble consists of several."""
 
 import logging
 import math
@@ -38,14 +38,14 @@ def train_member(
     """Trains one model and saves it in `output`; see `train_reward_model`.
 
     Args:
-        model_name: what to start from.
+        model_name: the model to start from.
         preferences: training pairs.
         held_out: pairs to measure on.
         settings: see `RewardModelConfig`.
         output: the folder of the trained model.
         work_dir: checkpoints.
-        seed: of the order of the pairs and of adapters.
-        head_seed: of a fresh head.
+        seed: seed of the order of the pairs and of adapters.
+        head_seed: seed of a fresh head.
     """
     from datasets import Dataset
     from transformers import set_seed
@@ -111,8 +111,8 @@ def train_member(
 def reports(
     scorer: RewardScorer, used: Sequence[Preference], measured: Sequence[Preference], before: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """The reports on training and held-out pairs, and their accuracies beside them, where they are found at once."""
-    distinct = list({id(p): p for p in used}.values())  # a repeated pair weighs more, and says no more
+    """Returns the reports on training and held-out pairs, with their accuracies again at the top level."""
+    distinct = list({id(p): p for p in used}.values())  # a pair repeated for its weight counts once
     train, held_out = _report(scorer, distinct), _report(scorer, measured)
     return {
         "train_accuracy": train["accuracy"]["mean"] if train else None,
@@ -144,7 +144,7 @@ def _trainer(
             load_best_model_at_end=True,
             metric_for_best_model="eval_loss",
             greater_is_better=False,
-            restore_callback_states_from_checkpoint=True,  # or a resumed run would count its patience anew
+            restore_callback_states_from_checkpoint=True,  # or a resumed run would restart its patience
         )
     cost = settings.objective == "cost"
     if cost:
@@ -170,7 +170,7 @@ def _trainer(
 
 
 def _has_stopped(work_dir: Path, patience: int) -> bool:
-    """Whether the newest checkpoint is one at which training stopped early: the trainer itself would go on from it."""
+    """Whether training stopped early at the newest checkpoint: the trainer itself would continue from it."""
     checkpoint = newest_checkpoint(work_dir)
     if checkpoint is None:
         return False
@@ -187,7 +187,7 @@ def _scorer(model: Any, tokenizer: Any, max_length: int, settings: RewardModelCo
 def _report(
     scorer: RewardScorer, preferences: Sequence[Preference], why: str = "training diverged; lower the learning rate"
 ) -> dict[str, Any] | None:
-    """What is reported about a model on pairs; None where there are none."""
+    """Returns the report about a model on pairs; None without pairs."""
     if not preferences:
         return None
     pairs = distributed.gathered([*zip(*pair_rewards(scorer, distributed.share(preferences)), strict=True)])
@@ -195,19 +195,19 @@ def _report(
     if not all(map(math.isfinite, (*chosen, *rejected))):
         raise UserError(f"the reward model's scores are not numbers: {why}")
     report = pair_report(preferences, chosen, rejected)
-    said = [
+    correct = [
         (reward > 0) == safe
         for rewards, name in ((chosen, "chosen_safe"), (rejected, "rejected_safe"))
         for reward, p in zip(rewards, preferences, strict=True)
         if (safe := getattr(p, name)) is not None
     ]
-    if said:
-        report["safety_accuracy"] = wilson_interval(sum(said), len(said))
+    if correct:
+        report["safety_accuracy"] = wilson_interval(sum(correct), len(correct))
     return report
 
 
 def _check_sign(model_name: str, settings: RewardModelConfig) -> None:
-    """A reward model is not refined into a cost model, nor a cost model into a reward model."""
+    """Refuses to refine a cost model into a reward model; warns of the reverse."""
     if is_cost_model(model_name) and settings.objective != "cost":
         raise UserError(f"{model_name} is a cost model (lower is better); refine it with the objective cost")
     if settings.objective == "cost" and has_trained_head(model_name) and not is_cost_model(model_name):

@@ -41,9 +41,9 @@ def train_reward_model(
         preferences: the training pairs (repeat a pair to give it weight).
         settings: see `RewardModelConfig`.
         output: the folder of the trained model, or of the ensemble.
-        work_dir: checkpoints, and the members of an ensemble that are done.
-        seed: of the head, the order of the pairs and adapters.
-        held_out: pairs that are measured on and not trained on; `split` sets them apart.
+        work_dir: checkpoints, and the finished members of an ensemble.
+        seed: seed of the head, the order of the pairs and adapters.
+        held_out: pairs to measure on, which are not trained on.
 
     Returns:
         Metrics: how many pairs were used and how many were too long; reports on the training pairs (`train`) and on the
@@ -106,7 +106,7 @@ def _join(output: Path, folders: Sequence[Path], *, settings: RewardModelConfig,
 
 
 def averaged(model: Any, others: Sequence[Path]) -> Any:
-    """The model with the mean of its and the others' weights (WARM, Ramé et al. 2024, arXiv 2401.12187).
+    """Returns the model with the mean of its and the others' weights (WARM, Ramé et al. 2024, arXiv 2401.12187).
 
     Only models that started from the same weights, head included, may be averaged.
     """
@@ -129,12 +129,12 @@ def _trained_once(
     settings: RewardModelConfig,
     seed: int,
 ) -> Path:
-    """The folder of a member, trained unless it is there already."""
+    """Returns the folder of a member, which is trained first if it is missing."""
     folder, checkpoints = work_dir / f"member-{number}", work_dir / f".member-{number}.work"
     if not folder.exists():
         logger.info("member %d of %d", number + 1, settings.ensemble_size)
         partial = work_dir / f".member-{number}.partial"
-        distributed.wait()  # until all have seen that it is not there
+        distributed.wait()  # until all have seen that it is missing
         if distributed.is_main():
             remove(partial)
         own = derive_seed(seed, folder.name)
@@ -160,19 +160,19 @@ def _trained_once(
 
 
 def _claim(work_dir: Path, inputs: list[Any]) -> None:
-    """Refuses to go on from the checkpoints of another training."""
+    """Refuses to resume from the checkpoints of another training."""
     mark, begun = work_dir / "inputs.json", [*work_dir.glob("checkpoint-*"), *work_dir.glob("*member-*")]
     with disk_errors(str(work_dir)):
         if begun and mark.exists() and read_json(mark) != fingerprint(inputs):
             raise UserError(
-                f"{work_dir} holds the beginnings of another training (other pairs, settings or seed); "
-                "delete it to start anew, or run that one to its end"
+                f"{work_dir} holds checkpoints of another training (other pairs, settings or seed); "
+                "delete it to start over, or finish that training"
             )
         write_json(mark, fingerprint(inputs))
 
 
 def _link(source: str, target: str) -> None:
-    """A second name for a file, so that nothing is stored twice; a copy where the disk knows no such thing."""
+    """Links a file to a second name, to store it once; copies it where the file system has no links."""
     try:
         os.link(source, target)
     except OSError:

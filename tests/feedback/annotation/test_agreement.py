@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from shfcas.feedback.annotation.agreement import cohen_kappa, krippendorff_alpha, report
+from shfcas.feedback.annotation.agreement import agreement_report, cohen_kappa, krippendorff_alpha
 from shfcas.feedback.annotation.config import HumanConfig
 from shfcas.feedback.annotation.schema import ANSWERED, Judgement
 from tests.support.queues import judged, make_queue
@@ -23,7 +23,7 @@ def answers(name: str, letters: str, **fields: Any) -> list[Judgement]:
 
 
 def reported(*rows: list[Judgement], **settings: Any) -> dict[str, Any]:
-    made = report([item.id for item in ITEMS], [j for row in rows for j in row], HumanConfig(**settings))
+    made = agreement_report([item.id for item in ITEMS], [j for row in rows for j in row], HumanConfig(**settings))
     json.dumps(made, allow_nan=False)  # JSON, and no NaN
     return made
 
@@ -88,7 +88,7 @@ def test_an_empty_log_gives_an_empty_report() -> None:
         "states": {"open": 12, "preferred": 0, "tie": 0, "both_bad": 0, "flagged": 0, "skipped": 0},
         "progress": [],
     }
-    assert report([], [], HumanConfig())["states"]["open"] == 0
+    assert agreement_report([], [], HumanConfig())["states"]["open"] == 0
 
 
 def test_who_only_skipped_has_no_numbers() -> None:
@@ -170,7 +170,7 @@ def test_progress_is_cumulative_and_not_too_long() -> None:
     assert reported(rows, [again])["progress"] == [[times[1], 1], [times[2], 2], [times[0], 3]]
     many = make_queue(1000)
     log = [judged(item, "ada", "tie", time=f"2025-01-01T{k // 60:02}:{k % 60:02}") for k, item in enumerate(many)]
-    points = report([item.id for item in many], log, HumanConfig())["progress"]
+    points = agreement_report([item.id for item in many], log, HumanConfig())["progress"]
     assert len(points) == 200
     assert (points[0], points[-1]) == ([log[0].time, 1], [log[-1].time, 1000])
     assert points == sorted(points, key=lambda point: point[1])

@@ -87,11 +87,11 @@ def test_another_queue_under_the_same_name_is_refused(store: Store, items: list,
 @pytest.mark.parametrize(
     ("items", "message"),
     [
-        ([*make_queue(2, "round-2"), ITEMS[0]], "of several queues"),
+        ([*make_queue(2, "round-2"), ITEMS[0]], "items: expected one queue, got 'round-2' and others"),
         ([make_queue(1, "round-2")[0]] * 2, "asks the same comparison twice"),
         ([dataclasses.replace(item, position=0) for item in make_queue(2, "round-2")], "the same comparison twice"),
         ([dataclasses.replace(ITEMS[0], queue="round-2")], "has item '.*' in another queue"),
-        ([dataclasses.replace(ITEMS[0], queue="round-2\n", id="new")], "queue: expected a name of printable"),
+        ([dataclasses.replace(ITEMS[0], queue="round-2\n", id="new")], "queue: expected printable text"),
     ],
 )
 def test_a_queue_that_is_none_is_refused_whole(store: Store, items: list, message: str) -> None:
@@ -181,7 +181,7 @@ def test_the_same_judgement_again_is_written_once(store: Store) -> None:
 def test_an_id_with_other_content_is_refused(store: Store, change: dict) -> None:
     judgement = judged(ITEMS[0], "ada", "tie")
     store.record(judgement)
-    with pytest.raises(UserError, match=f"judgement '{judgement.id}' is there with other content"):
+    with pytest.raises(UserError, match=f"judgement '{judgement.id}' exists with other content"):
         store.record(dataclasses.replace(judgement, **change))
     assert choices(store) == [(judgement.id, "tie")]
 
@@ -189,29 +189,29 @@ def test_an_id_with_other_content_is_refused(store: Store, change: dict) -> None
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"item": "nothing"}, "has no item 'nothing'; was it asked in another run"),
-        ({"choice": "third"}, "choice must be one of first, second, .*, got 'third'"),
-        ({"choice": ["first"]}, "choice must be one of"),
-        ({"left": "third"}, "left must be first or second, got 'third'"),
-        ({"strength": "very"}, "strength must be slightly, clearly or none, got 'very'"),
-        ({"choice": "tie", "strength": "clearly"}, "tie has no strength; leave it out"),
-        ({"seconds": float("nan")}, "seconds must be a number from 0, or none, got nan"),
-        ({"seconds": float("inf")}, "seconds must be a number"),
-        ({"seconds": -1}, "seconds must be a number"),
-        ({"seconds": "3"}, "seconds must be a number"),
-        ({"seconds": True}, "seconds must be a number"),
-        ({"repeat": 1}, "repeat must be true or false, got 1"),
-        ({"comment": None}, "comment must be text, got None"),
-        ({"page_version": None}, "page_version must be text, got None"),
-        ({"page_version": "\x1b"}, "page_version of judgement 'j': expected a name of printable letters"),
-        ({"annotator": ""}, "annotator of a judgement: expected a name of printable letters, got ''"),
-        ({"annotator": "a\ud800"}, "annotator of a judgement: expected a name"),
-        ({"id": ""}, "id of a judgement: expected a name"),
-        ({"id": 7}, "id of a judgement: expected a name"),
-        ({"time": "yesterday"}, "time must be ISO 8601 .*, got 'yesterday'"),
-        ({"time": None}, "time must be ISO 8601"),
-        ({"undoes": "j0"}, "an undo names the judgement that it undoes, and nothing else does"),
-        ({"choice": "undo"}, "an undo names the judgement"),
+        ({"item": "nothing"}, "has no item 'nothing'; use the run that asked it"),
+        ({"choice": "third"}, "choice: expected one of first, second, .*, got 'third'"),
+        ({"choice": ["first"]}, "choice: expected one of"),
+        ({"left": "third"}, "left: expected first or second, got 'third'"),
+        ({"strength": "very"}, "strength: expected slightly, clearly or None, got 'very'"),
+        ({"choice": "tie", "strength": "clearly"}, "strength: expected None with the choice tie; leave it out"),
+        ({"seconds": float("nan")}, "seconds: expected a number of at least 0, or None, got nan"),
+        ({"seconds": float("inf")}, "seconds: expected a number"),
+        ({"seconds": -1}, "seconds: expected a number"),
+        ({"seconds": "3"}, "seconds: expected a number"),
+        ({"seconds": True}, "seconds: expected a number"),
+        ({"repeat": 1}, "repeat: expected True or False, got 1"),
+        ({"comment": None}, "comment: expected text, got None"),
+        ({"page_version": None}, "page_version: expected text, got None"),
+        ({"page_version": "\x1b"}, "page_version of judgement 'j': expected printable text"),
+        ({"annotator": ""}, "annotator of a judgement: expected printable text, got ''"),
+        ({"annotator": "a\ud800"}, "annotator of a judgement: expected printable text"),
+        ({"id": ""}, "id of a judgement: expected printable text"),
+        ({"id": 7}, "id of a judgement: expected printable text"),
+        ({"time": "yesterday"}, "time: expected ISO 8601 .*, got 'yesterday'"),
+        ({"time": None}, "time: expected ISO 8601"),
+        ({"undoes": "j0"}, "undoes: expected the id of a judgement with the choice undo"),
+        ({"choice": "undo"}, "undoes: expected the id of a judgement"),
         ({"choice": "undo", "undoes": "nothing"}, "there is no judgement 'nothing' to undo"),
     ],
 )
@@ -234,14 +234,14 @@ def test_only_ones_own_judgement_of_the_item_is_undone_and_once(store: Store) ->
         return judged(**{"item": ITEMS[0], "annotator": "ada", "choice": "undo", "undoes": "answer"} | fields)
 
     for other in (undo(annotator="ben"), undo(item=ITEMS[1])):
-        with pytest.raises(UserError, match="'answer' is of another item or person"):
+        with pytest.raises(UserError, match="'answer' is of another item or annotator"):
             store.record(other)
     first = undo(id="undo")
     assert store.record(first)
     assert not store.record(first)
-    with pytest.raises(UserError, match="'answer' is undone already"):
+    with pytest.raises(UserError, match="'answer' is already undone"):
         store.record(undo())
-    with pytest.raises(UserError, match="'undo' is an undo itself"):
+    with pytest.raises(UserError, match="'undo' is itself an undo"):
         store.record(undo(undoes="undo"))
     assert choices(store) == [("answer", "first"), ("undo", "undo")]
 
@@ -400,7 +400,7 @@ def test_processes_that_open_a_new_file_at_once_make_one(tmp_path: Path) -> None
 def fill(store: Store) -> list[str]:
     """Records until the disk is full."""
     written: list[str] = []
-    with pytest.raises(StoreError, match=r"no space left on the disk; every saved answer is kept: free some space"):
+    with pytest.raises(StoreError, match=r"no space left on the disk; every saved answer is kept; free some space"):
         for k in range(10_000):
             store.record(judged(ITEMS[0], "ada", "tie", id=f"n{k}", comment="x" * 2000))
             written.append(f"n{k}")
@@ -446,7 +446,7 @@ def test_a_file_system_that_is_full_loses_nothing(small_disk: Path) -> None:
 def test_a_file_that_stays_locked_is_said(store: Store) -> None:
     with Store(store.path, busy_seconds=0.05) as other:
         judgement = judged(ITEMS[0], "ada", "tie")
-        with store.transaction(), pytest.raises(StoreError, match="another process has kept it locked for too long"):
+        with store.transaction(), pytest.raises(StoreError, match="locked by another process for too long"):
             other.record(judgement)
         assert other.record(judgement)
 
@@ -463,7 +463,7 @@ def test_a_newer_file_is_refused_and_not_touched(store: Store) -> None:
     store.rows("PRAGMA user_version = 2")
     store.close()
     before = store.path.read_bytes()
-    with pytest.raises(StoreError, match=r"written by a newer shfcas \(layout 2, this one knows 1\); update shfcas"):
+    with pytest.raises(StoreError, match=r"written by a newer shfcas \(layout 2, expected at most 1\); update shfcas"):
         Store(store.path)
     assert store.path.read_bytes() == before
 
@@ -494,7 +494,7 @@ def test_an_empty_file_is_filled(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"there is no folder .*typo; name a run directory that exists"):
+    with pytest.raises(StoreError, match=r"there is no folder .*typo; give a run directory that exists"):
         Store(tmp_path / "typo" / "feedback.sqlite")
     with pytest.raises(StoreError, match="cannot be opened; choose a folder"):
         Store(tmp_path)

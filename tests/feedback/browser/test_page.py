@@ -83,7 +83,7 @@ def test_a_session_by_keyboard_alone(served, person, tmp_path):
     items.append(ada.answers("1"))
     ada.is_done()
     ada.status("Saved")
-    assert "You have answered 14. All of it is saved." in ada.at("#done").inner_text()
+    assert "You have answered 14. All answers are saved." in ada.at("#done").inner_text()
 
     log = run.log()
     assert [judgement.item for judgement in log] == items == [item.id for item in run.items]
@@ -332,7 +332,7 @@ def test_what_the_server_says_is_shown_while_it_gives_nothing(served, person, mo
     with contextlib.closing(sqlite3.connect(run.folder / "feedback.sqlite", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")  # another process keeps the file for itself: 503
         ada.page.goto(run.link("ada"))
-        ada.at("#waiting", has_text="another process has kept it locked").wait_for()
+        ada.at("#waiting", has_text="locked by another process").wait_for()
         assert "The page tries again by itself" in ada.text("#waiting")
         assert "No new comparisons. The server says: " in ada.text("#status")
         other.execute("ROLLBACK")

@@ -44,36 +44,52 @@ def broken(rows: Any, change: Any, *keys: Any) -> Any:
 
 
 LS_ERRORS = [
-    (0, (), "0 is not a JSON object"),
-    (..., ("data",), "no data; export from Label Studio as JSON .not JSON_MIN"),
-    ("x", ("annotations",), "annotations is 'x'"),
+    (0, (), "expected a JSON object, got 0"),
+    (..., ("data",), "data: missing; export from Label Studio as JSON .not JSON_MIN"),
+    ("x", ("annotations",), "annotations: expected a list, got 'x'"),
     ("nothing", ("meta", "item"), "item 'nothing' is in no queue of this run; import it into the run that"),
     ([1], ("meta", "item"), r"item \[1\] is in no queue of this run"),
     ("0" * 16, ("meta", "digest"), "has other texts in this run"),
-    ({"left": "first"}, ("meta",), "left is first, but the answers stand the other way round"),
-    ("up", ("meta", "left"), "left is 'up', neither first nor second"),
-    ("x", ("meta", "log"), "the metadata's log is 'x'"),
-    ([1], ("meta", "log"), "log 0: 1 is not a judgement"),
-    (1, ("annotations", 0), "annotation 0: 1 is no annotation"),
-    (..., ("annotations", 0, "result"), "is no annotation"),
-    ([1], ("annotations", 0, "result"), "1 is no result"),
-    ([], ("annotations", 0, "result"), "annotation 0: no answer is marked; correct the annotation in Label Studio"),
-    ("up", ("annotations", 0, "result", 0, "value", "selected"), "selected is 'up'; expected one of left, right"),
-    (["huge"], ("annotations", 0, "result", 1, "value", "choices"), "strength is 'huge'; expected one of slightly"),
-    (["clearly"] * 2, ("annotations", 0, "result", 1, "value", "choices"), "strength is"),
-    ("other", ("annotations", 0, "result", 1, "from_name"), "other is 'clearly'; expected one of tie"),
-    ("better", ("annotations", 0, "result", 1, "from_name"), "two results for better"),
-    ([2], ("annotations", 0, "result", 2, "value", "text"), r"the comment is \[2\]; write text"),
-    (None, ("annotations", 0, "completed_by"), "completed_by is None"),
-    (True, ("annotations", 0, "completed_by"), "completed_by is True"),
-    ("a\x1b[2J", ("annotations", 0, "completed_by", "email"), r"the annotator has control characters: 'a\\x1b\[2J'"),
-    ("a\u202eb", ("annotations", 0, "completed_by", "email"), "control characters"),
-    ("a" * 201, ("annotations", 0, "completed_by", "email"), "the annotator has 201 characters"),
-    ([7], ("annotations", 0, "completed_by", "email"), r"the annotator is \[7\]"),
-    (-1, ("annotations", 0, "lead_time"), "the time taken is -1; write seconds, or null"),
-    (True, ("annotations", 0, "lead_time"), "the time taken is True"),
-    ("yesterday", ("annotations", 0, "created_at"), "the time is 'yesterday'"),
-    (9, ("annotations", 0, "created_at"), "the time is 9"),
+    ({"left": "first"}, ("meta",), "left: first, but the answers are on the opposite sides"),
+    ("up", ("meta", "left"), "left: expected first or second, got 'up'"),
+    ("x", ("meta", "log"), "log in the metadata: expected a list, got 'x'"),
+    ([1], ("meta", "log"), "log 0: expected a judgement, got 1"),
+    (1, ("annotations", 0), "annotation 0: expected an annotation, got 1"),
+    (..., ("annotations", 0, "result"), "expected an annotation"),
+    ([1], ("annotations", 0, "result"), "expected a result, got 1"),
+    (
+        [],
+        ("annotations", 0, "result"),
+        "annotation 0: better: missing, no answer is marked; correct the",
+    ),
+    ("up", ("annotations", 0, "result", 0, "value", "selected"), "selected: expected one of left, right, got 'up'"),
+    (
+        ["huge"],
+        ("annotations", 0, "result", 1, "value", "choices"),
+        "strength: expected one of .*, got 'huge'",
+    ),
+    (["clearly"] * 2, ("annotations", 0, "result", 1, "value", "choices"), "strength: expected one choice"),
+    (
+        "other",
+        ("annotations", 0, "result", 1, "from_name"),
+        "other: expected one of tie, .*, got 'clearly'",
+    ),
+    ("better", ("annotations", 0, "result", 1, "from_name"), "better: expected one result, got two"),
+    ([2], ("annotations", 0, "result", 2, "value", "text"), r"comment: expected text, got \[2\]"),
+    (None, ("annotations", 0, "completed_by"), "completed_by: expected a user, got None"),
+    (True, ("annotations", 0, "completed_by"), "completed_by: expected a user, got True"),
+    (
+        "a\x1b[2J",
+        ("annotations", 0, "completed_by", "email"),
+        r"expected printable characters, got 'a\\x1b\[2J'",
+    ),
+    ("a\u202eb", ("annotations", 0, "completed_by", "email"), "expected printable characters"),
+    ("a" * 201, ("annotations", 0, "completed_by", "email"), "annotator: expected at most 200 characters, got 201"),
+    ([7], ("annotations", 0, "completed_by", "email"), r"annotator: expected text, got \[7\]"),
+    (-1, ("annotations", 0, "lead_time"), "lead_time: expected a number of at least 0, or null, got -1"),
+    (True, ("annotations", 0, "lead_time"), "lead_time: expected a number of at least 0, or null, got True"),
+    ("yesterday", ("annotations", 0, "created_at"), "created_at: expected ISO 8601 such as .*, got 'yesterday'"),
+    (9, ("annotations", 0, "created_at"), "created_at: expected ISO 8601 such as .*, got 9"),
 ]
 
 
@@ -92,18 +108,22 @@ def test_what_is_wrong_in_a_label_studio_export_is_named(
 
 
 ARGILLA_ERRORS = [
-    (..., ("fields",), "no fields; export with dataset.records.to_json"),
-    ([], ("responses",), r"responses is \[\]"),
-    ({}, ("responses", "preference"), r"the responses to preference are \{\}"),
-    (3, ("responses", "preference", 0), "a response to preference without a user: 3"),
-    ("None", ("responses", "preference", 0, "user_id"), "a response to preference without a user"),
-    ("better", ("responses", "preference", 0, "value"), "preference is 'better'; expected one of answer_a, answer_b"),
-    ([], ("responses", "preference"), "a strength or a comment, and no preference"),
-    ("very", ("responses", "strength", 0, "value"), "strength is 'very'"),
-    ("flag", ("responses", "preference", 0, "value"), r"a strength \(slightly\), and flag as the preference"),
-    (5, ("responses", "comment", 0, "value"), "the comment is 5"),
-    ("[[", ("metadata", "log"), "the metadata's log is not valid JSON"),
-    ("[" * 100000, ("metadata", "log"), r"the metadata's log is not valid JSON \(nested too deeply\)"),
+    (..., ("fields",), "fields: missing; export with dataset.records.to_json"),
+    ([], ("responses",), r"responses: expected an object, got \[\]"),
+    ({}, ("responses", "preference"), r"responses to preference: expected a list, got \{\}"),
+    (3, ("responses", "preference", 0), "response to preference: expected a user_id, got 3"),
+    ("None", ("responses", "preference", 0, "user_id"), "response to preference: expected a user_id"),
+    (
+        "better",
+        ("responses", "preference", 0, "value"),
+        "preference: expected one of answer_a, .*, got 'better'",
+    ),
+    ([], ("responses", "preference"), "preference: missing beside a strength or a comment"),
+    ("very", ("responses", "strength", 0, "value"), "strength: expected one of slightly, clearly, got 'very'"),
+    ("flag", ("responses", "preference", 0, "value"), "strength: expected none with the preference flag, got slightly"),
+    (5, ("responses", "comment", 0, "value"), "comment: expected text, got 5"),
+    ("[[", ("metadata", "log"), "log in the metadata is not valid JSON"),
+    ("[" * 100000, ("metadata", "log"), r"log in the metadata is not valid JSON \(nested too deeply\)"),
     ("nothing", ("metadata", "item"), "item 'nothing' is in no queue"),
     ("other", ("fields", "answer_a"), "has other texts"),
 ]
@@ -121,42 +141,42 @@ def test_what_is_wrong_in_an_argilla_export_is_named(
 
 
 JSONL_ERRORS = [
-    (0, "event", "type", "type is 'event'; expected one of queue, item, judgement"),
-    (0, "../../etc", "queue", "the queue is called '../../etc'"),
-    (0, "x", "seed", "a queue needs its seed and its number of items, got 'x'"),
-    (0, 6, "items", "the queue round-1 has 6 items"),
-    (1, ..., "why", "an item needs id, queue"),
-    (1, 3, "first_text", "first_text is 3; write text"),
-    (1, 1.5, "first", "first is 1.5; expected a whole number"),
-    (1, "p9", "prompt_id", "is not the id of its queue, prompt and answers"),
-    (1, "round-2", "queue", "an item of the queue 'round-2' after the line of 'round-1'"),
+    (0, "event", "type", "type: expected one of queue, item, judgement, got 'event'"),
+    (0, "../../etc", "queue", "queue: expected a name such as round-1, got '../../etc'"),
+    (0, "x", "seed", "seed: expected a whole number, got 'x'"),
+    (0, 6, "items", "queue round-1: expected 6 items"),
+    (1, ..., "why", "expected an item with id, queue"),
+    (1, 3, "first_text", "first_text: expected text, got 3"),
+    (1, 1.5, "first", "first: expected a whole number of at least 0, got 1.5"),
+    (1, "p9", "prompt_id", "does not match the item's queue, prompt and answers"),
+    (1, "round-2", "queue", "queue: expected 'round-1', as in the line above, got 'round-2'"),
     (1, [{"role": "user"}], "prompt", "a prompt is text or a non-empty list"),
-    (1, [], "why", r"why is \[\]"),
-    (1, {"rewards": [1, 2, 3]}, "why", "why is .*; expected finite numbers, or one for each answer"),
-    (1, {"pacs": [0.25, float("nan")]}, "why", "why is .*; expected finite numbers"),
-    (1, {"kendall_distance": float("inf")}, "why", "why is .*; expected finite numbers"),
-    (1, {"kendall_distance": -(10**400)}, "why", "why is .*; expected finite numbers"),
-    (1, [{"role": "user", "content": "x", "more": [1]}], "prompt", "a message of the prompt has more than text in it"),
+    (1, [], "why", r"why: .*, got \[\]"),
+    (1, {"rewards": [1, 2, 3]}, "why", "why: expected finite numbers, or one for each answer"),
+    (1, {"pacs": [0.25, float("nan")]}, "why", "why: expected finite numbers"),
+    (1, {"kendall_distance": float("inf")}, "why", "why: expected finite numbers"),
+    (1, {"kendall_distance": -(10**400)}, "why", "why: expected finite numbers"),
+    (1, [{"role": "user", "content": "x", "more": [1]}], "prompt", "prompt: expected messages of text only"),
     (6, "nothing", "item", "item 'nothing' is in no queue"),
-    (6, ..., "annotator", "no annotator"),
-    (6, "better", "choice", "choice is 'better'; expected one of first"),
-    (6, ["first"], "choice", "choice is"),
-    (6, "up", "left", "left is 'up'"),
-    (6, "very", "strength", "strength is 'very'"),
-    (6, "tie", "choice", r"a strength \(clearly\) with the choice tie"),
-    (6, "no", "repeat", "repeat is 'no'"),
-    (6, "j1", "undoes", "undoes and the choice undo belong together"),
-    (6, float("nan"), "seconds", "the time taken is nan"),
-    (6, 10**400, "seconds", "the time taken is 1000000000"),
-    (6, "9999", "time", "the time is '9999'"),
-    (6, ..., "id", "a judgement of a log without its id"),
+    (6, ..., "annotator", "annotator: missing"),
+    (6, "better", "choice", "choice: expected one of first, .*, got 'better'"),
+    (6, ["first"], "choice", "choice: expected one of"),
+    (6, "up", "left", "left: expected one of first, second, got 'up'"),
+    (6, "very", "strength", "strength: expected one of slightly, clearly, got 'very'"),
+    (6, "tie", "choice", "strength: expected none with the choice tie, got clearly"),
+    (6, "no", "repeat", "repeat: expected true or false, got 'no'"),
+    (6, "j1", "undoes", "undoes: expected an id with the choice undo"),
+    (6, float("nan"), "seconds", "seconds: .*, got nan"),
+    (6, 10**400, "seconds", "seconds: .*, got 1000000000"),
+    (6, "9999", "time", "time: expected ISO 8601 .*, got '9999'"),
+    (6, ..., "id", "id: missing in a row of a log"),
     (6, 1, "score", "unknown field 'score'"),
-    (6, 4, "comment", "comment is 4"),
-    (6, "", "annotator", "the annotator is ''; give a name"),
-    (8, "j9", "undoes", "undoes 'j9', which is no judgement of the same person and item before it"),
-    (8, "j0", "undoes", "undoes 'j0', which is no judgement of the same person and item"),
-    (8, "ben", "annotator", "undoes 'j1', which is no judgement of the same person"),
-    (9, "j1", "id", "judgement 'j1' says something else there already"),
+    (6, 4, "comment", "comment: expected text, got 4"),
+    (6, "", "annotator", "annotator: expected a name, got ''"),
+    (8, "j9", "undoes", "undoes: expected an earlier judgement of the same annotator and item, got 'j9'"),
+    (8, "j0", "undoes", "undoes: expected an earlier judgement of the same annotator and item, got 'j0'"),
+    (8, "ben", "annotator", "undoes: expected an earlier judgement of the same annotator and item, got 'j1'"),
+    (9, "j1", "id", "judgement 'j1' exists with other content"),
 ]
 
 
@@ -177,7 +197,7 @@ def test_an_undo_is_undone_once(store: Store, tmp_path: Path) -> None:
     rows.append({**rows[8], "id": "undo of undo", "undoes": "j2"})
     with Store(tmp_path / "empty.sqlite") as empty:
         found = refusal(empty, rows, tmp_path / "in.jsonl", "jsonl")
-    assert "undoes 'j1', which is undone or an undo" in found and "undoes 'j2', which is undone or an undo" in found
+    assert "undoes: 'j1' is undone, or an undo" in found and "undoes: 'j2' is undone, or an undo" in found
 
 
 TRL_ROW = {
@@ -201,8 +221,8 @@ TRL_ERRORS = [
     ({"prompt": "same?", "chosen": "twice", "rejected": "twice", "prompt_id": ""}, "both answers have the same text"),
     ({"margin": -1}, "the row, margin: expected a number of at least 0"),
     ({"margin": float("inf")}, "the row, margin"),
-    ({"source": "human", "annotator": "ada++ben"}, "the annotator is ''"),
-    ({"annotator": "a\nb"}, "control characters"),
+    ({"source": "human", "annotator": "ada++ben"}, "annotator: expected a name, got ''"),
+    ({"annotator": "a\nb"}, "expected printable characters"),
     ({"margin": "x" * 10000}, "^.{,600}$"),
     ({"prompt": [{"role": [1], "content": "x"}], "prompt_id": ""}, "the row: a prompt is text"),
 ]
@@ -229,7 +249,7 @@ def test_two_different_answers_of_one_person_are_a_problem_and_the_same_twice_ar
     assert imported(fresh, [TRL_ROW, TRL_ROW], tmp_path / "p.jsonl", "trl")["new"] == 1
     with new_store(tmp_path / "other.sqlite") as other:
         found = refusal(other, [TRL_ROW, TRL_ROW | {"margin": 1.0}], tmp_path / "p.jsonl", "trl")
-    assert "line 2: 'original' answers item" in found and "p.jsonl: line 1; keep one of them" in found
+    assert "line 2: 'original' gives item" in found and "p.jsonl: line 1; keep one of them" in found
 
 
 def test_all_problems_are_counted_and_the_first_are_shown(fresh: Store, tmp_path: Path) -> None:
@@ -246,7 +266,7 @@ def test_one_bad_file_keeps_the_good_one_out(fresh: Store, tmp_path: Path) -> No
     with pytest.raises(UserError, match="3 problems") as caught:
         import_answers(fresh, [good, bad], ExchangeBaseConfig("trl"))
     assert "bad.jsonl: line 1: the line is not valid JSON" in str(caught.value)
-    assert "bad.jsonl: line 2: [1] is not a JSON object" in str(caught.value) and not fresh.judgements()
+    assert "bad.jsonl: line 2: expected a JSON object, got [1]" in str(caught.value) and not fresh.judgements()
     with pytest.raises(UserError, match=r"none\.jsonl does not exist"):
         import_answers(fresh, [tmp_path / "none.jsonl"], ExchangeBaseConfig("trl"))
     with pytest.raises(UserError, match="cannot be read"):
@@ -260,9 +280,9 @@ def test_arrays_are_read_row_by_row(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     problems = reading.Problems()
     for indent in (None, 2):
         (tmp_path / "f").write_text("\ufeff \n" + json.dumps(wanted, indent=indent, ensure_ascii=False) + "\n")
-        assert [row for _, row in reading.rows(tmp_path / "f", problems)] == wanted
+        assert [row for _, row in reading.read_rows(tmp_path / "f", problems)] == wanted
     (tmp_path / "f").write_text(" [ ] ")
-    assert not list(reading.rows(tmp_path / "f", problems))
+    assert not list(reading.read_rows(tmp_path / "f", problems))
     problems.check()
 
 
@@ -271,12 +291,12 @@ def test_arrays_are_read_row_by_row(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     [
         ('[{"a": 1}, {"b": 2}', 2, "row 2: not valid JSON"),
         ('[{"a": 1}, {"b": ', 1, "row 1: not valid JSON"),
-        ("[12, 34]", 0, "row 0: 12 is not a JSON object"),
+        ("[12, 34]", 0, "row 0: expected a JSON object, got 12"),
         ("[" * 200000, 0, "nested too deeply"),
         ('[{"a": ' + "9" * 5000 + "}]", 0, "row 0: not valid JSON"),
         ("{" * 10, 0, "line 1: the line is not valid JSON"),
         ('[{"a": "' + "x" * 3000, 0, "row 0: not valid JSON, or larger than 1000 characters"),
-        ('{"a": "' + "x" * 3000, 0, "line 1: longer than 1000 characters"),
+        ('{"a": "' + "x" * 3000, 0, "line 1: expected at most 1000 characters, got more"),
         ('[{"a": "\udcff"}]', 0, "not UTF-8 text"),
     ],
     ids=lambda v: str(v)[:20].encode("ascii", "replace").decode(),
@@ -285,11 +305,11 @@ def test_hostile_files_end_in_a_problem(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, rows: int, message: str
 ) -> None:
     if "1000" in message:
-        monkeypatch.setattr(reading, "LARGEST_ROW", 1000)
+        monkeypatch.setattr(reading, "MAX_ROW", 1000)
         monkeypatch.setattr(reading, "BLOCK", 100)
     (tmp_path / "f").write_bytes(text.encode("utf-8", "surrogateescape"))
     problems = reading.Problems()
-    assert len(list(reading.rows(tmp_path / "f", problems))) == rows
+    assert len(list(reading.read_rows(tmp_path / "f", problems))) == rows
     with pytest.raises(UserError, match=message):
         problems.check()
 

@@ -153,7 +153,7 @@ def test_a_changed_answer_takes_the_place_of_the_old_one_if_told_so(fresh: Store
     second[0]["responses"]["preference"][1]["value"] = "both_bad"
     imported(fresh, first, path, "argilla")
     message = refusal(fresh, second, path, "argilla")
-    assert "user '1c5f6a0e" in message and "otherwise (tie); --replace true takes this answer instead" in message
+    assert "user '1c5f6a0e" in message and "another answer (tie); use --replace true to replace it" in message
     for rows, choice in ((second, "both_bad"), (first, "tie"), (second, "both_bad")):
         assert imported(fresh, rows, path, "argilla", replace=True)["new"] == 2
         assert imported(fresh, rows, path, "argilla", replace=True)["new"] == 0

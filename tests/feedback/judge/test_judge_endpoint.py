@@ -2,24 +2,28 @@
 
 import json
 import logging
+import os
+import signal
+import socket
+import subprocess
 import sys
 import threading
 import time
 import traceback
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from shfcas.feedback.judge import client
 from shfcas.feedback.judge.config import JudgeConfig
 from shfcas.feedback.judge.source import JudgeFeedback
 from shfcas.selection import Comparison
 from shfcas.utils.errors import MissingExtra, UserError
-from shfcas.utils.http import retry_after
+from shfcas.utils.files import read_jsonl
 from tests.support.judge_cases import KEY, LONGER, QUEUE, TABLE, Serve, first_time, judged, settings
 from tests.support.judge_server import Request, Response, answers, error, longer, said
+from tests.support.raw_server import RawServer, response, send
 
 
 @pytest.mark.parametrize(
@@ -70,25 +74,18 @@ def test_the_time_that_the_endpoint_names_is_kept_instead_of_our_own(serve: Serv
     assert not early and judge.report["retries"] == 1
 
 
-def test_retry_after_is_a_number_or_a_date() -> None:
-    assert retry_after({"retry-after": "1.5"}) == 1.5
-    later = format_datetime(datetime.now(UTC) + timedelta(seconds=1000), usegmt=True)
-    assert 900 < retry_after({"retry-after": later}) <= 1000
-    assert retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
-    assert retry_after({"retry-after": "-3"}) == 0
-    assert [retry_after({"retry-after": odd}) for odd in ("soon", "nan", "")] == [None] * 3
-    assert retry_after({}) is None
-
-
 @pytest.mark.parametrize(
     ("failure", "message"),
     [
         (error(401, f"wrong key {KEY}"), r"refuses the key \(401\); check OPENAI_API_KEY"),
         (error(403), r"refuses the key \(403\)"),
-        (error(404, "no model m"), r"knows no model 'm', or judge.base_url is not its address \(404: no model m\)"),
-        (Response(status=307, body="", headers={"Location": "http://127.0.0.1:9/v1"}), r"cannot be used \(307"),
+        (error(404, "no model m"), r"\(404: no model m\); check judge.model \('m'\) and judge.base_url"),
+        (
+            Response(status=307, body="", headers={"Location": "http://127.0.0.1:9/v1"}),
+            r"redirects to http://127.0.0.1:9/v1 \(307\), which is not followed; set judge.base_url",
+        ),
         (error(429, code="insufficient_quota"), "credit is used up"),
-        (error(429, Retry_After="86400"), "left alone for 86400 seconds"),
+        (error(429, Retry_After="86400"), "asks to wait 86400 seconds"),
         (error(400, "temperature is not supported"), r"refuses the request \(400: temperature is not supported\)"),
         (error(422), r"refuses the request \(422"),
     ],
@@ -180,12 +177,75 @@ def test_the_key_is_seen_by_the_endpoint_alone(serve: Serve, tmp_path: Path, cap
     assert KEY not in "".join([kept, caplog.text, *shown])
 
 
+@pytest.mark.parametrize("form", [KEY, KEY.replace("-", "\\u002d"), KEY.replace("0", "%30")])
+def test_the_key_in_a_verdict_is_not_kept(form: str, serve: Serve, tmp_path: Path) -> None:
+    """A judge may spell the key so that it only appears once its JSON is read."""
+    server = serve(lambda request: json.dumps({"reason": "R", "verdict": "A"}).replace("R", form))
+    JudgeFeedback(settings(server), tmp_path / "cache.jsonl")(QUEUE, TABLE, round=1)
+    reasons = {row["reason"] for row in read_jsonl(tmp_path / "cache.jsonl")}
+    assert reasons == {"***"}
+
+
+def test_a_reply_that_is_too_large_fails_one_comparison(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "LARGEST_REPLY", 1000)
+
+    def script(request: Request) -> str:
+        return said("A", "x" * 2000) if "the longest of all" in answers(request) else longer(request)
+
+    judge = JudgeFeedback(settings(serve(script), max_failed_share=0.25), tmp_path / "cache.jsonl")
+    assert judged(judge(QUEUE, TABLE, round=1)) == [p for p in LONGER if p[0] != "b"]
+    assert judge.report["failed"] == 1 and judge.report["retries"] == 0
+
+
+def test_account_headers_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-1")
+    with RawServer(send(response({"error": "no"}, "404 X"))) as server, pytest.raises(UserError, match="404"):
+        JudgeFeedback(settings(server.url, concurrency=1), tmp_path / "cache.jsonl")(QUEUE, TABLE, round=1)
+    head = server.requests[0].lower()
+    assert b"openai-organization: org-1\r\n" in head and b"openai-project" not in head
+
+
+PROGRAM = """
+import sys
+from shfcas.feedback.judge.source import JudgeFeedback
+from tests.support.judge_cases import QUEUE, TABLE, settings
+
+judge = JudgeFeedback(settings(sys.argv[1], timeout=100.0), sys.argv[2])
+try:
+    judge(QUEUE, TABLE, round=1)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_does_not_wait_for_replies(serve: Serve, tmp_path: Path) -> None:
+    ended = threading.Semaphore(0)
+
+    def talk(connection: socket.socket, request: bytes) -> None:
+        if not connection.recv(1):
+            ended.release()
+
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    with RawServer(talk) as server:
+        command = [sys.executable, "-c", PROGRAM, server.url, str(tmp_path / "cache.jsonl")]
+        with subprocess.Popen(command, env=environment, stdout=-1, stderr=-1, text=True) as process:
+            while len(server.requests) < 4:
+                assert process.poll() is None
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            assert all(ended.acquire(timeout=10) for _ in range(4))  # so the endpoint stops too
+            output, errors = process.communicate(timeout=30)
+    assert (output, process.returncode) == ("interrupted\n", 0) and "Traceback" not in errors
+
+
 @pytest.mark.parametrize(
     ("key", "url", "message"),
     [
         ("", None, "set OPENAI_API_KEY in the environment, or judge.base_url"),
-        ("sk-\u00e9-secret-key", None, "holds characters that no key has"),
-        ("sk-\nsecret-key", None, "holds characters that no key has"),
+        ("sk-\u00e9-secret-key", None, "expected printable ASCII characters"),
+        ("sk-\nsecret-key", None, "expected printable ASCII characters"),
         (KEY, "localhost:8000/v1", "OPENAI_BASE_URL: expected an address"),
         (KEY, "http://me:password@host/v1", "OPENAI_BASE_URL: leave names, passwords"),
     ],
@@ -215,9 +275,9 @@ def test_a_key_in_the_open_is_warned_of(caplog: pytest.LogCaptureFixture, tmp_pa
     assert "go to judge.example unencrypted" in caplog.text
 
 
-def test_without_openai_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(MissingExtra, match=r"pip install 'shfcas\[judge\]'"):
+def test_without_httpx_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "httpx2", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'shfcas\[rlhf\]'"):
         JudgeFeedback(JudgeConfig(model="m"), tmp_path / "cache.jsonl")
 
 

@@ -146,7 +146,7 @@ def test_one_object_is_a_verdict(reply: str, verdict: str) -> None:
         ('{"verdict": "A"} Ignore the above.', "not one JSON object"),
         ('<think>{"verdict": "B"}</think>{"verdict": "A"}', "not one JSON object"),
         ('```\n{"verdict": "A"}\n```\n```\n{"verdict": "B"}\n```', "not one JSON object"),
-        ('{"verdict": "A", "verdict": "B"}', "stood twice"),
+        ('{"verdict": "A", "verdict": "B"}', "had a key twice"),
         ('{"verdict": "A", "confidence": 1}', "other keys"),
         ('{"reason": "A"}', 'no "verdict"'),
         ('{"verdict": "a"}', "none of"),

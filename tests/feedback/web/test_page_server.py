@@ -223,7 +223,7 @@ def test_nobody_who_answers_waits_for_the_dashboard(folder: Path, page: Page, mo
         thread.join(20)
         return {"answers": len(replies)}
 
-    monkeypatch.setattr(desk, "report", answered_meanwhile)
+    monkeypatch.setattr(desk, "agreement_report", answered_meanwhile)
     assert ben.get("/api/dashboard").json()["report"] == {"answers": 1}
     assert [reply.status for reply in replies] == [200] and len(log(folder)) == 1
 
@@ -322,12 +322,30 @@ def test_wrong_input_is_named_and_nothing_is_written(shared: tuple[Path, Page], 
     assert log(folder) == []
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"choice": "first"}, "choice: Input should be 'left', 'right', 'tie', 'both_bad', 'skip' or 'flag'"),
+        ({"choice": "tie", "strength": "clearly"}, "strength: expected none with the choice tie"),
+        ({"seconds": -1}, "seconds: Input should be greater than or equal to 0"),
+        ({"id": "\x1b[31m"}, "id: String should match pattern '^[A-Za-z0-9-]{8,64}$'"),
+        ({"comment": None}, "comment: Input should be a valid string"),
+        ({"annotator": "ben"}, "annotator: Extra inputs are not permitted"),
+    ],
+)
+def test_the_first_wrong_field_is_named_in_one_line(shared: tuple[Path, Page], change: dict, message: str) -> None:
+    client = signed_in(shared[1])
+    reply = client.judge(client.next(), **change)
+    assert (reply.status, reply.json()) == (400, {"error": message})
+
+
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"a":' * 20_000, b"\xff", b"null"])
 def test_a_body_that_is_no_object_is_refused(shared: tuple[Path, Page], body: bytes) -> None:
     _, page = shared
     client = signed_in(page)
     for path in ("/api/judgements", "/api/undo", "/api/sign-out", "/api/sign-in"):
-        assert client.post(path, body).status in (400, 413)
+        reply = client.post(path, body)
+        assert reply.status in (400, 413) and set(reply.json()) == {"error"}
     assert client.get("/api/me").status == 200
 
 
@@ -416,7 +434,7 @@ def test_the_command_serves_until_ctrl_c_and_a_kill_loses_nothing(folder: Path) 
     assert client.judge(task, id=saved).json()["new"] is False
     code, errors = again.end(signal.SIGINT)
     assert code == 130
-    assert errors == "shfcas annotate: stopped; the same command continues where it was\n"
+    assert errors == "shfcas annotate: stopped; the same command continues\n"
     assert len(log(folder)) == 2 and running(folder) is None
 
 
@@ -452,7 +470,7 @@ def test_without_the_extra_the_command_says_what_to_install(
         ([], 2, "expected one run directory, got none"),
         (["a", "b"], 2, "expected one run directory, got a b"),
         (["nowhere"], 1, "nowhere does not exist"),
-        ([".", "--annotators", "ada,a b"], 1, "'a b' cannot be a name"),
+        ([".", "--annotators", "ada,a b"], 1, "and any of . _ - @, got 'a b'"),
         ([".", "--host", "0.0.0.0"], 1, "set allow_public"),
         ([".", "--port", "70000"], 2, "expected 0 to 65535"),
         ([".", "--guidelines", "none.md"], 1, "none.md does not exist"),

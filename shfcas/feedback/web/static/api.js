@@ -1,8 +1,8 @@
-// The server, as the page sees it.
+// Requests to the server.
 
-const PATIENCE = 20_000; // milliseconds
+const TIMEOUT = 20_000; // milliseconds
 
-/** The server was reached and said no; `status` is that of HTTP. */
+/** Refusal by the server; `status` is the HTTP status. */
 export class Refused extends Error {
   constructor(status, message) {
     super(message);
@@ -10,7 +10,7 @@ export class Refused extends Error {
   }
 }
 
-/** The server was not reached, or did not answer as it should. */
+/** Failure to reach the server, or a reply that cannot be read. */
 export class Unreachable extends Error {}
 
 const meta = (name, page = document) => page.querySelector(`meta[name="${name}"]`)?.content ?? "";
@@ -18,18 +18,18 @@ let csrf = meta("csrf");
 
 export const pageVersion = meta("page-version");
 export const signedInAs = meta("annotator");
-export const run = meta("run"); // what this browser keeps belongs to it: another one may be served here tomorrow
+export const run = meta("run"); // browser storage is kept per run: this address may serve another run tomorrow
 
 export const get = (path) => ask(path, {});
 
-/** The next comparison; whose it is depends on the session, which may be another person's by now. */
+/** Fetches the next comparison. The session may belong to another annotator by now, so the reply names its own. */
 export async function next(held) {
   const answer = await get(`/api/next?${held.map((id) => `held=${encodeURIComponent(id)}`).join("&")}`);
   mustBeOurs(answer.run, answer.name);
   return answer;
 }
 
-/** A 403 may mean that the token of this page is an old one: it is fetched again, once. */
+/** Posts JSON. After a 403, the CSRF token of this page may be old: it is fetched again, once. */
 export async function post(path, body) {
   const request = () => ask(path, {
     method: "POST",
@@ -44,13 +44,13 @@ export async function post(path, body) {
   }
 }
 
-/** The guidelines, as the nodes of their page. */
+/** Fetches the guidelines as DOM nodes. */
 export async function guidelines() {
   const page = await html("/guidelines");
   return [...(page.getElementById("text")?.childNodes ?? [])].map((node) => document.adoptNode(node));
 }
 
-/** Fetches the token that belongs to the present session; whether it is another one. */
+/** Fetches the CSRF token of the current session; returns true if it changed. */
 async function renew() {
   const page = await html("/");
   mustBeOurs(meta("run", page), meta("annotator", page));
@@ -60,9 +60,9 @@ async function renew() {
   return changed;
 }
 
-/** A browser has one session: when somebody else signs in, what was begun here must neither be theirs nor be lost. */
+/** Stops this page if someone else has signed in to this browser: answers begun here are neither theirs nor lost. */
 function mustBeOurs(itsRun, name) {
-  if (signedInAs && (itsRun !== run || name !== signedInAs)) throw new Refused(401, "somebody else has signed in");
+  if (signedInAs && (itsRun !== run || name !== signedInAs)) throw new Refused(401, "someone else has signed in");
 }
 
 async function html(path) {
@@ -77,16 +77,16 @@ async function ask(path, options) {
   try {
     answer = await response.json();
   } catch {
-    if (response.ok || response.status >= 500) throw new Unreachable("the server's answer cannot be read");
+    if (response.ok || response.status >= 500) throw new Unreachable("the server's reply cannot be read");
     answer = {};
   }
-  if (!response.ok) throw new Refused(response.status, answer?.error ?? `the server says ${response.status}`);
+  if (!response.ok) throw new Refused(response.status, answer?.error ?? `the server replied ${response.status}`);
   return answer;
 }
 
 async function reach(path, options) {
   const stop = new AbortController();
-  const timer = setTimeout(() => stop.abort(), PATIENCE);
+  const timer = setTimeout(() => stop.abort(), TIMEOUT);
   try {
     return await fetch(path, { ...options, signal: stop.signal, credentials: "same-origin", cache: "no-store" });
   } catch {
@@ -96,7 +96,7 @@ async function reach(path, options) {
   }
 }
 
-/** A random UUID. `crypto.randomUUID` is there only over HTTPS and on this machine; these bits are everywhere. */
+/** Returns a random UUID. `crypto.randomUUID` exists only over HTTPS and on localhost, these random bits everywhere. */
 export function uuid() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   bytes[6] = (bytes[6] & 0x0f) | 0x40;

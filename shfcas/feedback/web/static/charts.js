@@ -1,4 +1,4 @@
-// Drawings of the dashboard: SVG made node by node. Each stands beside a table of the same numbers.
+// Charts of the dashboard as SVG nodes. Each has a table of the same numbers beside it.
 
 const SPACE = "http://www.w3.org/2000/svg";
 const MARGIN = { top: 12, right: 16, bottom: 28, left: 44 };
@@ -12,26 +12,26 @@ function svg(name, attributes = {}, text = "") {
   return element;
 }
 
-function drawing(width, height, label) {
+function emptyChart(width, height, label) {
   return svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
 }
 
-/** Round values from 0 to at least `most`, about `count` of them. */
+/** Returns about `count` round values from 0 to at least `most`. */
 export function ticks(most, count = 4) {
   const rough = Math.max(most, 1) / count;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = Math.max(1, [1, 2, 5, 10].find((each) => each * power >= rough) * power);
-  const found = [0];
-  while (found.at(-1) < most) found.push(found.at(-1) + step);
-  return found;
+  const values = [0];
+  while (values.at(-1) < most) values.push(values.at(-1) + step);
+  return values;
 }
 
 /**
- * A line that rises with time.
+ * Draws a count that grows over time.
  * @param {Array<[number, number]>} points milliseconds and count, in order
  */
-export function line(points, width, label) {
-  const chart = drawing(width, HEIGHT, label);
+export function lineChart(points, width, label) {
+  const chart = emptyChart(width, HEIGHT, label);
   const [start, end] = [points[0][0], points.at(-1)[0]];
   const levels = ticks(points.at(-1)[1]);
   const x = (time) => MARGIN.left + ((time - start) / Math.max(end - start, 1)) * (width - MARGIN.left - MARGIN.right);
@@ -43,8 +43,8 @@ export function line(points, width, label) {
       svg("text", { x: MARGIN.left - 8, y: y(level) + 4, "text-anchor": "end" }, level.toLocaleString("en")),
     );
   }
-  for (const time of moments(start, end, Math.max(2, Math.floor(width / 120)))) {
-    chart.append(svg("text", { x: x(time), y: HEIGHT - 8, "text-anchor": "middle" }, moment(time, end - start)));
+  for (const time of timeTicks(start, end, Math.max(2, Math.floor(width / 120)))) {
+    chart.append(svg("text", { x: x(time), y: HEIGHT - 8, "text-anchor": "middle" }, timeLabel(time, end - start)));
   }
   const path = points.map(([time, value], index) => `${index ? "L" : "M"}${x(time).toFixed(1)},${y(value).toFixed(1)}`).join("");
   chart.append(
@@ -54,20 +54,20 @@ export function line(points, width, label) {
   return chart;
 }
 
-/** Round times of the clock between two times, at most `count`. */
-export function moments(start, end, count) {
+/** Returns at most `count` round clock times between two times. */
+export function timeTicks(start, end, count) {
   const minute = 60_000;
   const minutes = [1 / 60, 1 / 12, 1 / 4, 1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440, 2880, 10_080, 40_320];
   const steps = minutes.map((each) => each * minute);
   const step = steps.find((each) => (end - start) / each <= count) ?? Math.ceil((end - start) / count);
   const zone = new Date(start).getTimezoneOffset() * minute;
-  const found = [];
-  for (let time = Math.ceil((start - zone) / step) * step + zone; time <= end; time += step) found.push(time);
-  return found;
+  const times = [];
+  for (let time = Math.ceil((start - zone) / step) * step + zone; time <= end; time += step) times.push(time);
+  return times;
 }
 
-/** A moment, as exact as the whole span asks for. */
-export function moment(time, span) {
+/** Formats a time as exactly as the whole span needs. */
+export function timeLabel(time, span) {
   const day = 24 * 3600 * 1000;
   if (span >= day) return new Date(time).toLocaleDateString("en-GB", { day: "numeric", month: "short" });
   const second = span < 600_000 ? { second: "2-digit" } : {};
@@ -75,11 +75,11 @@ export function moment(time, span) {
 }
 
 /**
- * Bars beside each other's names.
+ * Draws one horizontal bar per row, with its name and value.
  * @param {Array<[string, number]>} rows
  */
-export function bars(rows, width, label) {
-  const chart = drawing(width, rows.length * BAR, label);
+export function barChart(rows, width, label) {
+  const chart = emptyChart(width, rows.length * BAR, label);
   const most = Math.max(1, ...rows.map(([, value]) => value));
   const [left, right] = [110, 56];
   rows.forEach(([name, value], index) => {

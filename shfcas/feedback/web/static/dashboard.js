@@ -1,9 +1,9 @@
-// The dashboard: how far everybody is, and how well they agree.
+// The dashboard: progress and agreement of all annotators.
 
 import { get } from "./api.js";
-import { bars, line, moment } from "./charts.js";
+import { barChart, lineChart, timeLabel } from "./charts.js";
 
-const EVERY = 10_000; // milliseconds
+const REFRESH = 10_000; // milliseconds
 const main = document.getElementById("dashboard");
 const status = document.getElementById("status");
 const LABELS = { first: "First", second: "Second", tie: "Tie", both_bad: "Both bad", skip: "Skipped", flag: "Flagged" };
@@ -12,7 +12,7 @@ const STATES = {
 };
 const MISSING = "–";
 let numbers = null;
-let written = "";
+let drawn = "";
 
 const whole = (value) => (value ?? null) === null ? MISSING : Math.round(value).toLocaleString("en");
 const decimal = (value, digits = 2) => ((value ?? null) === null ? MISSING : value.toFixed(digits).replace("-", "−"));
@@ -21,19 +21,19 @@ const percent = (value) => ((value ?? null) === null ? MISSING : `${Math.round(1
 async function refresh() {
   try {
     numbers = await get("/api/dashboard");
-    say("");
-    // Anew only where something is new: whoever reads a table with a screen reader keeps their place.
+    showProblem("");
+    // Draws only new numbers, so that readers of a table with a screen reader keep their place.
     const text = JSON.stringify(numbers);
-    if (text !== written) draw();
-    written = text;
+    if (text !== drawn) draw();
+    drawn = text;
   } catch (error) {
     if (error.status === 401) return location.replace("/");
-    say(error.status ? `The server says: ${error.message}` : "Offline: these numbers are not the newest");
+    showProblem(error.status ? `The server says: ${error.message}` : "Offline: these numbers may be out of date");
   }
-  setTimeout(refresh, EVERY);
+  setTimeout(refresh, REFRESH);
 }
 
-function say(text) {
+function showProblem(text) {
   status.dataset.state = text ? "waiting" : "";
   if (status.textContent !== text) status.textContent = text;
 }
@@ -41,7 +41,7 @@ function say(text) {
 function draw() {
   const { report, progress, queue } = numbers;
   if (!report || !progress) {
-    main.replaceChildren(node("p", "card", "There is no queue yet. This page looks again by itself."));
+    main.replaceChildren(node("p", "card", "There is no queue yet. This page checks again by itself."));
     return;
   }
   const open = [...main.querySelectorAll("details")].map((each) => each.open);
@@ -57,9 +57,9 @@ function figures(report, progress, queue) {
     list.append(pair);
   };
   figure("Settled", whole(progress.settled), `of ${whole(progress.total)} comparisons of ${queue}`);
-  figure("Answers", whole(progress.answers), `of ${whole(progress.wanted)} that are wanted`);
+  figure("Answers", whole(progress.answers), `of ${whole(progress.wanted)} needed`);
   figure("People", whole(report.annotators.length), report.annotators.length === 1 ? "has answered" : "have answered");
-  figure("Krippendorff’s alpha", decimal(report.alpha), report.alpha === null ? "needs two people on the same" : "1 agree, 0 chance");
+  figure("Krippendorff’s alpha", decimal(report.alpha), report.alpha === null ? "needs two answers to the same" : "1 is agreement, 0 is chance");
   return list;
 }
 
@@ -67,19 +67,19 @@ function overTime(report) {
   const part = section("Progress over time");
   const points = report.progress.map(([time, count]) => [Date.parse(time), count]);
   if (points.length < 2) {
-    part.append(node("p", "soft", "A line needs two answers."));
+    part.append(node("p", "soft", "A chart needs two answers."));
     return part;
   }
   const span = points.at(-1)[0] - points[0][0];
   const total = points.at(-1)[1];
   part.append(
-    chart((width) => line(points, width, `Answers over time: ${total} by ${moment(points.at(-1)[0], span)}.`)),
+    chart((width) => lineChart(points, width, `Answers over time: ${total} by ${timeLabel(points.at(-1)[0], span)}.`)),
     folded(table(["Until", "Answers"], thinned(points).map(([time, count]) => [new Date(time).toLocaleString("en-GB"), whole(count)]))),
   );
   return part;
 }
 
-/** At most 24, the last among them. */
+/** Returns at most 24 of the points, including the last. */
 function thinned(points) {
   const step = Math.ceil(points.length / 24);
   return points.filter((_, index) => (points.length - 1 - index) % step === 0);
@@ -96,27 +96,27 @@ function people(report) {
     decimal(each.median_seconds, 1),
     interval(each.left_share),
     percent(each.tie_share),
-    self(each.self_agreement),
+    selfAgreement(each.self_agreement),
   ]);
-  const heads = ["Name", "Answered", "Skipped", "Flagged", "An hour", "Median (s)", "Left [95 %]", "Ties", "Agree with themselves"];
+  const heads = ["Name", "Answered", "Skipped", "Flagged", "Per hour", "Median (s)", "Left [95 %]", "Ties", "Self-agreement"];
   part.append(
     rows.length ? table(heads, rows) : node("p", "soft", "Nobody has answered yet."),
-    node("p", "note", "Left: of the answers that prefer one, how many prefer what stood on the left; sides are drawn at random, so " +
-      "it should be about half. Agree with themselves: comparisons that were asked again and answered alike."),
+    node("p", "note", "Left: share of preferences for the answer on the left. Sides are random, so about half is expected. " +
+      "Self-agreement: share of repeated comparisons with the same answer."),
   );
   return part;
 }
 
 const interval = (share) => (share ? `${percent(share.mean)} [${whole(100 * share.low)}, ${whole(100 * share.high)}]` : MISSING);
-const self = (agreement) => (agreement?.n ? `${percent(agreement.share)} of ${whole(agreement.n)}` : MISSING);
+const selfAgreement = (agreement) => (agreement?.n ? `${percent(agreement.share)} of ${whole(agreement.n)}` : MISSING);
 
 function agreement(report) {
   const part = section("Agreement");
   const rows = report.pairs.map((each) => [each.annotators.join(" and "), whole(each.n), percent(each.share), decimal(each.kappa)]);
   part.append(
-    rows.length ? table(["Two people", "Both answered", "Alike", "Cohen’s kappa"], rows) : node("p", "soft", "No two people have answered the same comparison."),
-    node("p", "note", `Krippendorff’s alpha over everybody: ${decimal(report.alpha)}. Kappa and alpha: 1 is complete agreement, 0 what ` +
-      "chance gives. First, second, tie and both bad are four different answers."),
+    rows.length ? table(["Pair", "Shared", "Same answer", "Cohen’s kappa"], rows) : node("p", "soft", "No two people have answered the same comparison."),
+    node("p", "note", `Krippendorff’s alpha over all annotators: ${decimal(report.alpha)}. Kappa and alpha: 1 is complete agreement, 0 is ` +
+      "chance. First, second, tie and both bad are four different answers."),
   );
   return part;
 }
@@ -127,14 +127,14 @@ function answers(report) {
     const part = section(title);
     const rows = Object.entries(names).map(([key, name]) => [name, counts[key] ?? 0]);
     part.append(
-      chart((width) => bars(rows, width, `${title}: ${rows.map(([name, value]) => `${name} ${value}`).join(", ")}.`)),
+      chart((width) => barChart(rows, width, `${title}: ${rows.map(([name, value]) => `${name} ${value}`).join(", ")}.`)),
       folded(table([title, "Count"], rows.map(([name, value]) => [name, whole(value)]))),
       node("p", "note", note),
     );
     both.append(part);
   };
-  half("Answers", LABELS, report.labels, "First and second: as in the queue, whichever side they stood on. Without repeats.");
-  half("Comparisons", STATES, report.states, "What the answers come to.");
+  half("Answers", LABELS, report.labels, "First and second: order in the queue, whatever side they were on. Without repeats.");
+  half("Comparisons", STATES, report.states, "Verdict of each comparison, from all its answers.");
   return both;
 }
 
@@ -185,7 +185,7 @@ function folded(content) {
   return details;
 }
 
-/** A drawing that is as wide as there is room. */
+/** Returns a frame whose chart fills the available width. */
 function chart(make) {
   const frame = node("div", "chart");
   new ResizeObserver(([{ contentRect }]) => {

@@ -1,28 +1,28 @@
-// The comparisons that one person has before them, and what they said: fetched ahead, answered, undone. No page in it.
+// The annotator's comparisons and answers: fetched ahead, answered, undone. No DOM here.
 
 import { next, pageVersion, Refused, uuid } from "./api.js";
 import { put, take } from "./storage.js";
 
-const HELD = 5; // comparisons at a time, so that a lost connection does not stop the work
-const REMEMBERED = 20; // answers that can be undone, also after the page was loaded again
+const HELD = 5; // comparisons held at a time, so that a lost connection does not stop the work
+const REMEMBERED = 20; // answers that can be undone, also after a reload
 const POLL = 15_000; // milliseconds
-const RECENT = 30; // answers that the pace is taken from
-const PAUSE = 300; // seconds: whoever looks longer is having a coffee
+const RECENT = 30; // answers that the pace is computed from
+const PAUSE = 300; // seconds; longer times count as a break
 
-/** Events: `task` (another comparison is before them), `change` (anything else), `signed-out`. */
+/** Comparisons of one annotator. Events: `task` (another comparison is on top), `change` (the rest), `signed-out`. */
 export class Desk extends EventTarget {
   #outbox;
   #owner;
   #history;
   #fetching = false;
-  #again = false; // somebody asked for more while the last question was under way
+  #again = false; // `fill` was called during a request
   #timer = null;
   #failures = 0;
   #shown = null; // {id, seconds, since}
   #recent = [];
   #stopped = false;
   #delivered = 0;
-  #awaited = new Set(); // items of undone answers whose comparison this page has not got
+  #awaited = new Set(); // items of undone answers whose comparison this page lacks
 
   constructor(owner, outbox) {
     super();
@@ -31,9 +31,9 @@ export class Desk extends EventTarget {
     this.#history = take(this.#name) ?? [];
     this.tasks = [];
     this.progress = null;
-    this.exhausted = false; // the server had nothing more when it was last asked
+    this.exhausted = false; // the server had no more comparisons at the last request
     this.unreachable = false;
-    this.problem = ""; // why the server gives nothing, where it was reached
+    this.problem = ""; // the server's reason for giving no comparison
     outbox.addEventListener("sent", (event) => this.#sent(event.detail));
     outbox.addEventListener("change", () => {
       if (outbox.state === "saved" && !this.tasks.length) this.fill();
@@ -56,20 +56,20 @@ export class Desk extends EventTarget {
     return this.#history.at(-1) ?? null;
   }
 
-  /** Counts of this person, with what the server has not got yet. */
+  /** Counts of this annotator, unsent answers included. */
   get mine() {
     if (!this.progress) return null;
     let { mine: done, mine_left: left } = this.progress;
     for (const { kind, about } of this.#outbox.entries) {
       const sign = kind === "undo" ? -1 : 1;
-      if (about === "repeat") continue; // it was counted when it was asked first
+      if (about === "repeat") continue; // the first answer was counted
       left -= sign;
       if (about !== "skip" && about !== "flag") done += sign;
     }
     return { done: Math.max(done, 0), left: Math.max(left, this.tasks.length) };
   }
 
-  /** Answers an hour, from the time that the last ones were looked at; null until there are three. */
+  /** Answers per hour, from the time spent on the last ones; null before there are three. */
   get pace() {
     if (this.#recent.length < 3) return null;
     const seconds = this.#recent.reduce((sum, each) => sum + Math.min(each, PAUSE), 0);
@@ -99,7 +99,7 @@ export class Desk extends EventTarget {
     this.fill();
   }
 
-  /** Takes the last answer back; returns it, or null. The comparison comes back at once where it is still known. */
+  /** Undoes the last answer and returns it, or null. Its comparison returns at once if this page still has it. */
   undo() {
     const last = this.#history.pop();
     if (!last) return null;
@@ -108,13 +108,13 @@ export class Desk extends EventTarget {
     this.#outbox.add("undo", { id: uuid(), undoes: last.id }, last.about);
     if (last.task) this.#putBack(last.task, last.seconds);
     else {
-      this.#awaited.add(last.item); // given before the page was loaded: it comes with the reply
+      this.#awaited.add(last.item); // answered before a reload: the comparison comes with the reply
       this.dispatchEvent(new Event("change"));
     }
     return last;
   }
 
-  /** Fetches comparisons until enough are held. */
+  /** Fetches comparisons until `HELD` are here. */
   async fill() {
     clearTimeout(this.#timer);
     this.#again = this.#fetching;
@@ -130,11 +130,11 @@ export class Desk extends EventTarget {
         this.unreachable = false;
         this.problem = "";
         if (this.#outbox.state === "waiting") this.#outbox.deliver();
-        // Counts from before or amid a delivery would be those of another moment.
+        // Counts from before or during a delivery are out of date.
         if (!this.progress || (before === this.#delivered && !this.#outbox.size)) this.progress = answer.progress;
         this.exhausted = !answer.task;
         if (!answer.task) break;
-        // It came back by an undo while the question was under way, or was answered.
+        // An undo brought it back during the request, or it was answered.
         if (this.#has(answer.task.id)) break;
         this.tasks.push(answer.task);
         if (this.tasks.length === 1) this.#turn();
@@ -170,14 +170,14 @@ export class Desk extends EventTarget {
   #sent({ kind, body, answer, error }) {
     this.#delivered++;
     if (answer?.progress) this.progress = answer.progress;
-    if (this.unreachable || this.problem) this.fill(); // perhaps not any more
+    if (this.unreachable || this.problem) this.fill(); // the server may have recovered
     if (kind === "judgement") {
       const entry = this.#history.find((each) => each.id === body.id);
       if (entry && answer) entry.why = answer.why ?? {};
       if (error) this.#history = this.#history.filter((each) => each.id !== body.id);
       this.#remember();
     } else if (answer?.task && this.#awaited.delete(answer.task.id)) {
-      // Fetching ahead may have brought it meanwhile.
+      // `fill` may have fetched it in between.
       this.tasks = this.tasks.filter((task) => task.id !== answer.task.id);
       this.#putBack(answer.task, 0);
     }
@@ -190,16 +190,16 @@ export class Desk extends EventTarget {
     this.#turn(seconds);
   }
 
-  /** Another comparison is on top, or none. */
+  /** Starts the next comparison, or none. */
   #turn(seconds = 0) {
     this.#shown = this.task && { id: this.task.id, seconds, since: document.hidden ? null : performance.now() };
-    // What waited for longer than it was promised to us may be with somebody else by now.
+    // Comparisons with an expired lease may be with someone else by now.
     const now = Date.now();
     this.tasks = this.tasks.filter((task, index) => !index || !(Date.parse(task.lease_expires) < now));
     this.dispatchEvent(new Event("task"));
   }
 
-  /** Seconds that the comparison was looked at: a tab in the background does not count. */
+  /** Seconds that the comparison was visible; a tab in the background does not count. */
   #seconds() {
     this.#clock();
     return this.#shown?.seconds ?? 0;
@@ -215,7 +215,7 @@ export class Desk extends EventTarget {
 
   #remember(entry) {
     if (entry) this.#history.push(entry);
-    this.#history = this.#history.slice(-REMEMBERED); // with their texts, which may be long
+    this.#history = this.#history.slice(-REMEMBERED); // the texts of the tasks may be long
     put(this.#name, this.#history.map((each) => ({ ...each, task: undefined })));
   }
 }

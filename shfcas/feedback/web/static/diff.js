@@ -1,14 +1,14 @@
-// Where two texts differ, word by word: the longest common subsequence of their words.
+// Differences of two texts by word, from the longest common subsequence of their words.
 
 const WORD = /[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}]|[\p{L}\p{M}\p{N}_]+|[^\s]/gu;
 const LINE = /[^\n]+/g;
-const CELLS = 4_000_000; // of the table of common subsequences: about 20 ms and 8 MB
-const TOO_LONG = 3_000_000; // characters of both
+const CELLS = 4_000_000; // maximum size of the table of common subsequences: about 20 ms and 8 MB
+const TOO_LONG = 3_000_000; // characters of both texts together
 
 /**
- * The ranges of each text that the other does not have.
+ * Finds the ranges of each text that the other text lacks.
  * @returns {{left: Array<[number, number]>, right: Array<[number, number]>, by: "words"|"lines"|"ends"|"nothing"}}
- *   `by` says how fine: long texts are compared line by line, and very long ones only where they begin and end alike.
+ *   `by` is the granularity: long texts are compared by line. Of very long ones only the common start and end count.
  */
 export function differences(left, right) {
   if (left.length + right.length > TOO_LONG) return { left: [], right: [], by: "nothing" };
@@ -29,7 +29,7 @@ function split(text, pattern) {
   return units;
 }
 
-/** How many units are alike at the beginning and, of the others, at the end. */
+/** Counts the equal units at the start and, among the rest, at the end. */
 function common(a, b) {
   const most = Math.min(a.length, b.length);
   let head = 0;
@@ -45,7 +45,7 @@ function compare(a, b) {
   const m = b.length - head - tail;
   if ((n + 1) * (m + 1) > CELLS || Math.min(n, m) > 65_535) return null;
 
-  // table[i, j]: length of the longest common subsequence of what follows i and j. Numbers compare faster than words.
+  // table[i, j]: length of the longest common subsequence from i and j on. Words are numbered: numbers compare faster.
   const numbers = new Map();
   const number = (unit) => numbers.get(unit.text) ?? (numbers.set(unit.text, numbers.size), numbers.size - 1);
   const x = Int32Array.from(a.slice(head, head + n), number);
@@ -82,14 +82,14 @@ function ends(a, b) {
   return { left: middle(a), right: middle(b) };
 }
 
-/** Units that follow each other become one range, with the white-space between them. */
+/** Joins consecutive units to one range, with the white space between them. */
 function ranges(units, indices) {
-  const found = [];
+  const joined = [];
   let last = -2;
   for (const index of indices) {
-    if (index === last + 1) found.at(-1)[1] = units[index].end;
-    else found.push([units[index].start, units[index].end]);
+    if (index === last + 1) joined.at(-1)[1] = units[index].end;
+    else joined.push([units[index].start, units[index].end]);
     last = index;
   }
-  return found;
+  return joined;
 }

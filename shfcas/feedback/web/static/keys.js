@@ -1,35 +1,35 @@
-// Which key does what: one table for the handler and for the list that `?` shows.
+// Keyboard shortcuts: one table for the handler and for the list that `?` shows.
 
 import { put, take } from "./storage.js";
 
 const ON = "shfcas/keys";
 
-// `code` is the place of a key, which is the same on every keyboard; `key` is what is printed on it.
+// `codes` are positions of keys, the same on every keyboard; `keys` are the characters printed on them.
 export const KEYS = [
-  { does: "left", shown: ["1", "←"], says: "A is better", codes: ["Digit1", "Numpad1", "ArrowLeft"] },
-  { does: "right", shown: ["2", "→"], says: "B is better", codes: ["Digit2", "Numpad2", "ArrowRight"] },
-  { does: "left-clearly", shown: ["⇧ 1", "⇧ ←"], says: "A is clearly better", codes: ["Digit1", "ArrowLeft"], shift: true },
-  { does: "right-clearly", shown: ["⇧ 2", "⇧ →"], says: "B is clearly better", codes: ["Digit2", "ArrowRight"], shift: true },
-  { does: "left-slightly", shown: [","], says: "A is slightly better", keys: [",", "<"] },
-  { does: "right-slightly", shown: ["."], says: "B is slightly better", keys: [".", ">"] },
-  { does: "tie", shown: ["t"], says: "Tie", keys: ["t"] },
-  { does: "both_bad", shown: ["b"], says: "Both are bad", keys: ["b"] },
-  { does: "skip", shown: ["s"], says: "Skip: somebody else may be asked", keys: ["s"] },
-  { does: "flag", shown: ["f"], says: "Flag: nobody should be asked this", keys: ["f"] },
-  { does: "undo", shown: ["u"], says: "Undo the last answer", keys: ["u"] },
-  { does: "comment", shown: ["c"], says: "Write a comment", keys: ["c"] },
-  { does: "differences", shown: ["d"], says: "Mark the words that differ", keys: ["d"] },
-  { does: "fixed", shown: ["m"], says: "Letters of fixed width", keys: ["m"] },
-  { does: "why", shown: ["w"], says: "Why the last one was asked", keys: ["w"] },
-  { does: "guidelines", shown: ["g"], says: "Guidelines", keys: ["g"] },
-  { does: "scroll", shown: ["↑ ↓", "Space"], says: "Scroll both answers" },
-  { does: "keys", shown: ["?"], says: "This list", keys: ["?"] },
+  { action: "left", labels: ["1", "←"], meaning: "A is better", codes: ["Digit1", "Numpad1", "ArrowLeft"] },
+  { action: "right", labels: ["2", "→"], meaning: "B is better", codes: ["Digit2", "Numpad2", "ArrowRight"] },
+  { action: "left-clearly", labels: ["⇧ 1", "⇧ ←"], meaning: "A is clearly better", codes: ["Digit1", "ArrowLeft"], shift: true },
+  { action: "right-clearly", labels: ["⇧ 2", "⇧ →"], meaning: "B is clearly better", codes: ["Digit2", "ArrowRight"], shift: true },
+  { action: "left-slightly", labels: [","], meaning: "A is slightly better", keys: [",", "<"] },
+  { action: "right-slightly", labels: ["."], meaning: "B is slightly better", keys: [".", ">"] },
+  { action: "tie", labels: ["t"], meaning: "Tie", keys: ["t"] },
+  { action: "both_bad", labels: ["b"], meaning: "Both are bad", keys: ["b"] },
+  { action: "skip", labels: ["s"], meaning: "Skip: leave it to someone else", keys: ["s"] },
+  { action: "flag", labels: ["f"], meaning: "Flag: nobody should be asked this", keys: ["f"] },
+  { action: "undo", labels: ["u"], meaning: "Undo the last answer", keys: ["u"] },
+  { action: "comment", labels: ["c"], meaning: "Write a comment", keys: ["c"] },
+  { action: "differences", labels: ["d"], meaning: "Mark the differences", keys: ["d"] },
+  { action: "fixed", labels: ["m"], meaning: "Fixed-width font", keys: ["m"] },
+  { action: "why", labels: ["w"], meaning: "Why you were asked the last one", keys: ["w"] },
+  { action: "guidelines", labels: ["g"], meaning: "Guidelines", keys: ["g"] },
+  { action: "scroll", labels: ["↑ ↓", "Space"], meaning: "Scroll both answers" },
+  { action: "keys", labels: ["?"], meaning: "This list", keys: ["?"] },
 ];
 
 export const areOn = () => take(ON) ?? true;
 export const turn = (on) => put(ON, on);
 
-/** Calls `act(does)` for each key of the table; not in a field, not while a dialog is open, not held down. */
+/** Calls `act(action)` for the keys of the table, except in a field, behind a dialog, and for a key held down. */
 export function listen(act, scroll) {
   document.addEventListener("keydown", (event) => {
     if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
@@ -41,7 +41,7 @@ export function listen(act, scroll) {
     const row = KEYS.find((each) => matches(each, event));
     if (!row) return;
     event.preventDefault();
-    if (!event.repeat) act(row.does);
+    if (!event.repeat) act(row.action);
   });
 }
 
@@ -52,18 +52,18 @@ function matches(row, event) {
 
 const isField = (element) => element.isContentEditable || element.matches("input, textarea, select");
 
-/** Fills the list of `?`. */
+/** Fills the list that `?` shows. */
 export function list(parent) {
   parent.replaceChildren(
     ...KEYS.flatMap((row) => {
       const term = document.createElement("dt");
-      row.shown.forEach((key, index) => {
+      row.labels.forEach((key, index) => {
         const kbd = document.createElement("kbd");
         kbd.textContent = key;
         term.append(...(index ? [" ", kbd] : [kbd]));
       });
       const meaning = document.createElement("dd");
-      meaning.textContent = row.says;
+      meaning.textContent = row.meaning;
       return [term, meaning];
     }),
   );

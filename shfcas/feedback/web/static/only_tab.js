@@ -1,12 +1,12 @@
-// One tab at a time works for a person: two would be given the same comparison.
+// One tab at a time per annotator: two tabs would get the same comparison.
 
-/** Calls `free` when this tab may work, `taken` when another one does; a click on `takeOver` makes it this one. */
+/** Calls `free` when this tab may work and `taken` when another tab does; a click on `takeOver` claims the work. */
 export function onlyTab(owner, { free, taken, takeOver }) {
   const me = crypto.getRandomValues(new Uint32Array(2)).join("-");
   const channel = new BroadcastChannel(`shfcas/${owner}`);
   let working = false;
   let waiting = true;
-  const say = (word) => channel.postMessage({ word, from: me });
+  const send = (word) => channel.postMessage({ word, from: me });
 
   const start = () => {
     working = true;
@@ -14,8 +14,8 @@ export function onlyTab(owner, { free, taken, takeOver }) {
     free();
   };
   channel.addEventListener("message", ({ data }) => {
-    // Of two that begin at once, one gives way.
-    if (data.word === "anyone?" && (working || (waiting && me < data.from))) say("here");
+    // Of two tabs that start at once, the one with the greater id gives way.
+    if (data.word === "anyone?" && (working || (waiting && me < data.from))) send("here");
     else if (data.word === "here" && waiting) {
       clearTimeout(timer);
       waiting = false;
@@ -26,11 +26,11 @@ export function onlyTab(owner, { free, taken, takeOver }) {
     }
   });
   const timer = setTimeout(start, 100);
-  say("anyone?");
+  send("anyone?");
 
   takeOver.addEventListener("click", () => {
-    say("mine now");
-    // A tab that has worked before begins afresh.
+    send("mine now");
+    // Also resets a tab that has worked before.
     location.reload();
   });
   addEventListener("pagehide", () => (working = false));

@@ -1,14 +1,15 @@
-// Answers wait here until the server says that it has written them. They outlive the tab; each goes once, in order.
+// The outbox: answers that the server has not acknowledged yet. They survive the tab, and are sent once, in order.
 
 import { Refused } from "./api.js";
 import { drop, names, put, take } from "./storage.js";
 
 const SLOWEST = 30_000; // milliseconds between two attempts
-const LATER = new Set([408, 425, 429]); // refusals that pass
+const LATER = new Set([408, 425, 429]); // refusals that are temporary
 
 /**
- * States: `saved` (empty), `saving`, `waiting` (will try again), `signed-out`.
- * Events: `change`, and `sent` with {kind, body, answer} or {kind, body, error} for one that is refused for good.
+ * Queue of unsent answers.
+ * States: `saved` (empty), `saving`, `waiting` (will retry), `signed-out`.
+ * Events: `change`, and `sent` with {kind, body, answer}, or with {kind, body, error} after a final refusal.
  */
 export class Outbox extends EventTarget {
   #send;
@@ -19,7 +20,7 @@ export class Outbox extends EventTarget {
   #failures = 0;
 
   /**
-   * @param {string} owner a run and a person: each has an outbox of its own
+   * @param {string} owner run and annotator: each pair has an outbox of its own
    * @param {(kind: string, body: object) => Promise<object>} send
    */
   constructor(owner, send) {
@@ -36,17 +37,17 @@ export class Outbox extends EventTarget {
     return names(this.#prefix).length;
   }
 
-  /** What waits, oldest first. */
+  /** Unsent entries, oldest first. */
   get entries() {
     return names(this.#prefix).map(take).filter(Boolean);
   }
 
-  /** How many answers the server did not take; they are kept, and not sent again. */
+  /** Number of answers that the server refused; they are kept and not sent again. */
   get refused() {
     return names(this.#refused).length;
   }
 
-  /** `about` is a note for the page itself, and not sent. */
+  /** Adds an entry. `about` is a note for the page itself and is not sent. */
   add(kind, body, about) {
     const last = names(this.#prefix).at(-1);
     const order = Math.max(Date.now(), last ? Number(last.slice(this.#prefix.length)) + 1 : 0);
@@ -54,7 +55,7 @@ export class Outbox extends EventTarget {
     this.deliver();
   }
 
-  /** Sends what waits, now. Nothing is sent twice at a time. */
+  /** Sends the unsent entries now, one at a time. */
   async deliver() {
     clearTimeout(this.#timer);
     if (this.#busy) return;

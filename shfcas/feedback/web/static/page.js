@@ -1,4 +1,4 @@
-// The page where people answer: signs in, puts desk, outbox, keys and view together.
+// The annotation page: sign-in; connects desk, outbox, keys and view.
 
 import { guidelines, post, run, signedInAs } from "./api.js";
 import { Desk } from "./desk.js";
@@ -12,14 +12,14 @@ let desk = null;
 let outbox = null;
 let flagging = false;
 let undone = null;
-let current = null; // the item before them, whose comment is in the field
-const drafts = new Map(); // comments by item, for those that come back
+let current = null; // the item on the screen, whose comment is in the field
+const drafts = new Map(); // comments by item, for items that return after an undo
 let marked = take("shfcas/differences") ?? false;
 
 const SCREENS = ["sign-in", "elsewhere", "done", "waiting", "work"];
 
-/** One screen is to be seen; what belongs to it comes along. */
-function screen(name) {
+/** Shows one screen with its controls, and hides the others. */
+function showScreen(name) {
   for (const id of SCREENS) $(id).hidden = id !== name;
   $("choices").hidden = name !== "work";
   $("nav").hidden = name === "sign-in";
@@ -39,14 +39,14 @@ async function start() {
 
 function askForToken(problem = "") {
   $("sign-in-error").textContent = problem;
-  screen("sign-in");
+  showScreen("sign-in");
   $("token").focus();
 }
 
 async function signIn(token) {
   try {
     await post("/api/sign-in", { token: token.trim().replace(/^.*#token=/, "") });
-    // The page comes again with what belongs to the session.
+    // The reloaded page has the session's data.
     location.replace(location.pathname);
   } catch (error) {
     askForToken(error.status ? `That did not work: ${error.message}.`.replace("..", ".") : "The server cannot be reached.");
@@ -65,16 +65,16 @@ function work(name) {
   desk.addEventListener("task", showNext);
   desk.addEventListener("change", refresh);
   for (const event of ["online", "offline"]) addEventListener(event, refresh);
-  screen("waiting");
+  showScreen("waiting");
   onlyTab(owner, {
     free: () => {
-      screen(desk.task ? "work" : "waiting");
+      showScreen(desk.task ? "work" : "waiting");
       outbox.deliver();
       desk.fill();
     },
     taken: () => {
       desk.stop();
-      screen("elsewhere");
+      showScreen("elsewhere");
     },
     takeOver: $("take-over"),
   });
@@ -83,8 +83,8 @@ function work(name) {
 function signedOut() {
   desk.stop();
   refresh();
-  // Each request that was under way says so too; whoever is at the form already is not disturbed.
-  if ($("sign-in").hidden) askForToken("You were signed out. Sign in again, and your answers are sent.");
+  // Every pending request reports this. Someone who is already typing a token is not disturbed.
+  if ($("sign-in").hidden) askForToken("You are signed out. Sign in again to send your answers.");
 }
 
 function showNext() {
@@ -95,7 +95,7 @@ function showNext() {
   if ($("comment").value) openRemark(false, false);
   else closeRemark();
   if (task) {
-    screen("work");
+    showScreen("work");
     showTask(task, (desk.mine?.done ?? 0) + 1, marked);
     scrollTo(0, 0);
     $("heading").focus({ preventScroll: true });
@@ -110,16 +110,16 @@ function refresh() {
   if ($("why").open) showWhy(desk.last);
   if (desk.task || !$("sign-in").hidden || !$("elsewhere").hidden) return;
   const name = desk.exhausted ? "done" : "waiting";
-  const news = $(name).hidden;
-  screen(name);
-  $("waiting").textContent = waiting();
-  if (news && name === "done") $("done-heading").focus();
+  const isNew = $(name).hidden;
+  showScreen(name);
+  $("waiting").textContent = waitingText();
+  if (isNew && name === "done") $("done-heading").focus();
 }
 
-function waiting() {
+function waitingText() {
   if (desk.unreachable) return "The server cannot be reached. The page tries again by itself.";
   if (desk.problem) return `The server says: ${desk.problem}. The page tries again by itself.`;
-  return "Fetching comparisons.";
+  return "Loading comparisons.";
 }
 
 function answer(choice, strength = null) {
@@ -145,7 +145,7 @@ function openRemark(flag, focus = true) {
   $("remark").hidden = false;
   $("send-flag").hidden = !flag;
   $("comment-label").textContent = flag ? "What is wrong with this comparison?" : "Comment, sent with your answer";
-  $("comment-help").textContent = flag ? "Nobody will be asked it again." : "Esc leaves the field.";
+  $("comment-help").textContent = flag ? "Nobody will be asked about it again." : "Esc leaves the field.";
   showOpen();
   if (focus) $("comment").focus();
 }
@@ -187,7 +187,7 @@ async function toggleGuidelines() {
   try {
     $("guidelines-text").replaceChildren(...(await guidelines()));
   } catch {
-    $("guidelines-text").textContent = "The guidelines cannot be fetched just now.";
+    $("guidelines-text").textContent = "The guidelines cannot be loaded right now.";
     setTimeout(() => $("guidelines-text").replaceChildren(), 5000);
   }
 }
@@ -211,7 +211,7 @@ function why() {
   $("why").showModal();
 }
 
-/** Both answers move, unless something that scrolls has the focus. */
+/** Scrolls both answers, unless the focus is on an element with its own keys; returns true if it did. */
 function scroll(event) {
   const steps = { ArrowDown: 60, ArrowUp: -60, PageDown: 0.9, PageUp: -0.9, " ": event.shiftKey ? -0.9 : 0.9 };
   const step = steps[event.key];
@@ -219,7 +219,7 @@ function scroll(event) {
   for (const id of ["left", "right"]) {
     $(id).scrollBy({ top: Math.abs(step) < 1 ? step * $(id).clientHeight : step });
   }
-  // On a phone the page itself is what scrolls.
+  // On a phone, the whole page scrolls instead.
   return $("left").scrollHeight > $("left").clientHeight || $("right").scrollHeight > $("right").clientHeight;
 }
 
@@ -271,8 +271,8 @@ $("sign-in-form").addEventListener("submit", (event) => {
 $("keys-on").checked = keys.areOn();
 $("keys-on").addEventListener("change", () => keys.turn($("keys-on").checked));
 keys.list($("key-list"));
-keys.listen((does) => ($("nav").hidden ? null : ACTIONS[does]?.()), scroll);
+keys.listen((action) => ($("nav").hidden ? null : ACTIONS[action]?.()), scroll);
 toggleFixed(take("shfcas/fixed-width") ?? false);
-// A link that is opened in a tab where the page is already does not load it again.
+// A sign-in link opened in a tab with this page changes only the hash, without a reload.
 addEventListener("hashchange", () => location.hash && start());
 start();

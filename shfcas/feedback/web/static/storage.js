@@ -1,9 +1,9 @@
-// What this browser keeps, under names of its own. A browser that keeps nothing is told from one that does.
+// Browser storage, with memory as a fallback where the browser refuses to store.
 
 const memory = new Map();
 let durable = true;
 
-/** Whether everything that was put in is still there after the tab is closed. */
+/** Returns false if something is stored in memory only, and so ends with the tab. */
 export const isDurable = () => durable;
 
 export function put(name, value) {
@@ -31,17 +31,17 @@ export function drop(name) {
   try {
     localStorage.removeItem(name);
   } catch {
-    // It was never there.
+    // The browser never stored it.
   }
 }
 
-/** The names that begin so, in order. */
+/** Returns the stored names with this prefix, sorted. */
 export function names(prefix) {
-  const found = new Set(memory.keys());
+  const all = new Set(memory.keys());
   try {
-    for (let index = 0; index < localStorage.length; index++) found.add(localStorage.key(index));
+    for (let index = 0; index < localStorage.length; index++) all.add(localStorage.key(index));
   } catch {
-    // Only what is in memory, then.
+    // Only memory, then.
   }
-  return [...found].filter((name) => name.startsWith(prefix)).sort();
+  return [...all].filter((name) => name.startsWith(prefix)).sort();
 }

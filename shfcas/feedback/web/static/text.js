@@ -1,36 +1,36 @@
-// Text that nobody vouches for becomes nodes: text nodes only, and a visible mark for each character that would hide,
-// reorder or steer what is read.
+// Untrusted text as DOM nodes: text nodes only, with a visible mark for each character that would hide, reorder or
+// disguise text.
 
-// Controls but newline and tab, format characters but the joiners of scripts and emoji and the Arabic and other number
-// signs that are drawn, halves of surrogate pairs, line separators, and letters that are blank.
+// Control characters except newline and tab; format characters except joiners (of scripts and emoji) and visible number
+// signs (Arabic and others); halves of surrogate pairs; line separators; blank letters.
 const UNSEEN = new RegExp(
   "(?![\\n\\t\\u200C\\u200D\\u0600-\\u0605\\u06DD\\u070F\\u0890\\u0891\\u08E2\\u{110BD}\\u{110CD}])" +
     "[\\p{Cc}\\p{Cf}\\p{Cs}\\u2028\\u2029\\u115F\\u1160\\u3164\\uFFA0]",
   "u",
 );
 const RUN = new RegExp(`(${UNSEEN.source})\\1*`, "gu");
-const MARKS = 500; // further ones are written as plain text: a million elements would stop the browser
+const MARKS = 500; // further marks are plain text: a million elements would freeze the browser
 const BLOCK = 20_000;
 const LONG = 100_000;
 
-/** The marks' text: `<U+202E>`, or `<U+202E ×3>` for three of them. */
+/** Returns the text of a mark: `<U+202E>`, or `<U+202E ×3>` for three in a row. */
 export function markOf(character, count) {
   const code = character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
   return count > 1 ? `<U+${code} ×${count}>` : `<U+${code}>`;
 }
 
-/** What is shown of a text: its newlines alike. Ranges of `differences` refer to this. */
-export function shown(text) {
+/** Returns the text with uniform newlines. Ranges of `differences` refer to this form. */
+export function normalized(text) {
   return text.replaceAll("\r\n", "\n");
 }
 
 /**
- * Puts a text into an element, in place of what was there.
+ * Replaces the content of an element with a text.
  * @param {Element} element
- * @param {string} text as `shown` returns it
- * @param {Array<[number, number]>} ranges start and end of what is marked as different, in order
+ * @param {string} text normalized text
+ * @param {Array<[number, number]>} ranges start and end of the parts marked as different, in order
  */
-export function show(element, text, ranges = []) {
+export function showText(element, text, ranges = []) {
   const budget = { marks: MARKS };
   if (text.length <= LONG) {
     const parts = document.createDocumentFragment();
@@ -38,7 +38,7 @@ export function show(element, text, ranges = []) {
     element.replaceChildren(parts);
     return;
   }
-  // Blocks that are laid out when they are scrolled to. They end with a line, so nothing looks different.
+  // Blocks that the browser lays out only when they are scrolled to. Each ends with a line, so readers see no seam.
   const blocks = [];
   let next = 0;
   for (let start = 0; start < text.length; ) {

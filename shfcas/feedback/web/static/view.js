@@ -1,21 +1,21 @@
-// What the page shows of a comparison, of the last answer and of the state of things. It only reads the desk.
+// The display of a comparison, of the last answer and of the status. It only reads the desk.
 
 import { differences } from "./diff.js";
 import { isDurable } from "./storage.js";
-import { show, shown } from "./text.js";
+import { normalized, showText } from "./text.js";
 
 export const $ = (id) => document.getElementById(id);
 
 const ROLES = { system: "System", user: "User", assistant: "Assistant", tool: "Tool" };
-const GRAIN = {
+const GRANULARITY = {
   words: "",
   lines: "These answers are long: whole lines are marked.",
-  ends: "These answers are too long to compare: all is marked between where they begin and end alike.",
+  ends: "These answers are too long to compare: everything between the equal start and the equal end is marked.",
   nothing: "These answers are too long to compare.",
 };
 
-/** The words of a choice: `A clearly better`. */
-export function words(choice, strength) {
+/** Returns the text of a choice: `A clearly better`. */
+export function choiceText(choice, strength) {
   const side = { left: "A", right: "B" }[choice];
   if (side) return `${side} ${strength ? `${strength} ` : ""}better`;
   return { tie: "tie", both_bad: "both bad", skip: "skipped", flag: "flagged" }[choice] ?? choice;
@@ -30,20 +30,20 @@ export function showTask(task, number, marked) {
 }
 
 export function showAnswers(task, marked) {
-  const left = shown(task.left.text);
-  const right = shown(task.right.text);
-  const found = marked ? differences(left, right) : { left: [], right: [], by: "words" };
-  show($("left"), left, found.left);
-  show($("right"), right, found.right);
+  const left = normalized(task.left.text);
+  const right = normalized(task.right.text);
+  const marks = marked ? differences(left, right) : { left: [], right: [], by: "words" };
+  showText($("left"), left, marks.left);
+  showText($("right"), right, marks.right);
   $("differences").setAttribute("aria-pressed", String(marked));
-  $("differences-note").textContent = marked && left === right ? "The answers are the same, word for word." : GRAIN[found.by];
+  $("differences-note").textContent = marked && left === right ? "The two answers are identical." : GRANULARITY[marks.by];
 }
 
 function showPrompt(prompt) {
   if (typeof prompt === "string") {
     const text = node("div", "text");
     text.dir = "auto";
-    show(text, shown(prompt));
+    showText(text, normalized(prompt));
     $("prompt").replaceChildren(text);
     return;
   }
@@ -53,10 +53,10 @@ function showPrompt(prompt) {
 function turn({ role, content }) {
   const text = node("div", "text");
   text.dir = "auto";
-  show(text, shown(content));
+  showText(text, normalized(content));
   const label = node(role === "system" ? "summary" : "h3", "role");
   if (ROLES[role]) label.textContent = ROLES[role];
-  else show(label, shown(String(role)));
+  else showText(label, normalized(String(role)));
   const whole = node(role === "system" ? "details" : "div", `turn turn-${ROLES[role] ? role : "other"}`);
   whole.append(label, text);
   return whole;
@@ -69,11 +69,11 @@ export function showProgress(desk, outbox) {
   $("bar").max = Math.max(mine.done + mine.left, 1);
   $("bar").value = mine.done;
   $("counts").textContent = `${count(mine.done)} answered, ${count(mine.left)} left`;
-  $("pace").textContent = desk.pace ? `${count(Math.round(desk.pace))} an hour${timeLeft(mine.left / desk.pace)}` : "";
+  $("pace").textContent = desk.pace ? `${count(Math.round(desk.pace))} per hour${timeLeft(mine.left / desk.pace)}` : "";
   $("everyone").textContent = `all: ${count(progress.settled)} of ${count(progress.total)} settled`;
   $("done-text").textContent = outbox.size
     ? `You have answered ${count(mine.done)}. ${kept(outbox.size)}; leave the page open until they are saved.`
-    : `You have answered ${count(mine.done)}. All of it is saved.`;
+    : `You have answered ${count(mine.done)}. All answers are saved.`;
 }
 
 const count = (number) => number.toLocaleString("en");
@@ -87,9 +87,9 @@ function timeLeft(hours) {
   return `, about ${Math.floor(steps / 6)} h ${steps % 6 ? `${(steps % 6) * 10} min ` : ""}left`;
 }
 
-/** Says how things stand, in words that change only when that changes: they are read aloud. */
+/** Shows the status. The text changes only with the status, because screen readers read it aloud. */
 export function showStatus(desk, outbox) {
-  const lost = isDurable() ? "" : " This browser stores nothing: keep the tab open.";
+  const lost = isDurable() ? "" : " This browser cannot store answers: keep the tab open.";
   const refused = outbox.refused ? ` ${outbox.refused} not accepted by the server.` : "";
   let [state, text] = ["saved", "Saved"];
   if (outbox.state === "signed-out") [state, text] = ["waiting", `Signed out: ${kept(outbox.size)}`];
@@ -108,8 +108,8 @@ export function showStatus(desk, outbox) {
 }
 
 export function showLast(last, undone) {
-  const said = undone ?? last;
-  const text = said ? words(said.choice, said.strength) : "";
+  const answer = undone ?? last;
+  const text = answer ? choiceText(answer.choice, answer.strength) : "";
   $("last-kind").textContent = undone ? "Undone:" : "Last answer:";
   if ($("last-text").textContent !== text) $("last-text").textContent = text;
   $("last").hidden = !text;
@@ -117,56 +117,52 @@ export function showLast(last, undone) {
   $("why-button").disabled = !last;
 }
 
-const SAID = {
+const PROMPT_SCORES = {
   kendall_distance: [
     "Kendall distance of the prompt",
-    "How differently the reward model and the policy order all answers to this prompt: 0 alike, 1 the other way round.",
+    "How differently reward model and policy rank all answers to this prompt: 0 is the same order, 1 the reverse.",
   ],
-  mean_abs_pacs: ["Mean |PACS| of the prompt", "How far they disagree about its answers, on average."],
+  mean_abs_pacs: ["Mean |PACS| of the prompt", "How much they disagree about an answer to this prompt, on average."],
 };
-const EACH = {
-  pacs: ["PACS", "Above 0: the reward model likes the answer more than the policy does, below 0: less."],
-  rewards: ["Reward", "What the reward model gives; higher is better."],
-  logprobs: ["Log-probability", "Of the answer under the policy."],
+const ANSWER_SCORES = {
+  pacs: ["PACS", "Above 0, the reward model rates the answer higher than the policy does; below 0, lower."],
+  rewards: ["Reward", "The reward model's score; higher is better."],
+  logprobs: ["Log-probability", "Of the answer, under the policy."],
 };
 
-/** Why the last one was asked; the two answers as they stood. */
+/** Shows why the last comparison was asked, with the scores by side. */
 export function showWhy(last) {
   const parts = [];
-  const say = (text, name = "p", kind = "") => parts.push(Object.assign(node(name, kind), { textContent: text }));
-  if (!last) say("You have answered nothing yet.");
+  const add = (text) => parts.push(Object.assign(node("p"), { textContent: text }));
+  if (!last) add("You have answered nothing yet.");
   else {
-    say(`About the comparison that you answered last: ${words(last.choice, last.strength)}.`);
+    add(`Your last answer: ${choiceText(last.choice, last.strength)}.`);
     const why = last.why;
-    if (why === null) say("The numbers come when the answer is saved.");
-    else if (!Object.keys(why).length) say("The table that it was chosen from says nothing about it.");
-    else parts.push(...numbers(why));
+    if (why === null) add("The scores appear when the answer is saved.");
+    else if (!Object.keys(why).length) add("There are no scores for this comparison.");
+    else parts.push(...scores(why));
   }
   $("why-text").replaceChildren(...parts);
 }
 
-function numbers(why) {
+function scores(why) {
   const parts = [];
-  const each = Object.keys(EACH).filter((name) => why[name]);
-  if (each.length) {
-    const rows = each.map((name) => [name, sides(why[name])]);
+  const names = Object.keys(ANSWER_SCORES).filter((name) => why[name]);
+  if (names.length) {
     const table = node("table");
-    table.append(row("th", ["", "A", "B"]), ...rows.map(([name, values]) => row("td", [EACH[name][0], ...values.map(number)])));
+    table.append(
+      row("th", ["", "A", "B"]),
+      ...names.map((name) => row("td", [ANSWER_SCORES[name][0], ...sides(why[name]).map(number)])),
+    );
     parts.push(table);
   }
   const list = node("dl", "meanings");
-  for (const name of Object.keys(SAID).filter((each) => why[each] !== undefined && why[each] !== null)) {
-    list.append(
-      Object.assign(node("dt"), { textContent: `${SAID[name][0]}: ${number(why[name])}` }),
-      Object.assign(node("dd"), { textContent: SAID[name][1] }),
-    );
+  const define = (term, meaning) =>
+    list.append(Object.assign(node("dt"), { textContent: term }), Object.assign(node("dd"), { textContent: meaning }));
+  for (const [name, [title, meaning]] of Object.entries(PROMPT_SCORES)) {
+    if ((why[name] ?? null) !== null) define(`${title}: ${number(why[name])}`, meaning);
   }
-  for (const name of each) {
-    list.append(
-      Object.assign(node("dt"), { textContent: EACH[name][0] }),
-      Object.assign(node("dd"), { textContent: EACH[name][1] }),
-    );
-  }
+  for (const name of names) define(...ANSWER_SCORES[name]);
   return [...parts, list];
 }
 
