@@ -110,9 +110,7 @@ def read(rows: Iterable[tuple[str, dict[str, Any]]], run_items: RunItems) -> Ite
             log = yield from read_log(meta.get("log") if isinstance(meta, dict) else None, item, where, run_items)
             annotations = task.get("annotations", [])
             if not isinstance(annotations, list):
-                raise Problem(
-                    f"annotations: expected a list, got {excerpt(annotations)}", "export from Label Studio as JSON"
-                )
+                raise Problem(f"annotations: expected a list, got {excerpt(annotations)}", AS_JSON)
             for index, annotation in enumerate(annotations):
                 at = f"{where}, annotation {index}"
                 with run_items.problems.at(at):
