@@ -53,6 +53,8 @@ GROUPS = {
     "Results": {
         "evaluate": "measure gold reward, win rate, KL and conflict of a policy",
         "report": "write one HTML page about a finished run",
+        "status": "show the stages of a run: state, time, and why one was made again",
+        "verify": "check every output of a run against its recorded hash",
     },
     "Tools": {
         "schema": "print a JSON Schema of the configuration, for editors",

@@ -1,13 +1,52 @@
-"""Run all rounds of SHF-CAS. The same command resumes an interrupted run, with the same results."""
+"""Run all rounds of SHF-CAS. The same command resumes an interrupted run, with the same results.
 
+A finished run can be extended (--rounds) or changed: only stages that depend on a change are made again. Finished
+results are replaced only with approval, on the terminal or with --yes; --plan shows what would be made and stops.
+"""
+
+import sys
+from dataclasses import dataclass, fields
 from typing import Any
 
-from shfcas.pipeline.config import RunConfig as Config
-from shfcas.pipeline.loop import run as run_rounds
+from shfcas.pipeline.config import RunConfig
+from shfcas.pipeline.loop import plan
+from shfcas.pipeline.loop import run as run_all
+from shfcas.pipeline.run_directory import Plan
+from shfcas.utils.config import option
 
 POSITIONAL, POSITIONAL_HELP = "config_file", "the configuration, as with --config"
 
 
+@dataclass
+class Config(RunConfig):
+    """`shfcas run`."""
+
+    plan: bool = option(False, "print the stages and what is done, stale or to do, and stop", volatile=True)
+    yes: bool = option(False, "make finished stages again that depend on a change, without asking", volatile=True)
+
+
 def run(config: Config) -> dict[str, Any]:
-    """Runs the stages that are left; returns the path of the report."""
-    return {"report": str(run_rounds(config))}
+    """Runs the stages that are left, or plans them."""
+    settings = RunConfig(**{field.name: getattr(config, field.name) for field in fields(RunConfig)})
+    if config.plan:
+        stages = plan(settings).stages
+        return {"plan": [{"name": s.name, "state": s.state, "reasons": list(s.reasons)} for s in stages]}
+    return {"report": str(run_all(settings, approve=lambda planned: config.yes or _ask(planned)))}
+
+
+def text(result: dict[str, Any]) -> str:
+    """The result as text: the report's path, or a line per planned stage."""
+    if "plan" not in result:
+        return f"report: {result['report']}"
+    width = max(len(stage["name"]) for stage in result["plan"])
+    rows = [f"{s['name']:<{width}}  {s['state']:<7}  {'; '.join(s['reasons'])}" for s in result["plan"]]
+    return "\n".join(row.rstrip() for row in rows)
+
+
+def _ask(planned: Plan) -> bool:
+    """Asks on the terminal whether stale stages may be made again."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    print(f"shfcas run: {planned.stale_text()}", file=sys.stderr)
+    print("make them again? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

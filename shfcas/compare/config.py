@@ -1,7 +1,6 @@
 """Configuration of a comparison: that of a run, with strategies, budgets and seeds."""
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 from shfcas.compare.cells import Bench
 from shfcas.pipeline.config import SOURCES, RunConfig
@@ -9,10 +8,9 @@ from shfcas.selection import STRATEGIES, SelectionConfig
 from shfcas.training.algorithms import RLConfig
 from shfcas.training.reward.config import RefineConfig
 from shfcas.utils.callables import is_callable_name
-from shfcas.utils.config import option, to_dict, unexpected, with_default
+from shfcas.utils.config import option, unexpected, with_default
 
 BASELINE = "random"
-GRID = ("output", "strategies", "budgets", "seeds", "jobs", "ppo", "ppo_seeds", "ppo_budget")
 
 
 @dataclass
@@ -111,8 +109,3 @@ class CompareConfig(RunConfig):
     def backbone(self) -> str | None:
         """Returns the model whose features are used beside the proxy's; None where the proxy is that model."""
         return self.reward_model if self.features == "both" and self.proxy else None
-
-    def shared(self) -> dict[str, Any]:
-        """Returns the settings that may not change in a run directory: all but the grid, which may grow."""
-        assert {*GRID} <= {f.name for f in fields(self)}
-        return {key: value for key, value in to_dict(self).items() if key not in GRID}

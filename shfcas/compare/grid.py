@@ -16,7 +16,7 @@ import torch
 from shfcas.compare.cells import NONE, Bench, Cell, RefineHead, run_cell
 from shfcas.compare.heads import torch_threads
 from shfcas.selection import SelectionConfig
-from shfcas.utils.config import to_dict
+from shfcas.utils.config import differences, to_dict
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import disk_errors
 from shfcas.utils.progress import progress
@@ -120,10 +120,10 @@ class Record:
             lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
             if not lines:
                 self._append(head)
-            elif json.loads(lines[0]) != json.loads(json.dumps(head)):
+            elif changed := differences(json.loads(lines[0])["inputs"], json.loads(json.dumps(head))["inputs"]):
                 raise UserError(
-                    f"{self.path} has cells from other data or other settings; delete it to run them again, or name a "
-                    "new folder with --output"
+                    f"{self.path} holds cells that were made otherwise ({'; '.join(changed)}); undo that, delete the "
+                    "file to run them again, or name a new folder with --output"
                 )
         for line in lines[1:]:
             cell = json.loads(line)

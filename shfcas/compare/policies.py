@@ -8,9 +8,10 @@ from shfcas.compare.frozen import FrozenModel
 from shfcas.compare.work import POOL, RunWork
 from shfcas.data.candidates import read_candidates
 from shfcas.data.preferences import read_preferences, write_preferences
+from shfcas.pipeline.content import Model, Source, scorer_source
 from shfcas.pipeline.loop import Loop, Start, State
 from shfcas.pipeline.run_directory import StageContext
-from shfcas.pipeline.steps import Model
+from shfcas.pipeline.steps import ModelName
 from shfcas.training.algorithms import PolicyTraining, train_policy
 from shfcas.utils.files import read_json
 from shfcas.utils.seeds import derive_seed
@@ -70,13 +71,26 @@ def train_one(loop: Loop, work: RunWork, start: Start, cell: Cell) -> Path:
     labels = loop.run.stage(
         f"{folder}/preferences.jsonl",
         lambda context: write_preferences(context.output, work.preferences(bench.pool, cell_labels())),
-        {"pool": pool},
+        inputs={"pool": pool},
+        settings={
+            "selection": work.selection(cell.strategy),
+            "budget": cell.budget,
+            "pool_share": config.pool_share,
+            "label_noise": config.label_noise,
+            "seed": config.seed,
+        },
     )
-    reward_model: Model = state.reward_model
+    reward_model: ModelName = state.reward_model
     if cell.strategy != NONE or state.preferences:
-        inputs = {"labels": labels, "reward_model": state.reward_model}
-        reward_model = loop.run.stage(f"{folder}/reward_model", refine, inputs)
-    inputs = {"policy": state.policy, "reward_model": reward_model, "pool": pool}
-    policy = loop.run.stage(f"{folder}/policy", fine_tune, inputs)
+        inputs: dict[str, Source] = {"labels": labels, "reward_model": scorer_source(state.reward_model)}
+        inputs |= {f"preferences_{i}": path for i, path in enumerate(state.preferences)}
+        settings = {"refine": config.refine, "l2": config.l2, "reward": config.reward, "seed": config.seed}
+        reward_model = loop.run.stage(f"{folder}/reward_model", refine, inputs=inputs, settings=settings)
+    policy = loop.run.stage(
+        f"{folder}/policy",
+        fine_tune,
+        inputs={"policy": Model(state.policy), "reward_model": scorer_source(reward_model), "pool": pool},
+        settings={"rl": config.rl, "seed": config.seed},
+    )
     loop.evaluate(State(policy, reward_model, (*state.preferences, labels)), folder, start)
     return loop.run.path / folder / "metrics.json"

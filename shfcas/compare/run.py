@@ -12,18 +12,16 @@ from shfcas.compare.work import FEATURES, RunWork, prepare
 from shfcas.pipeline.loop import Loop
 from shfcas.pipeline.run_directory import RunDirectory
 from shfcas.utils.config import to_dict
-from shfcas.utils.files import remove, write_text
+from shfcas.utils.files import remove
 
 logger = logging.getLogger(__name__)
 
 
 def compare(config: CompareConfig) -> Path:
     """Runs a comparison, or what a killed one still lacks, and returns the path of its page."""
-    import yaml
-
     config.check_inputs()
-    directory = RunDirectory(config.output, config.shared(), config.seed)
-    write_text(directory.path / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False))
+    directory = RunDirectory(config.output, to_dict(config), config.seed)
+    directory.begin()
     loop = Loop(directory, config)
     start = loop.start()
     work = prepare(directory, loop, start.state, config)

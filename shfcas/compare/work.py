@@ -17,8 +17,9 @@ from shfcas.compare.frozen import FrozenModel
 from shfcas.data.candidates import read_candidates, write_candidates
 from shfcas.data.preferences import Preference, merge, read_preferences
 from shfcas.feedback.annotation.schema import make_preference
+from shfcas.pipeline.content import Model, Source, scorer_source
 from shfcas.pipeline.loop import Loop, State
-from shfcas.pipeline.run_directory import RunDirectory, StageContext
+from shfcas.pipeline.run_directory import RunDirectory, StageContext, flat_settings
 from shfcas.rewards.scorers import load_scorer
 from shfcas.rewards.table import score_rows
 from shfcas.training.reward.refine import train_on_groups
@@ -35,14 +36,19 @@ def prepare(directory: RunDirectory, loop: Loop, state: State, config: CompareCo
         table = read_candidates(conflicts)
         write_candidates(context.output, table.with_columns(gold=score_rows(loop.gold, table.rows())))
 
-    directory.stage(POOL, add_gold, {"conflicts": conflicts, "gold": config.gold})
+    directory.stage(POOL, add_gold, inputs={"conflicts": conflicts, "gold": scorer_source(config.gold)})
     if config.refine == "head":
-        inputs = {"pool": directory.path / POOL, "held_out": directory.path / HELD_OUT}
-        earlier = {f"preferences_{i}": path for i, path in enumerate(state.preferences)}
+        inputs: dict[str, Source] = {"pool": directory.path / POOL, "held_out": directory.path / HELD_OUT}
+        inputs |= {f"preferences_{i}": path for i, path in enumerate(state.preferences)}
+        inputs["reward_model"] = Model(state.reward_model)
+        backbone = config.backbone()
+        if backbone:
+            inputs["backbone"] = Model(backbone)
         directory.stage(
             FEATURES,
             lambda c: write_features(c.output, directory.path, state, config),
-            {**inputs, **earlier, "reward_model": state.reward_model, "backbone": config.backbone() or ""},
+            inputs=inputs,
+            settings={"features": config.features, "cost_model": config.cost_model},
         )
     return RunWork(directory.path, config, state)
 
@@ -98,8 +104,13 @@ class RunWork:
     def inputs(self) -> dict[str, Any]:
         """Returns the content hashes of all that the cells read."""
         found: dict[str, Any] = {"pool": content_hash(self.path / POOL), "held_out": content_hash(self.path / HELD_OUT)}
-        if self.config.refine == "head":
+        config = self.config
+        if config.refine == "head":
             found["features"] = content_hash(self.path / FEATURES)
+        used: dict[str, Any] = {"selection": config.selection, "reward": config.reward}
+        names = ("refine", "features", "l2", "pool_share", "label_noise", "blind", "cost_model", "seed")
+        used |= {name: getattr(config, name) for name in names}
+        found["settings"] = flat_settings({**used, "evaluation.group_by": config.evaluation.group_by})
         return found
 
     @cached_property

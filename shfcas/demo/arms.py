@@ -17,7 +17,7 @@ from shfcas.pipeline.config import RunConfig
 from shfcas.pipeline.loop import Loop
 from shfcas.pipeline.run_directory import RunDirectory
 from shfcas.rewards.table import score_rows
-from shfcas.utils.config import Options, build, option, read_yaml, to_dict, volatile_names, with_default
+from shfcas.utils.config import Options, build, option, read_yaml, to_dict, with_default
 from shfcas.utils.files import read_json, write_json
 
 ARMS = {
@@ -67,7 +67,8 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
     """Runs or resumes the arms; writes results.json and returns its content."""
     settings = run_config(config)
     settings.check_inputs()
-    run = RunDirectory(config.output, to_dict(settings), config.seed, volatile_names(RunConfig))
+    run = RunDirectory(config.output, to_dict(settings), config.seed)
+    run.begin()
     loop = Loop(run, settings)
     start = loop.start()
     conflicts = loop.score(start.state, loop.sample(start.state, "round-1"), "round-1")
@@ -83,7 +84,7 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
         "labels": {
             arm: labels_in_blind_topics(run.path, arm, conflicts) for arm in arms(settings) if arm != "no_feedback"
         },
-        "seconds": round(sum(stage["seconds"] for stage in run.manifest["stages"].values())),
+        "seconds": round(sum(stage.seconds for stage in run.manifest.stages.values())),
     }
     write_json(run.path / "results.json", results)
     return results

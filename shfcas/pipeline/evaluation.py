@@ -11,8 +11,9 @@ import numpy as np
 from shfcas.data.candidates import read_candidates, write_candidates
 from shfcas.engines import Engine
 from shfcas.evaluation.metrics import detection, grouped, ranking_accuracy, summarize
+from shfcas.pipeline.content import Source, scorer_source
 from shfcas.pipeline.run_directory import RunDirectory, StageContext
-from shfcas.pipeline.steps import Model, with_conflicts
+from shfcas.pipeline.steps import ModelName, with_conflicts
 from shfcas.rewards.best_of_n import keep_best, kl_bound
 from shfcas.rewards.table import answer_rewards
 from shfcas.utils.files import read_json, write_json
@@ -23,8 +24,8 @@ def score_held_out(
     output: str,
     *,
     candidates: Path,
-    proxy: Model,
-    reward_model: Model,
+    proxy: ModelName,
+    reward_model: ModelName,
     gold: str,
     best_of_n: int,
     cost_model: bool,
@@ -53,10 +54,11 @@ def score_held_out(
         table = with_conflicts(table, proxy, cost_model=cost_model, policy_score=policy_score, engine=engine)
         write_candidates(context.output, table.with_columns(gold=answer_rewards(engine, gold, table.rows())))
 
-    inputs = {"candidates": candidates, "proxy": proxy}
+    inputs: dict[str, Source] = {"candidates": candidates, "proxy": scorer_source(proxy), "gold": scorer_source(gold)}
     if best_of_n > 1:
-        inputs["reward_model"] = reward_model
-    return run.stage(output, make, inputs)
+        inputs["reward_model"] = scorer_source(reward_model)
+    settings = {"policy_score": policy_score, "cost_model": cost_model, "rl.best_of_n.n": best_of_n}
+    return run.stage(output, make, inputs=inputs, settings=settings)
 
 
 def measure(
@@ -65,7 +67,7 @@ def measure(
     *,
     answers: Path,
     before: Path,
-    reward_model: Model,
+    reward_model: ModelName,
     best_of_n: int,
     group_by: str | None,
     cost_model: bool,
@@ -105,7 +107,12 @@ def measure(
             metrics["judge"] = read_json(judge)
         write_json(context.output, metrics)
 
-    return run.stage(output, make, {"answers": answers, "before": before, "reward_model": reward_model})
+    return run.stage(
+        output,
+        make,
+        inputs={"answers": answers, "before": before, "reward_model": scorer_source(reward_model)},
+        settings={"evaluation.group_by": group_by, "cost_model": cost_model, "rl.best_of_n.n": best_of_n},
+    )
 
 
 def _means(gold: list[list[float]], accuracy: list[float], positions: list[int]) -> dict[str, Any]:

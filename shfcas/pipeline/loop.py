@@ -1,8 +1,10 @@
 """SHF-CAS, one round after another, in a run directory that can be killed and resumed at any point."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 from shfcas.data.candidates import read_prompts
 from shfcas.engines import Engine, open_engine
@@ -13,11 +15,13 @@ from shfcas.feedback.human import HumanFeedback
 from shfcas.feedback.judge.source import JudgeFeedback
 from shfcas.pipeline import evaluation, preparation, steps
 from shfcas.pipeline.config import RunConfig
-from shfcas.pipeline.run_directory import RunDirectory
-from shfcas.pipeline.steps import Model
-from shfcas.rewards.scorers import load_scorer
+from shfcas.pipeline.content import Source, data_source, scorer_source
+from shfcas.pipeline.run_directory import Plan, RunDirectory
+from shfcas.pipeline.steps import ModelName
+from shfcas.rewards.scorers import RewardScorer, load_scorer
 from shfcas.selection import SelectionConfig
-from shfcas.utils.config import to_dict, volatile_names
+from shfcas.utils.config import to_dict
+from shfcas.utils.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,8 @@ class State:
         best_of_n: number of answers of the policy of which the reward model keeps the best; 1 keeps all.
     """
 
-    policy: Model
-    reward_model: Model
+    policy: ModelName
+    reward_model: ModelName
     preferences: tuple[Path, ...] = ()
     best_of_n: int = 1
 
@@ -62,13 +66,17 @@ class Loop:
         self.prompts = read_prompts(config.prompts)[: config.max_prompts]
         self.eval_prompts = read_prompts(config.eval_prompts)
         preparation.refuse_shared_prompts(self.prompts, self.eval_prompts)
-        self.gold = load_scorer(config.gold)
         # Made here to fail early if the API key is missing. All rounds share its replies.
         self.judge = JudgeFeedback(config.judge, run.path / "judge.jsonl") if config.feedback == "judge" else None
         # Models whose log-probabilities the policy score needs, by column.
-        self.references: dict[str, Model] = {}
+        self.references: dict[str, ModelName] = {}
         if config.policy_score == "logprob_ratio":
             self.references["reference_logprobs"] = config.reference or config.policy
+
+    @cached_property
+    def gold(self) -> RewardScorer:
+        """The gold reward, loaded when it is first needed."""
+        return load_scorer(self.config.gold)
 
     # -- before the first round -------------------------------------------------------------------------
 
@@ -92,7 +100,7 @@ class Loop:
         preferences = None
         if config.preferences:
             preferences = preparation.copy_preferences(run, "round-0/preferences.jsonl", preferences=config.preferences)
-        policy: Model = config.policy
+        policy: ModelName = config.policy
         if config.sft and demonstrations:
             policy = preparation.fine_tune_on_demonstrations(
                 run,
@@ -102,7 +110,7 @@ class Loop:
                 sft=config.sft,
                 chat_template=config.chat_template,
             )
-        reward_model: Model = config.reward_model
+        reward_model: ModelName = config.reward_model
         if config.proxy and preferences:
             reward_model = preparation.train_proxy(
                 run,
@@ -204,8 +212,27 @@ class Loop:
             conflicts=conflicts,
             number=number,
             source=partial(self._feedback, folder),
-            guidelines=self.config.judge.guidelines if self.judge else None,
+            reads=self._feedback_reads(),
+            settings=self._feedback_settings(),
         )
+
+    def _feedback_reads(self) -> dict[str, Source]:
+        """What the source of feedback reads besides the comparisons."""
+        config = self.config
+        if config.feedback == "gold":
+            return {"gold": scorer_source(config.gold)}
+        if config.feedback == "judge" and config.judge.guidelines:
+            return {"guidelines": data_source(config.judge.guidelines)}
+        return {}
+
+    def _feedback_settings(self) -> dict[str, Any]:
+        """The part of the configuration that the source of feedback uses."""
+        config = self.config
+        section = {"human": config.human, "judge": config.judge}.get(config.feedback)
+        found: dict[str, Any] = {"feedback": config.feedback}
+        if section is not None:
+            found |= {config.feedback: section, "seed": config.seed}
+        return found
 
     def _feedback(self, folder: str, seed: int) -> FeedbackSource:
         """The source that labels the queue in a folder of the run directory."""
@@ -268,6 +295,7 @@ class Loop:
             chat_template=config.chat_template,
             engine=self.engine,
             seed=config.seed,
+            section="evaluation.sampling",
         )
         answers = evaluation.score_held_out(
             self.run,
@@ -295,17 +323,52 @@ class Loop:
         return answers
 
 
-def run(config: RunConfig) -> Path:
-    """Runs all rounds, or what a killed run still lacks, and returns the path of the report."""
+def run_rounds(loop: Loop) -> None:
+    """Runs all rounds, or those that are left of them; in a planning run directory, plans them."""
+    config = loop.config
+    start = loop.start()
+    state = start.state
+    selection = config.selection if config.feedback != "none" else None
+    for number in range(1, config.rounds + 1):
+        state = loop.round(state, number, start=start, selection=selection)
+
+
+def plan(config: RunConfig) -> Plan:
+    """Returns the stages of a run in order, with what is done, stale or to do. Makes nothing but the run's folder."""
+    directory = open_run(config)
+    with directory, directory.planning() as planned:
+        run_rounds(Loop(directory, config))
+    return planned
+
+
+def run(config: RunConfig, *, approve: Callable[[Plan], bool] = lambda planned: False) -> Path:
+    """Runs all rounds, or those that are left of them, and returns the path of the report.
+
+    Args:
+        config: the configuration.
+        approve: asked whether finished stages may be made again because something that they depend on changed. By
+            default they may not.
+
+    Raises:
+        UsageError: stages are stale and making them again was not approved; the message lists them with the reasons.
+    """
     from shfcas.report import write_report
 
+    with open_run(config) as directory:
+        loop = Loop(directory, config)
+        with directory.planning() as planned:
+            run_rounds(loop)
+        if planned.stale():
+            if not approve(planned):
+                raise UsageError(f"{planned.stale_text()}; undo the changes, or make them again with --yes")
+            directory.approved = True
+        directory.begin()
+        with open_engine(config.engine, config.ray) as loop.engine:
+            run_rounds(loop)
+        return write_report(directory.path)
+
+
+def open_run(config: RunConfig) -> RunDirectory:
+    """Opens the run directory of a configuration."""
     config.check_inputs()
-    directory = RunDirectory(config.output, to_dict(config), config.seed, volatile_names(RunConfig))
-    with open_engine(config.engine, config.ray) as engine:
-        loop = Loop(directory, config, engine)
-        start = loop.start()
-        state = start.state
-        selection = config.selection if config.feedback != "none" else None
-        for number in range(1, config.rounds + 1):
-            state = loop.round(state, number, start=start, selection=selection)
-    return write_report(directory.path)
+    return RunDirectory(config.output, to_dict(config), config.seed)

@@ -13,13 +13,13 @@ from shfcas.data.chat import plain_text
 from shfcas.data.preferences import read_preferences, write_preferences
 from shfcas.engines import Engine
 from shfcas.pipeline.config import RunConfig
+from shfcas.pipeline.content import Model, Value, data_source, scorer_source, template_content
 from shfcas.pipeline.demonstrations import BootstrapConfig, demonstrations
 from shfcas.pipeline.run_directory import RunDirectory, StageContext
-from shfcas.pipeline.steps import Model, sample, train_reward
+from shfcas.pipeline.steps import ModelName, sample, train_reward
 from shfcas.rewards.preflight import PreflightConfig, preflight, refuse_failures
 from shfcas.training.reward.config import RewardModelConfig
 from shfcas.training.sft import SFTStageConfig, read_demonstrations, train_sft
-from shfcas.utils.callables import is_callable_name
 from shfcas.utils.config import fingerprint
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import write_json, write_jsonl
@@ -48,7 +48,7 @@ def make_demonstrations(
     run: RunDirectory,
     output: str,
     *,
-    policy: Model,
+    policy: ModelName,
     bootstrap: BootstrapConfig,
     chat_template: str | None,
     engine: Engine,
@@ -72,21 +72,22 @@ def make_demonstrations(
         references={},
         chat_template=chat_template,
         engine=engine,
+        section="bootstrap.sampling",
     )
     return run.stage(
         output,
         lambda context: write_jsonl(context.output, demonstrations(read_candidates(samples), bootstrap)),
-        {"candidates": samples},
+        inputs={"candidates": samples, "demonstrator": scorer_source(bootstrap.demonstrator)},
+        settings={"bootstrap.per_prompt": bootstrap.per_prompt, "bootstrap.threshold": bootstrap.threshold},
     )
 
 
 def copy_preferences(run: RunDirectory, output: str, *, preferences: str) -> Path:
     """Copies the original preferences, of a file or a function, into the run directory."""
-    source = preferences if is_callable_name(preferences) else Path(preferences)
     return run.stage(
         output,
         lambda context: write_preferences(context.output, read_preferences(preferences)),
-        {"preferences": source},
+        inputs={"preferences": data_source(preferences)},
     )
 
 
@@ -121,7 +122,12 @@ def fine_tune_on_demonstrations(
             chat_template=chat_template,
         )
 
-    return run.stage(output, make, {"policy": policy, "demonstrations": demonstrations})
+    return run.stage(
+        output,
+        make,
+        inputs={"policy": Model(policy), "demonstrations": demonstrations},
+        settings={"sft": sft, "chat_template": template_content(chat_template), "seed": run.seed},
+    )
 
 
 def train_proxy(
@@ -140,7 +146,8 @@ def train_proxy(
     return run.stage(
         output,
         lambda context: train_reward(context, backbone, [preferences], settings=proxy, split_seed=split_seed),
-        {"backbone": backbone, "preferences": preferences},
+        inputs={"backbone": Model(backbone), "preferences": preferences},
+        settings={"proxy": proxy, "seed": run.seed},
     )
 
 
@@ -148,7 +155,7 @@ def check_reward_model(
     run: RunDirectory,
     output: str,
     *,
-    reward_model: Model,
+    reward_model: ModelName,
     preferences: Path | None,
     prompts: Sequence[dict[str, Any]],
     settings: PreflightConfig,
@@ -183,7 +190,10 @@ def check_reward_model(
         refuse_failures(findings)
         write_json(context.output, [vars(finding) for finding in findings])
 
-    inputs = {"reward_model": reward_model}
-    if preferences:
-        inputs["preferences"] = preferences
-    return run.stage(output, make, inputs)
+    known = {"preferences": preferences} if preferences else {}
+    return run.stage(
+        output,
+        make,
+        inputs={"reward_model": scorer_source(reward_model), "prompts": Value(prompts), **known},
+        settings={"preflight": settings, "cost_model": cost_model, "sampling.max_new_tokens": answer_tokens},
+    )

@@ -1,35 +1,44 @@
-"""Run directory: named stages that are done once, in order, also if the process is killed in between.
+"""A run directory: stages that are pure functions of the content they read and of the configuration they use.
 
-A stage writes to a hidden `.partial` path, which is renamed when it is complete. It may keep checkpoints in a hidden
-`.work` folder, which is then deleted. `manifest.json` records, for each stage, the hashes of its inputs and its output,
-the seed, the versions and the time.
+A stage is made again exactly when its inputs or its settings changed. It writes to a hidden `.partial` path that is
+renamed when complete, and may keep checkpoints in a hidden `.work` folder that is deleted then. `manifest.json` records
+hashes of what went in and came out, settings, seeds, versions and times. A finished result is never replaced without
+approval: the plan says first which ones would be made again, and why.
 """
 
+import dataclasses
+import json
 import logging
 import platform
 import time
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from shfcas.utils.config import differences, fingerprint
-from shfcas.utils.errors import UserError
-from shfcas.utils.files import content_hash, disk_errors, lock_file, publish, read_json, remove, write_json, write_text
+from shfcas.pipeline.content import FileHashes, Model, Source, content_of
+from shfcas.pipeline.manifest import DONE, RUNNING, Manifest, Record, damage, describe_files
+from shfcas.utils.config import lasting
+from shfcas.utils.errors import UsageError, UserError
+from shfcas.utils.files import disk_errors, lock_file, publish, remove, write_text
 from shfcas.utils.seeds import derive_seed
 
 logger = logging.getLogger(__name__)
 
+TODO, STALE = "to do", "stale"
+UNKNOWN = "(not made yet)"
+
 
 @dataclass(frozen=True)
 class StageContext:
-    """Paths and seed for the work of a stage.
+    """The place and the seed of a stage.
 
     Attributes:
-        output: the file or folder to write; it does not exist yet.
+        output: where to write the result, a file or a folder that does not exist yet.
         work_dir: a folder that survives a kill, for shards and checkpoints.
         seed: the stage's own seed, derived from the run's seed and the stage's name.
     """
@@ -39,114 +48,265 @@ class StageContext:
     seed: int
 
 
+@dataclass(frozen=True)
+class PlannedStage:
+    """One stage of a plan.
+
+    Attributes:
+        name: its path inside the run directory.
+        state: `done`, `running` (was begun and can be resumed), `stale` (done, but of changed content), or `to do`.
+        reasons: of a stale stage, what changed.
+        inputs: content hash of everything the stage reads.
+        settings: the configuration that it uses.
+        reads: inputs that are outputs of other stages, with the names of those stages.
+    """
+
+    name: str
+    state: str
+    reasons: tuple[str, ...]
+    inputs: dict[str, str]
+    settings: dict[str, Any]
+    reads: dict[str, str]
+
+
+@dataclass
+class Plan:
+    """The stages of a run in order, before anything is made."""
+
+    stages: list[PlannedStage] = field(default_factory=list)
+
+    def stale(self) -> list[PlannedStage]:
+        """Finished stages that would be made again."""
+        return [stage for stage in self.stages if stage.state == STALE]
+
+    def stale_text(self) -> str:
+        """One line about what changed and which finished stages it makes stale."""
+        changes = dict.fromkeys(r for s in self.stale() for r in s.reasons if not r.endswith("is made again"))
+        names = ", ".join(stage.name for stage in self.stale())
+        return f"{'; '.join(changes)}; made again: {names}"
+
+
 class RunDirectory:
     """Stages and their manifest in one folder; only one process at a time may work in it.
 
     Args:
-        path: the folder; it is created if it is missing.
-        config: the whole configuration; a folder that was made with another one is refused.
+        path: the folder; it is made if it is not there.
+        config: the whole configuration, for `config.yaml` and the report; stages depend on what they are given.
         seed: the run's seed.
-        volatile: dotted names of configuration fields that may differ when the run is resumed.
+        approved: make stale stages again without asking.
+
+    Raises:
+        UserError: another process works in the folder, or its manifest is missing or damaged.
     """
 
     def __init__(
-        self, path: str | Path, config: dict[str, Any], seed: int, volatile: Collection[str] = frozenset()
+        self,
+        path: str | Path,
+        config: dict[str, Any],
+        seed: int,
+        *,
+        approved: bool = False,
     ) -> None:
-        self.path, self.config, self.seed = Path(path), config, seed
+        self.path, self.config, self.seed, self.approved = Path(path), config, seed, approved
+        self._plan: Plan | None = None
         with disk_errors(str(self.path)):
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / ".lock").open("w")
         lock_file(self._lock, self.path)
-        self._manifest_path = self.path / "manifest.json"
-        self.manifest: dict[str, Any] = {"stages": {}}
-        if self._manifest_path.exists():
-            self.manifest = read_json(self._manifest_path)
-        if self.manifest["stages"]:
-            changed = differences(self.manifest["config"], config, skip=volatile)
-            if changed:
-                raise UserError(
-                    f"{self.path} was made with another configuration; name a new folder with --output, or undo: "
-                    + "; ".join(changed)
-                )
-        else:
-            self.manifest.update(seed=seed, versions=versions())
-        if self.manifest.get("config") != config:
-            import yaml
+        self.manifest = Manifest(self.path)
+        self.hashes = FileHashes(self.path / ".hashes.json")
+        self._sweep()
 
-            self.manifest.update(config=config, config_hash=fingerprint(config))
-            write_text(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-            self._save()
+    def __enter__(self) -> "RunDirectory":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._lock.close()
+
+    def begin(self) -> None:
+        """Writes down what the run is now made with: the manifest's head and `config.yaml`."""
+        import yaml
+
+        self.manifest.about = {"seed": self.seed, "versions": versions(), "config": self.config}
+        with disk_errors(str(self.path)):
+            self.manifest.save()
+            write_text(self.path / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
+
+    @contextmanager
+    def planning(self) -> Iterator[Plan]:
+        """Yields a plan that fills while `stage` is called; inside, nothing is made."""
+        self._plan = Plan()
+        try:
+            yield self._plan
+        finally:
+            self._plan = None
+
+    @property
+    def is_planning(self) -> bool:
+        """Whether `stage` only plans."""
+        return self._plan is not None
 
     def stage(
-        self, name: str, make: Callable[[StageContext], Any], inputs: Mapping[str, str | Path] | None = None
+        self,
+        name: str,
+        make: Callable[[StageContext], Any],
+        *,
+        inputs: Mapping[str, Source] | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> Path:
-        """Returns the output of a stage, which is made first if it is missing.
+        """Returns the output of a stage, making it first unless it is there and nothing that it depends on changed.
 
         Args:
             name: the path of the output inside the run directory, such as `round-1/candidates.parquet`.
             make: writes `context.output`.
-            inputs: what the stage reads: paths are recorded by their content, names as they are.
+            inputs: what the stage reads, by name. A path inside the run directory is the output of a stage.
+            settings: the part of the configuration that the stage uses, by dotted name. All fields of a configuration
+                dataclass count that change a result.
 
         Raises:
-            UserError: an input has changed since the stage was done.
+            UsageError: the stage is done, what it depends on changed, and making it again is not approved.
+            UserError: an input or the output is damaged.
         """
         output = self.path / name
-        hashes = {key: self._hash(value) for key, value in (inputs or {}).items()}
-        record = self.manifest["stages"].get(name)
-        if record is not None and record["state"] == "done" and output.exists():
-            stale = [key for key, value in hashes.items() if record["inputs"].get(key) != value]
-            if stale:
-                raise UserError(
-                    f"{', '.join(stale)} changed after {output} was made from it; "
-                    f"delete {output} to make it again, or name a new folder with --output"
-                )
+        planned = self._planned(name, dict(inputs or {}), flat_settings(settings or {}))
+        if self._plan is not None:
+            self._plan.stages.append(planned)
             return output
-        partial = output.with_name(f".{output.name}.partial")
-        work_dir = output.with_name(f".{output.name}.work")
-        seed = derive_seed(self.seed, name)
-        started = time.time()
-        if record is not None and record["inputs"] != hashes:  # begun with other inputs: start over
+        if planned.state == DONE:
+            return output
+        if planned.state == STALE and not self.approved:
+            raise UsageError(
+                f"{output} was made otherwise ({'; '.join(planned.reasons)}); undo that, or run again with --yes to "
+                "make it again"
+            )
+        self._make(planned, make)
+        return output
+
+    def _planned(self, name: str, inputs: dict[str, Source], settings: dict[str, Any]) -> PlannedStage:
+        record, output = self.manifest.stages.get(name), self.path / name
+        hashes = {key: self._content(source) for key, source in inputs.items()}
+        reads = {key: stage for key, source in inputs.items() if (stage := self._stage_of(source)) is not None}
+
+        def planned(state: str, reasons: tuple[str, ...] = ()) -> PlannedStage:
+            return PlannedStage(name, state, reasons, hashes, settings, reads)
+
+        if record is None or (record.state == DONE and not output.exists()):
+            return planned(TODO)
+        reasons = tuple(self._changes(record, inputs, hashes, settings))
+        if record.state == RUNNING:
+            return planned(TODO if reasons else RUNNING, reasons)
+        if not reasons:
+            found = damage(output, record)
+            if found:
+                raise UserError(f"{found[0]}; restore it from a copy, or delete {output} to make it again")
+        return planned(STALE if reasons else DONE, reasons)
+
+    def _changes(
+        self, record: Record, inputs: dict[str, Source], hashes: dict[str, str], settings: dict[str, Any]
+    ) -> Iterator[str]:
+        for key in sorted(hashes.keys() | record.inputs.keys()):
+            if hashes.get(key) != record.inputs.get(key):
+                yield self._input_change(key, inputs.get(key), hashes.get(key))
+        for key in sorted(settings.keys() | record.settings.keys()):
+            before, now = record.settings.get(key), settings.get(key)
+            if before != now:
+                yield f"{key}: {before!r} -> {now!r}"
+
+    def _input_change(self, key: str, source: Source | None, content: str | None) -> str:
+        """One line about an input that changed."""
+        if source is None:
+            return f"{key}: no longer read"
+        stage = self._stage_of(source)
+        if stage is not None:
+            return f"{key}: {stage} is made again" if content == UNKNOWN else f"{key}: {stage} changed"
+        name = source if isinstance(source, Path) else getattr(source, "name", "")
+        return f"{key}: {name} changed" if name else f"{key} changed"
+
+    def _content(self, source: Source) -> str:
+        """The hash of a source; of an earlier stage's output, the one in its record, after a look at the files."""
+        name = self._stage_of(source)
+        if name is not None:
+            inside = self.path / name
+            if self._plan is not None:
+                planned = next((stage for stage in self._plan.stages if stage.name == name), None)
+                if planned is not None and planned.state != DONE:
+                    return UNKNOWN
+            record = self.manifest.stages.get(name)
+            if record is not None and record.state == DONE:
+                found = damage(inside, record)
+                if found:
+                    raise UserError(f"{found[0]}; restore it from a copy, or delete {inside} to make it again")
+                return record.output
+        return content_of(source, self.hashes)
+
+    def _stage_of(self, source: Source) -> str | None:
+        """The name of the stage whose output a source is; None for everything outside the run directory."""
+        path = source.name if isinstance(source, Model) else source
+        return str(path.relative_to(self.path)) if isinstance(path, Path) and path.is_relative_to(self.path) else None
+
+    def _make(self, planned: PlannedStage, make: Callable[[StageContext], Any]) -> None:
+        name, output = planned.name, self.path / planned.name
+        partial, work_dir = hidden(output, "partial"), hidden(output, "work")
+        seed, started = derive_seed(self.seed, name), time.time()
+        before = self.manifest.stages.get(name)
+        resumed = before is not None and planned.state == RUNNING
+        if before is not None and not resumed:
             for path in (output, partial, work_dir):
                 remove(path)
-        if not output.exists():  # it exists if a kill came between the rename and the manifest
+        if not (resumed and output.exists()):  # it exists when a kill came between the rename and the manifest
             logger.info("%s", name)
             with disk_errors(str(output)):
-                self.manifest["stages"][name] = {"state": "running", "inputs": hashes, "seed": seed}
-                self._save()
+                record = Record(RUNNING, planned.inputs, planned.settings, seed, reads=planned.reads)
+                record.because = list(planned.reasons)
+                self.manifest.stages[name] = record
+                self.manifest.save()
                 work_dir.mkdir(parents=True, exist_ok=True)
                 remove(partial)
                 make(StageContext(partial, work_dir, seed))
                 publish(partial, output)
-        with disk_errors(str(self._manifest_path)):
-            self.manifest["stages"][name] = {
-                "state": "done",
-                "inputs": hashes,
-                "output": content_hash(output),
-                "seed": seed,
-                "versions": versions(),
-                "seconds": round(time.time() - started, 3),
-                "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            }
-            self._save()
+        with disk_errors(str(self.manifest.path)):
+            record = self.manifest.stages[name]
+            record.state, record.files, record.versions = DONE, describe_files(output), versions()
+            record.seconds = round(time.time() - started, 3)
+            record.finished = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+            self.manifest.save()
+            self.hashes.save()
             remove(work_dir)
-        return output
 
-    def _hash(self, value: str | Path) -> str:
-        """Returns the recorded hash of a stage's output, the hash of another path, or a name as it is."""
-        if isinstance(value, str):
-            return value
-        if value.is_relative_to(self.path):
-            record = self.manifest["stages"].get(str(value.relative_to(self.path)), {})
-            if record.get("state") == "done":
-                return record["output"]
-        return content_hash(value)
+    def _sweep(self) -> None:
+        """Removes partial outputs and work folders of stages that are not running."""
+        running = {self.path / name for name, record in self.manifest.stages.items() if record.state == RUNNING}
+        kept = {hidden(output, kind) for output in running for kind in ("partial", "work")}
+        for kind in ("partial", "work"):
+            for path in self.path.rglob(f".*.{kind}"):
+                if path not in kept and not any(parent in kept for parent in path.parents):
+                    remove(path)
 
-    def _save(self) -> None:
-        write_json(self._manifest_path, self.manifest)
+
+def hidden(output: Path, kind: str) -> Path:
+    """The hidden path beside an output, `partial` or `work`."""
+    return output.with_name(f".{output.name}.{kind}")
+
+
+def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values of settings by dotted name, as JSON reads them back, without fields that change no result."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= _flat(lasting(value) if dataclasses.is_dataclass(value) else value, name)
+    return json.loads(json.dumps(found))
+
+
+def _flat(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {name: value}
+    found: dict[str, Any] = {}
+    for key, inner in value.items():
+        found |= _flat(inner, f"{name}.{key}")
+    return found or {name: value}
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of the software that results depend on."""
+    """Versions of Python and of the packages that a result depends on."""
     found = {"python": platform.python_version(), "torch": torch.__version__}
     for package in ("shfcas", "transformers", "trl", "peft", "datasets", "numpy"):
         try:

@@ -15,6 +15,7 @@ from shfcas.engines import Engine
 from shfcas.feedback import FeedbackSource, read_queue
 from shfcas.feedback.judge.source import JudgeFeedback
 from shfcas.models.resolve import provenance
+from shfcas.pipeline.content import Model, Source, Value, scorer_source, template_content
 from shfcas.pipeline.run_directory import RunDirectory, StageContext
 from shfcas.rewards.scorers import RewardScorer
 from shfcas.rewards.table import add_answer_rewards
@@ -25,23 +26,23 @@ from shfcas.selection.sharded import select_table
 from shfcas.training.algorithms import PolicyTraining, RLConfig, train_policy
 from shfcas.training.reward.config import RewardModelConfig
 from shfcas.training.reward.refine import train_on_groups
-from shfcas.utils.config import fingerprint
 from shfcas.utils.files import write_json, write_jsonl
 
-Model = str | Path  # the name of a model, or the folder of one that an earlier stage made
+ModelName = str | Path  # the name of a model, or the folder of one that an earlier stage made
 
 
 def sample(
     run: RunDirectory,
     output: str,
     *,
-    policy: Model,
+    policy: ModelName,
     prompts: Sequence[dict[str, Any]],
     sampling: SamplingConfig,
-    references: Mapping[str, Model],
+    references: Mapping[str, ModelName],
     chat_template: str | None,
     engine: Engine,
     seed: int | None = None,
+    section: str = "sampling",
 ) -> Path:
     """Step 1: samples answers with their log-probabilities.
 
@@ -55,6 +56,7 @@ def sample(
         chat_template: for a policy without one.
         engine: where the answers are sampled.
         seed: root of the random stream of each answer; None is the stage's own seed.
+        section: where `sampling` is in the configuration.
     """
 
     def make(context: StageContext) -> None:
@@ -70,7 +72,16 @@ def sample(
         )
         write_candidates(context.output, table)
 
-    return run.stage(output, make, {"policy": policy, "prompts": fingerprint(prompts), **references})
+    return run.stage(
+        output,
+        make,
+        inputs={
+            "policy": Model(policy),
+            "prompts": Value(prompts),
+            **{column: Model(model) for column, model in references.items()},
+        },
+        settings={section: sampling, "chat_template": template_content(chat_template), "seed": run.seed},
+    )
 
 
 def score(
@@ -78,7 +89,7 @@ def score(
     output: str,
     *,
     candidates: Path,
-    reward_model: Model,
+    reward_model: ModelName,
     cost_model: bool,
     policy_score: str,
     engine: Engine,
@@ -100,11 +111,16 @@ def score(
         scored = with_conflicts(table, reward_model, cost_model=cost_model, policy_score=policy_score, engine=engine)
         write_candidates(context.output, scored)
 
-    return run.stage(output, make, {"candidates": candidates, "reward_model": reward_model})
+    return run.stage(
+        output,
+        make,
+        inputs={"candidates": candidates, "reward_model": scorer_source(reward_model)},
+        settings={"policy_score": policy_score, "cost_model": cost_model},
+    )
 
 
 def with_conflicts(
-    candidates: CandidateTable, reward_model: Model, *, cost_model: bool, policy_score: str, engine: Engine
+    candidates: CandidateTable, reward_model: ModelName, *, cost_model: bool, policy_score: str, engine: Engine
 ) -> CandidateTable:
     """Adds rewards and conflict columns to a table, and records which model gave the rewards."""
     rewarded = add_answer_rewards(engine, str(reward_model), candidates, cost_model)
@@ -128,7 +144,7 @@ def select(run: RunDirectory, output: str, *, conflicts: Path, selection: Select
         chosen = select_table([str(conflicts)], selection, seed=context.seed, engine=engine)
         write_jsonl(context.output, [vars(comparison) for comparison in chosen.comparisons])
 
-    return run.stage(output, make, {"conflicts": conflicts})
+    return run.stage(output, make, inputs={"conflicts": conflicts}, settings={"selection": selection, "seed": run.seed})
 
 
 def label(
@@ -139,7 +155,8 @@ def label(
     conflicts: Path,
     number: int,
     source: Callable[[int], FeedbackSource],
-    guidelines: str | None,
+    reads: Mapping[str, Source],
+    settings: Mapping[str, Any],
 ) -> Path:
     """Step 5: labels the selected comparisons. The report of a language model is written beside the labels.
 
@@ -150,7 +167,8 @@ def label(
         conflicts: the table that they were selected from.
         number: the round, from 1.
         source: makes the source of feedback from the stage's seed.
-        guidelines: a file that a language model judges by.
+        reads: what the source itself reads, such as the gold reward or a judge's guidelines.
+        settings: the part of the configuration that the source uses.
     """
 
     def make(context: StageContext) -> None:
@@ -159,17 +177,14 @@ def label(
         if isinstance(feedback, JudgeFeedback):
             write_json((run.path / output).with_name("judge.json"), feedback.report)
 
-    inputs = {"queue": queue, "conflicts": conflicts}
-    if guidelines:
-        inputs["guidelines"] = Path(guidelines)
-    return run.stage(output, make, inputs)
+    return run.stage(output, make, inputs={"queue": queue, "conflicts": conflicts, **reads}, settings=settings)
 
 
 def refine(
     run: RunDirectory,
     output: str,
     *,
-    reward_model: Model,
+    reward_model: ModelName,
     labels: Path,
     preferences: Sequence[Path],
     settings: RewardModelConfig,
@@ -191,12 +206,13 @@ def refine(
     return run.stage(
         output,
         lambda context: train_reward(context, reward_model, groups, settings=settings, split_seed=split_seed),
-        {"reward_model": reward_model, "labels": labels, **earlier},
+        inputs={"reward_model": scorer_source(reward_model), "labels": labels, **earlier},
+        settings={"reward": settings, "seed": run.seed},
     )
 
 
 def train_reward(
-    context: StageContext, start: Model, groups: Sequence[Path], *, settings: RewardModelConfig, split_seed: int
+    context: StageContext, start: ModelName, groups: Sequence[Path], *, settings: RewardModelConfig, split_seed: int
 ) -> None:
     """Trains a reward model on preference files, the most trusted last, and writes its report beside it."""
     from shfcas.report.training import write_training_report
@@ -217,8 +233,8 @@ def fine_tune(
     run: RunDirectory,
     output: str,
     *,
-    policy: Model,
-    reward_model: Model,
+    policy: ModelName,
+    reward_model: ModelName,
     candidates: Path,
     prompts: Sequence[dict[str, Any]],
     rl: RLConfig,
@@ -255,4 +271,21 @@ def fine_tune(
         )
         train_policy(training, context.output, context.work_dir)
 
-    return run.stage(output, make, {"policy": policy, "reward_model": reward_model, "candidates": candidates})
+    return run.stage(
+        output,
+        make,
+        inputs={
+            "policy": Model(policy),
+            "reward_model": scorer_source(reward_model),
+            "candidates": candidates,
+            "prompts": Value(prompts),
+        },
+        settings={
+            "rl.algorithm": rl.algorithm,
+            "rl.reward_shaping": rl.reward_shaping,
+            f"rl.{rl.algorithm}": getattr(rl, rl.algorithm),
+            "cost_model": cost_model,
+            "chat_template": template_content(chat_template),
+            "seed": run.seed,
+        },
+    )

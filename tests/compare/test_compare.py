@@ -147,7 +147,7 @@ def test_a_grid_may_grow_and_what_it_stands_on_may_not_change(
     assert capsys.readouterr().out == f"report: {output}/report.html\n"
     assert (Path(output) / "report.html").read_text() == page
     assert main(["compare", str(config), "--l2", "3"]) == 1
-    assert "l2: 10.0 -> 3.0" in capsys.readouterr().err
+    assert "(settings.l2: 10.0 -> 3.0); undo that" in capsys.readouterr().err
 
 
 def test_the_full_model_is_refined_with_the_same_labels(values: dict[str, Any], tmp_path: Path) -> None:

@@ -288,7 +288,7 @@ def test_cells_of_other_data_are_not_mixed_in(tmp_path: Path) -> None:
     path = tmp_path / "cells.jsonl"
     Record(path, {"pool": "a"}).add({"strategy": "random", "budget": 1, "seed": 0, "seconds": 0.0, "metrics": []})
     assert list(Record(path, {"pool": "a"}).done) == [Cell("random", 1, 0)]
-    with pytest.raises(UserError, match="has cells from other data or other settings"):
+    with pytest.raises(UserError, match="holds cells that were made otherwise"):
         Record(path, {"pool": "b"})
 
 
@@ -300,7 +300,7 @@ def test_a_record_belongs_to_its_bench_and_settings(tmp_path: Path) -> None:
     assert [row for row in more if row["budget"] < 10 and row["seed"] == 0] == few
     arms = {**ARMS, "shf_cas": SelectionConfig(strategy="shf_cas", pacs_threshold="q0.5")}
     for changed, settings in ((bench(new_pair_weight=2.0), ARMS), (bench(label_noise=0.1), ARMS), (bench(), arms)):
-        with pytest.raises(UserError, match="has cells from other data or other settings"):
+        with pytest.raises(UserError, match="holds cells that were made otherwise"):
             run_grid(changed, settings, budgets=[5], seeds=1, record=path)
 
 

@@ -15,13 +15,14 @@ from shfcas.feedback import read_queue
 from shfcas.models.loading import load_policy
 from shfcas.models.resolve import is_cost_model
 from shfcas.pipeline.config import RunConfig
+from shfcas.pipeline.content import FileHashes
 from shfcas.pipeline.loop import Loop, State, run
 from shfcas.pipeline.run_directory import RunDirectory
 from shfcas.rewards.scorers import ensemble_members
 from shfcas.selection import SelectionConfig
 from shfcas.utils.config import build
 from shfcas.utils.errors import UsageError, UserError
-from shfcas.utils.files import content_hash, read_json
+from shfcas.utils.files import read_json
 from tests.support import tiny
 
 SHORT = {"num_completions": 4, "temperature": 1.0, "max_new_tokens": 6}
@@ -85,8 +86,9 @@ def test_a_round_starts_from_the_models_of_the_one_before(values: dict[str, Any]
     path = report.parent
     made, found = inputs(path), read_json(path / "manifest.json")["stages"]
 
-    policies = [values["policy"], *(found[f"round-{k}/policy"]["output"] for k in (1, 2))]
-    rewards = [values["reward_model"], *(found[f"round-{k}/reward_model"]["output"] for k in (1, 2))]
+    hashes = FileHashes(tmp_path / "hashes.json")
+    policies = [hashes.model(values["policy"]), *(found[f"round-{k}/policy"]["output"] for k in (1, 2))]
+    rewards = [hashes.model(values["reward_model"]), *(found[f"round-{k}/reward_model"]["output"] for k in (1, 2))]
     assert len(set(policies)) == len(set(rewards)) == 3  # each stage has changed its model
     for k in (1, 2):
         assert made[f"round-{k}/candidates.parquet"]["policy"] == policies[k - 1]
@@ -97,7 +99,9 @@ def test_a_round_starts_from_the_models_of_the_one_before(values: dict[str, Any]
         # All policies are judged by the first proxy, and compared with the first answers.
         assert made[f"round-{k}/evaluation.parquet"]["proxy"] == rewards[0]
         assert made[f"round-{k}/metrics.json"]["before"] == found["round-0/evaluation.parquet"]["output"]
-        assert read_candidates(path / f"round-{k}/evaluation.parquet").metadata["reward_model"] == rewards[0]
+        assert (
+            read_candidates(path / f"round-{k}/evaluation.parquet").metadata["reward_model"] == values["reward_model"]
+        )
         assert read_json(path / f"round-{k}" / "metrics.json")["kl"] != 0
         labels = read_preferences(path / f"round-{k}" / "preferences.jsonl")
         assert 0 < len(labels) <= 4
@@ -115,7 +119,7 @@ def test_a_round_starts_from_the_models_of_the_one_before(values: dict[str, Any]
         assert read_json(path / f"round-{k}" / "reward_model" / "training.json")["pairs"] == len(merge(*groups))
     first = read_json(path / "round-0" / "metrics.json")
     assert (first["kl"], first["win_rate"]["mean"]) == (0.0, 0.5)
-    assert content_hash(path / "round-2" / "policy") == policies[2]
+    assert hashes.files(path / "round-2" / "policy") == policies[2]
     load_policy(str(path / "round-2" / "policy"))
 
 
@@ -123,7 +127,7 @@ def test_without_feedback_the_proxy_stays_and_nothing_is_asked(values: dict[str,
     path = run(build(RunConfig, {**values, "output": str(tmp_path / "run"), "feedback": "none"})).parent
     made = inputs(path)
     assert not {"round-1/queue.jsonl", "round-1/preferences.jsonl", "round-1/reward_model"} & made.keys()
-    assert made["round-1/policy"]["reward_model"] == values["reward_model"]
+    assert made["round-1/policy"]["reward_model"] == FileHashes(tmp_path / "hashes.json").model(values["reward_model"])
 
 
 def test_new_labels_weigh_as_often_as_they_are_told_to(
@@ -335,17 +339,20 @@ def test_a_prompt_that_changed_after_its_answers_were_sampled_is_refused(
     rows[3]["prompt"] = "how was the morning?"
     tiny.write_lines(tmp_path / "prompts.jsonl", rows)
     loop = Loop(directory, config)
-    with pytest.raises(UserError, match=r"prompts changed after .*candidates\.parquet was made from it"):
+    with pytest.raises(UserError, match=r"preflight\.json was made otherwise \(prompts changed\)"):
         scored(loop, loop.prepare())
 
 
 def test_a_run_is_done_once(values: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     config = tmp_path / "config.json"  # JSON is YAML
-    config.write_text(json.dumps({**values, "output": str(tmp_path / "run"), "feedback": "none"}))
+    config.write_text(json.dumps({**values, "output": str(tmp_path / "run")}))
     assert main(["run", str(config)]) == 0
     manifest = (tmp_path / "run" / "manifest.json").read_text()
     assert main(["run", "--config", str(config)]) == 0
     assert (tmp_path / "run" / "manifest.json").read_text() == manifest
     assert capsys.readouterr().out == f"report: {tmp_path / 'run' / 'report.html'}\n" * 2
-    assert main(["run", str(config), "--selection.budget", "9"]) == 1
-    assert "selection.budget: 4 -> 9" in capsys.readouterr().err
+    assert main(["run", str(config), "--selection.budget", "9"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "selection.budget: 4 -> 9; made again: round-1/queue.jsonl, round-1/preferences.jsonl, round-1/" in error
+    assert error.endswith("undo the changes, or make them again with --yes")
+    assert (tmp_path / "run" / "manifest.json").read_text() == manifest

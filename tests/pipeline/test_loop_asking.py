@@ -112,7 +112,7 @@ def test_a_language_model_answers_a_run(
         run(build(RunConfig, settings))
         asked = len(server.requests)
         guidelines.write_text("The shorter answer is better.\n", encoding="utf-8")
-        with pytest.raises(UserError, match=r"guidelines changed after .*preferences\.jsonl was made"):
+        with pytest.raises(UserError, match=r"guidelines: .*guidelines\.md changed; made again: round-1/pref"):
             run(build(RunConfig, settings))
         assert len(server.requests) == asked
     labels = read_preferences(tmp_path / "run" / "round-1" / "preferences.jsonl")

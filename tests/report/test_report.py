@@ -32,6 +32,7 @@ def finished_run(folder: Path) -> Path:
     """A run directory as one round leaves it, its answers written by hand; every text in it is hostile."""
     config = RunConfig(policy=HOSTILE, reward_model="r", gold="g", prompts="p", eval_prompts="e")
     run = RunDirectory(folder, to_dict(config), seed=0)
+    run.begin()
     rng = np.random.default_rng(0)
     rows = [
         {
@@ -186,6 +187,6 @@ def test_the_command_names_the_page(run: Path, capsys: pytest.CaptureFixture) ->
 def test_a_folder_that_is_no_run_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"manifest\.json does not exist"):
         write_report(tmp_path)
-    RunDirectory(tmp_path / "new", {}, seed=0)
+    RunDirectory(tmp_path / "new", {}, seed=0).begin()
     with pytest.raises(UserError, match="no stage has been evaluated yet"):
         write_report(tmp_path / "new")
