@@ -1,5 +1,29 @@
+"""What every test can use: tiny models, and the same random numbers and one thread for each.
+
+The tests of the ops run without the model libraries too, so these are imported inside the fixtures.
+"""
+
+import gc
+import os
+
+# Before torch is imported; processes that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import contextlib
+from collections.abc import Iterator
+
 import pytest
 import torch
+
+with contextlib.suppress(ModuleNotFoundError):
+    from hypothesis import settings
+
+    # `quick` tries the same examples in every run; `--hypothesis-profile thorough` searches for new ones.
+    settings.register_profile("quick", max_examples=25, deadline=None, derandomize=True, database=None)
+    settings.register_profile("thorough", max_examples=400, deadline=None, print_blob=True)
+    settings.load_profile("quick")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -9,3 +33,34 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("needs_cuda"):
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def pytest_collection_finish() -> None:
+    """Take the imported modules out of garbage collection, which every trainer starts several times."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Folders of a policy, a reference and a reward model, to read; a test that changes one copies it first."""
+    from shfcas.utils.files import content_hash
+    from tests.support import tiny
+
+    folder = tmp_path_factory.mktemp("tiny-models")
+    names = tiny.write_models(folder)
+    before = content_hash(folder)
+    yield names
+    assert content_hash(folder) == before, f"a test changed the shared models in {folder}: let it copy them first"
+
+
+@pytest.fixture(scope="session")
+def policy(tiny_models: dict[str, str]) -> str:
+    """The folder of a tiny policy, to read."""
+    return tiny_models["policy"]
+
+
+@pytest.fixture(scope="session")
+def reward_model(tiny_models: dict[str, str]) -> str:
+    """The folder of a tiny reward model, to read."""
+    return tiny_models["reward_model"]

@@ -49,10 +49,10 @@ def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def files(tiny_models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("files")
     prompts = {"prompts": tiny.write_lines(folder / "prompts.jsonl", tiny.prompts(20, chat=False))}
-    return {**tiny.write_models(folder), **prompts, "folder": str(folder)}
+    return {**tiny_models, **prompts, "folder": str(folder)}
 
 
 def check_files(folder: Path, count: int) -> None:

@@ -18,11 +18,6 @@ from shfcas.utils.errors import UserError
 from tests.support import tiny
 
 
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny.save_policy(tmp_path_factory.mktemp("policy"))
-
-
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -26,11 +26,6 @@ IDS = torch.arange(3, 40)[None]
 COMMIT, OTHER = "a" * 40, "b" * 40
 
 
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny.save_policy(tmp_path_factory.mktemp("policy"))
-
-
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of the hub; nothing is asked over the network."""
@@ -223,8 +218,8 @@ def test_an_adapter_of_a_pinned_hub_model(hub: Path, policy: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("kind", ["decoder", "encoder"])
-def test_a_reward_adapter_brings_its_score_head(kind: str, policy: str, tmp_path: Path) -> None:
-    base = policy if kind == "decoder" else tiny.save_reward_model(tmp_path / "bert")
+def test_a_reward_adapter_brings_its_score_head(kind: str, policy: str, reward_model: str, tmp_path: Path) -> None:
+    base = policy if kind == "decoder" else reward_model
     torch.manual_seed(3)
     head = "score" if kind == "decoder" else "classifier"
     adapted = adapter(base, tmp_path / "adapter", "SEQ_CLS", modules_to_save=[head])

@@ -26,14 +26,13 @@ from benches import (
 from benches.clock import Effort, Timing, timings
 from benches.memory import Spent
 from benches.stopwatch import Stopwatch
-from tests.support import tiny as tiny_models
 
 TINY = Effort(0, 1)
 BENCHES = {"kendall": kendall, "pacs": pacs, "matrix": matrix, "logprobs": logprobs, "training": training}
 
 
 @pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def tiny(monkeypatch: pytest.MonkeyPatch, policy: str, reward_model: str) -> None:
     """Few rows, small models, no compiler and no processes; the clock reads once."""
     for module in (kendall_rivals, pacs, logprobs):
         monkeypatch.setattr(module, "compiled", lambda function: function)
@@ -50,8 +49,8 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(training, "FULL", training_ways.Size(2, 2, 3))
     for module in (table, training):
         monkeypatch.setattr(module, "spent", in_this_process)
-    monkeypatch.setattr(training_ways, "POLICY", tiny_models.save_policy(tmp_path / "policy"))
-    monkeypatch.setattr(training_ways, "REWARD_MODEL", tiny_models.save_reward_model(tmp_path / "reward"))
+    monkeypatch.setattr(training_ways, "POLICY", policy)
+    monkeypatch.setattr(training_ways, "REWARD_MODEL", reward_model)
 
 
 def in_this_process(prepare: Callable, small: tuple, large: tuple, threads: int) -> Spent:

@@ -31,19 +31,13 @@ ONLINE = {
 }
 
 
-@pytest.fixture(autouse=True)
-def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
-
-
 @pytest.fixture(scope="module")
-def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("models")
-    names = tiny.write_models(folder)
+def values(tiny_models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("values")
     held_out = [{"prompt": f"how was the {thing}?", "topic": "x"} for thing in ("match", "phone", "night")]
     return {
-        "policy": names["policy"],
-        "reward_model": names["reward_model"],
+        "policy": tiny_models["policy"],
+        "reward_model": tiny_models["reward_model"],
         "gold": "tests.support.tiny:letter_reward",
         "prompts": tiny.write_lines(folder / "prompts.jsonl", tiny.prompts(6, chat=False)),
         "eval_prompts": tiny.write_lines(folder / "held_out.jsonl", held_out),

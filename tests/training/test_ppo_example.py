@@ -6,19 +6,16 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
-from tests.support import tiny
-
 EXAMPLE = Path(__file__).parents[2] / "examples" / "ppo.py"
 
 
-def test_the_example_is_short_and_trains_a_model(tmp_path: Path) -> None:
+def test_the_example_is_short_and_trains_a_model(policy: str, tmp_path: Path) -> None:
     """As a reader would run it, in a process of its own and with nothing else of shfcas."""
     text = EXAMPLE.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 30
     assert [line for line in text.splitlines() if "shfcas" in line] == [
         "from shfcas.training.ppo.trainer import PPOConfig, PPOTrainer"
     ]
-    policy = tiny.save_policy(tmp_path / "policy")
     done = subprocess.run(
         [sys.executable, str(EXAMPLE), policy, str(tmp_path / "new")],
         env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"},
