@@ -12,6 +12,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import contextlib
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -39,6 +40,17 @@ def pytest_collection_finish() -> None:
     """Take the imported modules out of garbage collection, which every trainer starts several times."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_before() -> Iterator[None]:
+    """Undo what a command does to the loggers: it sends their records to a stderr that ends with the test."""
+    loggers = logging.getLogger(), logging.getLogger("shfcas")
+    before = [(logger.handlers[:], logger.level) for logger in loggers]
+    yield
+    for logger, (handlers, level) in zip(loggers, before, strict=True):
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,10 @@
 
 import io
 import json
-import logging
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,16 +21,6 @@ from tests.support import tiny
 ROOT = Path(__file__).parents[2]
 SHORT = ["--sampling.num_completions", "4", "--sampling.max_new_tokens", "6", "--sampling.temperature", "1"]
 GOLD = "tests.support.tiny:letter_reward"
-
-
-@pytest.fixture(autouse=True)
-def root_logger() -> Iterator[None]:
-    """The command line sends logs to its own stderr, which ends with a test."""
-    logger = logging.getLogger()
-    handlers, level = logger.handlers[:], logger.level
-    yield
-    logger.handlers[:] = handlers
-    logger.setLevel(level)
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from tests.support.ray_workers import Broken, Refusing, Writer, always_die, die_
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 pytest.importorskip("ray")
+pytestmark = pytest.mark.system
 STORE = 100 << 20
 
 
