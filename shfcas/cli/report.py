@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from shfcas.compare.tables import FACTS
-from shfcas.report import write_report
 from shfcas.utils.config import option
 
 
@@ -23,4 +22,6 @@ def run(config: Config) -> dict[str, Any]:
         from shfcas.compare.page import write_page
 
         return {"report": str(write_page(path))}
+    from shfcas.report import write_report
+
     return {"report": str(write_report(path))}
