@@ -24,7 +24,7 @@ with contextlib.suppress(ModuleNotFoundError):
 
     # `quick` tries the same examples in every run; `--hypothesis-profile thorough` searches for new ones.
     settings.register_profile("quick", max_examples=25, deadline=None, derandomize=True, database=None)
-    settings.register_profile("thorough", max_examples=400, deadline=None, print_blob=True)
+    settings.register_profile("thorough", max_examples=250, deadline=None, print_blob=True)
     settings.load_profile("quick")
 
 
