@@ -40,7 +40,7 @@ def cluster() -> Iterator[Any]:
 
 @pytest.fixture
 def engine(cluster: Any) -> Iterator[Any]:
-    with open_engine("ray", RayConfig(address=cluster.address, retries=2, start_timeout=60)) as engine:
+    with open_engine("ray", RayConfig(address=cluster.address, retries=2, start_timeout=300)) as engine:
         yield engine
 
 
@@ -83,7 +83,7 @@ def test_a_node_that_is_killed_loses_nothing(cluster: Any, engine: Any, tmp_path
     node = cluster.add_node(num_cpus=1, object_store_memory=STORE)
 
     def wait_while(condition: Callable[[], bool]) -> None:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 300
         while condition() and time.monotonic() < until:
             time.sleep(0.05)
 

@@ -61,7 +61,7 @@ def start(feedback: HumanFeedback) -> tuple[threading.Thread, list[Preference]]:
 
 
 def ended(thread: threading.Thread) -> bool:
-    thread.join(timeout=20)
+    thread.join(timeout=100)
     return not thread.is_alive()
 
 
@@ -79,7 +79,7 @@ def has_queue(folder: Path) -> bool:
         return bool(store.queues())
 
 
-def until(condition, seconds: float = 30) -> None:
+def until(condition, seconds: float = 100) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -94,7 +94,7 @@ def test_it_goes_on_when_the_last_comparison_is_answered(
     time.sleep(0.1)
     assert thread.is_alive()  # one is open
     answer(tmp_path, {2: "second"})
-    thread.join(timeout=20)
+    thread.join(timeout=100)
     human = {"source": "human", "annotator": "ada", "round": 1, "prompt": TABLE.rows()[0]["prompt"], "prompt_id": "a"}
     assert made == [
         Preference(chosen="a2", rejected="a0", chosen_index=2, rejected_index=0, margin=1.0, **human),
@@ -155,7 +155,7 @@ def test_while_another_process_serves_the_page_it_only_waits(tmp_path: Path, cap
         until(lambda: "waiting for answers at" in caplog.text)
         assert re.search(r"waiting for answers at (\S+)", caplog.text).group(1) == page.address
         answer(tmp_path, {0: "first", 1: "first", 2: "first"})
-        thread.join(timeout=20)
+        thread.join(timeout=100)
         assert not thread.is_alive()
 
 
