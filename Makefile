@@ -1,5 +1,5 @@
 # Every target sets up what it needs in .venv, once; changed dependencies or C++ are installed and built again.
-# `make TARGET ARGS="..."` passes ARGS on to the command behind demo, test and bench.
+# `make TARGET ARGS="..."` passes ARGS on to the command behind demo, the test targets and bench.
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -7,17 +7,26 @@ ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# uv where it is installed, else pip.
+PIP := $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet \
+	--disable-pip-version-check)
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal --durations 10
 BUILT_FROM := pyproject.toml constraints.txt CMakeLists.txt $(wildcard _build_backend/*.py) $(shell find csrc -type f)
 CPP_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 # The development environment contains the demo's.
 DEMO_STAMP := $(VENV)/$(if $(wildcard $(VENV)/dev.stamp),dev,demo).stamp
 
+# Compilers behind ccache where it is installed.
+ifneq ($(shell command -v ccache),)
+export CMAKE_CXX_COMPILER_LAUNCHER ?= ccache
+export CMAKE_CUDA_COMPILER_LAUNCHER ?= ccache
+endif
+
 # Nothing here needs the network once it is installed, and nothing reports that it runs.
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo browser test test-slow test-torch sanitize bench bench-results experiments experiments-quick experiments-ppo gpu-check
+.PHONY: help demo browser test test-system test-slow test-all test-torch sanitize bench bench-results experiments experiments-quick experiments-ppo gpu-check
 .PHONY: lint lint-check reference docs clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -29,7 +38,7 @@ demo: $(DEMO_STAMP) $(VENV)/models.stamp  ## the whole loop on a small language 
 	$(BIN)/shfcas demo $(ARGS)
 
 # The browser of the system, in which the tests of the page run.
-browser:  ## install chromium, which the tests need, where no browser of its kind is
+browser:  ## install chromium, which test-system needs, where no browser of its kind is
 	@for name in chromium chromium-browser google-chrome "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"; do \
 		if command -v "$$name" > /dev/null; then exit 0; fi; \
 	done; \
@@ -37,11 +46,17 @@ browser:  ## install chromium, which the tests need, where no browser of its kin
 	echo "installing chromium"; sudo=; if [ "$$(id -u)" != 0 ]; then sudo=sudo; fi; \
 	$$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qq chromium > /dev/null
 
-test: browser $(VENV)/dev.stamp  ## all tests and doctests but the slow ones
-	$(BIN)/python -m pytest --doctest-modules shfcas tests -m "not slow" $(ARGS)
+test: $(VENV)/dev.stamp  ## tests and doctests that run in one process: before every commit, in minutes
+	$(PYTEST) --doctest-modules shfcas tests -m "not slow and not system" $(ARGS)
 
-test-slow: $(VENV)/dev.stamp  ## the slow tests: every architecture through the whole loop, PPO against closed forms
-	$(BIN)/python -m pytest tests -m slow $(ARGS)
+test-system: browser $(VENV)/dev.stamp $(VENV)/models.stamp  ## tests with a browser, a Ray cluster, processes to kill
+	$(PYTEST) tests -m "system and not slow" $(ARGS)
+
+test-slow: $(VENV)/dev.stamp  ## every architecture through the whole loop, PPO against closed forms, several processes
+	$(PYTEST) tests -m slow $(ARGS)
+
+test-all: browser $(VENV)/dev.stamp $(VENV)/models.stamp  ## all of these, and ten times as many random examples
+	$(PYTEST) --doctest-modules shfcas tests --hypothesis-profile thorough $(ARGS)
 
 # Built with the pinned torch, run with the other: that is what a wheel promises.
 TORCH ?= 2.11.0
@@ -55,7 +70,7 @@ test-torch: $(VENV)/dev.stamp  ## the tests of the ops with another torch: make 
 		"torch==$(TORCH)" numpy scipy pytest hypothesis
 	@$(OTHER)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall build/wheel/*.whl
 	$(OTHER)/bin/python -P -c 'import shfcas, torch; print("built with", shfcas.build_facts()["torch"], "runs", torch.__version__)'
-	PYTHONSAFEPATH=1 $(OTHER)/bin/python -m pytest tests/ops $(ARGS)
+	PYTHONSAFEPATH=1 $(OTHER)/bin/python -m pytest -o pythonpath= tests/ops $(ARGS)
 
 # Beside the ordinary build, not in its place: python without the environment's own start-up files, which would load
 # that one, and the environment's packages behind the sanitized ones.
@@ -68,7 +83,7 @@ sanitize: $(VENV)/dev.stamp  ## the tests of the ops under AddressSanitizer and 
 	export LD_PRELOAD="$$($${CXX:-g++} -print-file-name=libasan.so) $$($${CXX:-g++} -print-file-name=libstdc++.so)"; \
 	python=$$($(BIN)/python -c 'import sys; print(sys._base_executable)'); \
 	$$python -c 'import shfcas._C as c; assert c.__file__.startswith("$(SANITIZED)/"), c.__file__' && \
-	$$python -m pytest --capture=sys tests/ops $(ARGS)  # or the report of an error would be lost
+	$$python -m pytest -o pythonpath= --capture=sys tests/ops $(ARGS)  # or the report of an error would be lost
 
 BENCHES := kendall pacs logprobs matrix training
 bench: $(VENV)/bench.stamp $(VENV)/models.stamp  ## the ops beside what one would write without them

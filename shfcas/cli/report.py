@@ -24,4 +24,5 @@ def run(config: Config) -> dict[str, Any]:
         from shfcas.compare.page import write_page
 
         return {"report": str(write_page(path))}
+
     return {"report": str(write_report(path))}

@@ -2,12 +2,10 @@
 
 import io
 import json
-import logging
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,21 +21,6 @@ from tests.support import tiny
 ROOT = Path(__file__).parents[2]
 SHORT = ["--sampling.num_completions", "4", "--sampling.max_new_tokens", "6", "--sampling.temperature", "1"]
 GOLD = "tests.support.tiny:letter_reward"
-
-
-@pytest.fixture(autouse=True)
-def root_logger() -> Iterator[None]:
-    """The command line sends logs to its own stderr, which ends with a test."""
-    logger = logging.getLogger()
-    handlers, level = logger.handlers[:], logger.level
-    yield
-    logger.handlers[:] = handlers
-    logger.setLevel(level)
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return tiny.write_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +192,7 @@ def mistakes() -> dict[str, tuple[list[str], int, str]]:
 @pytest.mark.parametrize("mistake", mistakes())
 def test_a_mistake_is_one_line_and_leaves_nothing(
     mistake: str,
-    models: dict[str, str],
+    tiny_models: dict[str, str],
     files: dict[str, str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -218,7 +201,6 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     arguments, code, message = mistakes()[mistake]
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(ROOT))
     from shfcas.data.candidates import CandidateTable, write_candidates
 
     row = {"prompt_id": "p0", "prompt": "how was it?", "completions": ["a", "b"], "logprobs": [-1.0, -2.0]}
@@ -228,7 +210,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     Path("bad_key.yaml").write_text("sampling: {temprature: 1}\n")
     Path("broken.yaml").write_text("sampling: {temperature: 1\n")
     before = sorted(tmp_path.rglob("*"))
-    assert main([argument.format(**models, **files) for argument in arguments]) == code
+    assert main([argument.format(**tiny_models, **files) for argument in arguments]) == code
     captured = capfd.readouterr()
     assert captured.out == ""
     assert captured.err.count("\n") == 1, captured.err
@@ -253,8 +235,10 @@ sys.exit(main({arguments!r}))
 @pytest.mark.parametrize(
     ("package", "command"), [("transformers", "sample"), ("yaml", "sample"), ("pyarrow", "select"), ("tqdm", "score")]
 )
-def test_a_missing_extra_is_one_line(package: str, command: str, models: dict, files: dict, tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text(f"policy: {models['policy']}\nprompts: {files['prompts']}\n")
+def test_a_missing_extra_is_one_line(
+    package: str, command: str, tiny_models: dict, files: dict, tmp_path: Path
+) -> None:
+    (tmp_path / "config.yaml").write_text(f"policy: {tiny_models['policy']}\nprompts: {files['prompts']}\n")
     arguments = [command, "--config", str(tmp_path / "config.yaml")]
     result = subprocess.run(
         [sys.executable, "-c", BLOCKER.format(package=package, arguments=arguments)],
@@ -269,28 +253,27 @@ def test_a_missing_extra_is_one_line(package: str, command: str, models: dict, f
 
 
 def test_the_commands_form_a_chain(
-    models: dict[str, str],
+    tiny_models: dict[str, str],
     files: dict[str, str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(ROOT))
 
     def shfcas(*arguments: object) -> dict:
         assert main([*map(str, arguments), "--json"]) == 0, capsys.readouterr().err
         return json.loads(capsys.readouterr().out)
 
-    result = shfcas("sft", "--policy", models["policy"], "--demonstrations", files["demonstrations"])
+    result = shfcas("sft", "--policy", tiny_models["policy"], "--demonstrations", files["demonstrations"])
     assert result["demonstrations"] == 9 and result["loss"] > 0
     load_policy("./policy-sft")
 
-    result = shfcas("sample", "--policy", "./policy-sft", "--reference", models["policy"], *SHORT, "--prompts",
+    result = shfcas("sample", "--policy", "./policy-sft", "--reference", tiny_models["policy"], *SHORT, "--prompts",
                     files["prompts"])  # fmt: skip
     assert (result["prompts"], result["answers"]) == (6, 24)
 
-    proxy = ["train-reward", "--model", models["reward_model"], "--eval_preferences", files["original"]]
+    proxy = ["train-reward", "--model", tiny_models["reward_model"], "--eval_preferences", files["original"]]
     result = shfcas(*proxy, "--preferences", files["original"], "--learning_rate", "1e-3", "--output", "proxy")
     assert result["pairs"] == 9 and 0 <= result["held_out_accuracy"] <= 1
     assert json.loads(Path("proxy/training.json").read_text())["held_out"] == result["held_out"]
@@ -343,15 +326,15 @@ def test_the_commands_form_a_chain(
     assert len(chosen.values("rewards")) == len(before.values("rewards"))
     assert not [path.name for path in Path().iterdir() if path.name.startswith(".")]  # nothing hidden stays
 
-    assert main(["sft", "--policy", models["policy"], "--demonstrations", files["demonstrations"]]) == 1
+    assert main(["sft", "--policy", tiny_models["policy"], "--demonstrations", files["demonstrations"]]) == 1
     assert "policy-sft exists already" in capsys.readouterr().err
 
 
 def test_metrics_of_a_reward_model_are_readable(
-    models: dict[str, str], files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture
+    tiny_models: dict[str, str], files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     output = str(tmp_path / "model")
-    arguments = ["train-reward", "--model", models["reward_model"], "--preferences", files["original"]]
+    arguments = ["train-reward", "--model", tiny_models["reward_model"], "--preferences", files["original"]]
     assert main([*arguments, "--held_out", "0.4", "--eval_steps", "1", "--ensemble_size", "2", "--output", output]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == ["pairs: 6 (original 6)", "models: 2"]
@@ -364,15 +347,14 @@ def test_metrics_of_a_reward_model_are_readable(
 @pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
 def test_sister_commands_train_alike(
     algorithm: str,
-    models: dict[str, str],
+    tiny_models: dict[str, str],
     files: dict[str, str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(ROOT))
-    arguments = ["--policy", models["policy"], "--reward_model", GOLD, "--prompts", files["prompts"], "--json",
+    arguments = ["--policy", tiny_models["policy"], "--reward_model", GOLD, "--prompts", files["prompts"], "--json",
                  "--num_rollouts", "2", "--rollout_batch_size", "4", "--num_generations", "2", "--mini_batch_size", "2",
                  "--max_completion_length", "6", "--lora.r", "2", "--gold", GOLD]  # fmt: skip
     assert main([algorithm, *arguments]) == 0
@@ -385,14 +367,13 @@ def test_sister_commands_train_alike(
 
 
 def test_an_evaluation_at_the_end_of_ppo_is_printed_beside_its_last_rollout(
-    models: dict[str, str],
+    tiny_models: dict[str, str],
     files: dict[str, str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    monkeypatch.syspath_prepend(str(ROOT))
-    arguments = ["--policy", models["policy"], "--reward_model", GOLD, "--prompts", files["prompts"], "--json",
+    arguments = ["--policy", tiny_models["policy"], "--reward_model", GOLD, "--prompts", files["prompts"], "--json",
                  "--num_rollouts", "2", "--rollout_batch_size", "4", "--mini_batch_size", "4", "--num_ppo_epochs", "1",
                  "--max_completion_length", "6", "--lora.r", "2", "--held_out", "0.4", "--eval_rollouts", "1",
                  "--output", str(tmp_path / "new")]  # fmt: skip

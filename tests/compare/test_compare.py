@@ -29,17 +29,16 @@ SHORT = {"num_completions": 4, "temperature": 1.0, "max_new_tokens": 6}
 
 
 @pytest.fixture(scope="module")
-def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def values(tiny_models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A configuration of seconds."""
-    folder = tmp_path_factory.mktemp("models")
-    names = tiny.write_models(folder)
+    folder = tmp_path_factory.mktemp("values")
     pairs = [
         {"prompt": row["prompt"], "chosen": "a good day", "rejected": f"bad {i}"}
         for i, row in enumerate(tiny.prompts(8))
     ]
     return {
-        "policy": names["policy"],
-        "reward_model": names["reward_model"],
+        "policy": tiny_models["policy"],
+        "reward_model": tiny_models["reward_model"],
         "gold": "tests.support.tiny:letter_reward",
         "prompts": tiny.write_lines(folder / "prompts.jsonl", tiny.prompts(10)),
         "eval_prompts": tiny.write_lines(folder / "held_out.jsonl", tiny.held_out_prompts(6)),
@@ -52,11 +51,6 @@ def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "budgets": [3, 6],
         "seeds": 2,
     }
-
-
-@pytest.fixture(autouse=True)
-def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
 
 
 @pytest.fixture(scope="module")
@@ -253,9 +247,9 @@ def test_a_decoder_is_read_at_its_last_token_and_long_pairs_are_left_out(tmp_pat
     assert differences.shape == (1, 16) and margins.tolist() == [1.5]
 
 
-def test_a_model_whose_score_is_not_linear_is_refused(tmp_path: Path) -> None:
+def test_a_model_whose_score_is_not_linear_is_refused(policy: str) -> None:
     with pytest.raises(UserError, match="no trained reward head"):
-        FrozenModel(tiny.save_policy(tmp_path / "policy"))
+        FrozenModel(policy)
 
 
 @pytest.mark.parametrize(

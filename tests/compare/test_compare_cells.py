@@ -257,6 +257,7 @@ def test_a_grid_has_every_cell_once() -> None:
     assert {(r["strategy"], r["budget"], r["seed"]) for r in rows} == set(cells)
 
 
+@pytest.mark.system
 def test_two_processes_give_the_same_as_one() -> None:
     assert run_grid(bench(), ARMS, budgets=[5, 10], seeds=2, jobs=2) == run_grid(
         bench(), ARMS, budgets=[5, 10], seeds=2

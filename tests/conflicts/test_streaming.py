@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from shfcas.cli import main
 from shfcas.conflicts import streaming
 from shfcas.conflicts.columns import POLICY_SCORES, add_conflicts
 from shfcas.conflicts.streaming import iter_score, score_lines, score_table
@@ -22,6 +23,7 @@ from shfcas.engines.local import LocalEngine
 from shfcas.rewards.scorers import load_scorer
 from shfcas.utils.errors import UserError
 from tests.support.conflict_rows import random_rows, table
+from tests.support.interruption import killed_at
 from tests.support.tiny import letter_reward
 
 LETTERS = "tests.support.tiny:letter_reward"
@@ -188,24 +190,53 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_killed_and_started_again_gives_the_same_bytes(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    rows, offsets = 60_000, np.arange(0, 60_000 * 8 + 1, 8, dtype=np.int32)
+def write_rows(path: Path, rows: int) -> None:
+    """Scored rows of eight answers, in row groups of 500."""
+    rng, offsets = np.random.default_rng(0), np.arange(0, rows * 8 + 1, 8, dtype=np.int32)
     lists = [pa.ListArray.from_arrays(offsets, pa.array(rng.standard_normal(rows * 8))) for _ in range(2)]
-    pq.write_table(pa.table(dict(zip(("rewards", "logprobs"), lists, strict=True))), "in.parquet", row_group_size=500)
+    pq.write_table(pa.table(dict(zip(("rewards", "logprobs"), lists, strict=True))), path, row_group_size=500)
+
+
+def finished_parts(folder: Path) -> dict[str, int]:
+    """The parts of a table and when they were written."""
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("part-*.parquet")}
+
+
+def check_same_parts(resumed: Path, unbroken: Path, before: dict[str, int], count: int) -> None:
+    """Both folders hold the same bytes, and the parts from before the interruption were not written again."""
+    after = finished_parts(resumed)
+    assert 0 < len(before) < count and before.items() <= after.items()
+    assert after.keys() == finished_parts(unbroken).keys() and len(after) == count
+    assert all((resumed / name).read_bytes() == (unbroken / name).read_bytes() for name in after)
+    assert len(os.listdir(resumed)) == len(os.listdir(unbroken)) == count + 2  # _score.json, .lock
+
+
+def test_interrupted_and_started_again_gives_the_same_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_rows(tmp_path / "in.parquet", 4000)
+    command = ["score", "in.parquet", "--shard_rows", "500", "--output"]
+    with killed_at(tmp_path / "resumed", "part-00003.parquet"):
+        main([*command, str(tmp_path / "resumed")])
+    before = finished_parts(tmp_path / "resumed")
+    capsys.readouterr()
+    printed = []
+    for name in ("resumed", "unbroken"):
+        assert main([*command, str(tmp_path / name)]) == 0
+        printed.append(capsys.readouterr().out.replace(name, "folder"))
+    assert printed[0] == printed[1]
+    check_same_parts(tmp_path / "resumed", tmp_path / "unbroken", before, 8)
+
+
+@pytest.mark.system
+def test_killed_and_started_again_gives_the_same_bytes(tmp_path: Path) -> None:
+    write_rows(tmp_path / "in.parquet", 60_000)
     arguments = ["score", "in.parquet", "--shard_rows", "500", "--output"]
     command = [sys.executable, "-m", "shfcas", *arguments]
     killed = subprocess.run([sys.executable, "-c", KILLED_WITHIN, *arguments, "killed"], timeout=100)
     assert killed.returncode == -signal.SIGKILL
-    done = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "killed").glob("part-*.parquet")}
-    assert 0 < len(done) < 120
-    said = [subprocess.run([*command, n], check=True, capture_output=True).stdout for n in ("killed", "unbroken")]
-    assert said[0].replace(b"killed", b"unbroken") == said[1]
-    for name, changed in done.items():
-        assert (tmp_path / "killed" / name).stat().st_mtime_ns == changed
-    for part in sorted((tmp_path / "unbroken").glob("part-*.parquet")):
-        assert part.read_bytes() == (tmp_path / "killed" / part.name).read_bytes()
-    assert len(os.listdir(tmp_path / "killed")) == len(os.listdir(tmp_path / "unbroken")) == 122  # _score.json, .lock
+    before = finished_parts(tmp_path / "killed")
+    printed = [subprocess.run([*command, n], check=True, capture_output=True).stdout for n in ("killed", "unbroken")]
+    assert printed[0].replace(b"killed", b"unbroken") == printed[1]
+    check_same_parts(tmp_path / "killed", tmp_path / "unbroken", before, 120)
 
 
 @pytest.fixture(autouse=True)

@@ -145,7 +145,7 @@ def test_a_selection_of_nothing_counts_all_shards(table: Path) -> None:
         select_table([str(table)], config, seed=0, engine=LocalEngine(), shard_rows=10)
 
 
-def test_joined_parts_are_the_file_that_one_process_writes(table: Path, tmp_path: Path) -> None:
+def test_joined_parts_are_the_file_that_one_process_writes(table: Path, policy: str, tmp_path: Path) -> None:
     options: dict[str, Any] = {"reward_model": LETTERS, "shard_rows": 20}
     one = score_table([str(table)], tmp_path / "one.parquet", scorer=load_scorer(LETTERS), **options)
     joined = score_table([str(table)], tmp_path / "joined.parquet", engine=LocalEngine(), **options)
@@ -155,7 +155,6 @@ def test_joined_parts_are_the_file_that_one_process_writes(table: Path, tmp_path
     with pytest.raises(UserError, match="is one of the inputs"):
         score_table([str(table)], table, engine=LocalEngine())
     with pytest.raises(UserError, match="no trained reward head"):  # said before a worker is asked
-        policy = tiny.save_policy(tmp_path / "policy")
         score_table([str(table)], tmp_path / "parts", reward_model=policy, engine=LocalEngine())
     assert not (tmp_path / "parts").exists()
 
@@ -209,8 +208,3 @@ def test_engines_that_are_not_there_say_what_to_do(
 def test_impossible_settings_are_refused(bad: dict) -> None:
     with pytest.raises(UsageError, match=f"^{next(iter(bad))}: expected "):
         RayConfig(**bad)
-
-
-@pytest.fixture(autouse=True)
-def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))

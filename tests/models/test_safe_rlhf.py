@@ -158,10 +158,10 @@ def test_a_head_that_is_not_there_is_not_made_up(tmp_path: Path) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("pad", [None, -1, "eos", "other"])
-def test_a_foreign_decoder_scores_as_it_does_alone(pad: str | int | None, tmp_path: Path) -> None:
+def test_a_foreign_decoder_scores_as_it_does_alone(pad: str | int | None, policy: str, tmp_path: Path) -> None:
     """What its configuration calls padding decides where the score is read; a pad of ours must not move it."""
     torch.manual_seed(0)
-    model, tokenizer = load_reward_model(tiny.save_policy(tmp_path / "policy"))
+    model, tokenizer = load_reward_model(policy)
     model.config.pad_token_id = {"eos": tokenizer.eos_token_id, "other": 7}.get(pad, pad)  # type: ignore[arg-type]
     tokenizer.pad_token = None
     save_model(tmp_path / "reward", model, tokenizer)

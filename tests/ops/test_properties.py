@@ -4,7 +4,7 @@ import struct
 from itertools import accumulate, pairwise
 
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from rows import assert_all_equal
 
@@ -23,7 +23,6 @@ def half(code: int) -> float:
 any_values = st.one_of(few_values.map(float), st.integers(-0x7C00, 0x7C00).map(half), st.just(-0.0))
 FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 INTEGER = (torch.int64, torch.int32, torch.int8)
-few_examples = settings(max_examples=60, deadline=None)
 
 
 @st.composite
@@ -40,7 +39,6 @@ def counts(batch):
     return shfcas.kendall_counts(batch[0], batch[1], offsets=batch[2])
 
 
-@few_examples
 @given(batches())
 def test_every_pair_is_counted_once(batch):
     concordant, discordant, tied_x, tied_y, tied_both = counts(batch)
@@ -50,7 +48,6 @@ def test_every_pair_is_counted_once(batch):
     assert (tied_both <= torch.minimum(tied_x, tied_y)).all()
 
 
-@few_examples
 @given(batches())
 def test_a_row_is_the_same_alone_and_in_a_batch(batch):
     x, y, offsets = batch
@@ -66,7 +63,6 @@ def test_a_row_is_the_same_alone_and_in_a_batch(batch):
             )
 
 
-@few_examples
 @given(batches())
 def test_symmetric_in_x_and_y(batch):
     x, y, offsets = batch
@@ -76,7 +72,6 @@ def test_symmetric_in_x_and_y(batch):
     torch.testing.assert_close(one, other, rtol=1e-12, atol=0, equal_nan=True)
 
 
-@few_examples
 @given(batches())
 def test_negation_swaps_concordant_and_discordant(batch):
     x, y, offsets = batch
@@ -88,7 +83,6 @@ def test_negation_swaps_concordant_and_discordant(batch):
     torch.testing.assert_close(greater, less, rtol=1e-14, atol=0, equal_nan=True)
 
 
-@few_examples
 @given(batches(), st.randoms(use_true_random=False))
 def test_the_order_of_the_candidates_does_not_matter(batch, random):
     x, y, offsets = batch
@@ -97,7 +91,6 @@ def test_the_order_of_the_candidates_does_not_matter(batch, random):
     assert_all_equal(counts((x[order], y[order], offsets)), counts(batch))
 
 
-@few_examples
 @given(batches())
 def test_strictly_monotone_maps_change_nothing(batch):
     x, y, offsets = batch
@@ -108,7 +101,6 @@ def test_strictly_monotone_maps_change_nothing(batch):
     assert_all_equal(counts((ranks_x**3 - 7, ranks_y * 2 + 1, offsets)), expected)
 
 
-@few_examples
 @given(batches())
 def test_a_row_agrees_with_itself(batch):
     x, _, offsets = batch
@@ -120,7 +112,6 @@ def test_a_row_agrees_with_itself(batch):
     torch.testing.assert_close(tau[~tau.isnan()], torch.ones_like(tau[~tau.isnan()]))
 
 
-@few_examples
 @given(st.lists(st.lists(any_values, min_size=9, max_size=9), min_size=1, max_size=7))
 def test_a_matrix_holds_the_distances_of_all_pairs(rows):
     x = torch.tensor(rows, dtype=torch.float32)
@@ -135,7 +126,6 @@ def test_a_matrix_holds_the_distances_of_all_pairs(rows):
 moderate = st.floats(-1e3, 1e3)
 
 
-@few_examples
 @given(st.lists(st.tuples(moderate, moderate), min_size=3, max_size=70), st.floats(0.5, 4), st.floats(-8, 8))
 def test_pacs_ignores_scale_and_shift(row, scale, shift):
     x, y = torch.tensor(row, dtype=torch.float64).t()
@@ -147,7 +137,6 @@ def test_pacs_ignores_scale_and_shift(row, scale, shift):
     torch.testing.assert_close(shfcas.pacs(y, x), -shfcas.pacs(x, y))
 
 
-@few_examples
 @given(st.lists(st.lists(st.floats(-50, 50), min_size=1, max_size=40), min_size=1, max_size=4), st.floats(-9, 9))
 def test_probabilities_sum_to_one_whatever_the_shift(rows, shift):
     for row in rows:

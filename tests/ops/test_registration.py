@@ -146,11 +146,12 @@ def test_exports(name):
         assert_all_equal(parts(exported(*arguments)), parts(function_of(name)(*arguments)))
 
 
-def test_compiled_gradient():
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.system)])
+def test_compiled_gradient(backend):
     def loss(rewards, logprobs, offsets):
         return shfcas.pacs(rewards, logprobs, offsets=offsets).square().sum()
 
-    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend="inductor")
+    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend=backend)
     rewards, logprobs, offsets = make_jagged([3, 8, 5], torch.float64, 5)
     gradients = []
     for function in (loss, compiled):

@@ -29,15 +29,14 @@ SHORT = {"num_completions": 4, "temperature": 1.0, "max_new_tokens": 6}
 
 
 @pytest.fixture(scope="module")
-def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def values(tiny_models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A configuration of seconds: everything tiny, no supervised stages."""
-    folder = tmp_path_factory.mktemp("models")
-    names = tiny.write_models(folder)
+    folder = tmp_path_factory.mktemp("values")
     pairs = [{"prompt": row["prompt"], "chosen": "a good day", "rejected": "bad"} for row in tiny.prompts(4)]
     held_out = [{"prompt": f"how was the {thing}?", "topic": "x"} for thing in ("match", "phone", "night")]
     return {
-        "policy": names["policy"],
-        "reward_model": names["reward_model"],
+        "policy": tiny_models["policy"],
+        "reward_model": tiny_models["reward_model"],
         "gold": "tests.support.tiny:letter_reward",
         "prompts": tiny.write_lines(folder / "prompts.jsonl", tiny.prompts(6, chat=False)),
         "eval_prompts": tiny.write_lines(folder / "held_out.jsonl", held_out),
@@ -57,11 +56,6 @@ def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         },
         "evaluation": {"sampling": SHORT},
     }
-
-
-@pytest.fixture(autouse=True)
-def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
 
 
 def inputs(path: Path) -> dict[str, dict[str, str]]:

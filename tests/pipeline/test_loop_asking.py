@@ -23,13 +23,12 @@ SHORT = {"num_completions": 4, "temperature": 1.0, "max_new_tokens": 6}
 
 
 @pytest.fixture(scope="module")
-def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def values(tiny_models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Everything tiny, one round, and nothing after the reward model: best-of-n trains no policy."""
-    folder = tmp_path_factory.mktemp("models")
-    names = tiny.write_models(folder)
+    folder = tmp_path_factory.mktemp("values")
     return {
-        "policy": names["policy"],
-        "reward_model": names["reward_model"],
+        "policy": tiny_models["policy"],
+        "reward_model": tiny_models["reward_model"],
         "gold": "tests.support.tiny:letter_reward",
         "prompts": tiny.write_lines(folder / "prompts.jsonl", tiny.prompts(6, chat=False)),
         "eval_prompts": tiny.write_lines(folder / "held_out.jsonl", [{"prompt": "how was the match?"}]),
@@ -41,11 +40,6 @@ def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "evaluation": {"sampling": SHORT},
         "human": {"port": 0, "overlap": 2, "repeat_share": 0},
     }
-
-
-@pytest.fixture(autouse=True)
-def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
 
 
 def shorter(task: dict[str, Any]) -> str:

@@ -475,6 +475,15 @@ def test_a_folder_that_may_not_be_written_to_is_one_clear_error(
         RunDirectory(tmp_path, CONFIG, 0)
 
 
+def test_a_directory_that_is_open_is_refused_until_it_is_closed(reopen: Open) -> None:
+    run = reopen()
+    with pytest.raises(UserError, match=r"another process is working in .*; wait for it, or name another folder"):
+        RunDirectory(run.path, CONFIG, 0)
+    run._lock.close()
+    assert RunDirectory(run.path, CONFIG, 0).path == run.path
+
+
+@pytest.mark.system
 def test_a_second_process_is_refused_until_the_first_has_gone(reopen: Open) -> None:
     run = reopen()
     code = (

@@ -6,6 +6,7 @@ import importlib
 import json
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -54,10 +55,10 @@ def commands(page: Path) -> list[list[str]]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tiny_models: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What the pages take for granted: a policy, a reward model, prompts and a judge, in the current folder."""
-    tiny.save_policy(tmp_path / "my-policy")
-    tiny.save_reward_model(tmp_path / "my-reward-model")
+    shutil.copytree(tiny_models["policy"], tmp_path / "my-policy")
+    shutil.copytree(tiny_models["reward_model"], tmp_path / "my-reward-model")
     for name, rows in (("prompts", tiny.prompts(8)), ("eval-prompts", tiny.held_out_prompts(8))):
         lines = [json.dumps(row) + "\n" for row in rows]
         (tmp_path / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")

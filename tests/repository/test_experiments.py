@@ -21,7 +21,6 @@ from shfcas.evaluation.metrics import z_scores
 from shfcas.models.loading import load_policy
 from shfcas.utils.config import build, read_yaml
 from shfcas.utils.files import read_json, write_json
-from tests.support import tiny
 from tests.support.made_numbers import made
 
 BLIND = np.arange(1000) % 2 == 0
@@ -197,12 +196,12 @@ def test_safety_annotator_learns_words_and_meanings() -> None:
 
 
 @pytest.fixture
-def policy(tmp_path: Path):
-    return load_policy(str(tiny.save_policy(tmp_path / "policy")))
+def loaded(policy: str):
+    return load_policy(policy)
 
 
-def test_sampling_with_a_shared_prompt(policy) -> None:
-    model, tokenizer = policy
+def test_sampling_with_a_shared_prompt(loaded) -> None:
+    model, tokenizer = loaded
     texts = ("one two three", "a", "what is it that you want to know of me")
     rows = [{"prompt_id": str(i), "prompt": text, "topic": i} for i, text in enumerate(texts)]
     found = sample(model, tokenizer, rows, (0.7, 1.0, 1.5, 1.5), 6, seed=3)
@@ -221,8 +220,8 @@ def test_sampling_with_a_shared_prompt(policy) -> None:
     assert len({tuple(t) for row in found for t in row["tokens"]}) > 6
 
 
-def test_answers_that_end_early_leave_the_batch(policy, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, tokenizer = policy
+def test_answers_that_end_early_leave_the_batch(loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer = loaded
     ends = set(range(0, 320, 4))  # a quarter of all tokens end an answer
     monkeypatch.setattr("experiments.generate.end_token_ids", lambda model, tokenizer: ends)
     rows = [{"prompt_id": str(i), "prompt": f"word {i}"} for i in range(6)]

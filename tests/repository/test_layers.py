@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import shfcas
+from shfcas.cli import COMMANDS
 
 ROOT = Path(shfcas.__file__).parent
 LAYERS = [  # lowest first; a package imports packages of its own layer and of lower ones, without a cycle
@@ -193,26 +194,35 @@ def test_only_trainers_import_the_modules_that_load_models_early() -> None:
             assert not early, module_name(path)
 
 
-def loaded_by(code: str) -> set[str]:
-    """Top-level modules that a fresh interpreter has loaded after `code`."""
-    script = f"import json, sys\n{code}\nprint('\\n' + json.dumps(sorted(m.partition('.')[0] for m in sys.modules)))"
+def loaded_by(steps: dict[str, str]) -> dict[str, set[str]]:
+    """Top-level modules that a fresh interpreter has loaded after each step, by the step's name."""
+    show = "print('\\n' + json.dumps(sorted({m.partition('.')[0] for m in sys.modules})))"
+    script = "\n".join(["import json, sys", *(f"{code}\n{show}" for code in steps.values())])
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    return set(json.loads(done.stdout.splitlines()[-1]))
+    lines = [line for line in done.stdout.splitlines() if line.startswith('["')]
+    return {step: set(json.loads(line)) for step, line in zip(steps, lines, strict=True)}
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import shfcas",
-        "from shfcas.cli import main; assert main(['--help']) == 0",
-    ],
-    ids=["import", "help"],
-)
-def test_a_fresh_start_is_light(code: str) -> None:
-    loaded = loaded_by(code)
-    assert "shfcas" in loaded
-    assert not loaded & (HEAVY | {"pyarrow", "yaml", "matplotlib"})
+def test_imports_and_helps_are_light() -> None:
+    """By what is loaded, not by the time it takes: each step comes on top of the ones before."""
+    start = {
+        "import shfcas": "import shfcas",
+        "import shfcas.cli": "from shfcas.cli import main",
+        "shfcas --help": "assert main(['--help']) == 0",
+    }
+    helps = {f"shfcas {command} --help": f"assert main([{command!r}, '--help']) == 0" for command in COMMANDS}
+    loaded = loaded_by(start | helps)
+    late = HEAVY | {"matplotlib", "yaml"}
+    for step, modules in loaded.items():
+        assert "shfcas" in modules
+        assert not modules & (late | {"pyarrow"} if step in start else late), step
 
 
-def test_the_help_of_a_command_does_not_load_models() -> None:
-    assert not loaded_by("from shfcas.cli import main; assert main(['run', '--help']) == 0") & HEAVY
+TESTS = Path(__file__).parents[1]
+
+
+def test_no_test_imports_from_another() -> None:
+    """What tests share is in tests/support, in fixtures, or in a module beside them that holds no tests."""
+    modules = {path.stem for path in TESTS.rglob("test_*.py")}
+    imported = {path: [n for n in imports(path) if modules & set(n.split("."))] for path in TESTS.rglob("*.py")}
+    assert not {path: names for path, names in imported.items() if names}

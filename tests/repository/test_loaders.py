@@ -126,7 +126,9 @@ def test_ultrafeedback_messages_and_text(tmp_path: Path) -> None:
         loaders.ultrafeedback(path)
 
 
-@pytest.mark.parametrize("content", [b"not gzip", gzip.compress(b'{"chosen": "a"}\n' * 99, mtime=0)[:20]])
+@pytest.mark.parametrize(
+    "content", [b"not gzip", gzip.compress(b'{"chosen": "a"}\n' * 99, mtime=0)[:20]], ids=["text", "cut"]
+)
 def test_a_broken_archive_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "hh.jsonl.gz"
     path.write_bytes(content)

@@ -28,18 +28,17 @@ SETTINGS = PreflightConfig()
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def sound(tiny_models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """A decoder with a chat template and an encoder without one, both trained."""
-    folder = tmp_path_factory.mktemp("models")
-    names = tiny.write_models(folder)
+    folder = tmp_path_factory.mktemp("trained")
     made = {}
-    for kind, start in (("decoder", names["policy"]), ("encoder", names["reward_model"])):
+    for kind, start in (("decoder", tiny_models["policy"]), ("encoder", tiny_models["reward_model"])):
         settings = RewardModelConfig(**FAST)
         train_reward_model(
             start, TRAIN, settings=settings, output=folder / kind, work_dir=folder / f"{kind}.work", seed=0
         )
         made[kind] = str(folder / kind)
-    return {**made, "policy": names["policy"], "random": names["reward_model"]}
+    return {**made, "policy": tiny_models["policy"], "random": tiny_models["reward_model"]}
 
 
 @pytest.fixture

@@ -23,15 +23,10 @@ ROUNDING = 5e-6  # some twenty units in the last place of float32: what padding 
 
 
 @pytest.fixture(scope="module")
-def reward_model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny.save_reward_model(tmp_path_factory.mktemp("reward"))
-
-
-@pytest.fixture(scope="module")
-def llama_scorer(tmp_path_factory: pytest.TempPathFactory) -> ModelScorer:
+def llama_scorer(policy: str) -> ModelScorer:
     """A decoder as a reward model: it reads the last token, so padding could shift what it reads."""
     torch.manual_seed(0)
-    model, tokenizer = load_reward_model(tiny.save_policy(tmp_path_factory.mktemp("llama")))
+    model, tokenizer = load_reward_model(policy)
     return ModelScorer(model, tokenizer)
 
 
@@ -170,11 +165,11 @@ def test_a_tie_is_half_a_correct_pair() -> None:
     assert pair_accuracy(tiny.letter_reward, pairs[:1] + pairs[2:]) == 0.75
 
 
-def test_a_model_without_a_trained_head_is_refused(reward_model: str, tmp_path: Path) -> None:
+def test_a_model_without_a_trained_head_is_refused(policy: str, reward_model: str, tmp_path: Path) -> None:
     config = AutoConfig.from_pretrained(reward_model)
     BertModel(config).save_pretrained(tmp_path)
     tiny.reward_tokenizer().save_pretrained(tmp_path)
-    for name in (str(tmp_path), tiny.save_policy(tmp_path / "policy")):
+    for name in (str(tmp_path), policy):
         with pytest.raises(UserError, match="no trained reward head"):
             load_scorer(name)
 

@@ -20,13 +20,8 @@ QUESTION = {"prompt_id": "q", "prompt": "how was the soup?"}
 
 
 @pytest.fixture(scope="module")
-def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return tiny.write_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def policy(names: dict[str, str]) -> tuple[Any, Any]:
-    return load_policy(names["policy"])
+def policy(tiny_models: dict[str, str]) -> tuple[Any, Any]:
+    return load_policy(tiny_models["policy"])
 
 
 @pytest.fixture
@@ -79,9 +74,11 @@ def next_token_logits(policy: tuple[Any, Any]) -> torch.Tensor:
         return model(torch.tensor([encode_prompt(tokenizer, QUESTION["prompt"])])).logits[0, -1]
 
 
-def test_logprobs_equal_a_naive_computation(policy: tuple[Any, Any], names: dict[str, str], generated: list) -> None:
+def test_logprobs_equal_a_naive_computation(
+    policy: tuple[Any, Any], tiny_models: dict[str, str], generated: list
+) -> None:
     model, tokenizer = policy
-    reference = load_policy(names["reference"])[0]
+    reference = load_policy(tiny_models["reference"])[0]
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
     config = SamplingConfig(num_completions=40, temperature=0.9, max_new_tokens=24, batch_size=32)
     sampler = LocalSampler(model, tokenizer, config=config, seed=3, references={"reference_logprobs": reference})
@@ -310,14 +307,14 @@ def test_an_interrupted_shard_leaves_nothing(policy: tuple[Any, Any], tmp_path: 
     assert [path.name.rpartition("-")[2] for path in tmp_path.iterdir()] == ["00000.parquet"]
 
 
-def test_the_table_says_how_it_was_made(names: dict[str, str], tmp_path: Path) -> None:
+def test_the_table_says_how_it_was_made(tiny_models: dict[str, str], tmp_path: Path) -> None:
     config = SamplingConfig(num_completions=2, max_new_tokens=2)
-    references = {"reference_logprobs": names["reference"]}
+    references = {"reference_logprobs": tiny_models["reference"]}
     table = sample_policy(
-        names["policy"], tiny.prompts(2), config=config, seed=5, work_dir=tmp_path, references=references
+        tiny_models["policy"], tiny.prompts(2), config=config, seed=5, work_dir=tmp_path, references=references
     )
-    assert table.metadata["policy"] == names["policy"]
-    assert table.metadata["reference_logprobs"] == names["reference"]
+    assert table.metadata["policy"] == tiny_models["policy"]
+    assert table.metadata["reference_logprobs"] == tiny_models["reference"]
     assert table.metadata["seed"] == 5 and table.metadata["sampling"]["num_completions"] == 2
 
 

@@ -28,14 +28,9 @@ from tests.support import tiny
 from tests.support.completions_server import CompletionsServer, Fault
 
 
-@pytest.fixture(scope="module")
-def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return tiny.write_models(tmp_path_factory.mktemp("models"))
-
-
 @pytest.fixture
-def server(names: dict[str, str]) -> Iterator[CompletionsServer]:
-    with CompletionsServer(names["policy"]) as server:
+def server(tiny_models: dict[str, str]) -> Iterator[CompletionsServer]:
+    with CompletionsServer(tiny_models["policy"]) as server:
         yield server
 
 
@@ -68,10 +63,10 @@ class Recording(ServerGenerator):
 @pytest.mark.parametrize("each", [1, 2])
 @pytest.mark.parametrize("prompts", ["tokens", "text"])
 def test_columns_are_those_of_the_drawn_tokens(
-    each: int, prompts: str, server: CompletionsServer, names: dict[str, str]
+    each: int, prompts: str, server: CompletionsServer, tiny_models: dict[str, str]
 ) -> None:
-    model, tokenizer = load_policy(names["policy"])
-    reference = load_policy(names["reference"])[0]
+    model, tokenizer = load_policy(tiny_models["policy"])
+    reference = load_policy(tiny_models["reference"])[0]
     settings = config(server, each, num_completions=3, max_new_tokens=10, batch_size=4, temperature=1.3)
     settings = replace(settings, server=replace(settings.server, prompts=prompts))
     generator = Recording(settings, "policy", {tokenizer.eos_token_id, 40, 41, 42})
@@ -107,15 +102,17 @@ def test_columns_are_those_of_the_drawn_tokens(
 
 
 def test_seeds_repeat_a_table_and_the_metadata_say_so(
-    server: CompletionsServer, names: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    server: CompletionsServer, tiny_models: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     settings = config(server)
-    first = sample_policy(names["policy"], tiny.prompts(2), config=settings, seed=1, work_dir=tmp_path / "a")
-    again = sample_policy(names["policy"], tiny.prompts(2)[::-1], config=settings, seed=1, work_dir=tmp_path / "b")
+    first = sample_policy(tiny_models["policy"], tiny.prompts(2), config=settings, seed=1, work_dir=tmp_path / "a")
+    again = sample_policy(
+        tiny_models["policy"], tiny.prompts(2)[::-1], config=settings, seed=1, work_dir=tmp_path / "b"
+    )
     assert again.rows()[::-1] == first.rows()
     assert (
-        sample_policy(names["policy"], tiny.prompts(2), config=settings, seed=2, work_dir=tmp_path / "c").rows()
+        sample_policy(tiny_models["policy"], tiny.prompts(2), config=settings, seed=2, work_dir=tmp_path / "c").rows()
         != first.rows()
     )
     assert first.metadata["engine"] == "transformers"
@@ -126,13 +123,13 @@ def test_seeds_repeat_a_table_and_the_metadata_say_so(
     assert "server" in first.metadata["sampling"] and "base_url" not in first.metadata["sampling"]["server"]
     assert "openai vllm 0.0.test sampled 6 answers, transformers scored them" in caplog.text
     server.seeds = False
-    other = sample_policy(names["policy"], tiny.prompts(2), config=settings, seed=1, work_dir=tmp_path / "d")
+    other = sample_policy(tiny_models["policy"], tiny.prompts(2), config=settings, seed=1, work_dir=tmp_path / "d")
     assert other.metadata["generation"]["repeatable"] is False
     assert "cannot be repeated" in caplog.text
 
 
-def test_sampling_parameters_leave_the_server_no_choice(server: CompletionsServer, names: dict[str, str]) -> None:
-    model, tokenizer = load_policy(names["policy"])
+def test_sampling_parameters_leave_the_server_no_choice(server: CompletionsServer, tiny_models: dict[str, str]) -> None:
+    model, tokenizer = load_policy(tiny_models["policy"])
     settings = config(server, top_k=7, top_p=0.8, num_completions=1)
     generator = ServerGenerator(settings, "elsewhere", {tokenizer.eos_token_id})
     list(RescoredSampler(model, tokenizer, generator=generator, config=settings)(tiny.prompts(1)))
@@ -144,11 +141,11 @@ def test_sampling_parameters_leave_the_server_no_choice(server: CompletionsServe
 
 
 def test_a_server_that_knows_no_token_ids_is_read_by_its_text(
-    names: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tiny_models: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with CompletionsServer(names["policy"], vllm=False) as server:
-        table = sample_policy(names["policy"], tiny.prompts(3), config=config(server), seed=0, work_dir=tmp_path)
-    tokenizer = load_policy(names["policy"])[1]
+    with CompletionsServer(tiny_models["policy"], vllm=False) as server:
+        table = sample_policy(tiny_models["policy"], tiny.prompts(3), config=config(server), seed=0, work_dir=tmp_path)
+    tokenizer = load_policy(tiny_models["policy"])[1]
     assert "so it cannot be checked that it has the policy's weights" in caplog.text
     assert "same_tokens" not in table and table.metadata["generation"]["tokens"] == "retokenised"
     assert table.metadata["generator"] == {"name": "openai", "server": None}
@@ -174,33 +171,39 @@ FAULTS = {
 
 @pytest.mark.parametrize("kind", FAULTS)
 def test_a_failed_request_is_tried_again_and_finished_shards_are_kept(
-    kind: str, server: CompletionsServer, names: dict[str, str], tmp_path: Path
+    kind: str, server: CompletionsServer, tiny_models: dict[str, str], tmp_path: Path
 ) -> None:
     fault, message = FAULTS[kind]
     settings = config(server, num_completions=1, max_new_tokens=2, shard_size=1)
     settings = replace(settings, server=replace(settings.server, max_retries=1, concurrency=1))
-    whole = sample_policy(names["policy"], tiny.prompts(3), config=settings, seed=0, work_dir=tmp_path / "whole").rows()
+    whole = sample_policy(
+        tiny_models["policy"], tiny.prompts(3), config=settings, seed=0, work_dir=tmp_path / "whole"
+    ).rows()
     server.requests.clear()
     server.trouble = lambda request, number: fault if number == 3 else None  # the first answer, once
     assert (
-        sample_policy(names["policy"], tiny.prompts(3), config=settings, seed=0, work_dir=tmp_path / "once").rows()
+        sample_policy(
+            tiny_models["policy"], tiny.prompts(3), config=settings, seed=0, work_dir=tmp_path / "once"
+        ).rows()
         == whole
     )
     server.requests.clear()
     server.trouble = lambda request, number: fault if number >= 4 else None
     with pytest.raises(UserError, match=rf"{message}.*after 2 attempts; finished shards are kept"):
-        sample_policy(names["policy"], tiny.prompts(3), config=settings, seed=0, work_dir=tmp_path / "twice")
+        sample_policy(tiny_models["policy"], tiny.prompts(3), config=settings, seed=0, work_dir=tmp_path / "twice")
     assert len(list((tmp_path / "twice").glob("shard-*"))) == 1
     server.requests.clear()
     server.trouble = lambda request, number: None
     assert (
-        sample_policy(names["policy"], tiny.prompts(3), config=settings, seed=0, work_dir=tmp_path / "twice").rows()
+        sample_policy(
+            tiny_models["policy"], tiny.prompts(3), config=settings, seed=0, work_dir=tmp_path / "twice"
+        ).rows()
         == whole
     )
     assert len(server.requests) == 3 + 2  # of the probes, and of the two shards that were missing
 
 
-def test_a_slow_server_is_given_up_after_the_timeout(server: CompletionsServer, names: dict[str, str]) -> None:
+def test_a_slow_server_is_given_up_after_the_timeout(server: CompletionsServer, tiny_models: dict[str, str]) -> None:
     settings = config(server)
     settings = replace(settings, server=replace(settings.server, max_retries=0, timeout=0.2))
     server.trouble = lambda request, number: Fault(body=None, delay=0.6)
@@ -208,7 +211,7 @@ def test_a_slow_server_is_given_up_after_the_timeout(server: CompletionsServer, 
         ServerGenerator(settings, "policy").repeats()
 
 
-def test_nobody_there_is_an_error_of_one_line(names: dict[str, str], server: CompletionsServer) -> None:
+def test_nobody_there_is_an_error_of_one_line(tiny_models: dict[str, str], server: CompletionsServer) -> None:
     settings = config(server)
     settings = replace(settings, server=replace(settings.server, base_url="http://127.0.0.1:9/v1", max_retries=1))
     with pytest.raises(UserError, match=r"^127\.0\.0\.1:9: no connection \(.*refused\), after 2 attempts"):
@@ -232,23 +235,23 @@ def test_the_address_may_stand_in_the_environment_and_the_key_stays_there(
 
 
 def test_a_server_of_another_name_or_tokenizer_is_refused(
-    server: CompletionsServer, names: dict[str, str], tmp_path: Path
+    server: CompletionsServer, tiny_models: dict[str, str], tmp_path: Path
 ) -> None:
     settings = config(server)
     with pytest.raises(UserError, match=r"serves policy, not .*or set sampling\.server\.model to its name there"):
-        ServerGenerator(replace(settings, server=replace(settings.server, model=None)), names["policy"])
+        ServerGenerator(replace(settings, server=replace(settings.server, model=None)), tiny_models["policy"])
     server.tokenizer = tiny.reward_tokenizer()
     with pytest.raises(UserError, match=r"splits text into other tokens .*policy there is another model"):
-        sample_policy(names["policy"], tiny.prompts(2), config=settings, seed=0, work_dir=tmp_path)
+        sample_policy(tiny_models["policy"], tiny.prompts(2), config=settings, seed=0, work_dir=tmp_path)
 
 
-def test_a_server_with_other_weights_is_refused(names: dict[str, str], tmp_path: Path) -> None:
-    with CompletionsServer(names["reference"]) as server:  # the same tokenizer
+def test_a_server_with_other_weights_is_refused(tiny_models: dict[str, str], tmp_path: Path) -> None:
+    with CompletionsServer(tiny_models["reference"]) as server:  # the same tokenizer
         with pytest.raises(UserError, match=r"differ by [\d.]+ per token from those of.*it has a different model"):
-            sample_policy(names["policy"], tiny.prompts(2), config=config(server), seed=0, work_dir=tmp_path)
+            sample_policy(tiny_models["policy"], tiny.prompts(2), config=config(server), seed=0, work_dir=tmp_path)
         assert not list(tmp_path.glob("shard-*"))
         settings = config(server, max_logprob_gap=None)
-        table = sample_policy(names["policy"], tiny.prompts(2), config=settings, seed=0, work_dir=tmp_path)
+        table = sample_policy(tiny_models["policy"], tiny.prompts(2), config=settings, seed=0, work_dir=tmp_path)
     assert table.metadata["generation"]["logprob_difference"] > 0.1
     for row in table.rows():  # but the column is the policy's
         assert row["engine_logprobs"] != pytest.approx(row["logprobs"], abs=0.1)
@@ -256,28 +259,30 @@ def test_a_server_with_other_weights_is_refused(names: dict[str, str], tmp_path:
 
 @pytest.mark.parametrize("shift", [0.04, 0.06])
 def test_the_allowed_gap_is_a_mean_over_tokens(
-    shift: float, server: CompletionsServer, names: dict[str, str], tmp_path: Path
+    shift: float, server: CompletionsServer, tiny_models: dict[str, str], tmp_path: Path
 ) -> None:
     server.logprob_shift = shift
     if shift < 0.05:
-        table = sample_policy(names["policy"], tiny.prompts(2), config=config(server), seed=0, work_dir=tmp_path)
+        table = sample_policy(tiny_models["policy"], tiny.prompts(2), config=config(server), seed=0, work_dir=tmp_path)
         mean = sum(map(sum, table.column("num_tokens"))) / 6
         assert table.metadata["generation"]["logprob_difference"] == pytest.approx(shift * mean, rel=1e-3)
     else:
         with pytest.raises(UserError, match=r"differ by 0\.06 per token from .*, more than .*max_logprob_gap=0\.05"):
-            sample_policy(names["policy"], tiny.prompts(2), config=config(server), seed=0, work_dir=tmp_path)
+            sample_policy(tiny_models["policy"], tiny.prompts(2), config=config(server), seed=0, work_dir=tmp_path)
 
 
-def test_a_context_that_is_too_short_is_said(server: CompletionsServer, names: dict[str, str], tmp_path: Path) -> None:
+def test_a_context_that_is_too_short_is_said(
+    server: CompletionsServer, tiny_models: dict[str, str], tmp_path: Path
+) -> None:
     server.longest = 3
     with pytest.raises(UserError, match=r"prompt 'p\d' was truncated after 3 of 60 tokens: .*--max-model-len"):
         sample_policy(
-            names["policy"], tiny.prompts(3), config=config(server, max_new_tokens=60), seed=0, work_dir=tmp_path
+            tiny_models["policy"], tiny.prompts(3), config=config(server, max_new_tokens=60), seed=0, work_dir=tmp_path
         )
 
 
-def test_stop_tokens_of_the_servers_own_are_refused(names: dict[str, str]) -> None:
-    model, tokenizer = load_policy(names["policy"])
+def test_stop_tokens_of_the_servers_own_are_refused(tiny_models: dict[str, str]) -> None:
+    model, tokenizer = load_policy(tiny_models["policy"])
 
     class Other:
         def __call__(self, requests: Any) -> Iterator[list[Answer]]:
@@ -299,42 +304,45 @@ def test_stop_tokens_of_the_servers_own_are_refused(names: dict[str, str]) -> No
     assert row["num_tokens"] == [2] and row["finished"] == [True]
 
 
-def test_a_table_has_one_generator(server: CompletionsServer, names: dict[str, str], tmp_path: Path) -> None:
+def test_a_table_has_one_generator(server: CompletionsServer, tiny_models: dict[str, str], tmp_path: Path) -> None:
     settings = config(server, num_completions=1, max_new_tokens=2, shard_size=1)
     here = replace(settings, generator="transformers")
-    whole = sample_policy(names["policy"], tiny.prompts(2), config=here, seed=0, work_dir=tmp_path)
+    whole = sample_policy(tiny_models["policy"], tiny.prompts(2), config=here, seed=0, work_dir=tmp_path)
     assert whole.metadata["generator"] == {"name": "transformers"} and "generation" not in whole.metadata
     message = r"expected shards sampled by openai vllm 0\.0\.test, got transformers; a table has one generator"
     with pytest.raises(UserError, match=message):
-        sample_policy(names["policy"], tiny.prompts(2), config=settings, seed=0, work_dir=tmp_path)
+        sample_policy(tiny_models["policy"], tiny.prompts(2), config=settings, seed=0, work_dir=tmp_path)
     assert (
-        sample_policy(names["policy"], tiny.prompts(2), config=here, seed=0, work_dir=tmp_path).rows() == whole.rows()
+        sample_policy(tiny_models["policy"], tiny.prompts(2), config=here, seed=0, work_dir=tmp_path).rows()
+        == whole.rows()
     )
-    sample_policy(names["policy"], tiny.prompts(2), config=settings, seed=0, work_dir=tmp_path / "served")
+    sample_policy(tiny_models["policy"], tiny.prompts(2), config=settings, seed=0, work_dir=tmp_path / "served")
     server.version = "0.1"
     with pytest.raises(UserError, match=r"expected shards sampled by openai vllm 0\.1, got openai vllm 0\.0\.test"):
-        sample_policy(names["policy"], tiny.prompts(2), config=settings, seed=0, work_dir=tmp_path / "served")
+        sample_policy(tiny_models["policy"], tiny.prompts(2), config=settings, seed=0, work_dir=tmp_path / "served")
 
 
-def test_the_address_may_change_while_a_table_is_made(names: dict[str, str], tmp_path: Path) -> None:
-    with CompletionsServer(names["policy"]) as server:
-        first = sample_policy(names["policy"], tiny.prompts(2), config=config(server), seed=0, work_dir=tmp_path)
-    with CompletionsServer(names["policy"]) as server:
+def test_the_address_may_change_while_a_table_is_made(tiny_models: dict[str, str], tmp_path: Path) -> None:
+    with CompletionsServer(tiny_models["policy"]) as server:
+        first = sample_policy(tiny_models["policy"], tiny.prompts(2), config=config(server), seed=0, work_dir=tmp_path)
+    with CompletionsServer(tiny_models["policy"]) as server:
         assert (
-            sample_policy(names["policy"], tiny.prompts(2), config=config(server), seed=0, work_dir=tmp_path).rows()
+            sample_policy(
+                tiny_models["policy"], tiny.prompts(2), config=config(server), seed=0, work_dir=tmp_path
+            ).rows()
             == first.rows()
         )
         assert len(server.requests) == 2  # the probes; nothing is left to draw, so nothing is loaded
 
 
 def test_the_command_samples_at_a_server(
-    server: CompletionsServer, names: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture
+    server: CompletionsServer, tiny_models: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     prompts = tiny.write_lines(tmp_path / "prompts.jsonl", tiny.prompts(2))
     output = tmp_path / "candidates.parquet"
     flags = ["--sampling.generator", "openai", "--sampling.server.base_url", server.url]
     flags += ["--sampling.server.model", "policy", "--sampling.num_completions", "2", "--sampling.max_new_tokens", "4"]
-    sample = ["sample", "--policy", names["policy"], "--prompts", prompts, "--output", str(output), "--json"]
+    sample = ["sample", "--policy", tiny_models["policy"], "--prompts", prompts, "--output", str(output), "--json"]
     assert main([*sample, *flags]) == 0
     assert json.loads(capsys.readouterr().out)["answers"] == 4
     table = read_candidates(output)
@@ -344,13 +352,17 @@ def test_the_command_samples_at_a_server(
 
 
 def test_the_report_says_how_far_the_two_lie_apart(
-    server: CompletionsServer, names: dict[str, str], tmp_path: Path
+    server: CompletionsServer, tiny_models: dict[str, str], tmp_path: Path
 ) -> None:
     from shfcas import report  # plots need matplotlib, which vLLM's environment lacks
 
     server.logprob_shift = 0.01
     table = sample_policy(
-        names["policy"], tiny.prompts(2), config=config(server, max_new_tokens=1), seed=0, work_dir=tmp_path / "work"
+        tiny_models["policy"],
+        tiny.prompts(2),
+        config=config(server, max_new_tokens=1),
+        seed=0,
+        work_dir=tmp_path / "work",
     )
     scored = add_conflicts(table.with_columns(rewards=[[1.0, 0.0, 2.0], [0.5, 1.0, 0.0]]))
     write_candidates(tmp_path / "round-1" / "conflicts.parquet", scored)
@@ -361,13 +373,17 @@ def test_the_report_says_how_far_the_two_lie_apart(
     )
 
 
-def test_vllm_that_is_not_installed_is_said(names: dict[str, str], tmp_path: Path) -> None:
+def test_vllm_that_is_not_installed_is_said(tiny_models: dict[str, str], tmp_path: Path) -> None:
     try:
         import vllm  # noqa: F401
     except ModuleNotFoundError:
         with pytest.raises(MissingExtra, match=r"vllm is not installed; .*shfcas\[vllm\]"):
             sample_policy(
-                names["policy"], tiny.prompts(1), config=SamplingConfig(generator="vllm"), seed=0, work_dir=tmp_path
+                tiny_models["policy"],
+                tiny.prompts(1),
+                config=SamplingConfig(generator="vllm"),
+                seed=0,
+                work_dir=tmp_path,
             )
 
 

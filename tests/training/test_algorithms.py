@@ -1,9 +1,5 @@
 """One setting chooses the algorithm: whole tiny runs with each, and what is refused before any work is done."""
 
-import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +16,7 @@ from shfcas.utils.config import build
 from shfcas.utils.errors import UsageError, UserError
 from shfcas.utils.files import content_hash, read_json
 from tests.support import tiny
+from tests.support.processes import Command
 
 SHORT = {"num_completions": 4, "temperature": 1.0, "max_new_tokens": 6}
 ONLINE = {
@@ -31,19 +28,13 @@ ONLINE = {
 }
 
 
-@pytest.fixture(autouse=True)
-def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
-
-
 @pytest.fixture(scope="module")
-def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("models")
-    names = tiny.write_models(folder)
+def values(tiny_models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("values")
     held_out = [{"prompt": f"how was the {thing}?", "topic": "x"} for thing in ("match", "phone", "night")]
     return {
-        "policy": names["policy"],
-        "reward_model": names["reward_model"],
+        "policy": tiny_models["policy"],
+        "reward_model": tiny_models["reward_model"],
         "gold": "tests.support.tiny:letter_reward",
         "prompts": tiny.write_lines(folder / "prompts.jsonl", tiny.prompts(6, chat=False)),
         "eval_prompts": tiny.write_lines(folder / "held_out.jsonl", held_out),
@@ -183,12 +174,11 @@ def test_the_page_about_algorithms_states_every_default(heading: str, column: in
     assert stated == expected
 
 
-@pytest.mark.slow
-def test_a_command_that_is_killed_goes_on_where_it_was(values: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.system
+def test_a_killed_command_continues_from_its_last_checkpoint(values: dict[str, Any], tmp_path: Path) -> None:
     """SIGKILL as soon as a checkpoint is there, twice; weights and history are those of an unbroken call."""
-    root = Path(__file__).parents[2]
 
-    def start(output: Path) -> subprocess.Popen:
+    def start(output: Path) -> Command:
         flags = {
             **{name: values[name] for name in ("policy", "reward_model", "prompts", "gold")},
             **ONLINE,
@@ -198,24 +188,15 @@ def test_a_command_that_is_killed_goes_on_where_it_was(values: dict[str, Any], t
             "save_rollouts": 1,
         }
         arguments = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
-        return subprocess.Popen(
-            [sys.executable, "-m", "shfcas", "grpo", *arguments],
-            cwd=root,
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        )
+        return Command(["grpo", *arguments], tmp_path / "printed")
 
     def finish(output: Path) -> tuple[str, str]:
-        assert start(output).wait(timeout=300) == 0
+        start(output).finish()
         return content_hash(output / "history.json"), content_hash(output / "model.safetensors")
 
     unbroken = finish(tmp_path / "unbroken")
     for checkpoint in ("checkpoint-4", "checkpoint-8"):
-        process = start(tmp_path / "broken")
-        while process.poll() is None and not (tmp_path / ".broken.work" / checkpoint / "trainer_state.json").exists():
-            time.sleep(0.001)
-        assert process.poll() is None
-        process.kill()
-        process.wait()
+        start(tmp_path / "broken").kill_at(tmp_path, f".broken.work/{checkpoint}/trainer_state.json")
         assert not (tmp_path / "broken").exists()
     assert finish(tmp_path / "broken") == unbroken
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "unbroken"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "printed", "unbroken"]

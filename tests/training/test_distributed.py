@@ -109,6 +109,7 @@ def both(folder: Path) -> Path:
     return at
 
 
+@pytest.mark.system
 def test_two_processes_train_the_reward_model_of_one(both: Path) -> None:
     one, two = (read_json(both / name / "training.json") for name in ("reward-1", "reward-2"))
     assert len(one["loss"]) == 6 and one["loss"][-1] < one["loss"][0]
@@ -118,6 +119,7 @@ def test_two_processes_train_the_reward_model_of_one(both: Path) -> None:
     assert two["held_out"]["loss"] == pytest.approx(one["held_out"]["loss"], abs=1e-4)
 
 
+@pytest.mark.system
 def test_two_processes_train_the_policy_of_one(both: Path) -> None:
     """The same answers to the same prompts, the same mini-batches and evaluations; so the same history."""
     one, two = (read_json(both / name / "history.json") for name in ("policy-1", "policy-2"))
@@ -130,6 +132,7 @@ def test_two_processes_train_the_policy_of_one(both: Path) -> None:
     assert said[0] == said[1] and len(said[0]) == 3 * 8 and len(set(map(str, said[0]))) > 8
 
 
+@pytest.mark.system
 @pytest.mark.slow
 def test_a_killed_process_ends_the_command_and_the_same_command_goes_on(folder: Path, tmp_path: Path) -> None:
     flags: dict[str, Any] = {"num_rollouts": 6, "save_rollouts": 1, "eval_rollouts": 0, "held_out": 0}
@@ -170,6 +173,7 @@ def latest(work: Path) -> list[Path]:
     return list(work.glob("checkpoint-*"))
 
 
+@pytest.mark.system
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 4])
 def test_a_sharded_reward_model_is_saved_whole(rank: int, folder: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from shfcas.training.online.trainer import make_trainer
 from shfcas.training.ppo.rollout import prompt_rows
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import content_hash
-from tests.support import ppo_tiny, tiny
+from tests.support import ppo_tiny
 
 BOTH = pytest.mark.parametrize("algorithm", [RLOOConfig, GRPOConfig], ids=["rloo", "grpo"])
 LIKED = {f"w{i}" for i in range(0, 60, 4)}
@@ -467,10 +467,12 @@ def test_a_reward_that_is_none_is_an_error(
         run(policy, tmp_path, short(algorithm), reward)
 
 
-def test_a_reward_model_has_a_tokenizer_of_its_own_and_its_input_is_never_cut(policy: str, tmp_path: Path) -> None:
+def test_a_reward_model_has_a_tokenizer_of_its_own_and_its_input_is_never_cut(
+    policy: str, reward_model: str, tmp_path: Path
+) -> None:
     from shfcas.rewards.scorers import load_scorer
 
-    scorer = load_scorer(tiny.save_reward_model(tmp_path / "reward"))
+    scorer = load_scorer(reward_model)
     history, _ = run(policy, tmp_path, short(RLOOConfig), scorer)
     assert history[0]["objective/scores_std"] > 0
     scorer.max_length = 8

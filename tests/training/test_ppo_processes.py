@@ -36,6 +36,7 @@ def train(folder: Path) -> None:
     (folder / f"result-{os.environ['RANK']}.json").write_text(json.dumps(result))
 
 
+@pytest.mark.system
 @pytest.mark.slow
 def test_two_processes_end_with_one_policy(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__]

@@ -108,7 +108,7 @@ def test_a_callable_by_name(tmp_path: Path) -> None:
     assert metrics["objective/scores"] == metrics["rewards/letter_reward"] > 0
 
 
-def test_errors_of_names(tmp_path: Path) -> None:
+def test_errors_of_names(policy: str, tmp_path: Path) -> None:
     name = tiny.save_reward_model(tmp_path / "judge")
     with pytest.raises(ValueError, match="expected None as its tokenizer"):
         trainer(tmp_path, name, reward_processing_classes=tiny_tokenizer())
@@ -117,7 +117,7 @@ def test_errors_of_names(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the folder does not exist"):
         trainer(tmp_path, "./nowhere")
     with pytest.raises(ValueError, match="no trained reward head"):
-        trainer(tmp_path, tiny.save_policy(tmp_path / "policy"))
+        trainer(tmp_path, policy)
     with pytest.raises(ValueError, match="'kl' is the name of a metric of PPO"):
         trainer(tmp_path, length, metric_funcs={"kl": length})
 

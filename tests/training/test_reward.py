@@ -22,11 +22,6 @@ from tests.support import tiny
 from tests.support.reward_pairs import FAST, HELD_OUT, TRAIN, Kill
 
 
-@pytest.fixture(scope="module")
-def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return tiny.write_models(tmp_path_factory.mktemp("models"))
-
-
 def scores(scorer: Any) -> list[float]:
     return scorer([p.prompt for p in HELD_OUT] * 2, [p.chosen for p in HELD_OUT] + [p.rejected for p in HELD_OUT])
 
@@ -47,11 +42,11 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[ModelScorer]:
 
 @pytest.mark.parametrize("kind", ["reward_model", "policy with LoRA"])
 def test_it_learns_and_is_saved_as_it_is(
-    kind: str, names: dict[str, str], tmp_path: Path, trained: list[ModelScorer]
+    kind: str, tiny_models: dict[str, str], tmp_path: Path, trained: list[ModelScorer]
 ) -> None:
     lora = kind == "policy with LoRA"
     settings = RewardModelConfig(**FAST, lora=AdapterConfig(r=8 if lora else 0))
-    model = names["policy" if lora else "reward_model"]
+    model = tiny_models["policy" if lora else "reward_model"]
     output = tmp_path / "out"
     result = train_reward_model(
         model, TRAIN, settings=settings, output=output, work_dir=tmp_path / "work", seed=0, held_out=HELD_OUT
@@ -69,7 +64,7 @@ def test_it_learns_and_is_saved_as_it_is(
         assert torch.equal(weights["score.weight"], trained[0].model.score.weight)
 
 
-def test_the_seed_decides(names: dict[str, str], tmp_path: Path) -> None:
+def test_the_seed_decides(tiny_models: dict[str, str], tmp_path: Path) -> None:
     settings = RewardModelConfig(num_train_epochs=1, batch_size=16, learning_rate=1e-3)
     found = []
     for run, seed in enumerate((0, 0, 1)):
@@ -77,7 +72,12 @@ def test_the_seed_decides(names: dict[str, str], tmp_path: Path) -> None:
         # A fresh head and the order of the pairs both follow the seed, whatever was drawn before.
         torch.rand(run + 1)
         train_reward_model(
-            names["policy"], TRAIN[:32], settings=settings, output=output, work_dir=tmp_path / f"work{run}", seed=seed
+            tiny_models["policy"],
+            TRAIN[:32],
+            settings=settings,
+            output=output,
+            work_dir=tmp_path / f"work{run}",
+            seed=seed,
         )
         found.append(scores(load_scorer(str(output))))
     assert found[0] == found[1]
@@ -85,12 +85,12 @@ def test_the_seed_decides(names: dict[str, str], tmp_path: Path) -> None:
 
 
 def test_pairs_that_are_too_long_are_counted(
-    names: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tiny_models: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     long = Preference("how was it?", "good " * 200, "bad")
     settings = RewardModelConfig(num_train_epochs=1, batch_size=8)
     result = train_reward_model(
-        names["reward_model"],
+        tiny_models["reward_model"],
         [*TRAIN[:8], long],
         settings=settings,
         output=tmp_path / "out",
@@ -103,15 +103,20 @@ def test_pairs_that_are_too_long_are_counted(
     assert "1 of 9 pairs are longer than 128 tokens" in caplog.text
     with pytest.raises(UserError, match="all 1 preference pairs are longer than max_length 128"):
         train_reward_model(
-            names["reward_model"], [long], settings=settings, output=tmp_path / "no", work_dir=tmp_path / "work", seed=0
+            tiny_models["reward_model"],
+            [long],
+            settings=settings,
+            output=tmp_path / "no",
+            work_dir=tmp_path / "work",
+            seed=0,
         )
     assert not (tmp_path / "no").exists()
 
 
-def test_without_preferences_there_is_nothing_to_train_on(names: dict[str, str], tmp_path: Path) -> None:
+def test_without_preferences_there_is_nothing_to_train_on(tiny_models: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no preferences"):
         train_reward_model(
-            names["reward_model"],
+            tiny_models["reward_model"],
             [],
             settings=RewardModelConfig(),
             output=tmp_path / "out",
@@ -129,11 +134,11 @@ def test_pairs_are_encoded_as_they_are_scored() -> None:
     assert row["chosen_ids"] == tokenizer("how was it?", "a good film")["input_ids"]
 
 
-def test_a_report_says_what_was_learned(names: dict[str, str], tmp_path: Path) -> None:
+def test_a_report_says_what_was_learned(tiny_models: dict[str, str], tmp_path: Path) -> None:
     held_out = [*HELD_OUT[:8], *(replace(p, source="gold", round=1) for p in HELD_OUT[8:20])]
     settings = RewardModelConfig(**FAST, eval_steps=0.25)
     result = train_reward_model(
-        names["reward_model"],
+        tiny_models["reward_model"],
         TRAIN,
         settings=settings,
         output=tmp_path / "out",
@@ -153,11 +158,11 @@ def test_a_report_says_what_was_learned(names: dict[str, str], tmp_path: Path) -
     assert result["train"]["accuracy"]["count"] == result["pairs"] == len(TRAIN)
 
 
-def test_too_long_pairs_are_counted_by_source(names: dict[str, str], tmp_path: Path) -> None:
+def test_too_long_pairs_are_counted_by_source(tiny_models: dict[str, str], tmp_path: Path) -> None:
     long = Preference("how was it?", "good " * 200, "bad", source="human")
     settings = RewardModelConfig(num_train_epochs=1, batch_size=8)
     result = train_reward_model(
-        names["reward_model"],
+        tiny_models["reward_model"],
         [*TRAIN[:8], long, long],
         settings=settings,
         output=tmp_path / "out",
@@ -173,11 +178,11 @@ OVERFIT = {"num_train_epochs": 6, "batch_size": 8, "learning_rate": 5e-3, "weigh
 
 
 @pytest.mark.parametrize("lora", [0, 4])
-def test_early_stopping_keeps_the_best_model(lora: int, names: dict[str, str], tmp_path: Path) -> None:
+def test_early_stopping_keeps_the_best_model(lora: int, tiny_models: dict[str, str], tmp_path: Path) -> None:
     # What is held out contradicts what is learned, so the held-out loss is best at once and grows.
     contrary = [replace(p, chosen=p.rejected, rejected=p.chosen) for p in TRAIN[:16]]
     settings = RewardModelConfig(**OVERFIT, early_stopping_patience=2, lora=AdapterConfig(r=lora))
-    model = names["policy" if lora else "reward_model"]
+    model = tiny_models["policy" if lora else "reward_model"]
     result = train_reward_model(
         model,
         TRAIN[:32],
@@ -198,14 +203,14 @@ def test_early_stopping_keeps_the_best_model(lora: int, names: dict[str, str], t
 
 @pytest.mark.parametrize("at", [1, 2, 3])
 def test_a_training_that_was_killed_ends_as_one_that_was_not(
-    at: int, names: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    at: int, tiny_models: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     contrary = [replace(p, chosen=p.rejected, rejected=p.chosen) for p in TRAIN[:16]]
     settings = RewardModelConfig(**OVERFIT, early_stopping_patience=2)
 
     def run(name: str) -> dict[str, Any]:
         return train_reward_model(
-            names["reward_model"],
+            tiny_models["reward_model"],
             TRAIN[:32],
             settings=settings,
             output=tmp_path / name,
@@ -231,14 +236,19 @@ def test_a_training_that_was_killed_ends_as_one_that_was_not(
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_the_beginnings_of_another_training_are_refused(names: dict[str, str], tmp_path: Path) -> None:
+def test_the_beginnings_of_another_training_are_refused(tiny_models: dict[str, str], tmp_path: Path) -> None:
     settings = RewardModelConfig(num_train_epochs=1, batch_size=8, checkpoint_steps=1)
     train_reward_model(
-        names["reward_model"], TRAIN[:16], settings=settings, output=tmp_path / "a", work_dir=tmp_path / "work", seed=0
+        tiny_models["reward_model"],
+        TRAIN[:16],
+        settings=settings,
+        output=tmp_path / "a",
+        work_dir=tmp_path / "work",
+        seed=0,
     )
     with pytest.raises(UserError, match="holds checkpoints of another training"):
         train_reward_model(
-            names["reward_model"],
+            tiny_models["reward_model"],
             TRAIN[:24],
             settings=settings,
             output=tmp_path / "b",
@@ -249,12 +259,12 @@ def test_the_beginnings_of_another_training_are_refused(names: dict[str, str], t
 
 
 def test_overfitting_and_divergence_are_said(
-    names: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tiny_models: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     contrary = [replace(p, chosen=p.rejected, rejected=p.chosen) for p in TRAIN[:16]]
     settings = RewardModelConfig(**OVERFIT)
     train_reward_model(
-        names["reward_model"],
+        tiny_models["reward_model"],
         TRAIN[:16],
         settings=settings,
         output=tmp_path / "a",
@@ -266,15 +276,25 @@ def test_overfitting_and_divergence_are_said(
     wild = RewardModelConfig(num_train_epochs=4, batch_size=4, learning_rate=1e30)
     with pytest.raises(UserError, match="training diverged; lower the learning rate"):
         train_reward_model(
-            names["reward_model"], TRAIN[:16], settings=wild, output=tmp_path / "b", work_dir=tmp_path / "wb", seed=0
+            tiny_models["reward_model"],
+            TRAIN[:16],
+            settings=wild,
+            output=tmp_path / "b",
+            work_dir=tmp_path / "wb",
+            seed=0,
         )
 
 
 def test_early_stopping_without_held_out_pairs_trains_to_the_end(
-    names: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tiny_models: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = RewardModelConfig(num_train_epochs=1, batch_size=8, early_stopping_patience=1)
     result = train_reward_model(
-        names["reward_model"], TRAIN[:16], settings=settings, output=tmp_path / "a", work_dir=tmp_path / "w", seed=0
+        tiny_models["reward_model"],
+        TRAIN[:16],
+        settings=settings,
+        output=tmp_path / "a",
+        work_dir=tmp_path / "w",
+        seed=0,
     )
     assert "nothing can say when to stop early" in caplog.text and len(result["loss"]) == 2

@@ -47,16 +47,11 @@ TRAIN, HELD_OUT = pairs(NOUNS[:7]), pairs(NOUNS[7:])
 
 
 @pytest.fixture(scope="module")
-def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return tiny.write_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def trained(names: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
+def trained(tiny_models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("cost")
     settings = RewardModelConfig(**FAST)
     result = train_reward_model(
-        names["reward_model"],
+        tiny_models["reward_model"],
         TRAIN,
         settings=settings,
         output=folder / "out",
@@ -67,8 +62,8 @@ def trained(names: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> 
     return str(folder / "out"), result
 
 
-def trainer(names: dict[str, str], rows: list[dict[str, Any]], folder: Path, **options: Any) -> CostTrainer:
-    model, tokenizer = load_reward_model(names["reward_model"])
+def trainer(tiny_models: dict[str, str], rows: list[dict[str, Any]], folder: Path, **options: Any) -> CostTrainer:
+    model, tokenizer = load_reward_model(tiny_models["reward_model"])
     return CostTrainer(
         model=model,
         args=RewardConfig(**quiet_options(folder, 0), remove_unused_columns=False, **options),
@@ -83,7 +78,7 @@ def softplus(x: float) -> float:
     return math.log1p(math.exp(x))
 
 
-def test_the_loss_by_hand(names: dict[str, str], tmp_path: Path) -> None:
+def test_the_loss_by_hand(tiny_models: dict[str, str], tmp_path: Path) -> None:
     tokenizer = tiny.reward_tokenizer()
     data = [
         Preference("a", "good", "bad", chosen_safe=True, rejected_safe=False),
@@ -91,7 +86,7 @@ def test_the_loss_by_hand(names: dict[str, str], tmp_path: Path) -> None:
         Preference("c", "good", "bad"),
     ]
     rows, _ = encode_pairs(data, tokenizer, 128, "cost")
-    made = trainer(names, rows, tmp_path)
+    made = trainer(tiny_models, rows, tmp_path)
     batch = made.data_collator(rows)
     assert batch["signs"].tolist() == [1, 1, 0, -1, 0, 0]
     # Costs of the rejected answers, then of the chosen ones.
@@ -102,9 +97,9 @@ def test_the_loss_by_hand(names: dict[str, str], tmp_path: Path) -> None:
     assert loss.item() == pytest.approx((order + signs) / 3, abs=1e-6)
 
 
-def test_without_labels_it_is_bradley_terry_on_costs(names: dict[str, str], tmp_path: Path) -> None:
+def test_without_labels_it_is_bradley_terry_on_costs(tiny_models: dict[str, str], tmp_path: Path) -> None:
     rows, _ = encode_pairs([Preference("a", "good", "bad")] * 2, tiny.reward_tokenizer(), 128, "cost")
-    made = trainer(names, rows, tmp_path, center_rewards_coefficient=0.1)
+    made = trainer(tiny_models, rows, tmp_path, center_rewards_coefficient=0.1)
     costs = torch.tensor([[1.0], [0.0], [-1.0], [2.0]], requires_grad=True)
     loss = made.compute_loss(lambda **inputs: SimpleNamespace(logits=costs), dict(made.data_collator(rows)))
     expected = (softplus(-2.0) + softplus(2.0)) / 2 + 0.1 * ((1 - 1) ** 2 + (0 + 2) ** 2) / 2
@@ -122,15 +117,19 @@ def test_it_learns_what_is_safe(trained: tuple[str, dict[str, Any]]) -> None:
     assert rewards[0] > 0 > rewards[1]  # a cost of a safe answer is below 0, and its reward above
 
 
-def test_the_model_knows_that_it_is_a_cost_model(trained: tuple[str, dict[str, Any]], names: dict[str, str]) -> None:
+def test_the_model_knows_that_it_is_a_cost_model(
+    trained: tuple[str, dict[str, Any]], tiny_models: dict[str, str]
+) -> None:
     output, result = trained
     assert AutoConfig.from_pretrained(output).shfcas_cost_model is True
-    assert is_cost_model(output) and not is_cost_model(names["reward_model"])
+    assert is_cost_model(output) and not is_cost_model(tiny_models["reward_model"])
     once, told = load_scorer(output), load_scorer(output, cost_model=True)
     assert pair_accuracy(once, HELD_OUT) == pair_accuracy(told, HELD_OUT) == result["held_out_accuracy"]
 
 
-def test_a_cost_model_stays_one(trained: tuple[str, dict[str, Any]], names: dict[str, str], tmp_path: Path) -> None:
+def test_a_cost_model_stays_one(
+    trained: tuple[str, dict[str, Any]], tiny_models: dict[str, str], tmp_path: Path
+) -> None:
     settings = {**FAST, "num_train_epochs": 1, "learning_rate": 1e-4}
     with pytest.raises(UserError, match=r"is a cost model .lower is better.; refine it with the objective cost"):
         train_reward_model(
@@ -154,15 +153,20 @@ def test_a_cost_model_stays_one(trained: tuple[str, dict[str, Any]], names: dict
     assert again["held_out_accuracy"] > 0.85 and is_cost_model(str(tmp_path / "yes"))
 
 
-def test_odd_labels_are_said(names: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_odd_labels_are_said(tiny_models: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = RewardModelConfig(**{**FAST, "num_train_epochs": 1})
     unlabelled = [Preference("a", "good", "bad")] * 8
     train_reward_model(
-        names["policy"], unlabelled, settings=settings, output=tmp_path / "a", work_dir=tmp_path / "wa", seed=0
+        tiny_models["policy"], unlabelled, settings=settings, output=tmp_path / "a", work_dir=tmp_path / "wa", seed=0
     )
     assert "no pair says which answer is safe" in caplog.text
     wrong = [Preference("a", "bad", "good", chosen_safe=False, rejected_safe=True)] * 2
     train_reward_model(
-        names["policy"], TRAIN[:6] + wrong, settings=settings, output=tmp_path / "b", work_dir=tmp_path / "wb", seed=0
+        tiny_models["policy"],
+        TRAIN[:6] + wrong,
+        settings=settings,
+        output=tmp_path / "b",
+        work_dir=tmp_path / "wb",
+        seed=0,
     )
     assert "2 of 8 pairs prefer an unsafe answer to a safe one" in caplog.text

@@ -17,15 +17,9 @@ from shfcas.training.reward import train as reward_training
 from shfcas.training.reward.config import RewardModelConfig
 from shfcas.training.reward.train import train_reward_model
 from shfcas.utils.errors import UserError
-from tests.support import tiny
 from tests.support.reward_pairs import HELD_OUT, TRAIN, Kill
 
 SETTINGS = {"num_train_epochs": 1, "batch_size": 8, "learning_rate": 3e-3, "ensemble_size": 3}
-
-
-@pytest.fixture(scope="module")
-def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return tiny.write_models(tmp_path_factory.mktemp("models"))
 
 
 def train(model: str, folder: Path, **settings: Any) -> dict[str, Any]:
@@ -36,9 +30,9 @@ def train(model: str, folder: Path, **settings: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def ensemble(names: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
+def ensemble(tiny_models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("ensemble")
-    return str(folder / "out"), train(names["policy"], folder)
+    return str(folder / "out"), train(tiny_models["policy"], folder)
 
 
 def table() -> CandidateTable:
@@ -98,7 +92,7 @@ def test_answers_with_different_numbers_of_members_are_refused() -> None:
 
 
 def test_members_that_are_done_are_not_trained_again(
-    ensemble: tuple[str, dict[str, Any]], names: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ensemble: tuple[str, dict[str, Any]], tiny_models: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, calls = reward_training.train_member, []
 
@@ -110,9 +104,9 @@ def test_members_that_are_done_are_not_trained_again(
 
     monkeypatch.setattr(reward_training, "train_member", counted)
     with pytest.raises(Kill):
-        train(names["policy"], tmp_path)
+        train(tiny_models["policy"], tmp_path)
     assert (tmp_path / "work" / "member-0" / "training.json").exists() and not (tmp_path / "out").exists()
-    result = train(names["policy"], tmp_path)
+    result = train(tiny_models["policy"], tmp_path)
     assert len(calls) == 4  # the one that was done, the one that was killed, and the two that were left
     assert json.loads(json.dumps(result)) == json.loads(json.dumps(ensemble[1]))
     for number in range(3):
@@ -120,8 +114,8 @@ def test_members_that_are_done_are_not_trained_again(
         assert (tmp_path / "out" / file).read_bytes() == (Path(ensemble[0]) / file).read_bytes()
 
 
-def test_weights_are_averaged_into_one_model(names: dict[str, str], tmp_path: Path) -> None:
-    result = train(names["policy"], tmp_path, average_weights=True)
+def test_weights_are_averaged_into_one_model(tiny_models: dict[str, str], tmp_path: Path) -> None:
+    result = train(tiny_models["policy"], tmp_path, average_weights=True)
     members = [load_file(tmp_path / "work" / f"member-{k}" / "model.safetensors") for k in range(3)]
     mean = load_file(tmp_path / "out" / "model.safetensors")
     for name, value in mean.items():
@@ -133,9 +127,9 @@ def test_weights_are_averaged_into_one_model(names: dict[str, str], tmp_path: Pa
 
 @pytest.mark.parametrize("average", [True, False])
 def test_only_models_that_are_averaged_share_their_first_head(
-    average: bool, names: dict[str, str], tmp_path: Path
+    average: bool, tiny_models: dict[str, str], tmp_path: Path
 ) -> None:
-    train(names["policy"], tmp_path, average_weights=average, learning_rate=1e-12, ensemble_size=2)
+    train(tiny_models["policy"], tmp_path, average_weights=average, learning_rate=1e-12, ensemble_size=2)
     heads = [load_file(tmp_path / "work" / f"member-{k}" / "model.safetensors")["score.weight"] for k in range(2)]
     assert torch.allclose(heads[0], heads[1], atol=1e-6) == average
 
@@ -148,6 +142,6 @@ def test_an_ensemble_is_refined_member_by_member(ensemble: tuple[str, dict[str, 
         train(ensemble[0], tmp_path / "one", ensemble_size=1)
 
 
-def test_an_ensemble_of_costs_is_turned_into_rewards(names: dict[str, str], tmp_path: Path) -> None:
-    train(names["reward_model"], tmp_path, objective="cost", ensemble_size=2, num_train_epochs=4)
+def test_an_ensemble_of_costs_is_turned_into_rewards(tiny_models: dict[str, str], tmp_path: Path) -> None:
+    train(tiny_models["reward_model"], tmp_path, objective="cost", ensemble_size=2, num_train_epochs=4)
     assert pair_accuracy(load_scorer(str(tmp_path / "out")), TRAIN[:32]) > 0.8

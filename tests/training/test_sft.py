@@ -19,11 +19,6 @@ from shfcas.utils.errors import UserError
 from tests.support import architectures, tiny
 
 
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny.save_policy(tmp_path_factory.mktemp("policy"))
-
-
 def demonstrations(chat: bool = True) -> list[dict]:
     return [{"prompt": row["prompt"], "completion": "a good day"} for row in tiny.prompts(16, chat=chat)]
 

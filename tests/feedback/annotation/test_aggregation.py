@@ -5,7 +5,7 @@ import random
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shfcas.data.preferences import Preference
@@ -251,7 +251,6 @@ def test_equal_weights_are_a_tie_but_for_rounding() -> None:
 # against an oracle
 
 NAMES = ("ada", "ben", "eve", "dan")
-few_examples = settings(max_examples=60, deadline=None)
 
 
 @st.composite
@@ -309,7 +308,6 @@ def plain_verdict(item: str, log: list[Judgement], overlap: int) -> tuple[str, s
     return ("open" if waits else "preferred"), outcome, margin, set(chose)
 
 
-@few_examples
 @given(logs(), st.integers(1, 3))
 def test_verdicts_are_what_the_rules_say(log: list[Judgement], overlap: int) -> None:
     for id, made in verdicts(ITEMS[:3], log, HumanConfig(overlap=overlap)).items():
@@ -318,7 +316,6 @@ def test_verdicts_are_what_the_rules_say(log: list[Judgement], overlap: int) -> 
         assert made.margin == (None if expected[2] is None else pytest.approx(float(expected[2])))
 
 
-@few_examples
 @given(logs(), SETTINGS, st.randoms(use_true_random=False))
 def test_the_order_of_rows_does_not_matter(log: list[Judgement], settings: HumanConfig, rng: random.Random) -> None:
     shuffled = list(log)
@@ -327,7 +324,6 @@ def test_the_order_of_rows_does_not_matter(log: list[Judgement], settings: Human
     assert preferences(ITEMS, shuffled, settings) == preferences(ITEMS, log, settings)
 
 
-@few_examples
 @given(logs(), SETTINGS, st.permutations(NAMES))
 def test_the_names_of_people_do_not_matter(log: list[Judgement], settings: HumanConfig, others: list[str]) -> None:
     renamed = dict(zip(NAMES, others, strict=True))
@@ -337,7 +333,6 @@ def test_the_names_of_people_do_not_matter(log: list[Judgement], settings: Human
         assert made[id] == dataclasses.replace(before, annotators=people)
 
 
-@few_examples
 @given(logs(), SETTINGS)
 def test_which_answer_is_called_first_does_not_matter(log: list[Judgement], settings: HumanConfig) -> None:
     swap = {"first": "second", "second": "first"}
@@ -349,7 +344,6 @@ def test_which_answer_is_called_first_does_not_matter(log: list[Judgement], sett
         assert made[id] == dataclasses.replace(before, choice=choice, votes=counts)
 
 
-@few_examples
 @given(logs(), SETTINGS)
 def test_undoing_everything_leaves_nothing(log: list[Judgement], settings: HumanConfig) -> None:
     undos = [judged(j.item, j.annotator, "undo", undoes=j.id) for j in effective(log)]
@@ -357,7 +351,6 @@ def test_undoing_everything_leaves_nothing(log: list[Judgement], settings: Human
     assert {v.state for v in verdicts(ITEMS, log + undos, settings).values()} == {"open"}
 
 
-@few_examples
 @given(logs(), SETTINGS)
 def test_completeness_and_preferences_follow_from_the_verdicts(log: list[Judgement], settings: HumanConfig) -> None:
     items = ITEMS[:3]

@@ -307,6 +307,7 @@ def write_until_killed(path: Path, out: int) -> None:
             os.write(out, f"{k}\n".encode())
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("wait", [1, 2, 30, 31, 100])
 def test_what_a_killed_process_acknowledged_is_kept_and_the_rest_is_whole_or_absent(store: Store, wait: int) -> None:
     store.close()
@@ -432,6 +433,7 @@ def small_disk(tmp_path: Path) -> Any:
     subprocess.run(["umount", folder], check=True)
 
 
+@pytest.mark.system
 def test_a_file_system_that_is_full_loses_nothing(small_disk: Path) -> None:
     with Store(small_disk / "feedback.sqlite") as store:
         store.add_queue(ITEMS, seed=3)

@@ -24,6 +24,8 @@ from shfcas.feedback.annotation.store import Store
 from shfcas.feedback.web.server import serve
 from tests.support.people import Run, make_items
 
+pytestmark = pytest.mark.system
+
 
 def side(judgement: Judgement) -> str:
     """What a person saw: left or right of what stood there."""
@@ -361,7 +363,7 @@ def test_one_tab_at_a_time(served, person):
 
 
 @pytest.mark.parametrize("lost", ["judgements", "next"])
-def test_somebody_else_who_signs_in_to_the_same_browser_gets_none_of_it(served, person, lost):
+def test_another_annotator_in_the_same_browser_gets_none_of_it(served, person, lost):
     """Each of the two requests has to notice by itself, so the other one does not get through."""
     run = served(make_items(16))
     ada = person()

@@ -7,6 +7,8 @@ import pytest
 
 from tests.support.people import Person, make_items
 
+pytestmark = pytest.mark.system
+
 NAMED = {"button", "link", "textbox", "checkbox", "region", "progressbar", "dialog", "img", "navigation"}
 
 # The contrast of each visible text with what is behind it, by WCAG 2.

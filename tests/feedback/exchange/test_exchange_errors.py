@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shfcas.feedback.annotation.store import Store
@@ -346,7 +346,6 @@ def test_whatever_stands_in_a_file_an_import_ends_well(store: Store, tmp_path: P
         rows = label_studio_export(rows)
     places = list(paths(rows))
 
-    @settings(max_examples=60, deadline=None, database=None)
     @given(st.sampled_from(places), ODD)
     def check(keys: tuple, value: Any) -> None:
         before = store.judgements()

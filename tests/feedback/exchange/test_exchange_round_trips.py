@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shfcas.data.preferences import read_preferences
@@ -43,7 +43,6 @@ def test_jsonl_brings_its_queue_into_a_run_without_one(store: Store, tmp_path: P
         assert empty.judgements() == LOG
 
 
-@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_any_texts_and_answers_come_back(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     folder = tmp_path_factory.mktemp("exchange")
@@ -84,7 +83,6 @@ def test_any_texts_and_answers_come_back(tmp_path_factory: pytest.TempPathFactor
         assert import_answers(store, [folder / "f.json"], ExchangeBaseConfig(format))["new"] == 0
 
 
-@settings(max_examples=15, deadline=None)
 @given(
     data=st.data(),
     format=st.sampled_from(["label-studio", "argilla"]),

@@ -47,6 +47,7 @@ def test_the_command_writes_preferences_and_a_report(serve: Serve, folder: Path,
     assert not list(folder.glob(".*"))
 
 
+@pytest.mark.system
 def test_killed_and_started_again_the_command_asks_only_what_is_missing(serve: Serve, folder: Path) -> None:
     reached, go_on = threading.Event(), threading.Event()
 

@@ -3,17 +3,9 @@
 import json
 from pathlib import Path
 
-import pytest
-
 from shfcas.feedback.judge.source import JudgeFeedback
-from tests.support import tiny
 from tests.support.judge_cases import QUEUE, ROWS, TABLE, Serve, judged, settings
 from tests.support.judge_server import ModelJudge, Request, answers
-
-
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny.save_policy(tmp_path_factory.mktemp("policy"))
 
 
 def test_a_real_model_in_its_own_words_is_no_judge(policy: str, serve: Serve, tmp_path: Path) -> None:

@@ -412,6 +412,7 @@ class Command:
         return self.process.returncode, errors
 
 
+@pytest.mark.system
 def test_the_command_serves_until_ctrl_c_and_a_kill_loses_nothing(folder: Path) -> None:
     port = free_port()
     arguments = ("--port", str(port), "--annotators", "ada,cleo", "--repeat_share", "0")
