@@ -1,4 +1,4 @@
-"""Checkpoints of a policy and its values, and the trained policy as a plain model."""
+"""Checkpoints of a policy and its value function, and export of the policy as a plain model."""
 
 import copy
 import logging
@@ -21,12 +21,12 @@ logger = logging.getLogger(__name__)
 
 
 class PolicyTrainer(Trainer):
-    """Trainer of a policy with values: complete checkpoints between rollouts, without pickles.
+    """Trainer of a policy with a value function: complete checkpoints between rollouts, without pickles.
 
-    A subclass adds state of its own to the checkpoints with `_progress` and `_restore`.
+    Subclasses add their own state to checkpoints with `_progress` and `_restore`.
     """
 
-    # Narrower than in the base class.
+    # Narrower types than in the base class.
     args: PPOConfig
     model: PolicyWithValue
     processing_class: PreTrainedTokenizerBase
@@ -36,26 +36,26 @@ class PolicyTrainer(Trainer):
 
     @property
     def output_dir(self) -> Path:
-        """Folder of the run."""
+        """Returns the folder of the run."""
         return Path(str(self.args.output_dir))
 
     def _progress(self) -> dict[str, Any]:
-        """State of a run beside its weights, optimizer and log."""
+        """Returns the state of a run in addition to weights, optimizer and log."""
         raise NotImplementedError
 
     def _restore(self, progress: dict[str, Any]) -> None:
-        """Sets the run back to the state that `_progress` returned."""
+        """Restores the state that `_progress` returned."""
         raise NotImplementedError
 
     def _checkpoint_identity(self) -> dict[str, Any]:
-        """Settings that a resumed run must share, because the remaining rollouts depend on them."""
+        """Returns the settings that determine the rollouts; a resumed run must have the same."""
         names = ("seed", "rollout_batch_size", "steps_per_rollout")
         return {name: getattr(self.args, name) for name in names} | {"num_prompts": len(self.train_dataset)}
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         args, step = self.args, self.state.global_step
         if step % args.steps_per_rollout:
-            logger.warning("step %d is in the middle of a rollout: no checkpoint is written here", step)
+            logger.warning("step %d is in the middle of a rollout: writing no checkpoint", step)
             return
         folder = self.output_dir / f"{PREFIX_CHECKPOINT_DIR}-{step}"
         if args.should_save:
@@ -79,7 +79,7 @@ class PolicyTrainer(Trainer):
         self._load_weights(Path(resume_from_checkpoint))
 
     def _load_weights(self, folder: Path) -> None:
-        """Loads the weights of policy and values from a checkpoint or from the best policy's folder."""
+        """Loads the weights of policy and value function from a checkpoint or from the best policy's folder."""
         super()._load_from_checkpoint(str(folder), self.model.policy)
         if self.model.value_model is None:
             self.model.value_head.load_state_dict(load_file(folder / VALUE_HEAD_NAME))
@@ -87,19 +87,19 @@ class PolicyTrainer(Trainer):
             super()._load_from_checkpoint(str(folder / VALUE_MODEL_NAME), self.model.value_model)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Refuses a checkpoint of another model. Only weights that are tied to others may be missing."""
+        """Raises ValueError if weights are missing (except tied ones) or unexpected."""
         tied = getattr(causal_lm(self.model.policy), "all_tied_weights_keys", None) or {}
         wrong = [*load_result.unexpected_keys, *(set(load_result.missing_keys) - set(tied))]
         if wrong:
-            raise ValueError(f"the checkpoint is of another model: {wrong[0]} is missing or unexpected")
+            raise ValueError(f"the checkpoint belongs to another model: {wrong[0]} is missing or unexpected")
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Saves the policy (adapter or full), its value head or model, the tokenizer and the settings."""
+        """Saves the policy (adapter or full), its value head or model, the tokenizer and the settings; no pickle."""
         folder = Path(output_dir or self.output_dir)
         if not self.args.should_save:
             return
         policy = self.model.policy
-        # Left to "auto", PEFT would ask the hub about the base model's vocabulary.
+        # With "auto", PEFT would request the base model's vocabulary from the hub.
         policy.save_pretrained(folder, **({"save_embedding_layers": False} if is_peft_model(policy) else {}))
         if self.model.value_model is None:
             save_file(self.model.value_head.state_dict(), folder / VALUE_HEAD_NAME)
@@ -112,7 +112,7 @@ class PolicyTrainer(Trainer):
     def save_merged_policy(
         self, output_dir: str | os.PathLike[str], tokenizer: PreTrainedTokenizerBase | None = None
     ) -> None:
-        """Writes the policy as a plain model, LoRA merged into its weights, with its tokenizer.
+        """Writes the policy as a plain model, with LoRA merged into its weights, and its tokenizer.
 
         `AutoModelForCausalLM.from_pretrained` loads it. The policy in training does not change.
         """

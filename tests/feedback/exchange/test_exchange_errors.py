@@ -150,7 +150,7 @@ JSONL_ERRORS = [
     (1, 1.5, "first", "first: expected a whole number of at least 0, got 1.5"),
     (1, "p9", "prompt_id", "does not match the item's queue, prompt and answers"),
     (1, "round-2", "queue", "queue: expected 'round-1', as in the line above, got 'round-2'"),
-    (1, [{"role": "user"}], "prompt", "a prompt is text or a non-empty list"),
+    (1, [{"role": "user"}], "prompt", "expected a prompt that is text or a non-empty list"),
     (1, [], "why", r"why: .*, got \[\]"),
     (1, {"rewards": [1, 2, 3]}, "why", "why: expected finite numbers, or one for each answer"),
     (1, {"pacs": [0.25, float("nan")]}, "why", "why: expected finite numbers"),
