@@ -171,10 +171,10 @@ def _common(parser: CommandParser) -> list[str]:
 
 def _brief(key: Key, left: int) -> str:
     """The help of a key on one line, beside a name of `left` columns; choices that do not fit are left out."""
-    room, end = _width() - left - 4, details(key.field, key.value)
-    if len(_cuts(key.help)[-1]) + len(end) > room:
+    space, end = _width() - left - 4, details(key.field, key.value)
+    if len(_cuts(key.help)[-1]) + len(end) > space:
         end = details(key.field, key.value, choices=False)
-    return _cut(key.help, room - len(end)) + end
+    return _cut(key.help, space - len(end)) + end
 
 
 def _cuts(text: str) -> tuple[str, str, str]:
@@ -182,10 +182,10 @@ def _cuts(text: str) -> tuple[str, str, str]:
     return text, re.split(r"; | \(", text)[0], re.split(r"; | \(|: ", text)[0]
 
 
-def _cut(text: str, room: int) -> str:
-    """The longest cut of at most `room` columns, or the text with an ellipsis."""
-    fitting = [cut for cut in _cuts(text) if len(cut) <= room]
-    return fitting[0] if fitting else textwrap.shorten(text, max(room, 12), placeholder="...")
+def _cut(text: str, space: int) -> str:
+    """The longest cut of at most `space` columns, or the text with an ellipsis."""
+    fitting = [cut for cut in _cuts(text) if len(cut) <= space]
+    return fitting[0] if fitting else textwrap.shorten(text, max(space, 12), placeholder="...")
 
 
 def _filled(text: str, indent: str = "  ") -> str:
@@ -199,9 +199,9 @@ def _section(parser: CommandParser, name: str) -> str:
 
 def _section_rows(parser: CommandParser, names: list[str]) -> Rows:
     """Sections with one line each."""
-    room = _width() - 4 - max(map(len, names), default=0)
+    space = _width() - 4 - max(map(len, names), default=0)
     ends = {name: _off(parser, name) for name in names}
-    return [(name, _cut(_about(parser, name), room - len(end)) + end) for name, end in ends.items()]
+    return [(name, _cut(_about(parser, name), space - len(end)) + end) for name, end in ends.items()]
 
 
 def _about(parser: CommandParser, section: str) -> str:

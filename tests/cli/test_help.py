@@ -105,7 +105,7 @@ def test_a_long_text_is_cut_where_a_remark_begins_and_its_choices_stay() -> None
     text = page(parser("run"))
     assert " prompts to sample, select and train on (required)\n" in text
     assert "(gold, human, judge, none) [gold]\n" in text
-    assert "acquisition strategy [shf_cas]\n" in text  # no room for all of its choices
+    assert "acquisition strategy [shf_cas]\n" in text  # too little space for all of its choices
 
 
 def test_a_list_is_shown_as_a_flag_spells_it() -> None:

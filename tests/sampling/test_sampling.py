@@ -285,7 +285,7 @@ def test_finished_shards_are_not_sampled_again(policy: tuple[Any, Any], tmp_path
         counting, prompts, config=config, metadata={"seed": 1}, work_dir=tmp_path
     )  # shards of another recipe do not count
     assert len(asked) == 8
-    prompts[7] = {**prompts[7], "prompt": [{"role": "user", "content": "a prompt that was written anew"}]}
+    prompts[7] = {**prompts[7], "prompt": [{"role": "user", "content": "a prompt that was rewritten"}]}
     assert (
         sample_table(counting, prompts, config=config, metadata={"seed": 0}, work_dir=tmp_path).rows()[7]["prompt"]
         == prompts[7]["prompt"]

@@ -83,7 +83,7 @@ def test_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
     resumed = trainer(tmp_path, "lora", save_rollouts=1)
     resumed.train(resume_from_checkpoint=True)
     assert_same(resumed, whole)
-    assert latest_checkpoint(tmp_path, STATE_NAME) == str(newest)  # written anew
+    assert latest_checkpoint(tmp_path, STATE_NAME) == str(newest)  # rewritten
     with pytest.raises(ValueError, match=r"not a complete PPO checkpoint: it has no ppo_state\.json"):
         (newest / "ppo_state.json").unlink()
         trainer(tmp_path, "lora").train(resume_from_checkpoint=str(newest))

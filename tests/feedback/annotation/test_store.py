@@ -417,7 +417,7 @@ def test_a_full_disk_is_said_and_loses_nothing(store: Store) -> None:
         store.record_all([judged(ITEMS[0], "ada", "tie", comment="x" * 2000) for _ in range(9)])
     assert [j.id for j in store.judgements()] == written
     assert store.rows("PRAGMA integrity_check") == [("ok",)]
-    store.rows(f"PRAGMA max_page_count = {pages + 1000}")  # somebody made room
+    store.rows(f"PRAGMA max_page_count = {pages + 1000}")  # space was freed
     assert store.record(judged(ITEMS[0], "ada", "tie", id="after"))
     assert [j.id for j in store.judgements()] == [*written, "after"]
 

@@ -201,7 +201,7 @@ def test_people_come_and_go_without_a_restart(tmp_path: Path, caplog: pytest.Log
         lines = (tmp_path / FILE).read_text().splitlines(keepends=True)
         (tmp_path / FILE).write_text("".join(line for line in lines if not line.startswith("ada ")))
         assert [client.get("/api/me").status for client in (ada, ben, cleo)] == [401, 200, 200]
-        (tmp_path / FILE).write_text("ben\n")  # a slip while somebody edits it
+        (tmp_path / FILE).write_text("ben\n")  # a slip during an edit
         assert [client.get("/api/me").status for client in (ada, ben, cleo)] == [401, 200, 200]
         assert "line 1: expected a name and a token" in caplog.text
         (tmp_path / FILE).unlink()
