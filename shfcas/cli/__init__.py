@@ -53,7 +53,7 @@ GROUPS = {
     "Results": {
         "evaluate": "measure gold reward, win rate, KL and conflict of a policy",
         "report": "write one HTML page about a finished run",
-        "status": "show the stages of a run: state, time, and why one was made again",
+        "status": "show the stages of a run, why one was made again, and its labels",
         "verify": "check every output of a run against its recorded hash",
     },
     "Tools": {

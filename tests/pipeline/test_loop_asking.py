@@ -12,6 +12,7 @@ from shfcas.feedback.annotation.store import STORE, Store
 from shfcas.feedback.web.annotators import Annotators, add_annotators
 from shfcas.feedback.web.server import running
 from shfcas.pipeline.config import RunConfig
+from shfcas.pipeline.inspection import status
 from shfcas.pipeline.loop import run
 from shfcas.utils.config import build
 from shfcas.utils.errors import UserError
@@ -155,3 +156,4 @@ def test_a_language_model_answers_a_run(
     report = read_json(tmp_path / "run" / "round-1" / "judge.json")
     assert (report["comparisons"], report["preferences"], report["asked"]) == (5, len(labels), asked)
     assert read_json(tmp_path / "run" / "round-1" / "metrics.json")["judge"] == report
+    assert status(tmp_path / "run")["judges"] == {"round-1/preferences.jsonl": report}

@@ -115,6 +115,25 @@ class StoreError(UserError):
     """Failure to read or write the file of judgements; acknowledged judgements are kept."""
 
 
+def connect_to_read(path: Path, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
+    """Opens a file without changing it, also while other processes write to it.
+
+    Raises:
+        StoreError: the file is missing, cannot be read, or belongs to another program or version.
+    """
+    with store_errors(path):
+        address = f"{path.resolve().as_uri()}?mode=ro"
+        db = sqlite3.connect(address, uri=True, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
+        try:
+            layout = _check(db, path)
+            if layout < VERSION:
+                raise StoreError(f"{path}: expected layout {VERSION}, got {layout}; shfcas annotate updates the file")
+        except BaseException:
+            db.close()
+            raise
+    return db
+
+
 def connect(path: Path, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
     """Opens the file for use by several threads in turn, and creates it if it is missing.
 

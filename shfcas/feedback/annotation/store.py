@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from shfcas.feedback.annotation.checks import check_judgement, check_printable
-from shfcas.feedback.annotation.database import BUSY_SECONDS, StoreError, connect, rollback, store_errors
+from shfcas.feedback.annotation.database import (
+    BUSY_SECONDS,
+    StoreError,
+    connect,
+    connect_to_read,
+    rollback,
+    store_errors,
+)
 from shfcas.feedback.annotation.schema import Item, Judgement
 from shfcas.feedback.annotation.selection import place_of, reselected, with_place
 from shfcas.utils.errors import UserError
@@ -38,16 +45,17 @@ class Store:
     Args:
         path: the file, `feedback.sqlite` in the run directory; created if it is missing.
         busy_seconds: how long to wait for another process that is writing.
+        read_only: change nothing; the file must exist.
 
     Raises:
         StoreError: the file cannot be opened, or is not a file of judgements. Every method raises it too if the disk
             is full or another process has locked the file; acknowledged judgements are kept.
     """
 
-    def __init__(self, path: str | Path, busy_seconds: float = BUSY_SECONDS) -> None:
+    def __init__(self, path: str | Path, busy_seconds: float = BUSY_SECONDS, read_only: bool = False) -> None:
         self.path = Path(path)
         self._lock = threading.RLock()
-        self._db = connect(self.path, busy_seconds)
+        self._db = (connect_to_read if read_only else connect)(self.path, busy_seconds)
         self._file = self._inode()
 
     def __enter__(self) -> "Store":
