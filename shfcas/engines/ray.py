@@ -160,12 +160,9 @@ class _Worker:
     def __init__(self, folder: str, environment: dict[str, str], threads: int) -> None:
         import torch
 
-        from shfcas.utils.files import write_as
-
         os.environ.update(environment)
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         torch.set_num_threads(threads)
-        write_as(os.urandom(6).hex())
         self.folder, self.number = folder, 0
         self.worker: Worker | None = None
 
