@@ -3,8 +3,10 @@
 import logging
 import os
 import pickle
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,7 @@ class RayEngine:
 
         if not ray.is_initialized():  # by a caller, whose connection is used and kept
             own = self.settings.address is None
+            handler = signal.getsignal(signal.SIGTERM)
             try:
                 _check_reachable(self.settings.address)
                 ray.init(
@@ -61,6 +64,8 @@ class RayEngine:
                     "`ray start --head`, or give --ray.address"
                 ) from error
             self.connected = True
+            if callable(handler) and threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, handler)  # Ray's own exits without a message
         return self
 
     def __exit__(self, *exception: object) -> None:
