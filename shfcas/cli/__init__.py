@@ -1,7 +1,7 @@
 """The command line: `shfcas COMMAND [--config x.yaml] [--key value]`.
 
 Each command is one module with a configuration dataclass `Config` and a function `run(config)`. What `run` returns is
-printed on stdout; logs go to stderr. Exit code 1 is a failure, 2 is wrong use.
+printed on stdout; logs go to stderr. Exit code 1 is a failure, 2 is wrong use, 128 and a signal's number a stop by it.
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ from typing import Any
 
 from shfcas import __version__
 from shfcas.cli._parser import CommandParser
+from shfcas.cli._stop import exit_code, stoppable
 from shfcas.cli._template import placeholders
 from shfcas.utils import distributed
 from shfcas.utils.config import from_flags, to_dict
@@ -53,7 +54,7 @@ GROUPS = {
     "Results": {
         "evaluate": "measure gold reward, win rate, KL and conflict of a policy",
         "report": "write one HTML page about a finished run",
-        "status": "show the stages of a run: state, time, and why one was made again",
+        "status": "show the stages of a run, why one was made again, and its labels",
         "verify": "check every output of a run against its recorded hash",
     },
     "Tools": {
@@ -111,7 +112,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         print(f"shfcas: unknown command {name!r}{f'; did you mean {near[0]}?' if near else ''}", file=sys.stderr)
         return 2
-    return _run(name, arguments[1:])
+    try:
+        with stoppable():
+            return _run(name, arguments[1:])
+    except KeyboardInterrupt as stop:
+        print(f"shfcas {name}: stopped; the same command resumes", file=sys.stderr)
+        return exit_code(stop)
 
 
 def command_module(name: str) -> Any:
@@ -162,9 +168,6 @@ def _run(name: str, arguments: list[str]) -> int:
             raise
         remedy = "see its message; the same command continues from the last checkpoint"
         return _fail(name, UserError(f"another process has ended, so this one ends too; {remedy}"), 1)
-    except KeyboardInterrupt:
-        print(f"shfcas {name}: stopped; the same command continues", file=sys.stderr)
-        return 130
 
 
 def _require(config: Any) -> None:

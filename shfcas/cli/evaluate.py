@@ -14,7 +14,7 @@ from shfcas.rewards.scorers import check_scorer
 from shfcas.rewards.table import add_answer_rewards, answer_rewards
 from shfcas.sampling.table import sample_policy
 from shfcas.utils.config import Options, option
-from shfcas.utils.files import remove, write_json
+from shfcas.utils.files import work_folder, write_json
 
 
 @dataclass
@@ -53,8 +53,7 @@ def run(config: Config) -> dict[str, Any]:
     check_scorer(config.reward_model)
     before = read_candidates(config.before).column("gold") if config.before else None
     references = {"base_logprobs": config.base, "reference_logprobs": config.reference}
-    work_dir = output.with_name(f".{output.name}.work")
-    with open_engine(config.engine, config.ray) as engine:
+    with work_folder(output) as work_dir, open_engine(config.engine, config.ray) as engine:
         table = sample_policy(
             config.policy,
             read_prompts(config.prompts),
@@ -70,11 +69,10 @@ def run(config: Config) -> dict[str, Any]:
             table = keep_best(table, table.column("rewards"), n)
         table = add_conflicts(table, config.policy_score)
         table = table.with_columns(gold=answer_rewards(engine, config.gold, table.rows()))
-    write_candidates(output, table)
-    remove(work_dir)
-    metrics = summarize(table, table.column("gold"), before)
-    if n > 1:  # adds the KL of best-of-n from its policy to the KL of that policy
-        metrics |= {"best_of_n": n, "kl": metrics["kl"] + kl_bound(n)}
-    metrics["detection"] = detection(table, table.column("gold"))
-    write_json(output.with_suffix(".json"), metrics)
+        write_candidates(output, table)
+        metrics = summarize(table, table.column("gold"), before)
+        if n > 1:  # adds the KL of best-of-n from its policy to the KL of that policy
+            metrics |= {"best_of_n": n, "kl": metrics["kl"] + kl_bound(n)}
+        metrics["detection"] = detection(table, table.column("gold"))
+        write_json(output.with_suffix(".json"), metrics)
     return {**metrics, **metrics["detection"], "output": config.output}

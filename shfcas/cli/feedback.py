@@ -18,7 +18,7 @@ from shfcas.feedback.judge.source import JudgeFeedback
 from shfcas.rewards.scorers import load_scorer
 from shfcas.utils.config import option
 from shfcas.utils.errors import UsageError
-from shfcas.utils.files import remove, write_json
+from shfcas.utils.files import work_folder, write_json
 
 __all__ = ["INPUTS", "INPUTS_HELP", "Config", "run"]
 
@@ -64,10 +64,9 @@ def _gold(config: Config) -> dict[str, Any]:
 def _judge(config: Config) -> dict[str, Any]:
     """Labels with a language model; a hidden folder beside the output keeps the verdicts until all are there."""
     output = Path(config.output)
-    work_dir = output.with_name(f".{output.name}.work")
-    judge = JudgeFeedback(config.judge, work_dir / "judge.jsonl")
-    preferences = judge(read_queue(config.queue), read_candidates(config.input), config.round)
-    write_preferences(output, preferences)
-    write_json(output.parent / config.report, judge.report)
-    remove(work_dir)
+    with work_folder(output) as work_dir:
+        judge = JudgeFeedback(config.judge, work_dir / "judge.jsonl")
+        preferences = judge(read_queue(config.queue), read_candidates(config.input), config.round)
+        write_preferences(output, preferences)
+        write_json(output.parent / config.report, judge.report)
     return {**judge.report, "output": config.output}

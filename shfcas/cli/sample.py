@@ -9,7 +9,7 @@ from shfcas.engines import ENGINES, RayConfig, open_engine
 from shfcas.sampling.config import SamplingConfig
 from shfcas.sampling.table import sample_policy
 from shfcas.utils.config import Options, option
-from shfcas.utils.files import remove
+from shfcas.utils.files import work_folder
 
 
 @dataclass
@@ -34,9 +34,8 @@ class Config(Options):
 def run(config: Config) -> dict[str, Any]:
     """Samples; resumes an interrupted call at its first missing shard."""
     output = Path(config.output)
-    work_dir = output.with_name(f".{output.name}.work")
     references = {"reference_logprobs": config.reference} if config.reference else {}
-    with open_engine(config.engine, config.ray) as engine:
+    with work_folder(output) as work_dir, open_engine(config.engine, config.ray) as engine:
         table = sample_policy(
             config.policy,
             read_prompts(config.prompts),
@@ -47,6 +46,5 @@ def run(config: Config) -> dict[str, Any]:
             chat_template=config.chat_template,
             engine=engine,
         )
-    write_candidates(output, table)
-    remove(work_dir)
+        write_candidates(output, table)
     return {"prompts": len(table), "answers": len(table.values("logprobs")), "output": str(output)}

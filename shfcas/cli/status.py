@@ -1,9 +1,10 @@
-"""Show the stages of a run directory: state, time, and why a stage was made again."""
+"""Show the stages of a run directory (state, time, and why one was made again) and its labels."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shfcas.feedback.judge.report import summary
 from shfcas.pipeline.inspection import status
 from shfcas.utils.config import option
 from shfcas.utils.errors import UsageError
@@ -19,14 +20,14 @@ class Config:
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Reads the manifest."""
+    """Reads the manifest and the labels."""
     if len(config.run) != 1:
         raise UsageError(f"run: expected one run directory, got {' '.join(config.run) or 'none'}")
     return status(Path(config.run[0]))
 
 
 def text(result: dict[str, Any]) -> str:
-    """A line per stage."""
+    """Formats a line per stage, per queue of annotators, and per report of a language model."""
     width = max((len(stage["name"]) for stage in result["stages"]), default=0)
     rows = []
     for stage in result["stages"]:
@@ -34,4 +35,15 @@ def text(result: dict[str, Any]) -> str:
             f"{stage['name']:<{width}}  {stage['state']:<7}  {stage['seconds']:>8.1f} s  {'; '.join(stage['because'])}"
         )
         rows.append(row.rstrip())
-    return "\n".join([*rows, f"all stages: {result['seconds'] / 60:.1f} minutes"])
+    rows.append(f"all stages: {result['seconds'] / 60:.1f} minutes")
+    rows += [_queue(queue) for queue in result["queues"]]
+    rows += [f"{name}: {summary(report)}" for name, report in result["judges"].items()]
+    return "\n".join(rows)
+
+
+def _queue(row: dict[str, Any]) -> str:
+    counts = (
+        f"{row['queue']}: {row['asked']} asked, {row['answered']} answered ({row['ties']} ties, "
+        f"{row['both_bad']} both bad), {row['flagged']} flagged, {row['skipped']} skipped, {row['pending']} pending"
+    )
+    return "; ".join([counts, *(f"{name} answered {count}" for name, count in row["annotators"].items())])

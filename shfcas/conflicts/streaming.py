@@ -31,7 +31,7 @@ from shfcas.utils.files import (
     locked_folder,
     parse_jsonl,
     read_json,
-    remove,
+    work_folder,
     write_json,
 )
 
@@ -113,16 +113,14 @@ def score_table(
         raise UserError(f"{output} is one of the inputs; name another output")
     with tqdm(total=total, desc="scoring", unit=" prompts", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
         if not single:
-            return _score_parts(
-                shards, output, recipe=recipe, shard_rows=shard_rows, engine=engine or LocalEngine(), bar=bar
-            )
+            here = engine or LocalEngine()
+            with disk_errors(str(output)), locked_folder(output):
+                return _score_parts(shards, output, recipe=recipe, shard_rows=shard_rows, engine=here, bar=bar)
         if engine is None:
             return recipe.write(shards, output, bar.update)
-        work_dir = output.with_name(f".{output.name}.work")
-        _score_parts(shards, work_dir, recipe=recipe, shard_rows=shard_rows, engine=engine, bar=bar)
-        summary = recipe.join(shards, _parts(work_dir, len(shards)), output)
-        remove(work_dir)
-        return summary
+        with disk_errors(str(output)), work_folder(output) as work_dir:
+            _score_parts(shards, work_dir, recipe=recipe, shard_rows=shard_rows, engine=engine, bar=bar)
+            return recipe.join(shards, _parts(work_dir, len(shards)), output)
 
 
 def _parts(folder: Path, count: int) -> list[Path]:
@@ -134,20 +132,19 @@ def _score_parts(
 ) -> ConflictSummary:
     """Scores each shard into its own part, unless the part exists."""
     summary = ConflictSummary()
-    with disk_errors(str(folder)), locked_folder(folder):
-        _begin(folder, recipe.describe(shards, shard_rows))
-        done = set(folder.iterdir())  # a listing: network file systems may cache that a file did not exist
-        work = list(zip(_parts(folder, len(shards)), shards, strict=True))
-        tasks = [(part, shard) for part, shard in work if part not in done]
-        made = engine.map(partial(_PartWriter, recipe), tasks, bar.update, model=recipe.has_scorer)
-        for part, shard in work:
-            if part in done:
-                bar.update(shard.rows)
-                summary += ConflictSummary(**json.loads(pq.read_metadata(part).metadata[SUMMARY_KEY]))
-            else:
-                summary += next(made)
-        for left_behind in folder.glob(".part-*.partial"):  # from workers that died
-            left_behind.unlink(missing_ok=True)
+    _begin(folder, recipe.describe(shards, shard_rows))
+    done = set(folder.iterdir())  # a listing: network file systems may cache that a file did not exist
+    work = list(zip(_parts(folder, len(shards)), shards, strict=True))
+    tasks = [(part, shard) for part, shard in work if part not in done]
+    made = engine.map(partial(_PartWriter, recipe), tasks, bar.update, model=recipe.has_scorer)
+    for part, shard in work:
+        if part in done:
+            bar.update(shard.rows)
+            summary += ConflictSummary(**json.loads(pq.read_metadata(part).metadata[SUMMARY_KEY]))
+        else:
+            summary += next(made)
+    for left_behind in folder.glob(".part-*.partial"):  # from workers that died
+        left_behind.unlink(missing_ok=True)
     return summary
 
 

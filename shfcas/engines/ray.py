@@ -3,8 +3,10 @@
 import logging
 import os
 import pickle
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,7 @@ class RayEngine:
 
         if not ray.is_initialized():  # an existing connection of the caller is used and kept
             own = self.settings.address is None
+            handler = signal.getsignal(signal.SIGTERM)
             try:
                 _check_reachable(self.settings.address)
                 ray.init(
@@ -60,6 +63,8 @@ class RayEngine:
                     "`ray start --head`, or give --ray.address"
                 ) from error
             self.connected = True
+            if callable(handler) and threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, handler)  # Ray's own exits without a message
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -159,12 +164,9 @@ class _Worker:
     def __init__(self, folder: str, environment: dict[str, str], threads: int) -> None:
         import torch
 
-        from shfcas.utils.files import set_writer_name
-
         os.environ.update(environment)
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         torch.set_num_threads(threads)
-        set_writer_name(os.urandom(6).hex())
         self.folder, self.number = folder, 0
         self.worker: Worker | None = None
 

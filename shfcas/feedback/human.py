@@ -43,8 +43,8 @@ class HumanFeedback:
         queue: the queue's place in the run directory, such as `round-1`.
         settings: overlap, repeats, aggregation, and the page's address.
         seed: seed of sides and repeats.
-        finish: do not wait, and use the answers so far. Only for a queue that is in the store already: nobody can
-            have answered a new one.
+        finish: do not wait, and use the answers so far. Only for comparisons that are in the store already: nobody
+            can have answered new ones.
         poll: seconds between two polls of the store.
     """
 
@@ -72,8 +72,9 @@ class HumanFeedback:
     def __call__(self, comparisons: Sequence[Comparison], candidates: CandidateTable, round: int) -> list[Preference]:
         """Waits for enough answers and returns their preferences.
 
+        Comparisons that this queue had before keep their answers, also when it was selected again.
+
         Raises:
-            UserError: the store has other comparisons under this name.
             StoreError: the store cannot be read or written.
         """
         items = make_items(comparisons, candidates, self.queue, round)
@@ -81,15 +82,20 @@ class HumanFeedback:
             return []
         with Store(self.folder / STORE) as store:
             known = self.queue in store.queues()
-            store.add_queue(items, self.seed)
+            new = store.add_queue(items, self.seed)
+            if new and known:
+                logger.info("%s was selected again: %d of %d comparisons are new", self.queue, new, len(items))
+            items = store.items(self.queue)  # those that were asked before keep their ids and sides
             log = store.judgements(self.queue)
             left = len(self._open(items, log))
-            if left and self.finish and known:
+            if left and self.finish and not new:
                 logger.warning("continuing with %d of %d comparisons settled", len(items) - left, len(items))
             elif left:
                 if self.finish:
                     logger.warning(
-                        "%s is new and has no answers yet: waiting despite finish_with_what_we_have", self.queue
+                        "%s has %d new comparisons without answers: waiting despite finish_with_what_we_have",
+                        self.queue,
+                        new,
                     )
                 self._wait(store, items, rows=len(log))
             made = preferences(items, store.judgements(self.queue), self.settings, only_settled=False)

@@ -1,16 +1,18 @@
 """Inspection of a run directory without running it: what is there, and whether it is still what was made."""
 
 import sqlite3
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from shfcas.feedback.annotation.aggregation import effective, verdicts_by_id, votes
+from shfcas.feedback.annotation.config import settings_of_run
+from shfcas.feedback.annotation.store import STORE, Store
 from shfcas.pipeline.manifest import DONE, RUNNING, Manifest, damage
 from shfcas.pipeline.run_directory import hidden
 from shfcas.utils.errors import UserError
-from shfcas.utils.files import existing
-
-DATABASE = "feedback.sqlite"
+from shfcas.utils.files import existing, read_json
 
 
 def open_manifest(run: Path) -> Manifest:
@@ -62,7 +64,7 @@ def verify(run: Path) -> list[str]:
 
 
 def _database(run: Path) -> list[str]:
-    path = run / DATABASE
+    path = run / STORE
     if not path.exists():
         return []
     try:
@@ -74,14 +76,16 @@ def _database(run: Path) -> list[str]:
 
 
 def status(run: Path) -> dict[str, Any]:
-    """Describes a run directory: each stage with its state, its time, and why it was made again.
+    """Describes a run directory: each stage with its state, its time, and why it was made again; and the labels.
 
     Returns:
-        `run`, `seconds` in all, and `stages`: rows with `name`, `state`, `seconds`, `finished`, `because`.
+        `run`, `seconds` in all; `stages`: rows with `name`, `state`, `seconds`, `finished`, `because`; `queues`: see
+        `queues`; `judges`: the reports of language models, by stage.
 
     Raises:
-        UserError: the folder is not a run directory, or its manifest is damaged.
+        UserError: the folder is not a run directory, or its manifest, its labels or a report is damaged.
     """
+    manifest = open_manifest(run)
     stages: list[dict[str, Any]] = [
         {
             "name": name,
@@ -90,6 +94,52 @@ def status(run: Path) -> dict[str, Any]:
             "finished": record.finished,
             "because": record.because,
         }
-        for name, record in open_manifest(run).stages.items()
+        for name, record in manifest.stages.items()
     ]
-    return {"run": str(run), "seconds": round(sum(row["seconds"] for row in stages), 3), "stages": stages}
+    reports = {
+        name: report
+        for name, record in manifest.stages.items()
+        if record.settings.get("feedback") == "judge" and (report := (run / name).with_name("judge.json")).exists()
+    }
+    return {
+        "run": str(run),
+        "seconds": round(sum(row["seconds"] for row in stages), 3),
+        "stages": stages,
+        "queues": queues(run),
+        "judges": {name: read_json(report) for name, report in reports.items()},
+    }
+
+
+def queues(run: Path) -> list[dict[str, Any]]:
+    """Counts the labels of annotators, also while a page is serving.
+
+    Returns:
+        A row per queue, oldest first: `queue`; `asked`, which is the sum of `answered`, `flagged`, `skipped` and
+        `pending`; of the answered ones, `ties` and `both_bad`; and `annotators`, each with the comparisons they
+        answered. A comparison is answered when `overlap` annotators did, and skipped if all who saw it skipped it.
+
+    Raises:
+        UserError: the database of labels is damaged.
+    """
+    if not (run / STORE).exists():
+        return []
+    settings, rows = settings_of_run(run), []
+    with Store(run / STORE, read_only=True) as store:
+        for queue in store.queues():
+            items, log = store.item_ids(queue), store.judgements(queue)
+            states = Counter(verdict.state for verdict in verdicts_by_id(items, log, settings).values())
+            people = Counter(name for answers in votes(effective(log)).values() for name in answers)
+            rows.append(
+                {
+                    "queue": queue,
+                    "asked": len(items),
+                    "answered": states["preferred"] + states["tie"] + states["both_bad"],
+                    "ties": states["tie"],
+                    "both_bad": states["both_bad"],
+                    "flagged": states["flagged"],
+                    "skipped": states["skipped"],
+                    "pending": states["open"],
+                    "annotators": dict(sorted(people.items())),
+                }
+            )
+    return rows

@@ -1,12 +1,12 @@
 """Output folder of a command that trains a model: complete or absent, with checkpoints beside it until complete."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from shfcas.utils import distributed
 from shfcas.utils.errors import UserError
-from shfcas.utils.files import disk_errors, publish, remove
+from shfcas.utils.files import disk_errors, publish, remove, work_folder
 
 
 @contextmanager
@@ -16,21 +16,24 @@ def trained_folder(output: str | Path) -> Iterator[tuple[Path, Path]]:
     Several processes train in the same folders. The first of them creates and publishes these.
 
     Raises:
-        UserError: the output exists already; finished work is never overwritten.
+        UserError: the output exists already, since finished work is never overwritten; or another command is making it.
     """
     output = Path(output)
-    if output.exists():
-        raise UserError(f"{output} exists already; name another --output or delete it")
+    _check_absent(output)
     partial, work_dir = output.with_name(f".{output.name}.partial"), output.with_name(f".{output.name}.work")
     distributed.start()
     distributed.wait()  # until all have seen that the output does not exist
-    with disk_errors(str(output)):
+    with disk_errors(str(output)), work_folder(output) if distributed.is_main() else nullcontext():
         if distributed.is_main():
-            work_dir.mkdir(parents=True, exist_ok=True)
+            _check_absent(output)  # another command may have made it before this one had the lock
             remove(partial)
         distributed.wait()
         yield partial, work_dir
         distributed.wait()
         if distributed.is_main():
             publish(partial, output)
-            remove(work_dir)
+
+
+def _check_absent(output: Path) -> None:
+    if output.exists():
+        raise UserError(f"{output} exists already; name another --output or delete it")

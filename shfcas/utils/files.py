@@ -5,9 +5,10 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +54,48 @@ def locked_folder(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another process has locked it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        lock_file(lock, folder)
+    with ExitStack() as stack:
+        while not _has_lock(folder, stack):
+            pass  # another process finished in between and removed the folder with its lock
         yield
+
+
+def _has_lock(folder: Path, stack: ExitStack) -> bool:
+    """Locks a folder until the stack is closed; False if the folder was removed meanwhile."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = stack.enter_context((folder / ".lock").open("w"))
+        lock_file(lock, folder)
+        return os.path.samestat(os.fstat(lock.fileno()), (folder / ".lock").stat())
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def work_folder(output: Path) -> Iterator[Path]:
+    """Yields the hidden folder for shards and checkpoints beside an output, to work in alone.
+
+    The folder is removed on success, and kept on failure so that the same command resumes.
+
+    Raises:
+        UserError: another process is making this output.
+    """
+    folder = output.with_name(f".{output.name}.work")
+    with locked_folder(folder):
+        try:
+            yield folder
+        except BaseException:
+            if [path.name for path in folder.iterdir()] == [".lock"]:
+                _discard(folder)
+            raise
+        _discard(folder)
+
+
+def _discard(folder: Path) -> None:
+    """Removes a folder whose name another process may take at the same moment."""
+    renamed = temporary(folder)
+    folder.rename(renamed)
+    remove(renamed)
 
 
 def lock_file(lock: Any, folder: Path) -> None:
@@ -93,22 +132,48 @@ def _is_disk_full(error: Exception) -> bool:
     return "No space left on device" in message or ("inline_container" in message and "unexpected pos" in message)
 
 
-_writer = ""
+def temporary(path: Path) -> Path:
+    """Returns a hidden path beside `path` that no other call and no other process uses."""
+    return path.with_name(f".{path.name}.{os.uname().nodename}-{os.getpid()}-{os.urandom(6).hex()}.partial")
 
 
-def set_writer_name(name: str) -> None:
-    """Adds a name to this process's temporary files, so that several processes can write the same file at once."""
-    global _writer
-    _writer = f".{name}"
+_TEMPORARY = re.compile(r"\..+\.(?P<node>.+)-(?P<process>[0-9]+)-[0-9a-f]{12}\.partial")
+_cleaned: set[Path] = set()  # folders that this process has cleaned
+
+
+def _clean(folder: Path) -> None:
+    """Removes temporary files of processes of this machine that were killed; looks once per folder and process."""
+    if folder in _cleaned:
+        return
+    _cleaned.add(folder)
+    for path in folder.glob(".*.partial"):
+        name = _TEMPORARY.fullmatch(path.name)
+        if name and name["node"] == os.uname().nodename and not _is_alive(int(name["process"])):
+            with suppress(FileNotFoundError):  # another process was faster
+                remove(path)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
 
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path next to `path`; on success it replaces `path`, on failure it is removed."""
+    """Yields a temporary path next to `path`; on success it replaces `path`, on failure it is removed.
+
+    Several processes may write the same file. The last one wins, with its whole file.
+    """
     path = local_path(path)
-    partial = path.with_name(f".{path.name}{_writer}.partial")
+    partial = temporary(path)
     with disk_errors(str(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _clean(path.parent.resolve())
         try:
             yield partial
             publish(partial, path)

@@ -168,10 +168,12 @@ def test_a_missing_column_names_the_command_that_makes_it(tmp_path: Path) -> Non
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-def test_a_full_disk_keeps_the_old_table(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_old_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "c.parquet"
     write_candidates(file, CandidateTable.from_rows([row("old")]))
-    (tmp_path / ".c.parquet.partial").symlink_to("/dev/full")
+    partial = tmp_path / ".c.parquet.partial"
+    partial.symlink_to("/dev/full")
+    monkeypatch.setattr("shfcas.utils.files.temporary", lambda path: partial)
     with pytest.raises(UserError, match="no space left on the disk while writing"):
         write_candidates(file, CandidateTable.from_rows([row(f"p{i}") for i in range(1000)]))
     assert read_candidates(file).column("prompt_id") == ["old"]

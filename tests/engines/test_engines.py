@@ -176,11 +176,9 @@ def test_blocks_are_scored_as_the_whole_table_is(table: Path, tmp_path: Path) ->
             assert plain == score_rows(scorer, candidates.rows())
 
 
-def test_two_writers_of_one_file_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shfcas.utils.files._writer", ".first")
+def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
     with atomic_file(tmp_path / "x") as one:
         one.write_text("whole")
-        monkeypatch.setattr("shfcas.utils.files._writer", ".second")
         with atomic_file(tmp_path / "x") as two:
             two.write_text("whole")
             assert one != two

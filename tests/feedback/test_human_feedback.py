@@ -118,10 +118,22 @@ def test_it_makes_do_with_the_answers_there_are(tmp_path: Path, caplog: pytest.L
     assert "continuing with 1 of 3 comparisons settled" in caplog.text
 
 
-def test_a_queue_of_the_same_name_with_other_comparisons_is_refused(tmp_path: Path) -> None:
+def test_a_queue_that_is_selected_again_asks_only_new_comparisons(tmp_path: Path) -> None:
     add_queue(tmp_path)
-    with pytest.raises(UserError, match="round-1"):
-        source(tmp_path, finish=True)(QUEUE[:2], TABLE, 1)
+    answer(tmp_path, {0: "first", 1: "second", 2: "first"})
+    settings = HumanConfig(port=0, repeat_share=0.0)
+    again = HumanFeedback(tmp_path, "round-1", settings=settings, seed=4, poll=0.01)
+    made: list[Preference] = []
+    queue = [Comparison("a", 1, 2), Comparison("a", 0, 2)]  # one new, one with its answers the other way round
+    thread = threading.Thread(target=lambda: made.extend(again(queue, TABLE, 1)), daemon=True)
+    thread.start()
+    until(lambda: running(tmp_path) is not None)
+    client = Client(running(tmp_path))
+    client.sign_in(Annotators(tmp_path).tokens()["annotator"])
+    assert answer_all(client, lambda task: "left" if task["left"]["text"] == "a1" else "right") == 1
+    assert ended(thread)
+    chosen = [(p.chosen, p.rejected, p.chosen_index, p.rejected_index) for p in made]
+    assert chosen == [("a1", "a2", 1, 2), ("a2", "a0", 2, 0)]
 
 
 def wait_for_answers(folder: Path, output: Path) -> None:
@@ -163,7 +175,7 @@ def test_a_new_queue_is_waited_for_whatever_was_said_of_the_one_before(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     thread, made = start(source(tmp_path, finish=True))
-    until(lambda: "round-1 is new and has no answers yet" in caplog.text)
+    until(lambda: "round-1 has 3 new comparisons without answers" in caplog.text)
     answer(tmp_path, {0: "first", 1: "tie"})
     time.sleep(0.1)
     assert thread.is_alive()

@@ -12,10 +12,11 @@ from shfcas.feedback.annotation.store import STORE, Store
 from shfcas.feedback.web.annotators import Annotators, add_annotators
 from shfcas.feedback.web.server import running
 from shfcas.pipeline.config import RunConfig
+from shfcas.pipeline.inspection import status
 from shfcas.pipeline.loop import run
 from shfcas.utils.config import build
 from shfcas.utils.errors import UserError
-from shfcas.utils.files import content_hash, read_json
+from shfcas.utils.files import content_hash, read_json, read_jsonl
 from tests.support import judge_server, tiny
 from tests.support.page_client import Client, answer_all
 
@@ -90,6 +91,40 @@ def test_what_people_say_on_the_page_is_what_the_reward_model_learns(
         assert len(store.judgements()) == 10
 
 
+def test_a_larger_budget_asks_only_the_new_comparisons(
+    values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shfcas.feedback.human.QUIET_POLLS", 1)
+    human = {**values["human"], "overlap": 1}
+    selection = values["selection"]
+    settings = {**values, "feedback": "human", "human": human, "output": str(tmp_path), "selection": selection}
+    asked: list[dict[str, Any]] = []
+
+    def choose(task: dict[str, Any]) -> str:
+        asked.append(task)
+        return shorter(task)
+
+    for budget in (4, 7):
+        config = build(RunConfig, {**settings, "selection": {**selection, "budget": budget}})
+        thread = threading.Thread(target=run, args=(config,), kwargs={"approve": lambda plan: True}, daemon=True)
+        thread.start()
+        end = time.monotonic() + 300
+        while not (address := running(tmp_path)):
+            assert thread.is_alive() and time.monotonic() < end
+            time.sleep(0.05)
+        person = Client(address)
+        person.sign_in(Annotators(tmp_path).tokens()["annotator"])
+        answer_all(person, choose)
+        thread.join(timeout=300)
+        assert not thread.is_alive()
+        queue = read_jsonl(tmp_path / "round-1" / "queue.jsonl")
+        assert len(asked) == len(queue) == budget  # each comparison was asked once
+    texts = {frozenset((task["left"]["text"], task["right"]["text"])) for task in asked if shorter(task) != "tie"}
+    labels = read_preferences(tmp_path / "round-1" / "preferences.jsonl")
+    assert {frozenset((p.chosen, p.rejected)) for p in labels} == texts
+    assert all(len(p.chosen) < len(p.rejected) for p in labels)
+
+
 def test_a_language_model_answers_a_run(
     values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,3 +150,4 @@ def test_a_language_model_answers_a_run(
     report = read_json(tmp_path / "run" / "round-1" / "judge.json")
     assert (report["comparisons"], report["preferences"], report["asked"]) == (5, len(labels), asked)
     assert read_json(tmp_path / "run" / "round-1" / "metrics.json")["judge"] == report
+    assert status(tmp_path / "run")["judges"] == {"round-1/preferences.jsonl": report}

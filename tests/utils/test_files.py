@@ -2,11 +2,14 @@
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from shfcas.data.candidates import CandidateTable, write_candidates
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import (
     atomic_file,
@@ -16,8 +19,10 @@ from shfcas.utils.files import (
     publish,
     read_json,
     read_jsonl,
+    read_parquet,
     read_text,
     remove,
+    work_folder,
     write_json,
     write_jsonl,
     write_text,
@@ -58,10 +63,14 @@ def test_a_failure_keeps_the_old_file_and_leaves_nothing_else(tmp_path: Path, er
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-def test_a_full_disk_gives_one_clear_error_and_keeps_the_old_file(tmp_path: Path) -> None:
+def test_a_full_disk_gives_one_clear_error_and_keeps_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = tmp_path / "a.jsonl"
     write_jsonl(target, [{"a": 1}])
-    (tmp_path / ".a.jsonl.partial").symlink_to("/dev/full")
+    partial = tmp_path / ".a.jsonl.partial"
+    partial.symlink_to("/dev/full")
+    monkeypatch.setattr("shfcas.utils.files.temporary", lambda path: partial)
     with pytest.raises(UserError, match=r"no space left on the disk while writing .*a\.jsonl.*the same command again"):
         write_jsonl(target, [{"a": 2}])
     assert read_jsonl(target) == [{"a": 1}]
@@ -187,3 +196,94 @@ def test_remove_takes_files_folders_and_nothing(tmp_path: Path) -> None:
     for name in ("folder", "file", "nothing"):
         remove(tmp_path / name)
     assert names(tmp_path) == []
+
+
+def spawn(script: str, *arguments: object) -> subprocess.Popen[str]:
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
+
+
+def test_the_last_of_several_writers_wins_with_a_whole_file(tmp_path: Path) -> None:
+    script = (
+        "import sys; from shfcas.utils.files import read_json, write_json\n"
+        "for _ in range(40):\n"
+        "    write_json(sys.argv[1], [sys.argv[2]] * 5000)\n"
+        "    assert len(set(read_json(sys.argv[1]))) == 1\n"
+    )
+    writers = [spawn(script, tmp_path / "a.json", name) for name in "abc"]
+    assert [(w.communicate(timeout=120)[0], w.returncode) for w in writers] == [("", 0)] * 3
+    assert names(tmp_path) == ["a.json"]
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from shfcas.utils.files import atomic_file\n"
+        "with atomic_file(sys.argv[1]) as partial:\n"
+        "    partial.write_text('half'); print('half', flush=True); time.sleep(60)"
+    )
+    killed, alive = spawn(script, tmp_path / "a.txt"), spawn(script, tmp_path / "a.txt")
+    try:
+        assert [w.stdout.readline() for w in (killed, alive)] == ["half\n"] * 2
+        killed.kill()
+        killed.wait()
+        write_text(tmp_path / "b.txt", "whole")
+        left = [name for name in names(tmp_path) if name != "b.txt"]
+        assert len(left) == 1 and f"-{alive.pid}-" in left[0]
+    finally:
+        alive.kill()
+        alive.communicate()
+
+
+def test_a_work_folder_is_for_one_process(tmp_path: Path) -> None:
+    output = tmp_path / "a"
+    with work_folder(output) as folder:
+        assert folder == tmp_path / ".a.work"
+        with pytest.raises(UserError, match=r"another process is working in .*\.a\.work; wait"), work_folder(output):
+            pass
+        (folder / "shard").touch()
+    assert names(tmp_path) == []
+    with pytest.raises(RuntimeError), work_folder(output) as folder:
+        (folder / "shard").touch()
+        raise RuntimeError
+    with work_folder(output) as folder:
+        assert (folder / "shard").exists()  # and the same command resumes
+    with pytest.raises(RuntimeError), work_folder(output):
+        raise RuntimeError
+    assert names(tmp_path) == []  # nothing to resume
+
+
+def test_processes_that_want_one_work_folder_take_turns_or_are_refused(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from shfcas.utils.errors import UserError\n"
+        "from shfcas.utils.files import work_folder\n"
+        "turns = 0\n"
+        "while turns < 30:\n"
+        "    try:\n"
+        "        with work_folder(Path(sys.argv[1])) as folder:\n"
+        "            (folder / 'mine').touch(exist_ok=False)\n"
+        "            turns += 1\n"
+        "    except UserError as error:\n"
+        "        assert 'another process is working in' in str(error)\n"
+    )
+    workers = [spawn(script, tmp_path / "a") for _ in range(3)]
+    assert [(w.communicate(timeout=120)[0], w.returncode) for w in workers] == [("", 0)] * 3
+    assert names(tmp_path) == []
+
+
+def test_commands_that_score_to_one_path_leave_a_whole_table(tmp_path: Path) -> None:
+    rows = [
+        {"prompt_id": f"p{i}", "prompt": "how?", "completions": ["a", "b"], "logprobs": [-1.0, -2.0], "rewards": [1, 2]}
+        for i in range(2000)
+    ]
+    write_candidates(tmp_path / "in.parquet", CandidateTable.from_rows(rows))
+    script = "import sys; from shfcas.cli import main; sys.exit(main(sys.argv[1:]))"
+    for output, codes in ((tmp_path / "out.parquet", {0}), (tmp_path / "parts", {0, 1})):
+        command = ["score", tmp_path / "in.parquet", "--output", output]
+        racing = [spawn(script, *command) for _ in range(3)]
+        done = [(w.communicate(timeout=180)[0], w.returncode) for w in racing]
+        assert {code for _, code in done} <= codes and 0 in {code for _, code in done}, done
+        assert all(code == 0 or "another process is working in" in printed for printed, code in done), done
+        assert len(read_parquet(output)) == 2000
+    assert not [name for name in names(tmp_path) if "partial" in name or "work" in name]

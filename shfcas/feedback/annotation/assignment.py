@@ -17,7 +17,7 @@ REPEAT_AFTER = 10  # answers between an item and its repeat
 # Items open for this annotator: not flagged, fewer than `overlap` answers, nothing from this annotator yet, and not
 # leased to as many others as answers are missing. A lease of a repeat does not count: a repeat adds no answer.
 _FRESH = """
-SELECT s.item FROM standing AS s
+SELECT s.position, s.item FROM standing AS s
 WHERE s.queue = :queue AND s.flagged = 0 AND s.people = :people
     AND NOT EXISTS (
         SELECT 1 FROM marks AS m
@@ -99,11 +99,7 @@ class Assignment:
     def __init__(self, store: Store, queue: str, settings: HumanConfig, clock: Callable[[], float] = time.time) -> None:
         self.store, self.queue, self.settings, self.clock = store, queue, settings, clock
         self._seed = store.seed(queue)
-        self._queue, self._first, self._last = store.rows(
-            "SELECT queue, min(number), max(number) FROM items "
-            "WHERE queue = (SELECT number FROM queues WHERE name = ?)",
-            (queue,),
-        )[0]
+        self._queue = store.rows("SELECT number FROM queues WHERE name = ?", (queue,))[0][0]
 
     def next(self, annotator: str, held: Collection[str] = ()) -> Task | None:
         """Leases the next item to an annotator and returns it; None if there is nothing for them now.
@@ -153,7 +149,8 @@ class Assignment:
         """Ends all leases of an annotator, so that others get the items at once."""
         with self.store.transaction(durable=False) as db:
             db.execute(
-                "DELETE FROM leases WHERE annotator = ? AND item BETWEEN ? AND ?", (annotator, self._first, self._last)
+                "DELETE FROM leases WHERE annotator = ? AND item IN (SELECT item FROM standing WHERE queue = ?)",
+                (annotator, self._queue),
             )
 
     def progress(self, annotator: str | None = None) -> Progress:
@@ -170,8 +167,8 @@ class Assignment:
                 "SELECT count(*) FILTER (WHERE m.votes > 0), count(*) FILTER (WHERE s.flagged = 0 AND s.people < ? "
                 "AND m.votes + m.skips + m.flags > 0) "
                 "FROM marks AS m JOIN standing AS s ON s.item = m.item "
-                "WHERE m.annotator = ? AND m.item BETWEEN ? AND ?",
-                (overlap, annotator, self._first, self._last),
+                "WHERE m.annotator = ? AND s.queue = ?",
+                (overlap, annotator, self._queue),
             )[0]
             mine_left = total - settled - seen_and_open
         return Progress(
@@ -184,7 +181,10 @@ class Assignment:
         )
 
     def _number(self, db: sqlite3.Connection, item_id: str) -> int | None:
-        row = db.execute("SELECT number FROM items WHERE id = ? AND queue = ?", (item_id, self._queue)).fetchone()
+        row = db.execute(
+            "SELECT s.item FROM standing AS s JOIN items AS i ON i.number = s.item WHERE i.id = ? AND s.queue = ?",
+            (item_id, self._queue),
+        ).fetchone()
         return row[0] if row else None
 
     def _answered(self, db: sqlite3.Connection, annotator: str, number: int) -> bool:
@@ -209,10 +209,11 @@ class Assignment:
         """Returns the first item that this annotator has not seen and that still needs an answer."""
         overlap = self.settings.overlap
         values = {"queue": self._queue, "annotator": annotator, "overlap": overlap}
-        query = _FRESH + f"AND s.item NOT IN ({taken}) {among} ORDER BY s.item LIMIT 1"
+        query = _FRESH + f"AND s.item NOT IN ({taken}) {among} ORDER BY s.position LIMIT 1"
         # One search per number of answers so far: the index has the items of each number in order.
         rows = [db.execute(query, values | {"people": people}).fetchone() for people in range(overlap)]
-        return min((row[0] for row in rows if row), default=None)
+        first = min((row for row in rows if row), default=None)
+        return first[1] if first else None
 
     def _renew(self, db: sqlite3.Connection, annotator: str, number: int, now: float) -> None:
         """Prolongs a lease; an expired one is renewed unless the item has gone to others."""

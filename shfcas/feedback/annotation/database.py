@@ -8,20 +8,21 @@ from pathlib import Path
 from shfcas.utils.errors import UserError
 
 APPLICATION = 0x53484643  # "SHFC": marks the files of this package
-VERSION = 1
+VERSION = 2
 BUSY_SECONDS = 30.0
 
-# Triggers forbid changes to queues, items and judgements. `marks` (counts per annotator and item) and `standing`
-# (counts per item) are derived from the log, so that finding the next item need not read all of it. A trigger
-# recounts both after each judgement, for its item only.
+# Triggers forbid changes to queues, items and judgements. `standing` is the latest selection of each queue: its items,
+# their places, and counts per item. An item that is no longer selected leaves `standing` and keeps its judgements.
+# These counts and those in `marks` (per annotator and item) are derived from the log, so that finding the next item
+# need not read all of it. A trigger recounts both after each judgement, for its item only.
 _TABLES = """
 CREATE TABLE queues (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, seed TEXT NOT NULL);
 CREATE TABLE items (
-    number INTEGER PRIMARY KEY,  -- consecutive in a queue, in the order of its positions
+    number INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,
     queue INTEGER NOT NULL REFERENCES queues (number),
-    position INTEGER NOT NULL,
-    content TEXT NOT NULL,  -- JSON in ASCII: a text may hold code points that UTF-8 cannot encode
+    position INTEGER NOT NULL,  -- order of adding to the queue
+    content TEXT NOT NULL,  -- as first selected. JSON in ASCII: a text may hold code points that UTF-8 cannot encode
     UNIQUE (queue, position)
 );
 CREATE TABLE judgements (
@@ -58,9 +59,11 @@ CREATE TABLE standing (
     item INTEGER PRIMARY KEY REFERENCES items (number),
     queue INTEGER NOT NULL,
     people INTEGER NOT NULL DEFAULT 0,  -- number of annotators who answered
-    flagged INTEGER NOT NULL DEFAULT 0  -- 1 if an annotator flagged it
+    flagged INTEGER NOT NULL DEFAULT 0,  -- 1 if an annotator flagged it
+    position INTEGER NOT NULL DEFAULT 0,
+    place TEXT NOT NULL DEFAULT '{}'  -- JSON in ASCII: fields of the item that differ from its content
 );
-CREATE INDEX stands ON standing (queue, flagged, people, item);
+CREATE INDEX stands ON standing (queue, flagged, people, position);
 CREATE TABLE leases (
     item INTEGER NOT NULL REFERENCES items (number),
     annotator TEXT NOT NULL,
@@ -92,6 +95,14 @@ CREATE TRIGGER judged AFTER INSERT ON judgements BEGIN
     DELETE FROM leases WHERE item = NEW.item AND annotator = NEW.annotator AND NEW.choice <> 'undo';
 END;
 """
+# From layout 1, where each queue had one selection.
+_UPDATE_1 = """
+ALTER TABLE standing ADD COLUMN position INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE standing ADD COLUMN place TEXT NOT NULL DEFAULT '{}';
+UPDATE standing SET position = (SELECT position FROM items WHERE number = standing.item);
+DROP INDEX stands;
+CREATE INDEX stands ON standing (queue, flagged, people, position);
+"""
 _FROZEN = "".join(
     f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
     "BEGIN SELECT RAISE(ABORT, 'rows are added and never changed'); END;\n"
@@ -102,6 +113,25 @@ _FROZEN = "".join(
 
 class StoreError(UserError):
     """Failure to read or write the file of judgements; acknowledged judgements are kept."""
+
+
+def connect_to_read(path: Path, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
+    """Opens a file without changing it, also while other processes write to it.
+
+    Raises:
+        StoreError: the file is missing, cannot be read, or belongs to another program or version.
+    """
+    with store_errors(path):
+        address = f"{path.resolve().as_uri()}?mode=ro"
+        db = sqlite3.connect(address, uri=True, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
+        try:
+            layout = _check(db, path)
+            if layout < VERSION:
+                raise StoreError(f"{path}: expected layout {VERSION}, got {layout}; shfcas annotate updates the file")
+        except BaseException:
+            db.close()
+            raise
+    return db
 
 
 def connect(path: Path, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
@@ -134,30 +164,33 @@ def connect(path: Path, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connectio
     return db
 
 
-def _check(db: sqlite3.Connection, path: Path) -> bool:
-    """Returns True if the file has our tables, False if it is empty; raises if it belongs to another program."""
-    application = db.execute("PRAGMA application_id").fetchone()[0]
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    empty = not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-    if empty and application == version == 0:
-        return False
+def _check(db: sqlite3.Connection, path: Path) -> int:
+    """Returns the layout of our tables, 0 if the file is empty; raises if it belongs to another program."""
+    # One statement sees one state of the file, while another process may be creating the tables.
+    application, version, tables = db.execute(
+        "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master) "
+        "FROM pragma_application_id, pragma_user_version"
+    ).fetchone()
+    if not tables and application == version == 0:
+        return 0
     if application != APPLICATION:
         raise StoreError(f"{path}: a database of another program, not judgements; move it away or give another run")
     if version > VERSION:
         raise StoreError(
             f"{path}: written by a newer shfcas (layout {version}, expected at most {VERSION}); update shfcas"
         )
-    return True
+    return int(version)
 
 
 def _make(db: sqlite3.Connection, path: Path) -> None:
-    """Creates the tables, unless another process just did."""
-    if _check(db, path):
+    """Creates or updates the tables, unless another process just did."""
+    if _check(db, path) == VERSION:
         return
     db.execute("BEGIN IMMEDIATE")
     try:
-        if not _check(db, path):
-            for statement in _statements(_TABLES + _FROZEN):
+        layout = _check(db, path)
+        if layout < VERSION:
+            for statement in _statements(_UPDATE_1 if layout else _TABLES + _FROZEN):
                 db.execute(statement)
             db.execute(f"PRAGMA application_id = {APPLICATION}")
             db.execute(f"PRAGMA user_version = {VERSION}")

@@ -25,7 +25,7 @@ class Item:
     """One comparison of a queue, with the texts that annotators read.
 
     Attributes:
-        id: stable id: the same queue, prompt and answers give the same id.
+        id: stable id. A comparison of the same texts keeps its id when its queue is selected again.
         queue: the queue's place in the run directory, such as `round-1`.
         round: the round of the loop.
         position: rank in the queue, from 0; the highest priority comes first.
@@ -86,9 +86,17 @@ class Judgement:
     time: str = ""
 
 
-def item_id(queue: str, prompt_id: str, first: int, second: int) -> str:
-    """Returns the id of a comparison: 16 hexadecimal digits of a hash."""
-    text = json.dumps([queue, prompt_id, first, second])
+def item_id(queue: str, prompt_id: str, first: int, second: int, *texts: str) -> str:
+    """Returns the id of a comparison: 16 hexadecimal digits of a hash.
+
+    Args:
+        queue: the queue's name.
+        prompt_id: the prompt's id.
+        first: position of one answer.
+        second: position of the other answer.
+        texts: prompt and answers, where the queue had other texts at these positions before.
+    """
+    text = json.dumps([queue, prompt_id, first, second, *texts])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -12,8 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from shfcas.feedback.annotation.checks import check_judgement, check_printable
-from shfcas.feedback.annotation.database import BUSY_SECONDS, StoreError, connect, rollback, store_errors
+from shfcas.feedback.annotation.database import (
+    BUSY_SECONDS,
+    StoreError,
+    connect,
+    connect_to_read,
+    rollback,
+    store_errors,
+)
 from shfcas.feedback.annotation.schema import Item, Judgement
+from shfcas.feedback.annotation.selection import place_of, reselected, with_place
 from shfcas.utils.errors import UserError
 from shfcas.utils.seeds import derive_seed
 
@@ -24,6 +32,11 @@ STORE = "feedback.sqlite"  # in the run directory
 _COLUMNS = "id, item, annotator, choice, left, strength, comment, seconds, repeat, undoes, page_version, time"
 _SELECT = f"SELECT {', '.join('i.id' if c == 'item' else f'j.{c}' for c in _COLUMNS.split(', '))} "
 _FROM = "FROM judgements AS j JOIN items AS i ON i.number = j.item "
+_SELECT_AGAIN = """
+INSERT INTO standing (item, queue, position, place, people, flagged) SELECT ?1, ?2, ?3, ?4,
+    (SELECT count(*) FROM marks WHERE item = ?1 AND votes > 0),
+    EXISTS (SELECT 1 FROM marks WHERE item = ?1 AND flags > 0)
+"""
 
 
 class Store:
@@ -32,16 +45,17 @@ class Store:
     Args:
         path: the file, `feedback.sqlite` in the run directory; created if it is missing.
         busy_seconds: how long to wait for another process that is writing.
+        read_only: change nothing; the file must exist.
 
     Raises:
         StoreError: the file cannot be opened, or is not a file of judgements. Every method raises it too if the disk
             is full or another process has locked the file; acknowledged judgements are kept.
     """
 
-    def __init__(self, path: str | Path, busy_seconds: float = BUSY_SECONDS) -> None:
+    def __init__(self, path: str | Path, busy_seconds: float = BUSY_SECONDS, read_only: bool = False) -> None:
         self.path = Path(path)
         self._lock = threading.RLock()
-        self._db = connect(self.path, busy_seconds)
+        self._db = (connect_to_read if read_only else connect)(self.path, busy_seconds)
         self._file = self._inode()
 
     def __enter__(self) -> "Store":
@@ -92,46 +106,67 @@ class Store:
         with self._lock, store_errors(self.path):
             return self._db.execute(query, values).fetchall()
 
-    def add_queue(self, items: Sequence[Item], seed: int) -> None:
-        """Adds all items of one queue. Adding the same queue again changes nothing, nor does an empty list.
+    def add_queue(self, items: Sequence[Item], seed: int) -> int:
+        """Adds a queue, or selects the items of a queue again. An empty list changes nothing.
+
+        When a queue is selected again, an item with the texts of an earlier one is that item: it keeps its id, its
+        sides (`first` and `second`) and its judgements. Only its position, its answers' positions and its scores are
+        new. Earlier items that are not selected any more are not asked and do not count. Their judgements stay in
+        the log and count again if the items are selected again.
 
         Args:
             items: the items of one queue, with unique ids and positions.
-            seed: seed of sides and repeats.
+            seed: seed of sides and repeats; a queue keeps its first one.
+
+        Returns:
+            The number of items that the queue never had before.
 
         Raises:
-            UserError: the store has this queue with other items or another seed.
+            UserError: the items are of several queues, two of them are equal, or another queue has one of the ids.
         """
         if not items:
-            return
+            return 0
         queue = items[0].queue
-        rows = [(item.id, item.position, _item_json(item)) for item in sorted(items, key=lambda item: item.position)]
         if any(item.queue != queue for item in items):
             raise UserError(f"items: expected one queue, got {queue!r} and others; add one queue at a time")
-        if len({row[0] for row in rows}) < len(rows) or len({row[1] for row in rows}) < len(rows):
+        if any(len({getattr(i, name) for i in items}) < len(items) for name in ("id", "position")):
             raise UserError(f"queue {queue!r} asks the same comparison twice; ask each once")
+        for item in items:
+            check_printable(item.id, "item")
+            check_printable(item.queue, "queue")
         with self.transaction() as db:
-            known = db.execute("SELECT number, seed FROM queues WHERE name = ?", (queue,)).fetchone()
+            known = db.execute("SELECT number FROM queues WHERE name = ?", (queue,)).fetchone()
             if known:
-                number, known_seed = known
-                stored = db.execute(
-                    "SELECT id, position, content FROM items WHERE queue = ? ORDER BY position", (number,)
-                ).fetchall()
-                if stored != rows or int(known_seed) != seed:
-                    raise UserError(
-                        f"{self.path} has queue {queue!r} with other comparisons or another seed; "
-                        "start a new run directory, or move this file away and start over"
-                    )
-                return
-            number = db.execute("INSERT INTO queues (name, seed) VALUES (?, ?)", (queue, str(seed))).lastrowid
-            other = _known(db, [row[0] for row in rows])
-            if other:
-                raise UserError(f"{self.path} has item {other!r} in another queue; make new items for {queue!r}")
-            db.executemany(
-                "INSERT INTO items (id, queue, position, content) VALUES (?, ?, ?, ?)",
-                [(id, number, position, content) for id, position, content in rows],
+                number = known[0]
+            else:
+                number = db.execute("INSERT INTO queues (name, seed) VALUES (?, ?)", (queue, str(seed))).lastrowid
+            rows = db.execute(
+                "SELECT content, number FROM items WHERE queue = ? ORDER BY position", (number,)
+            ).fetchall()
+            stored = [Item(**json.loads(content)) for content, _ in rows]
+            numbers = {item.id: row[1] for item, row in zip(stored, rows, strict=True)}
+            judged = db.execute(
+                "SELECT DISTINCT i.id FROM judgements AS j JOIN items AS i ON i.number = j.item WHERE i.queue = ?",
+                (number,),
             )
-            db.execute("INSERT INTO standing (item, queue) SELECT number, queue FROM items WHERE queue = ?", (number,))
+            selected = reselected(sorted(items, key=lambda item: item.position), stored, {id for (id,) in judged})
+            new = [item for item in selected if item.id not in numbers]
+            for position, item in enumerate(new, start=len(stored)):
+                if db.execute("SELECT 1 FROM items WHERE id = ?", (item.id,)).fetchone():
+                    raise UserError(f"{self.path} has item {item.id!r} in another queue; make new items for {queue!r}")
+                values = (item.id, number, position, _json(dataclasses.asdict(item)))
+                numbers[item.id] = db.execute(
+                    "INSERT INTO items (id, queue, position, content) VALUES (?, ?, ?, ?)", values
+                ).lastrowid
+            first = {item.id: item for item in (*stored, *new)}
+            places = [(numbers[i.id], number, i.position, _json(place_of(i, first[i.id]))) for i in selected]
+            current = db.execute(
+                "SELECT item, queue, position, place FROM standing WHERE queue = ? ORDER BY position", (number,)
+            ).fetchall()
+            if places != current:
+                db.execute("DELETE FROM standing WHERE queue = ?", (number,))
+                db.executemany(_SELECT_AGAIN, places)
+            return len(new)
 
     def queues(self) -> list[str]:
         """Returns the names of the queues, oldest first."""
@@ -150,25 +185,40 @@ class Store:
 
     def items(self, queue: str) -> list[Item]:
         """Returns the items of a queue, by position."""
-        number = self._queue(queue)[0]
-        rows = self.rows("SELECT content FROM items WHERE queue = ? ORDER BY position", (number,))
-        return [Item(**json.loads(content)) for (content,) in rows]
+        return self._items("WHERE s.queue = ? ORDER BY s.position", self._queue(queue)[0])
+
+    def deselected(self, queue: str) -> list[Item]:
+        """Returns the items that the queue had before it was selected again, oldest first."""
+        return self._items("WHERE i.queue = ? AND s.item IS NULL ORDER BY i.position", self._queue(queue)[0])
 
     def item_ids(self, queue: str) -> list[str]:
         """Returns the ids of a queue's items, by position, without reading their long texts."""
         number = self._queue(queue)[0]
-        return [id for (id,) in self.rows("SELECT id FROM items WHERE queue = ? ORDER BY position", (number,))]
+        query = (
+            "SELECT i.id FROM standing AS s JOIN items AS i ON i.number = s.item WHERE s.queue = ? ORDER BY s.position"
+        )
+        return [id for (id,) in self.rows(query, (number,))]
 
     def item(self, id: str) -> Item:
-        """Returns the item with this id.
+        """Returns the item with this id, whether it is still selected or not.
 
         Raises:
             UserError: there is no such item.
         """
-        rows = self.rows("SELECT content FROM items WHERE id = ?", (check_printable(id, "item"),))
-        if not rows:
+        items = self._items("WHERE i.id = ?", check_printable(id, "item"))
+        if not items:
             raise UserError(f"{self.path} has no item {id!r}; reload the page, or import into the run it came from")
-        return Item(**json.loads(rows[0][0]))
+        return items[0]
+
+    def is_selected(self, id: str) -> bool:
+        """Checks whether an item belongs to the latest selection of its queue."""
+        query = "SELECT 1 FROM standing AS s JOIN items AS i ON i.number = s.item WHERE i.id = ?"
+        return bool(self.rows(query, (id,)))
+
+    def _items(self, where: str, value: Any) -> list[Item]:
+        query = "SELECT i.content, s.place FROM items AS i LEFT JOIN standing AS s ON s.item = i.number " + where
+        rows = self.rows(query, (value,))
+        return [with_place(Item(**json.loads(content)), json.loads(place or "{}")) for content, place in rows]
 
     def record(self, judgement: Judgement) -> bool:
         """Adds a judgement to the log; it is on the disk when this returns.
@@ -238,24 +288,17 @@ class Store:
         return bool(self.rows("SELECT 1 FROM judgements WHERE annotator = ? LIMIT 1", (annotator,)))
 
     def judgements(self, queue: str | None = None) -> list[Judgement]:
-        """Returns the log of one queue, or of all queues, in the order of writing."""
+        """Returns the log in the order of writing: of one queue's selected items, or of everything."""
         if queue is None:
             rows = self.rows(_SELECT + _FROM + "ORDER BY j.number")
         else:
-            rows = self.rows(_SELECT + _FROM + "WHERE i.queue = ? ORDER BY j.number", (self._queue(queue)[0],))
+            where = "JOIN standing AS s ON s.item = i.number WHERE s.queue = ? ORDER BY j.number"
+            rows = self.rows(_SELECT + _FROM + where, (self._queue(queue)[0],))
         return [_judgement(row) for row in rows]
 
 
-def _item_json(item: Item) -> str:
-    check_printable(item.id, "item")
-    check_printable(item.queue, "queue")
-    return json.dumps(dataclasses.asdict(item), sort_keys=True, default=float)
-
-
-def _known(db: sqlite3.Connection, ids: list[str]) -> str | None:
-    """Returns the first of these item ids that the store has."""
-    rows = (db.execute("SELECT id FROM items WHERE id = ?", (id,)).fetchone() for id in ids)
-    return next((row[0] for row in rows if row), None)
+def _json(values: dict[str, Any]) -> str:
+    return json.dumps(values, sort_keys=True, default=float)
 
 
 def _judgement(row: Sequence[Any]) -> Judgement:

@@ -79,7 +79,8 @@ def import_answers(
     """
     problems = Problems()
     log = store.judgements()
-    queues = {name: store.items(name) for name in store.queues()}
+    # Answers to items that are no longer selected are kept as well.
+    queues = {name: [*store.deselected(name), *store.items(name)] for name in store.queues()}
     run_items = RunItems(queues, settings or HumanConfig(), {j.annotator for j in log}, problems)
     read: list[Answer] = []
     for path in paths:

@@ -1,7 +1,6 @@
 """The log as JSON lines: the queue, its items and every judgement, with all fields."""
 
 import dataclasses
-import json
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -9,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from shfcas.data.chat import as_messages, check_prompt
-from shfcas.feedback.annotation.schema import Item, item_id
-from shfcas.feedback.exchange.answers import Answer, check_text, parse_judgement
-from shfcas.feedback.exchange.matching import OTHER_RUN, Export, RunItems
+from shfcas.feedback.annotation.schema import Item
+from shfcas.feedback.exchange.answers import Answer, check_name, check_text, parse_judgement
+from shfcas.feedback.exchange.matching import OTHER_RUN, Export, RunItems, digest
 from shfcas.feedback.exchange.reading import Problem, excerpt
 from shfcas.feedback.exchange.writing import write_lines
 from shfcas.utils.errors import UserError
@@ -74,7 +73,8 @@ def _item(row: dict[str, Any], run_items: RunItems, queue: str) -> None:
     values = {name: row[name] for name in row if name != "type"}
     if set(values) != set(ITEM_FIELDS):
         raise Problem(f"expected an item with {', '.join(ITEM_FIELDS)}", AGAIN)
-    for name in ("id", "queue", "prompt_id", "first_text", "second_text"):
+    check_name(values["id"], "id")
+    for name in ("queue", "prompt_id", "first_text", "second_text"):
         check_text(values[name], name)
     for name in ("round", "position", "first", "second"):
         number = values[name]
@@ -92,11 +92,9 @@ def _item(row: dict[str, Any], run_items: RunItems, queue: str) -> None:
     item = Item(**values)
     if item.queue != queue:
         raise Problem(f"queue: expected {excerpt(queue)}, as in the line above, got {excerpt(item.queue)}", AGAIN)
-    if item.id != item_id(item.queue, item.prompt_id, item.first, item.second):
-        raise Problem(f"id: {excerpt(item.id)} does not match the item's queue, prompt and answers", AGAIN)
     known = run_items.items.get(item.id)
     if known is not None:
-        if _text(known) != _text(item):
+        if (known.queue, known.prompt_id, digest(known)) != (queue, item.prompt_id, digest(item)):
             raise Problem(f"item {item.id} has other content in this run", OTHER_RUN)
     elif queue in run_items.new:
         run_items.new[queue][1].append(item)
@@ -119,7 +117,3 @@ def _check_complete(run_items: RunItems, queue: str, expected: tuple[str, int]) 
         items.sort(key=lambda item: item.position)
         if [item.position for item in items] != list(range(count)):
             raise Problem(f"queue {queue}: expected {count} items ({where}), and some are missing", AGAIN)
-
-
-def _text(item: Item) -> str:
-    return json.dumps(vars(item), sort_keys=True)

@@ -105,7 +105,8 @@ class Desk:
         )
         self._store.record(judgement)
         assignment = self._assignment(self._store.item(undone.item).queue)
-        task = assignment.task(name, undone.item) if assignment else None
+        # An item that was answered before the queue was selected again may be asked no longer.
+        task = assignment.task(name, undone.item) if assignment and self._store.is_selected(undone.item) else None
         return {"saved": True, "task": self._shown(name, task), "progress": self._progress(name)}
 
     def leave(self, name: str) -> None:

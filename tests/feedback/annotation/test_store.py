@@ -67,21 +67,84 @@ def test_no_items_are_no_queue(store: Store) -> None:
     assert store.queues() == ["round-1"]
 
 
-@pytest.mark.parametrize(
-    ("items", "seed"),
-    [
-        (ITEMS, 4),
-        (ITEMS[:4], 3),
-        (make_queue(6), 3),
-        ([*ITEMS[:4], dataclasses.replace(ITEMS[4], first_text="other")], 3),
-        ([*ITEMS[:4], dataclasses.replace(ITEMS[4], why={})], 3),
-    ],
-    ids=["seed", "fewer", "more", "text", "why"],
-)
-def test_another_queue_under_the_same_name_is_refused(store: Store, items: list, seed: int) -> None:
-    with pytest.raises(UserError, match="has queue 'round-1' with other comparisons or another seed; start a new run"):
-        store.add_queue(items, seed)
+def test_a_queue_that_is_selected_again_keeps_the_judgements_of_equal_comparisons(store: Store) -> None:
+    made = [judged(item, "ada", "first") for item in ITEMS]
+    store.record_all(made)
+    moved = [dataclasses.replace(item, position=k) for k, item in enumerate((ITEMS[3], *make_queue(7)[5:], ITEMS[0]))]
+    assert store.add_queue(moved, seed=4) == 2
+    assert store.seed("round-1") == 3  # or the sides that people see again would differ
+    assert store.items("round-1") == moved
+    assert store.item_ids("round-1") == [item.id for item in moved]
+    assert {j.item for j in store.judgements("round-1")} == {ITEMS[0].id, ITEMS[3].id}
+    assert len(store.judgements()) == 5
+    assert store.deselected("round-1") == [ITEMS[1], ITEMS[2], ITEMS[4]]
+    assert store.item(ITEMS[1].id) == ITEMS[1]
+    assert [store.is_selected(item.id) for item in ITEMS] == [True, False, False, True, False]
+    late = judged(ITEMS[1], "ben", "tie")  # by somebody who had it open
+    assert store.record(late)
+    assert late.id not in {j.id for j in store.judgements("round-1")}
+    assert store.add_queue(ITEMS, seed=3) == 0  # the change is taken back
     assert store.items("round-1") == ITEMS
+    assert {j.id for j in store.judgements("round-1")} == {*(j.id for j in made), late.id}
+    assert store.rows("SELECT people, flagged FROM standing ORDER BY position") == [
+        (1, 0),
+        (2, 0),
+        (1, 0),
+        (1, 0),
+        (1, 0),
+    ]
+
+
+def test_equal_texts_are_the_same_comparison_wherever_and_on_whatever_side_they_are(store: Store) -> None:
+    store.record(judged(ITEMS[0], "ada", "first"))
+    why = {"pacs": [-1.5, 0.25], "kendall_distance": 2.0}
+    swapped = dataclasses.replace(
+        ITEMS[0], id="other", first=5, second=1, first_text="no to 0", second_text="yes to 0", why=why
+    )
+    assert store.add_queue([swapped], seed=3) == 0
+    expected = dataclasses.replace(ITEMS[0], first=1, second=5, why={"pacs": [0.25, -1.5], "kendall_distance": 2.0})
+    assert store.items("round-1") == [expected]
+    assert [(j.item, j.choice) for j in store.judgements("round-1")] == [(ITEMS[0].id, "first")]
+
+
+def test_other_texts_at_the_same_positions_are_another_comparison(store: Store) -> None:
+    store.record(judged(ITEMS[4], "ada", "first"))
+    other = dataclasses.replace(ITEMS[4], first_text="other")
+    for _ in range(2):
+        store.add_queue([*ITEMS[:4], other], seed=3)
+        (*_, item) = store.items("round-1")
+        assert item == dataclasses.replace(other, id=item.id) and item.id != ITEMS[4].id
+        assert store.judgements("round-1") == []
+    assert store.rows("SELECT count(*) FROM items") == [(6,)]
+
+
+def test_of_several_comparisons_with_equal_texts_the_judged_one_is_kept(store: Store) -> None:
+    twins = [dataclasses.replace(ITEMS[0], id=f"twin {k}", first=k, position=k, queue="round-2") for k in range(3)]
+    store.add_queue(twins, seed=0)
+    store.record(judged(twins[2], "ada", "first"))
+    assert store.add_queue(twins[:1], seed=0) == 0
+    assert store.items("round-2") == [dataclasses.replace(twins[0], id=twins[2].id)]
+    assert len(store.judgements("round-2")) == 1
+    assert store.add_queue(twins, seed=0) == 0
+    assert {item.id for item in store.items("round-2")} == {twin.id for twin in twins}
+
+
+def test_a_file_of_the_first_layout_is_updated(store: Store) -> None:
+    store.record(judged(ITEMS[0], "ada", "tie"))
+    with store.transaction() as db:
+        db.execute("DROP INDEX stands")
+        for column in ("position", "place"):
+            db.execute(f"ALTER TABLE standing DROP COLUMN {column}")
+        db.execute("CREATE INDEX stands ON standing (queue, flagged, people, item)")
+        db.execute("PRAGMA user_version = 1")
+    store.close()
+    with Store(store.path) as opened:
+        assert opened.items("round-1") == ITEMS
+        assert len(opened.judgements("round-1")) == 1
+        assert opened.rows("PRAGMA user_version") == [(2,)]
+        assert opened.add_queue(ITEMS[:2], seed=3) == 0
+        opened.record(judged(ITEMS[0], "ben", "tie"))
+        assert opened.rows("SELECT people FROM standing ORDER BY position") == [(2,), (0,)]
 
 
 @pytest.mark.parametrize(
@@ -462,10 +525,10 @@ def test_a_transaction_that_fails_leaves_nothing(store: Store) -> None:
 
 
 def test_a_newer_file_is_refused_and_not_touched(store: Store) -> None:
-    store.rows("PRAGMA user_version = 2")
+    store.rows("PRAGMA user_version = 3")
     store.close()
     before = store.path.read_bytes()
-    with pytest.raises(StoreError, match=r"written by a newer shfcas \(layout 2, expected at most 1\); update shfcas"):
+    with pytest.raises(StoreError, match=r"written by a newer shfcas \(layout 3, expected at most 2\); update shfcas"):
         Store(store.path)
     assert store.path.read_bytes() == before
 

@@ -148,7 +148,6 @@ JSONL_ERRORS = [
     (1, ..., "why", "expected an item with id, queue"),
     (1, 3, "first_text", "first_text: expected text, got 3"),
     (1, 1.5, "first", "first: expected a whole number of at least 0, got 1.5"),
-    (1, "p9", "prompt_id", "does not match the item's queue, prompt and answers"),
     (1, "round-2", "queue", "queue: expected 'round-1', as in the line above, got 'round-2'"),
     (1, [{"role": "user"}], "prompt", "expected a prompt that is text or a non-empty list"),
     (1, [], "why", r"why: .*, got \[\]"),

@@ -1,5 +1,6 @@
 """Answers to other tools and back: what goes out comes back."""
 
+import dataclasses
 from pathlib import Path
 
 import pyarrow as pa
@@ -179,3 +180,17 @@ def test_trl_is_read_from_parquet_and_margins_become_strengths(fresh: Store, tmp
     (tmp_path / "q.parquet").write_text("no")
     with pytest.raises(UserError, match=r"q\.parquet: not a readable Parquet file"):
         import_answers(fresh, [tmp_path / "q.parquet"], ExchangeBaseConfig("trl"))
+
+
+@pytest.mark.parametrize("format", WHOLE)
+def test_answers_outlive_another_selection_of_the_queue(tmp_path: Path, format: str) -> None:
+    path = tmp_path / "answers"
+    with new_store(tmp_path / "one.sqlite", LOG) as store, new_store(tmp_path / "two.sqlite") as again:
+        rows = exported(store, path, format)
+        kept = [dataclasses.replace(item, position=k) for k, item in enumerate(reversed(ITEMS[1:]))]
+        again.add_queue(kept, seed=7)
+        assert imported(again, rows, path, format)["new"] > 0  # also of the item that is no longer selected
+        assert {j.item for j in again.judgements()} - {j.item for j in again.judgements("round-1")} == {ITEMS[0].id}
+        rows, before = exported(again, path, format), again.judgements()
+        assert imported(again, rows, path, format)["new"] == 0
+        assert again.judgements() == before

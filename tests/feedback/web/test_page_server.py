@@ -435,8 +435,17 @@ def test_the_command_serves_until_ctrl_c_and_a_kill_loses_nothing(folder: Path) 
     assert client.judge(task, id=saved).json()["new"] is False
     code, errors = again.end(signal.SIGINT)
     assert code == 130
-    assert errors == "shfcas annotate: stopped; the same command continues\n"
+    assert errors == "shfcas annotate: stopped; the same command resumes\n"
     assert len(log(folder)) == 2 and running(folder) is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_sigterm_and_sighup_end_it_as_ctrl_c_does(folder: Path, number: signal.Signals) -> None:
+    command = Command(folder, "--port", "0")
+    command.read_links(2)
+    code, errors = command.end(number)
+    assert (code, errors) == (128 + number, "shfcas annotate: stopped; the same command resumes\n")
+    assert (folder / ".annotate.lock").read_text() == ""  # the page was closed, and not only cut off
 
 
 def test_the_command_names_a_page_that_is_served_already(
