@@ -43,6 +43,7 @@ class CompareConfig(RunConfig):
     )
     l2: float = option(10.0, "refine head: how strongly its weights are held to where they start")
     # Keys of a run that a comparison does not leave open.
+    gold: str = option("", "the gold reward: a model, or module:function", common=True)
     selection: SelectionConfig = option(
         SelectionConfig, "thresholds and pairing; strategies and budgets replace its strategy and budget"
     )

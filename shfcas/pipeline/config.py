@@ -34,7 +34,11 @@ class RunConfig:
     )
     reward_model: str = option("", "the proxy reward model, or the backbone it is trained from", common=True)
     cost_model: bool = option(False, "the reward model is a cost model: lower is better")
-    gold: str = option("", "the gold reward: a model, or module:function", common=True)
+    gold: str | None = option(
+        None,
+        "the gold reward: a model, or module:function; feedback gold needs it, otherwise it only measures",
+        common=True,
+    )
     prompts: str = option(
         "", "prompts to sample, to ask about and to train on: a file, or module:function", common=True
     )
@@ -71,9 +75,11 @@ class RunConfig:
 
     def check(self) -> "RunConfig":
         """Says what is missing before any work is done."""
-        for name in ("policy", "reward_model", "gold", "prompts", "eval_prompts"):
+        for name in ("policy", "reward_model", "prompts", "eval_prompts"):
             if not getattr(self, name):
                 raise UsageError(f"missing: {name}")
+        if self.feedback == "gold" and not self.gold:
+            raise UsageError("missing: gold; name the gold reward, or set feedback to human, judge or none")
         if self.sft and not (self.demonstrations or self.bootstrap):
             raise UsageError("sft needs demonstrations (a file), or a bootstrap section that makes them")
         if self.proxy and not self.preferences:

@@ -1,5 +1,6 @@
 """SHF-CAS, one round after another, in a run directory that can be killed and resumed at any point."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -22,6 +23,8 @@ from shfcas.rewards.scorers import RewardScorer, load_scorer
 from shfcas.selection import SelectionConfig
 from shfcas.utils.config import to_dict
 from shfcas.utils.errors import UsageError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,13 @@ class Loop:
 
     @cached_property
     def gold(self) -> RewardScorer:
-        """The gold reward, loaded when it is first needed."""
+        """The gold reward, loaded when it is first needed.
+
+        Raises:
+            UsageError: the run has none.
+        """
+        if not self.config.gold:
+            raise UsageError("missing: gold")
         return load_scorer(self.config.gold)
 
     # -- before the first round -------------------------------------------------------------------------
@@ -219,7 +228,7 @@ class Loop:
     def _feedback_reads(self) -> dict[str, Source]:
         """What the source of feedback reads besides the comparisons."""
         config = self.config
-        if config.feedback == "gold":
+        if config.feedback == "gold" and config.gold:
             return {"gold": scorer_source(config.gold)}
         if config.feedback == "judge" and config.judge.guidelines:
             return {"guidelines": data_source(config.judge.guidelines)}
@@ -240,7 +249,7 @@ class Loop:
         if config.feedback == "human":
             finish = config.finish_with_what_we_have
             return HumanFeedback(self.run.path, folder, settings=config.human, seed=seed, finish=finish)
-        return self.judge or GoldFeedback(self.gold, config.gold)
+        return self.judge or GoldFeedback(self.gold, str(config.gold))
 
     def refine(self, state: State, labels: Path, folder: str) -> State:
         """Step 6: trains the reward model on all preferences so far merged with the new labels."""
@@ -269,7 +278,7 @@ class Loop:
             candidates=candidates,
             prompts=self.prompts,
             rl=config.rl,
-            gold=self.gold,
+            gold=self.gold if config.gold else None,
             cost_model=config.cost_model,
             chat_template=config.chat_template,
         )
@@ -363,6 +372,8 @@ def run(config: RunConfig, *, approve: Callable[[Plan], bool] = lambda planned: 
                 raise UsageError(f"{planned.stale_text()}; undo the changes, or make them again with --yes")
             directory.approved = True
         directory.begin()
+        if not config.gold:
+            logger.info("no gold reward: the metrics leave out gold reward, win rate, pair accuracy and detection")
         with open_engine(config.engine, config.ray) as loop.engine:
             run_rounds(loop)
         return write_report(directory.path)

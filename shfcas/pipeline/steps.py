@@ -238,7 +238,7 @@ def fine_tune(
     candidates: Path,
     prompts: Sequence[dict[str, Any]],
     rl: RLConfig,
-    gold: RewardScorer,
+    gold: RewardScorer | None,
     cost_model: bool,
     chat_template: str | None,
 ) -> Path:
@@ -252,7 +252,7 @@ def fine_tune(
         candidates: answers to the prompts, by which rewards are made comparable across prompts.
         prompts: rows with `prompt_id` and `prompt`.
         rl: the algorithm and its settings.
-        gold: the gold reward, which is measured and not trained on.
+        gold: the gold reward, which is measured and not trained on; None measures none.
         cost_model: lower is better.
         chat_template: for a policy without one.
     """

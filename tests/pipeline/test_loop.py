@@ -281,7 +281,7 @@ def test_the_queue_asks_about_answers_of_the_table(values: dict[str, Any], tmp_p
         ({"sft": {}}, "sft needs demonstrations"),
         ({"proxy": {}, "preferences": None}, "proxy needs preferences"),
         ({"rounds": 0}, "rounds: expected at least 1, got 0"),
-        ({"gold": ""}, "missing: gold"),
+        ({"gold": None}, "missing: gold; name the gold reward, or set feedback to"),
         ({"reward": {"held_out": 2}}, "held_out: expected a share"),
         ({"selection": {"strategy": "bald"}}, "strategy bald asks an ensemble of reward models, and .* is none"),
         ({"selection": {"strategy": "infomax"}, "proxy": {}}, "infomax asks an ensemble .*: set proxy.ensemble_size"),
