@@ -15,6 +15,7 @@ from shfcas.feedback.gold import GoldFeedback
 from shfcas.feedback.human import HumanFeedback
 from shfcas.feedback.judge.source import JudgeFeedback
 from shfcas.pipeline import evaluation, preparation, steps
+from shfcas.pipeline.checks import check_run
 from shfcas.pipeline.config import RunConfig
 from shfcas.pipeline.content import Source, data_source, scorer_source
 from shfcas.pipeline.run_directory import Plan, RunDirectory
@@ -68,7 +69,7 @@ class Loop:
         self.run, self.config, self.engine = run, config.check(), engine or LocalEngine()
         self.prompts = read_prompts(config.prompts)[: config.max_prompts]
         self.eval_prompts = read_prompts(config.eval_prompts)
-        preparation.refuse_shared_prompts(self.prompts, self.eval_prompts)
+        preparation.refuse_shared_prompts((row["prompt"] for row in self.prompts), self.eval_prompts)
         # Made here to fail early if the API key is missing. All rounds share its replies.
         self.judge = JudgeFeedback(config.judge, run.path / "judge.jsonl") if config.feedback == "judge" else None
         # Models whose log-probabilities the policy score needs, by column.
@@ -343,10 +344,25 @@ def run_rounds(loop: Loop) -> None:
 
 
 def plan(config: RunConfig) -> Plan:
-    """Returns the stages of a run in order, with what is done, stale or to do. Makes nothing but the run's folder."""
+    """Returns the stages of a run in order, with what is done, stale or to do. Makes nothing but the run's folder.
+
+    Raises:
+        UserError: the run would fail, see `shfcas.pipeline.checks`.
+    """
     directory = open_run(config)
-    with directory, directory.planning() as planned:
-        run_rounds(Loop(directory, config))
+    with directory:
+        return plan_rounds(Loop(directory, config))
+
+
+def plan_rounds(loop: Loop) -> Plan:
+    """Plans all rounds, and checks whatever the stages that are left depend on.
+
+    Raises:
+        UserError: a check failed, see `shfcas.pipeline.checks`.
+    """
+    with loop.run.planning() as planned:
+        run_rounds(loop)
+    check_run(loop.config, planned, loop.prompts, loop.eval_prompts)
     return planned
 
 
@@ -365,8 +381,7 @@ def run(config: RunConfig, *, approve: Callable[[Plan], bool] = lambda planned: 
 
     with open_run(config) as directory:
         loop = Loop(directory, config)
-        with directory.planning() as planned:
-            run_rounds(loop)
+        planned = plan_rounds(loop)
         if planned.stale():
             if not approve(planned):
                 raise UsageError(f"{planned.stale_text()}; undo the changes, or make them again with --yes")
