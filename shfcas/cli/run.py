@@ -2,7 +2,7 @@
 
 A finished run can be extended (--rounds) or changed: only stages that depend on a change are made again. Finished
 results are replaced only with approval, on the terminal or with --yes. --plan checks the configuration, shows what
-would be made and what it takes, and stops.
+would be made and what it takes, and stops. At the end, a table has one row per round.
 """
 
 import sys
@@ -13,6 +13,7 @@ from shfcas.pipeline.config import RunConfig
 from shfcas.pipeline.loop import plan
 from shfcas.pipeline.loop import run as run_all
 from shfcas.pipeline.outlook import describe, outlook
+from shfcas.pipeline.results import results, table
 from shfcas.pipeline.run_directory import Plan
 from shfcas.utils.config import option
 
@@ -34,13 +35,14 @@ def run(config: Config) -> dict[str, Any]:
         planned = plan(settings)
         stages = [{"name": s.name, "state": s.state, "reasons": list(s.reasons)} for s in planned.stages]
         return {"plan": stages, "outlook": outlook(settings, planned)}
-    return {"report": str(run_all(settings, approve=lambda planned: config.yes or _ask(planned)))}
+    report = run_all(settings, approve=lambda planned: config.yes or _ask(planned))
+    return {"rounds": results(settings, report.parent), "report": str(report)}
 
 
 def text(result: dict[str, Any]) -> str:
-    """The result as text: the report's path, or a line per planned stage and what the run will take."""
+    """The result as text: a table of the rounds and the report's path, or a line per planned stage and an outlook."""
     if "plan" not in result:
-        return f"report: {result['report']}"
+        return f"{table(result['rounds'])}\nreport: {result['report']}"
     width = max(len(stage["name"]) for stage in result["plan"])
     rows = [f"{s['name']:<{width}}  {s['state']:<7}  {'; '.join(s['reasons'])}" for s in result["plan"]]
     return "\n".join([*(row.rstrip() for row in rows), "", *describe(result["outlook"])])
