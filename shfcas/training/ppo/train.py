@@ -92,7 +92,7 @@ def train_ppo(
     from transformers import PrinterCallback
 
     from shfcas.training.ppo.trainer import PPOConfig, PPOTrainer, latest_checkpoint
-    from shfcas.utils.progress import trainer_progress
+    from shfcas.utils.progress import rollout_log, trainer_progress
 
     distributed.start()
     if settings.gradient_accumulation_steps < 1 or settings.mini_batch_size % settings.gradient_accumulation_steps:
@@ -123,6 +123,7 @@ def train_ppo(
         )
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(trainer_progress("PPO"))
+        trainer.add_callback(rollout_log("PPO", settings.num_rollouts))
         with disk_errors(str(work_dir)):
             trainer.train(resume_from_checkpoint=latest_checkpoint(work_dir))
     except UserError:
