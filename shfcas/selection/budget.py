@@ -11,6 +11,7 @@ from shfcas.selection import diversity
 from shfcas.selection.config import SelectionConfig
 from shfcas.selection.false_discovery import AUTO, Cases, kendall_bound, kendall_cases
 from shfcas.selection.protocol import Bounds, Comparison, Row
+from shfcas.selection.shortfall import reason, shortfall
 from shfcas.selection.strategies import STRATEGIES
 from shfcas.selection.thresholds import counted_rows, threshold
 from shfcas.selection.usable import ALWAYS, UsableRows, check_columns
@@ -25,7 +26,8 @@ class Selection:
     Attributes:
         comparisons: most wanted first.
         report: `strategy`; `prompts` gone through, `degenerate` ones among them; `bounds`, the thresholds as numbers;
-            and with `kendall_threshold: auto` also `kendall`, as `false_discovery.kendall_report` has it.
+            with `kendall_threshold: auto` also `kendall`, as `false_discovery.kendall_report` has it; and
+            `shortfall`, why there are fewer comparisons than the budget, or None.
     """
 
     comparisons: list[Comparison]
@@ -142,8 +144,8 @@ def choose(passes: Passes, config: SelectionConfig) -> Selection:
     best, seen, skipped = passes.wanted(bounds)
     if not best:
         raise NothingSelected(
-            f"strategy {config.strategy} selected nothing from {seen} prompts ({skipped} of them "
-            "degenerate: all rewards or all log-probabilities equal, or not a number); lower the thresholds"
+            f"strategy {config.strategy} selected nothing from {seen} prompts ({skipped} of them degenerate): "
+            f"{reason(seen, skipped, config)}"
         )
     rows: dict[str, Any] = {}
     for _, comparison, _, row in best:
@@ -156,6 +158,7 @@ def choose(passes: Passes, config: SelectionConfig) -> Selection:
         places = diversity.places([where for _, _, where, _ in best])
         best = [best[position] for position in diversity.k_centre(places, config.budget)]
     about = {"strategy": config.strategy, "prompts": seen, "degenerate": skipped, "bounds": bounds}
+    about["shortfall"] = shortfall(len(best), seen, skipped, config)
     return Selection([comparison for _, comparison, *_ in best], about | report)
 
 
