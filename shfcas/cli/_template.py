@@ -10,7 +10,12 @@ from shfcas.utils.config import keys_of
 WIDTH = 110  # columns of a comment
 
 
-def template(config: Any, chosen: Collection[str] | None = None, notes: Mapping[str, str] | None = None) -> str:
+def template(
+    config: Any,
+    chosen: Collection[str] | None = None,
+    notes: Mapping[str, str] | None = None,
+    optional: Mapping[str, str] | None = None,
+) -> str:
     """Returns YAML with the values of a configuration; the comment above a key is its help text.
 
     A section that is off is written as comments. Removing the first `#` of its lines turns it on.
@@ -19,8 +24,9 @@ def template(config: Any, chosen: Collection[str] | None = None, notes: Mapping[
         config: instance of the configuration.
         chosen: dotted names of the keys to write; None for all of them.
         notes: further comments by dotted name.
+        optional: text of values by dotted name, for keys that are written as comments.
     """
-    return "\n".join(_lines(config, "", chosen, notes or {})) + "\n"
+    return "\n".join(_lines(config, "", chosen, notes or {}, optional or {})) + "\n"
 
 
 def placeholders(values: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -34,16 +40,23 @@ def placeholders(values: Mapping[str, Any], prefix: str = "") -> list[str]:
     return names
 
 
-def _lines(config: Any, prefix: str, chosen: Collection[str] | None, notes: Mapping[str, str]) -> list[str]:
+def _lines(
+    config: Any,
+    prefix: str,
+    chosen: Collection[str] | None,
+    notes: Mapping[str, str],
+    optional: Mapping[str, str],
+) -> list[str]:
     """The lines of a section; on the top level, a blank line stands before and after each section."""
     indent, apart = "  " * prefix.count("."), False
     lines: list[str] = []
     for key in keys_of(config):
         name = f"{prefix}{key.name}"
         if key.section is None:
-            body = [f"{indent}{key.name}: {_yaml(key.value)}"] if chosen is None or name in chosen else []
+            mark, value = ("#", optional[name]) if name in optional else ("", _yaml(key.value))
+            body = [f"{indent}{mark}{key.name}: {value}"] if chosen is None or name in chosen else []
         else:
-            inside = _lines(key.inside, f"{name}.", chosen, notes)
+            inside = _lines(key.inside, f"{name}.", chosen, notes, optional)
             body = [f"{indent}{key.name}:", *inside] if inside else []
         if not body:
             continue

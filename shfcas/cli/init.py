@@ -7,7 +7,7 @@
 """
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class Start:
         purpose: first line of the file.
         values: values that differ from the defaults.
         notes: further comments by dotted name.
+        optional: values by dotted name, for keys that are written as comments.
         sections: sections whose common keys are in the short file too.
         steps: commands to run; {} is the file.
         command: name of the command that reads the file.
@@ -43,6 +44,7 @@ class Start:
     command: str = "run"
     config: type = RunConfig
     file: str = "config.yaml"
+    optional: dict[str, str] = field(default_factory=dict)
 
     def text(self, full: bool) -> str:
         """Returns the text of the file, with every key or the common ones."""
@@ -52,7 +54,7 @@ class Start:
             chosen |= {*flat_keys(getattr(config, section), common=True, prefix=f"{section}.")}
         more = f"shfcas {self.command} --help all explains every key"
         head = f"# {self.purpose}\n# A key that is left out has its default; {more}.\n\n"
-        return head + template(config, None if full else chosen, self.notes)
+        return head + template(config, None if full else chosen, self.notes, self.optional)
 
 
 MODELS = {
@@ -62,6 +64,7 @@ MODELS = {
     "prompts": "<PROMPTS>",
     "eval_prompts": "<EVAL_PROMPTS>",
 }
+WITHOUT_GOLD = {key: value for key, value in MODELS.items() if key != "gold"}
 STARTS = {
     "gold": Start(
         "SHF-CAS run: a gold model or a Python function labels the comparisons.",
@@ -71,20 +74,22 @@ STARTS = {
     ),
     "annotators": Start(
         "SHF-CAS run: people label the comparisons on a page.",
-        MODELS | {"feedback": "human"},
-        {"gold": "For the evaluation only: people label the comparisons, gold measures the policies."},
+        WITHOUT_GOLD | {"feedback": "human"},
+        {"gold": "For the evaluation only: people label, gold measures the policies. It may be left out."},
         (
             "shfcas run {}  # serves the page and prints a sign-in link",
             f"shfcas annotate {RunConfig.output} --annotators ada,ben  # meanwhile: a link for each annotator",
         ),
         ("human",),
+        optional={"gold": "<GOLD>"},
     ),
     "judge": Start(
         "SHF-CAS run: a language model labels the comparisons.",
-        MODELS | {"feedback": "judge", "judge": {"model": "<JUDGE>"}},
-        {"gold": "For the evaluation only: the judge labels the comparisons, gold measures the policies."},
+        WITHOUT_GOLD | {"feedback": "judge", "judge": {"model": "<JUDGE>"}},
+        {"gold": "For the evaluation only: the judge labels, gold measures the policies. It may be left out."},
         ("export OPENAI_API_KEY=...  # or set judge.base_url to a server of your own", "shfcas run {}"),
         ("judge",),
+        optional={"gold": "<GOLD>"},
     ),
     "scores": Start(
         "Selection of comparisons from answers that have log-probabilities and rewards.",

@@ -1,7 +1,8 @@
 """Run all rounds of SHF-CAS. The same command resumes an interrupted run, with the same results.
 
 A finished run can be extended (--rounds) or changed: only stages that depend on a change are made again. Finished
-results are replaced only with approval, on the terminal or with --yes; --plan shows what would be made and stops.
+results are replaced only with approval, on the terminal or with --yes. --plan checks the configuration, shows what
+would be made and what it takes, and stops. At the end, a table has one row per round.
 """
 
 import sys
@@ -11,6 +12,8 @@ from typing import Any
 from shfcas.pipeline.config import RunConfig
 from shfcas.pipeline.loop import plan
 from shfcas.pipeline.loop import run as run_all
+from shfcas.pipeline.outlook import describe, outlook
+from shfcas.pipeline.results import results, table
 from shfcas.pipeline.run_directory import Plan
 from shfcas.utils.config import option
 
@@ -29,18 +32,20 @@ def run(config: Config) -> dict[str, Any]:
     """Runs the stages that are left, or plans them."""
     settings = RunConfig(**{field.name: getattr(config, field.name) for field in fields(RunConfig)})
     if config.plan:
-        stages = plan(settings).stages
-        return {"plan": [{"name": s.name, "state": s.state, "reasons": list(s.reasons)} for s in stages]}
-    return {"report": str(run_all(settings, approve=lambda planned: config.yes or _ask(planned)))}
+        planned = plan(settings)
+        stages = [{"name": s.name, "state": s.state, "reasons": list(s.reasons)} for s in planned.stages]
+        return {"plan": stages, "outlook": outlook(settings, planned)}
+    report = run_all(settings, approve=lambda planned: config.yes or _ask(planned))
+    return {"rounds": results(settings, report.parent), "report": str(report)}
 
 
 def text(result: dict[str, Any]) -> str:
-    """The result as text: the report's path, or a line per planned stage."""
+    """The result as text: a table of the rounds and the report's path, or a line per planned stage and an outlook."""
     if "plan" not in result:
-        return f"report: {result['report']}"
+        return f"{table(result['rounds'])}\nreport: {result['report']}"
     width = max(len(stage["name"]) for stage in result["plan"])
     rows = [f"{s['name']:<{width}}  {s['state']:<7}  {'; '.join(s['reasons'])}" for s in result["plan"]]
-    return "\n".join(row.rstrip() for row in rows)
+    return "\n".join([*(row.rstrip() for row in rows), "", *describe(result["outlook"])])
 
 
 def _ask(planned: Plan) -> bool:

@@ -4,6 +4,7 @@ Reads tables of any size in constant memory: Parquet files, folders, globs or UR
 order of rows or on how they are split over files.
 """
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from shfcas.selection import SelectionConfig, columns_to_read, select_with_repor
 from shfcas.selection.sharded import select_table
 from shfcas.utils.config import Options, option
 from shfcas.utils.files import write_jsonl
+
+logger = logging.getLogger(__name__)
 
 INPUTS, INPUTS_HELP = "input", "candidate tables with conflict columns [conflicts.parquet]"
 
@@ -42,6 +45,8 @@ def run(config: Config) -> dict[str, Any]:
             selection = select_table(config.input, config, seed=0, engine=engine, shard_rows=config.shard_rows)
     write_jsonl(config.output, [vars(c) for c in selection.comparisons])
     report = selection.report
+    if report["shortfall"]:
+        logger.warning("%s", report["shortfall"])
     beyond_chance = report.get("kendall", {})
     names = ("chosen", "false_discovery_rate", "expected_false_discovery_rate")
     return {

@@ -43,6 +43,7 @@ class CompareConfig(RunConfig):
     )
     l2: float = option(10.0, "refine head: weight of the penalty on changes of its weights", gt=0)
     # Keys of a run that a comparison restricts.
+    gold: str = option("", "gold reward: a model, or module:function", common=True)
     selection: SelectionConfig = option(
         SelectionConfig, "thresholds and pairing; strategies and budgets replace its strategy and budget"
     )

@@ -4,6 +4,7 @@ Models exchange only text or messages: the policy, the reward model and the gold
 tokenizer and template.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,23 @@ def check_prompt(prompt: Any, where: str) -> Prompt:
 def as_messages(prompt: Prompt) -> list[Message]:
     """Returns the prompt as chat messages; plain text becomes one user turn."""
     return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+
+
+def prompt_key(prompt: Prompt) -> str:
+    """Returns a key that is equal for equal prompts, however they are written.
+
+    Text is one user message. White space around a text, and keys of a message without a value (`name: null`,
+    `tool_calls: []`), do not count.
+
+    >>> prompt_key("hi ") == prompt_key([{"role": "user", "content": "hi", "tool_calls": []}])
+    True
+    """
+    messages = [
+        {key: value for key, value in message.items() if value not in (None, "", [], {})}
+        | {"content": message["content"].strip()}
+        for message in as_messages(prompt)
+    ]
+    return json.dumps(messages, sort_keys=True, default=str)
 
 
 def plain_text(prompt: Prompt) -> str:

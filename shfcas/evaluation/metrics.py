@@ -68,7 +68,7 @@ def detection(candidates: CandidateTable, gold: Sequence[Sequence[float]], bound
 
 def summarize(
     candidates: CandidateTable,
-    gold: Sequence[Sequence[float]],
+    gold: Sequence[Sequence[float]] | None,
     before: Sequence[Sequence[float]] | None = None,
 ) -> dict[str, Any]:
     """Computes the metrics of a policy from a table of its answers.
@@ -76,7 +76,7 @@ def summarize(
     Args:
         candidates: a table with rewards, conflict columns and, for the KL, `base_logprobs` (without it, the policy
             is the base).
-        gold: gold rewards, one list per prompt.
+        gold: gold rewards, one list per prompt; None leaves out gold reward and win rate.
         before: gold rewards of the previous policy, for the win rate.
 
     Returns:
@@ -87,14 +87,14 @@ def summarize(
     metrics: dict[str, Any] = {
         "prompts": len(candidates),
         "answers": sum(map(len, tokens)),
-        "gold_reward": mean_with_interval([float(np.mean(g)) for g in gold]),
+        **({} if gold is None else {"gold_reward": mean_with_interval([float(np.mean(g)) for g in gold])}),
         "proxy_reward": mean_with_interval([float(np.mean(r)) for r in candidates.column("rewards")]),
         "kendall_distance": float(np.nanmean(candidates.column("kendall_distance"))),
         "mean_abs_pacs": float(np.nanmean(candidates.column("mean_abs_pacs"))),
         "mean_length": float(np.mean([t for row in tokens for t in row])),
         "finished": float(np.mean([f for row in candidates.column("finished") for f in row])),
     }
-    if before is not None:
+    if gold is not None and before is not None:
         metrics["win_rate"] = mean_with_interval(win_rate(gold, before))
     metrics["kl"] = 0.0
     if "base_logprobs" in candidates:

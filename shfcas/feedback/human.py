@@ -16,7 +16,7 @@ from shfcas.feedback.annotation.schema import Item, Judgement, make_items
 from shfcas.feedback.annotation.store import STORE, Store
 from shfcas.selection import Comparison
 from shfcas.utils.errors import MissingExtra, UserError
-from shfcas.utils.progress import progress
+from shfcas.utils.progress import PATIENT, progress
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class HumanFeedback:
     def _wait(self, store: Store, items: Sequence[Item], rows: int) -> None:
         """Waits until nothing is left to answer and the log has not grown for a while."""
         newest, logged = -math.inf, ""
-        with ExitStack() as stack, progress(desc="settled", total=len(items)) as bar:
+        with ExitStack() as stack, progress(desc="settled", total=len(items), every=PATIENT) as bar:
             page = _Page(self, store, stack)
             while True:
                 page.keep()

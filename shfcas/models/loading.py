@@ -77,6 +77,17 @@ def policy_template(name: str, chat_template: str | None = None) -> str | None:
     return own or (template_text(chat_template) if chat_template else own)
 
 
+def policy_tokenizer(name: str, chat_template: str | None = None) -> tuple[Any, int]:
+    """Returns the tokenizer that `load_policy` returns and the policy's context in tokens, without the weights."""
+    tokenizer, folder = _tokenizer(name), resolve(name)
+    if chat_template and not tokenizer.chat_template:
+        set_chat_template(tokenizer, chat_template)
+    while (base := adapter_base(folder)) is not None:
+        folder = resolve(base)
+    config = _from_pretrained("AutoConfig", name, folder)
+    return tokenizer, getattr(config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+
+
 def load_reward_model(name: str) -> tuple[Any, Any]:
     """Loads a sequence classifier with one output in evaluation mode, and its tokenizer.
 

@@ -17,6 +17,7 @@ from shfcas.training.algorithms import RLConfig
 from shfcas.training.reward.config import RefineConfig, RewardModelConfig
 from shfcas.training.sft import SFTStageConfig
 from shfcas.utils.config import Options, option, require, unexpected
+from shfcas.utils.errors import UsageError
 
 SOURCES = ("gold", "human", "judge", "none")
 
@@ -35,7 +36,11 @@ class RunConfig(Options):
     )
     reward_model: str = option("", "proxy reward model: a model, or the backbone that it is trained from", common=True)
     cost_model: bool = option(False, "the reward model is a cost model: lower is better")
-    gold: str = option("", "gold reward: a model, or module:function", common=True)
+    gold: str | None = option(
+        None,
+        "gold reward: a model, or module:function; feedback gold needs it, otherwise it only measures",
+        common=True,
+    )
     prompts: str = option("", "prompts to sample, select and train on: a file, or module:function", common=True)
     eval_prompts: str = option("", "held-out prompts for evaluation: a file, or module:function", common=True)
     preferences: str | None = option(
@@ -104,6 +109,8 @@ class RunConfig(Options):
             UserError: the page for annotators cannot be served.
         """
         require(self)
+        if self.feedback == "gold" and not self.gold:
+            raise UsageError("missing: gold; name the gold reward, or set feedback to human, judge or none")
         if self.bootstrap:
             require(self.bootstrap, "bootstrap.")
         if self.feedback == "judge":

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from shfcas.data.candidates import read_candidates, write_candidates
+from shfcas.data.candidates import CandidateTable, read_candidates, write_candidates
 from shfcas.engines import Engine
 from shfcas.evaluation.metrics import detection, grouped, ranking_accuracy, summarize
 from shfcas.pipeline.content import Source, scorer_source
@@ -26,7 +26,7 @@ def score_held_out(
     candidates: Path,
     proxy: ModelName,
     reward_model: ModelName,
-    gold: str,
+    gold: str | None,
     best_of_n: int,
     cost_model: bool,
     policy_score: str,
@@ -40,7 +40,7 @@ def score_held_out(
         candidates: answers to the held-out prompts.
         proxy: the reward model whose rewards and conflicts are measured, the same for all policies of a run.
         reward_model: with best-of-n, the current reward model, which chooses the answers to keep.
-        gold: the gold reward: a model, or `module:function`.
+        gold: the gold reward: a model, or `module:function`; None adds none.
         best_of_n: number of answers of which the best is kept; 1 keeps all.
         cost_model: the reward models are cost models: lower is better.
         policy_score: the policy's score that rewards are compared with.
@@ -52,9 +52,15 @@ def score_held_out(
         if best_of_n > 1:
             table = keep_best(table, answer_rewards(engine, str(reward_model), table.rows(), cost_model), best_of_n)
         table = with_conflicts(table, proxy, cost_model=cost_model, policy_score=policy_score, engine=engine)
-        write_candidates(context.output, table.with_columns(gold=answer_rewards(engine, gold, table.rows())))
+        if gold:
+            table = table.with_columns(gold=answer_rewards(engine, gold, table.rows()))
+        elif "gold" in table:  # a column of the prompts, which is not the gold reward of an answer
+            table = CandidateTable(table.table.drop_columns(["gold"]), table.metadata)
+        write_candidates(context.output, table)
 
-    inputs: dict[str, Source] = {"candidates": candidates, "proxy": scorer_source(proxy), "gold": scorer_source(gold)}
+    inputs: dict[str, Source] = {"candidates": candidates, "proxy": scorer_source(proxy)}
+    if gold:
+        inputs["gold"] = scorer_source(gold)
     if best_of_n > 1:
         inputs["reward_model"] = scorer_source(reward_model)
     settings = {"policy_score": policy_score, "cost_model": cost_model, "rl.best_of_n.n": best_of_n}
@@ -75,6 +81,9 @@ def measure(
 ) -> Path:
     """Measures a policy on its scored held-out answers, and the current reward model on the first policy's.
 
+    Without gold rewards in the answers, whatever needs them is left out: gold reward, win rate, detection, the
+    reward model's accuracy and the metrics of groups.
+
     Args:
         run: the run directory.
         output: the metrics to write. The report of a language model that labelled
@@ -90,18 +99,19 @@ def measure(
 
     def make(context: StageContext) -> None:
         table, base = read_candidates(answers), read_candidates(before)
-        gold, base_gold = table.column("gold"), base.column("gold")
+        gold, base_gold = (scored.column("gold") if "gold" in scored else None for scored in (table, base))
         metrics = summarize(table, gold, base_gold)
         if best_of_n > 1:
             # The KL of the policy itself is in the metrics already; this is that of best-of-n from the policy.
             metrics |= {"best_of_n": best_of_n, "kl": metrics["kl"] + kl_bound(best_of_n)}
-        metrics["detection"] = detection(table, gold)
-        rewards = answer_rewards(engine, str(reward_model), base.rows(), cost_model)
-        accuracy = [ranking_accuracy(*pair) for pair in zip(rewards, base_gold, strict=True)]
-        metrics["pair_accuracy"] = float(np.nanmean(accuracy))
-        if group_by:
-            groups = grouped(table.rows(), group_by)
-            metrics["groups"] = {name: _means(gold, accuracy, positions) for name, positions in groups.items()}
+        if gold is not None and base_gold is not None:
+            metrics["detection"] = detection(table, gold)
+            rewards = answer_rewards(engine, str(reward_model), base.rows(), cost_model)
+            accuracy = [ranking_accuracy(*pair) for pair in zip(rewards, base_gold, strict=True)]
+            metrics["pair_accuracy"] = float(np.nanmean(accuracy))
+            if group_by:
+                groups = grouped(table.rows(), group_by)
+                metrics["groups"] = {name: _means(gold, accuracy, positions) for name, positions in groups.items()}
         judge = (run.path / output).with_name("judge.json")
         if judge.exists():
             metrics["judge"] = read_json(judge)

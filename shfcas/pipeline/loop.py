@@ -1,5 +1,6 @@
 """SHF-CAS, one round after another, in a run directory that can be killed and resumed at any point."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -14,6 +15,7 @@ from shfcas.feedback.gold import GoldFeedback
 from shfcas.feedback.human import HumanFeedback
 from shfcas.feedback.judge.source import JudgeFeedback
 from shfcas.pipeline import evaluation, preparation, steps
+from shfcas.pipeline.checks import check_run
 from shfcas.pipeline.config import RunConfig
 from shfcas.pipeline.content import Source, data_source, scorer_source
 from shfcas.pipeline.run_directory import Plan, RunDirectory
@@ -22,6 +24,8 @@ from shfcas.rewards.scorers import RewardScorer, load_scorer
 from shfcas.selection import SelectionConfig
 from shfcas.utils.config import to_dict
 from shfcas.utils.errors import UsageError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class Loop:
         self.run, self.config, self.engine = run, config, engine or LocalEngine()
         self.prompts = read_prompts(config.prompts)[: config.max_prompts]
         self.eval_prompts = read_prompts(config.eval_prompts)
-        preparation.refuse_shared_prompts(self.prompts, self.eval_prompts)
+        preparation.refuse_shared_prompts((row["prompt"] for row in self.prompts), self.eval_prompts)
         # Made here to fail early if the API key is missing. All rounds share its replies.
         self.judge = JudgeFeedback(config.judge, run.path / "judge.jsonl") if config.feedback == "judge" else None
         # Models whose log-probabilities the policy score needs, by column.
@@ -75,7 +79,13 @@ class Loop:
 
     @cached_property
     def gold(self) -> RewardScorer:
-        """The gold reward, loaded when it is first needed."""
+        """The gold reward, loaded when it is first needed.
+
+        Raises:
+            UsageError: the run has none.
+        """
+        if not self.config.gold:
+            raise UsageError("missing: gold")
         return load_scorer(self.config.gold)
 
     # -- before the first round -------------------------------------------------------------------------
@@ -219,7 +229,7 @@ class Loop:
     def _feedback_reads(self) -> dict[str, Source]:
         """What the source of feedback reads besides the comparisons."""
         config = self.config
-        if config.feedback == "gold":
+        if config.feedback == "gold" and config.gold:
             return {"gold": scorer_source(config.gold)}
         if config.feedback == "judge" and config.judge.guidelines:
             return {"guidelines": data_source(config.judge.guidelines)}
@@ -240,7 +250,7 @@ class Loop:
         if config.feedback == "human":
             finish = config.finish_with_what_we_have
             return HumanFeedback(self.run.path, folder, settings=config.human, seed=seed, finish=finish)
-        return self.judge or GoldFeedback(self.gold, config.gold)
+        return self.judge or GoldFeedback(self.gold, str(config.gold))
 
     def refine(self, state: State, labels: Path, folder: str) -> State:
         """Step 6: trains the reward model on all preferences so far merged with the new labels."""
@@ -269,7 +279,7 @@ class Loop:
             candidates=candidates,
             prompts=self.prompts,
             rl=config.rl,
-            gold=self.gold,
+            gold=self.gold if config.gold else None,
             cost_model=config.cost_model,
             chat_template=config.chat_template,
         )
@@ -334,10 +344,25 @@ def run_rounds(loop: Loop) -> None:
 
 
 def plan(config: RunConfig) -> Plan:
-    """Returns the stages of a run in order, with what is done, stale or to do. Makes nothing but the run's folder."""
+    """Returns the stages of a run in order, with what is done, stale or to do. Makes nothing but the run's folder.
+
+    Raises:
+        UserError: the run would fail, see `shfcas.pipeline.checks`.
+    """
     directory = open_run(config)
-    with directory, directory.planning() as planned:
-        run_rounds(Loop(directory, config))
+    with directory:
+        return plan_rounds(Loop(directory, config))
+
+
+def plan_rounds(loop: Loop) -> Plan:
+    """Plans all rounds, and checks whatever the stages that are left depend on.
+
+    Raises:
+        UserError: a check failed, see `shfcas.pipeline.checks`.
+    """
+    with loop.run.planning() as planned:
+        run_rounds(loop)
+    check_run(loop.config, planned, loop.prompts, loop.eval_prompts)
     return planned
 
 
@@ -356,13 +381,14 @@ def run(config: RunConfig, *, approve: Callable[[Plan], bool] = lambda planned: 
 
     with open_run(config) as directory:
         loop = Loop(directory, config)
-        with directory.planning() as planned:
-            run_rounds(loop)
+        planned = plan_rounds(loop)
         if planned.stale():
             if not approve(planned):
                 raise UsageError(f"{planned.stale_text()}; undo the changes, or make them again with --yes")
             directory.approved = True
         directory.begin()
+        if not config.gold:
+            logger.info("no gold reward: the metrics leave out gold reward, win rate, pair accuracy and detection")
         with open_engine(config.engine, config.ray) as loop.engine:
             run_rounds(loop)
         return write_report(directory.path)

@@ -4,12 +4,12 @@ They have the form of the steps in `shfcas.pipeline.steps`.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from shfcas.data.candidates import read_candidates, read_prompts
-from shfcas.data.chat import plain_text
+from shfcas.data.chat import Prompt, plain_text, prompt_key
 from shfcas.data.preferences import read_preferences, write_preferences
 from shfcas.engines import Engine
 from shfcas.pipeline.config import RunConfig
@@ -20,21 +20,32 @@ from shfcas.pipeline.steps import ModelName, sample, train_reward
 from shfcas.rewards.preflight import PreflightConfig, preflight, refuse_failures
 from shfcas.training.reward.config import RewardModelConfig
 from shfcas.training.sft import SFTStageConfig, read_demonstrations, train_sft
-from shfcas.utils.config import fingerprint
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import write_json, write_jsonl
 
 logger = logging.getLogger(__name__)
 
 
-def refuse_shared_prompts(prompts: Sequence[dict[str, Any]], eval_prompts: Sequence[dict[str, Any]]) -> None:
-    """Raises a UserError if a prompt is both trained and evaluated on."""
-    trained_on = {fingerprint(row["prompt"]) for row in prompts}
-    shared = [row for row in eval_prompts if fingerprint(row["prompt"]) in trained_on]
+def refuse_shared_prompts(
+    prompts: Iterable[Prompt], eval_prompts: Sequence[dict[str, Any]], name: str = "prompts"
+) -> None:
+    """Checks that no prompt is both trained and evaluated on, however it is written.
+
+    Args:
+        prompts: prompts that are trained on.
+        eval_prompts: rows with `prompt`.
+        name: the configuration key that `prompts` come from.
+
+    Raises:
+        UserError: they share prompts.
+    """
+    trained_on = {prompt_key(prompt) for prompt in prompts}
+    shared = [row for row in eval_prompts if prompt_key(row["prompt"]) in trained_on]
     if shared:
         first = plain_text(shared[0]["prompt"])[:60]
         raise UserError(
-            f"prompts and eval_prompts share {len(shared)} prompts, first {first!r}: evaluation must be held out"
+            f"{name} and eval_prompts share {len(shared)} prompts, first {first!r}: evaluation must be held out; "
+            "remove them from one of the two"
         )
 
 

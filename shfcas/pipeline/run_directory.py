@@ -25,6 +25,7 @@ from shfcas.pipeline.manifest import DONE, RUNNING, Manifest, Record, damage, de
 from shfcas.utils.config import lasting
 from shfcas.utils.errors import UsageError, UserError
 from shfcas.utils.files import disk_errors, lock_file, publish, remove, write_text
+from shfcas.utils.progress import stage_progress
 from shfcas.utils.seeds import derive_seed
 
 logger = logging.getLogger(__name__)
@@ -262,7 +263,8 @@ class RunDirectory:
                 self.manifest.save()
                 work_dir.mkdir(parents=True, exist_ok=True)
                 remove(partial)
-                make(StageContext(partial, work_dir, seed))
+                with stage_progress(name):
+                    make(StageContext(partial, work_dir, seed))
                 publish(partial, output)
         with disk_errors(str(self.manifest.path)):
             record = self.manifest.stages[name]

@@ -4,6 +4,7 @@ A step takes what it reads (paths, prompts, names of models) and the part of the
 `output`, a path inside the run directory `run`, and returns the whole path. What it reads is recorded in the manifest.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from shfcas.data.candidates import CandidateTable, read_candidates, write_candid
 from shfcas.data.preferences import read_preferences, write_preferences
 from shfcas.engines import Engine
 from shfcas.feedback import FeedbackSource, read_queue
+from shfcas.feedback.gold import GoldFeedback
 from shfcas.feedback.judge.source import JudgeFeedback
 from shfcas.models.resolve import provenance
 from shfcas.pipeline.content import Model, Source, Value, scorer_source, template_content
@@ -27,6 +29,8 @@ from shfcas.training.algorithms import PolicyTraining, RLConfig, train_policy
 from shfcas.training.reward.config import RewardModelConfig
 from shfcas.training.reward.refine import train_on_groups
 from shfcas.utils.files import write_json, write_jsonl
+
+logger = logging.getLogger(__name__)
 
 ModelName = str | Path  # the name of a model, or the folder of one that an earlier stage made
 
@@ -142,6 +146,8 @@ def select(run: RunDirectory, output: str, *, conflicts: Path, selection: Select
 
     def make(context: StageContext) -> None:
         chosen = select_table([str(conflicts)], selection, seed=context.seed, engine=engine)
+        if chosen.report["shortfall"]:
+            logger.warning("%s", chosen.report["shortfall"])
         write_jsonl(context.output, [vars(comparison) for comparison in chosen.comparisons])
 
     return run.stage(output, make, inputs={"conflicts": conflicts}, settings={"selection": selection, "seed": run.seed})
@@ -172,12 +178,38 @@ def label(
     """
 
     def make(context: StageContext) -> None:
-        feedback = source(context.seed)
-        write_preferences(context.output, feedback(read_queue(queue), read_candidates(conflicts), number))
+        feedback, comparisons = source(context.seed), read_queue(queue)
+        preferences = feedback(comparisons, read_candidates(conflicts), number)
+        undecided = len(comparisons) - len(preferences)
+        if undecided and 2 * undecided >= len(comparisons):
+            logger.warning("%s", undecided_text(feedback, undecided, len(comparisons)))
+        write_preferences(context.output, preferences)
         if isinstance(feedback, JudgeFeedback):
             write_json((run.path / output).with_name("judge.json"), feedback.report)
 
     return run.stage(output, make, inputs={"queue": queue, "conflicts": conflicts, **reads}, settings=settings)
+
+
+def undecided_text(feedback: FeedbackSource, undecided: int, asked: int) -> str:
+    """Explains on one line why comparisons gave no preference, with the remedy that fits the source."""
+    count = f"{undecided:,} of {asked:,}"
+    if isinstance(feedback, GoldFeedback):
+        return (
+            f"{count} answers were ties: gold gave both answers the same reward; use a gold reward that tells answers "
+            "apart, or sample answers that differ more (sampling.temperature)"
+        )
+    if isinstance(feedback, JudgeFeedback):
+        report = feedback.report
+        return (
+            f"{count} comparisons have no preferred answer: {report['ties']} ties, {report['order_disagreements']} "
+            "depend on the order, "
+            f"{report['malformed'] + report['failed']} without a verdict; sharpen judge.criterion, or "
+            "name a stronger judge.model"
+        )
+    return (
+        f"{count} comparisons have no preferred answer: tied, both bad, flagged or not answered; let annotators answer "
+        "the rest, or sample answers that differ more (sampling.temperature)"
+    )
 
 
 def refine(
@@ -238,7 +270,7 @@ def fine_tune(
     candidates: Path,
     prompts: Sequence[dict[str, Any]],
     rl: RLConfig,
-    gold: RewardScorer,
+    gold: RewardScorer | None,
     cost_model: bool,
     chat_template: str | None,
 ) -> Path:
@@ -252,7 +284,7 @@ def fine_tune(
         candidates: answers to the prompts, by which rewards are made comparable across prompts.
         prompts: rows with `prompt_id` and `prompt`.
         rl: the algorithm and its settings.
-        gold: the gold reward, which is measured and not trained on.
+        gold: the gold reward, which is measured and not trained on; None measures none.
         cost_model: lower is better.
         chat_template: for a policy without one.
     """

@@ -33,12 +33,14 @@ def write_report(run: Path) -> Path:
     environment = Environment(
         loader=PackageLoader("shfcas.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
+    rows = results["policies"] if results else [{"policy": _label(k), **v} for k, v in metrics.items()]
     page = environment.get_template("page.html.j2").render(
         title=run.name,
         config=manifest["config"],
         versions=manifest["versions"],
         stages={name: stage for name, stage in manifest["stages"].items() if stage["state"] == "done"},
-        rows=results["policies"] if results else [{"policy": _label(k), **v} for k, v in metrics.items()],
+        rows=rows,
+        has_gold=any("gold_reward" in row for row in rows),
         results=results,
         selections=[_selection(run, name) for name in _stages(manifest, "queue.jsonl")],
         training=plots.training_curves(

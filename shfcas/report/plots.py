@@ -95,12 +95,17 @@ CURVES = {  # metrics by their x-axis
 
 
 def training_curves(histories: dict[str, list[dict[str, Any]]]) -> str:
-    """Plots reward, gold reward and KL over the rollouts of each policy stage; for RSO, metrics over its steps."""
-    if not histories:
-        return ""
+    """Plots reward, gold reward and KL over the rollouts of each policy stage; for RSO, metrics over its steps.
+
+    A metric that no stage has is left out.
+    """
     by = "step" if any("rso/pairs" in row for history in histories.values() for row in history) else "rollout"
-    figure, panels = plt.subplots(1, 3, figsize=(11, 3.6))
-    for axes, (name, title) in zip(panels, CURVES[by].items(), strict=True):
+    rows = [row for history in histories.values() for row in history if by in row]
+    curves = {name: title for name, title in CURVES[by].items() if any(name in row for row in rows)}
+    if not curves:
+        return ""
+    figure, (panels,) = plt.subplots(1, len(curves), figsize=(11, 3.6), squeeze=False)
+    for axes, (name, title) in zip(panels, curves.items(), strict=True):
         for colour, (label, history) in zip(COLOURS * 8, histories.items(), strict=False):
             points = [(row[by], row[name]) for row in history if name in row]
             if points:

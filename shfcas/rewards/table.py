@@ -74,16 +74,7 @@ def score_rows(scorer: RewardScorer, rows: Sequence[dict[str, Any]], block: int 
 def score_block(scorer: RewardScorer, rows: Sequence[dict[str, Any]]) -> list[list[float]]:
     """Scores rows like `score_rows`, in a single call of the scorer."""
     answers = [(row, i) for row in rows for i in range(len(row["completions"]))]
-    scalars = [
-        name for name, value in rows[0].items() if name not in ("prompt", "completions") and not isinstance(value, list)
-    ]
-    values = list(
-        scorer(
-            prompts=[row["prompt"] for row, _ in answers],
-            completions=[completion_message(row["prompt"], row["completions"][i]) for row, i in answers],
-            **{name: [row[name] for row, _ in answers] for name in scalars},
-        )
-    )
+    values = raw_rewards(scorer, rows)
     if len(values) != len(answers):
         raise UserError(f"scorer: expected {len(answers)} rewards, one per answer, got {len(values)}")
     for (row, i), value in zip(answers, values, strict=True):
@@ -94,6 +85,21 @@ def score_block(scorer: RewardScorer, rows: Sequence[dict[str, Any]]) -> list[li
             )
     flat = iter(float(value) for value in values)
     return [[next(flat) for _ in row["completions"]] for row in rows]
+
+
+def raw_rewards(scorer: RewardScorer, rows: Sequence[dict[str, Any]]) -> list[Any]:
+    """Returns whatever a scorer returns for all answers of the rows, unchecked."""
+    answers = [(row, i) for row in rows for i in range(len(row["completions"]))]
+    scalars = [
+        name for name, value in rows[0].items() if name not in ("prompt", "completions") and not isinstance(value, list)
+    ]
+    return list(
+        scorer(
+            prompts=[row["prompt"] for row, _ in answers],
+            completions=[completion_message(row["prompt"], row["completions"][i]) for row, i in answers],
+            **{name: [row[name] for row, _ in answers] for name in scalars},
+        )
+    )
 
 
 def add_rewards(candidates: CandidateTable, scorer: RewardScorer) -> CandidateTable:

@@ -54,8 +54,8 @@ def _sample_shards(
     }
     work_dir.mkdir(parents=True, exist_ok=True)
     done = set(work_dir.iterdir())  # a listing: network file systems may cache that a file did not exist
-    bar = progress(total=len(prompts), desc="sampling")
-    bar.update(sum(len(rows) for path, rows in shards.items() if path in done))
+    sampled = sum(len(rows) for path, rows in shards.items() if path in done)
+    bar = progress(total=len(prompts), desc="sampling", initial=sampled)
     tasks = [(path, rows) for path, rows in shards.items() if path not in done]
     for _ in engine.map(partial(_ShardWriter, load, metadata), tasks, bar.update):
         pass

@@ -11,6 +11,7 @@ from shfcas.selection import diversity
 from shfcas.selection.config import SelectionConfig
 from shfcas.selection.false_discovery import AUTO, Cases, kendall_bound, kendall_cases
 from shfcas.selection.protocol import Bounds, Comparison, Row
+from shfcas.selection.shortfall import reason, shortfall
 from shfcas.selection.strategies import STRATEGIES
 from shfcas.selection.thresholds import count_row_values, threshold
 from shfcas.selection.usable import ALWAYS, UsableRows, check_columns
@@ -25,7 +26,8 @@ class Selection:
     Attributes:
         comparisons: in order of priority.
         report: `strategy`; the numbers of `prompts` and of `degenerate` prompts; `bounds`, the thresholds as numbers;
-            and with `kendall_threshold: auto` also `kendall`, see `false_discovery.kendall_report`.
+            and with `kendall_threshold: auto` also `kendall`, see `false_discovery.kendall_report`; and
+            `shortfall`, why there are fewer comparisons than the budget, or None.
     """
 
     comparisons: list[Comparison]
@@ -142,8 +144,8 @@ def choose(passes: Passes, config: SelectionConfig) -> Selection:
     best, seen, skipped = passes.top(bounds)
     if not best:
         raise NothingSelected(
-            f"strategy {config.strategy} selected nothing from {seen} prompts ({skipped} of them "
-            "degenerate: all rewards or all log-probabilities equal, or not a number); lower the thresholds"
+            f"strategy {config.strategy} selected nothing from {seen} prompts ({skipped} of them degenerate): "
+            f"{reason(seen, skipped, config)}"
         )
     rows: dict[str, Any] = {}
     for _, comparison, _, row in best:
@@ -156,6 +158,7 @@ def choose(passes: Passes, config: SelectionConfig) -> Selection:
         vectors = diversity.embed([source for _, _, source, _ in best])
         best = [best[position] for position in diversity.k_centre(vectors, config.budget)]
     about = {"strategy": config.strategy, "prompts": seen, "degenerate": skipped, "bounds": bounds}
+    about["shortfall"] = shortfall(len(best), seen, skipped, config)
     return Selection([comparison for _, comparison, *_ in best], about | report)
 
 

@@ -93,7 +93,7 @@ def mistakes() -> dict[str, tuple[list[str], int, str]]:
         "nested flag": (["sample", "--sampling.temprature=1"], 2, "did you mean --sampling.temperature?"),
         "flag without value": (["sample", "--policy"], 2, "expected one argument"),
         "missing flags": (["sample"], 2, "missing: policy, prompts"),
-        "run without anything": (["run"], 2, "missing: policy, reward_model, gold, prompts, eval_prompts"),
+        "run without anything": (["run"], 2, "missing: policy, reward_model, prompts, eval_prompts"),
         "key": (
             ["sample", "--config", "bad_key.yaml"],
             2,

@@ -69,7 +69,8 @@ def test_a_short_file_has_the_common_keys_each_with_its_help(name: str) -> None:
 @pytest.mark.parametrize("name", ["annotators", "judge"])
 def test_gold_is_explained_where_it_does_not_label(name: str) -> None:
     text = written(name, full=False)
-    assert "# For the evaluation only: " in text.partition("gold: <GOLD>")[0]
+    assert "# For the evaluation only: " in text.partition("\n#gold: <GOLD>\n")[0]
+    assert "gold" not in placeholders(STARTS[name].values)
     assert f"\n{STARTS[name].sections[0]}:\n" in text
 
 

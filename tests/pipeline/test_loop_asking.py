@@ -20,6 +20,14 @@ from shfcas.utils.files import content_hash, read_json, read_jsonl
 from tests.support import judge_server, tiny
 from tests.support.page_client import Client, answer_all
 
+TINY_PPO = {
+    "num_rollouts": 1,
+    "rollout_batch_size": 4,
+    "mini_batch_size": 2,
+    "num_ppo_epochs": 1,
+    "learning_rate": 1e-2,
+    "max_completion_length": 6,
+}
 SHORT = {"num_completions": 4, "temperature": 1.0, "max_new_tokens": 6}
 
 
@@ -151,3 +159,29 @@ def test_a_language_model_answers_a_run(
     assert (report["comparisons"], report["preferences"], report["asked"]) == (5, len(labels), asked)
     assert read_json(tmp_path / "run" / "round-1" / "metrics.json")["judge"] == report
     assert status(tmp_path / "run")["judges"] == {"round-1/preferences.jsonl": report}
+
+
+def test_a_judge_labels_a_run_without_gold(
+    values: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A column of the prompts that is called gold is no gold reward."""
+    held_out = [{"prompt": f"how was the {thing}?", "topic": thing, "gold": 1.0} for thing in ("match", "phone")]
+    settings = {
+        **{key: value for key, value in values.items() if key != "gold"},
+        "eval_prompts": tiny.write_lines(tmp_path / "held_out.jsonl", held_out),
+        "rl": {"algorithm": "ppo", "ppo": TINY_PPO},
+        "evaluation": {"sampling": SHORT, "group_by": "topic"},
+        "feedback": "judge",
+        "output": str(tmp_path / "run"),
+    }
+    with judge_server.JudgeServer(judge_server.longer) as server, caplog.at_level("INFO", "shfcas"):
+        report = run(build(RunConfig, {**settings, "judge": {"model": "judge", "base_url": server.url}}))
+    assert caplog.text.count("no gold reward: the metrics leave out") == 1
+    for number in (0, 1):
+        metrics = read_json(tmp_path / "run" / f"round-{number}" / "metrics.json")
+        assert not {"gold_reward", "win_rate", "pair_accuracy", "detection", "groups"} & metrics.keys()
+        assert metrics["proxy_reward"]["low"] <= metrics["proxy_reward"]["high"]
+    page = report.read_text()
+    assert "Without a gold reward" in page and "gold None" not in page
+    assert "win rate [95 %]" not in page and "Does conflict find errors?" not in page
+    assert "gold reward (not trained on)" not in page  # the curve

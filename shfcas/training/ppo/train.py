@@ -58,7 +58,7 @@ def train_ppo(
     from transformers import PrinterCallback
 
     from shfcas.training.ppo.trainer import PPOConfig, PPOTrainer
-    from shfcas.utils.progress import trainer_progress
+    from shfcas.utils.progress import rollout_log, trainer_progress
 
     distributed.start()
     train_prompts, held_out = split_prompts(prompts, settings, seed)
@@ -85,6 +85,7 @@ def train_ppo(
         )
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(trainer_progress("PPO"))
+        trainer.add_callback(rollout_log("PPO", settings.num_rollouts))
         with disk_errors(str(work_dir)):
             trainer.train(resume_from_checkpoint=latest_checkpoint(work_dir, STATE_NAME))
     except UserError:

@@ -1,0 +1,179 @@
+"""Checks of a whole run before its first stage is made, so that a mistake costs seconds and not hours.
+
+Each check is about stages that are left to make; what is done already is not checked again.
+"""
+
+import math
+from collections.abc import Collection, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from shfcas.data.candidates import read_prompts
+from shfcas.data.chat import encode_prompt, plain_text
+from shfcas.data.preferences import read_preferences
+from shfcas.models.loading import policy_tokenizer
+from shfcas.pipeline.config import RunConfig
+from shfcas.pipeline.manifest import DONE
+from shfcas.pipeline.preparation import refuse_shared_prompts
+from shfcas.pipeline.run_directory import Plan
+from shfcas.rewards.scorers import check_scorer, load_scorer
+from shfcas.rewards.table import raw_rewards
+from shfcas.sampling.config import SamplingConfig
+from shfcas.training.sft import read_demonstrations
+from shfcas.utils.callables import is_callable_name
+from shfcas.utils.errors import MissingExtra, UsageError, UserError
+
+Rows = Sequence[dict[str, Any]]
+ANSWERS = ("Yes, I think so.", "No, and here is a longer answer that says why.")
+GENERATORS = {"vllm": ("vllm", "vllm"), "openai": ("httpx2", "rlhf")}  # package and extra of a generator
+
+
+def check_run(config: RunConfig, plan: Plan, prompts: Rows, eval_prompts: Rows) -> None:
+    """Runs all checks that concern stages which are not done.
+
+    Args:
+        config: the configuration of the run.
+        plan: its stages.
+        prompts: rows to sample from and to train on.
+        eval_prompts: rows to evaluate on.
+
+    Raises:
+        UserError: a check failed; the message names the configuration key.
+    """
+    left = {stage.name: stage for stage in plan.stages if stage.state != DONE}
+    if not left:
+        return
+    check_extras(config)
+    check_leakage(config, left.keys(), eval_prompts)
+    if any(name.endswith("/queue.jsonl") for name in left):
+        check_pairs(config)
+    check_lengths(config, left.keys(), prompts, eval_prompts)
+    trains = any(name.endswith("/policy") and name != "round-0/policy" for name in left)
+    if config.gold and (trains or any("gold" in stage.inputs for stage in left.values())):
+        check_gold(config.gold, prompts[0] if config.feedback == "gold" else eval_prompts[0])
+
+
+def check_extras(config: RunConfig) -> None:
+    """Checks that the optional packages which the configuration needs are installed.
+
+    Raises:
+        MissingExtra: one is not.
+    """
+    sections = [config.sampling, config.evaluation.sampling]
+    if config.bootstrap and not config.demonstrations:
+        sections.append(config.bootstrap.sampling)
+    needed = [GENERATORS[section.generator] for section in sections if section.generator in GENERATORS]
+    if config.engine == "ray":
+        needed.append(("ray", "ray"))
+    if config.feedback == "judge":
+        needed.append(("httpx2", "rlhf"))
+    for package, extra in needed:
+        if find_spec(package) is None:
+            raise MissingExtra(package, extra)
+
+
+def check_pairs(config: RunConfig) -> None:
+    """Checks that there are two answers to compare.
+
+    Raises:
+        UsageError: there is one answer per prompt.
+    """
+    if config.sampling.num_completions < 2:
+        raise UsageError(
+            f"sampling.num_completions: expected at least 2 with feedback {config.feedback}, to compare answers to "
+            f"one prompt, got {config.sampling.num_completions}; raise it, or set feedback none"
+        )
+
+
+def check_leakage(config: RunConfig, left: Collection[str], eval_prompts: Rows) -> None:
+    """Checks that no held-out prompt is in the preferences, the demonstrations or the bootstrap prompts.
+
+    The prompts of the rounds are checked when the loop reads them.
+
+    Args:
+        config: the configuration of the run.
+        left: names of the stages that are not done.
+        eval_prompts: rows to evaluate on.
+
+    Raises:
+        UserError: a prompt is both trained and evaluated on.
+    """
+    if config.preferences and "round-0/preferences.jsonl" in left:
+        refuse_shared_prompts((p.prompt for p in read_preferences(config.preferences)), eval_prompts, "preferences")
+    if config.demonstrations and "round-0/policy" in left:
+        demonstrations = read_demonstrations(config.demonstrations)
+        refuse_shared_prompts((row["prompt"] for row in demonstrations), eval_prompts, "demonstrations")
+    if config.bootstrap and "round-0/bootstrap.parquet" in left:
+        rows = read_prompts(config.bootstrap.prompts)
+        refuse_shared_prompts((row["prompt"] for row in rows), eval_prompts, "bootstrap.prompts")
+
+
+def check_lengths(config: RunConfig, left: Collection[str], prompts: Rows, eval_prompts: Rows) -> None:
+    """Renders each prompt that is still to be sampled from, and checks that an answer fits behind it.
+
+    Args:
+        config: the configuration of the run.
+        left: names of the stages that are not done.
+        prompts: rows to sample from and to train on.
+        eval_prompts: rows to evaluate on.
+
+    Raises:
+        UserError: the policy's chat template refuses a prompt, or a prompt is too long.
+    """
+    cases: list[tuple[str, Rows, str, SamplingConfig]] = []
+    if any(name.endswith("/candidates.parquet") for name in left):
+        cases.append(("prompts", prompts, "sampling", config.sampling))
+    if any(name.endswith("/evaluation_candidates.parquet") for name in left):
+        cases.append(("eval_prompts", eval_prompts, "evaluation.sampling", config.evaluation.sampling))
+    if config.bootstrap and "round-0/bootstrap.parquet" in left:
+        rows = read_prompts(config.bootstrap.prompts)
+        cases.append(("bootstrap.prompts", rows, "bootstrap.sampling", config.bootstrap.sampling))
+    if not cases:
+        return
+    tokenizer, context = policy_tokenizer(config.policy, config.chat_template)
+    for key, asked, section, sampling in cases:
+        own = sampling.vllm.max_model_len if sampling.generator == "vllm" else None
+        most = min(context, own or context)
+        for row in asked:
+            try:
+                length = len(encode_prompt(tokenizer, row["prompt"]))
+            except UserError as error:
+                raise UserError(f"{key}: prompt {row['prompt_id']!r}: {error}") from error
+            if length > most - sampling.max_new_tokens:
+                raise UserError(
+                    f"{key}: prompt {row['prompt_id']!r} has {length} tokens ({plain_text(row['prompt'])[:60]!r}), and "
+                    f"{section}.max_new_tokens {sampling.max_new_tokens} of a context of {most} leave "
+                    f"{max(most - sampling.max_new_tokens, 0)}; shorten the prompt or lower {section}.max_new_tokens"
+                )
+
+
+def check_gold(name: str, row: dict[str, Any]) -> None:
+    """Checks the gold reward: a function is called on two answers to one prompt, a model must have a trained head.
+
+    Args:
+        name: the gold reward: a model, or `module:function`.
+        row: a prompt with its columns.
+
+    Raises:
+        UserError: the function fails or does not return one number per answer.
+    """
+    if not is_callable_name(name):
+        check_scorer(name)
+        return
+    scorer = load_scorer(name)
+    try:
+        values = raw_rewards(scorer, [{**row, "completions": list(ANSWERS)}])
+    except Exception as error:  # of any kind: the function is the user's
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(
+            f"gold: {name} failed on two answers to prompt {row['prompt_id']!r} ({reason}); fix it"
+        ) from error
+    if len(values) != len(ANSWERS):
+        raise UserError(f"gold: expected {name} to return one reward per answer, got {len(values)} for {len(ANSWERS)}")
+    for value in values:
+        try:
+            wrong = isinstance(value, str) or math.isnan(value)
+        except TypeError:
+            wrong = True
+        if wrong:
+            raise UserError(f"gold: expected {name} to return numbers, got {value!r} for an answer; fix it")

@@ -1,0 +1,125 @@
+"""Results of a finished run as one table: a row per round, for the terminal and for programs."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shfcas.data.candidates import read_candidates
+from shfcas.data.preferences import read_preferences
+from shfcas.evaluation.statistics import mean_with_interval
+from shfcas.feedback import read_queue
+from shfcas.feedback.annotation.aggregation import verdicts
+from shfcas.feedback.annotation.store import STORE, Store
+from shfcas.pipeline.config import RunConfig
+from shfcas.utils.files import read_json
+
+GAP = "  "
+
+
+def results(config: RunConfig, run: Path) -> list[dict[str, Any]]:
+    """Returns a row per round of a finished run.
+
+    Args:
+        config: the configuration of the run.
+        run: the run directory.
+
+    Returns:
+        Rows with `round`, `kl` (nats), `minutes` and, for rounds with feedback, `labels`, see `label_counts`. With gold
+        also `gold_reward` and `win_rate` (mean, low, high); `difference` of the gold reward to round 0, paired
+        over the held-out prompts (mean, low, high); `distinguishable`, whether its 95 % interval excludes 0; and
+        `accuracy_before` and `accuracy_after`, of the reward model before and after the round's labels.
+    """
+    stages = read_json(run / "manifest.json")["stages"]
+    found: list[dict[str, Any]] = []
+    first = _gold(run, 0)
+    accuracy = None
+    for number in range(config.rounds + 1):
+        folder = f"round-{number}"
+        metrics = read_json(run / folder / "metrics.json")
+        seconds = sum(stage["seconds"] for name, stage in stages.items() if name.startswith(f"{folder}/"))
+        row: dict[str, Any] = {"round": number, "kl": metrics["kl"], "minutes": seconds / 60}
+        if number and config.feedback != "none":
+            row["labels"] = label_counts(config, run, folder)
+        if first is not None:
+            row |= {"gold_reward": metrics["gold_reward"], "win_rate": metrics["win_rate"]}
+            row |= {"accuracy_before": accuracy, "accuracy_after": metrics["pair_accuracy"]}
+            accuracy = metrics["pair_accuracy"]
+            now = _gold(run, number)
+            if number and now is not None:
+                difference = mean_with_interval([now[prompt] - before for prompt, before in first.items()])
+                row["difference"] = difference
+                row["distinguishable"] = not difference["low"] <= 0 <= difference["high"]
+        found.append(row)
+    return found
+
+
+def label_counts(config: RunConfig, run: Path, folder: str) -> dict[str, int]:
+    """Counts the labels of a round.
+
+    Args:
+        config: the configuration of the run.
+        run: the run directory.
+        folder: the round's folder in it.
+
+    Returns:
+        `asked`: selected comparisons. `answered`: those with a verdict, ties among them. `ties`: those without a
+        preferred answer; of a judge also those whose verdict depends on the order. `budget`.
+    """
+    asked = len(read_queue(run / folder / "queue.jsonl"))
+    preferred = len(read_preferences(run / folder / "preferences.jsonl"))
+    ties = asked - preferred  # gold judges all, and equal rewards are a tie
+    report = run / folder / "judge.json"
+    if config.feedback == "judge" and report.exists():
+        judge = read_json(report)
+        ties = judge["ties"] + judge["order_disagreements"]
+    elif config.feedback == "human":
+        with Store(run / STORE) as store:
+            reached = verdicts(store.items(folder), store.judgements(folder), config.human)
+        ties = sum(verdict.state in ("tie", "both_bad") for verdict in reached.values())
+    return {"asked": asked, "answered": preferred + ties, "ties": ties, "budget": config.selection.budget}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Formats the rows of `results` as a table with aligned columns; a dash is an unknown value."""
+    has_gold = any("gold_reward" in row for row in rows)
+    heads = ["round"]
+    if has_gold:
+        heads += ["gold reward", "minus round 0 [95 %]", "win rate", "accuracy before", "after"]
+    if any("labels" in row for row in rows):
+        heads += ["asked", "answered", "ties", "budget"]
+    heads += ["KL", "minutes"]
+    lines = [heads]
+    for row in rows:
+        cells = {"round": str(row["round"]), "KL": f"{row['kl']:.2f}", "minutes": f"{row['minutes']:.1f}"}
+        cells |= {name: f"{count:,}" for name, count in row.get("labels", {}).items()}
+        if "gold_reward" in row:
+            cells |= {"gold reward": f"{row['gold_reward']['mean']:.3f}", "win rate": f"{row['win_rate']['mean']:.3f}"}
+            cells |= {"accuracy before": _share(row["accuracy_before"]), "after": _share(row["accuracy_after"])}
+        if "difference" in row:
+            cells["minus round 0 [95 %]"] = _difference(row)
+        lines.append([cells.get(head, "-") for head in heads])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    aligned = [GAP.join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)) for line in lines]
+    return "\n".join(aligned)
+
+
+def _difference(row: dict[str, Any]) -> str:
+    d = row["difference"]
+    note = "" if row["distinguishable"] else " not distinguishable"
+    return f"{d['mean']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]{note}"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None or np.isnan(value) else f"{value:.3f}"
+
+
+def _gold(run: Path, number: int) -> dict[str, float] | None:
+    """Mean gold reward of each held-out prompt in a round; None without a gold reward."""
+    answers = read_candidates(run / f"round-{number}" / "evaluation.parquet")
+    if "gold" not in answers:
+        return None
+    return {
+        prompt: float(np.mean(gold))
+        for prompt, gold in zip(answers.column("prompt_id"), answers.column("gold"), strict=True)
+    }
