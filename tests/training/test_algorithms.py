@@ -93,7 +93,7 @@ def test_best_of_n_trains_nothing_and_chooses_with_the_current_reward_model(
     assert (metrics["best_of_n"], metrics["kl"]) == (3, pytest.approx(kl_bound(3)))
     assert "best_of_n" not in read_json(path / "round-0/metrics.json")
     text = report.read_text()
-    assert "of every 3 answers the one that" in text and "<h2>BEST_OF_N</h2>" not in text
+    assert "of every 3 answers, the one with" in text and "<h2>BEST_OF_N</h2>" not in text
 
 
 @pytest.mark.parametrize(
