@@ -9,8 +9,7 @@ from typing import Any
 
 from reference import default  # mkdocs looks beside a hook
 
-from shfcas.training.ppo.options import PPOBaseConfig
-from shfcas.training.ppo.train import PPOStageConfig
+from shfcas.training.ppo.options import PPOBaseConfig, PPOStageConfig
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

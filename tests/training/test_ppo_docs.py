@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from types import ModuleType
 
+import pytest
 from datasets import Dataset
 
 from shfcas.training.lora import AdapterConfig
@@ -18,16 +19,18 @@ DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "training.md").read_text(encoding="utf-8")
 
 
-def pages() -> ModuleType:
+@pytest.fixture
+def pages(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The hook of mkdocs that fills the page in."""
+    monkeypatch.syspath_prepend(str(DOCS / "_make"))  # where mkdocs looks for modules of a hook
     spec = importlib.util.spec_from_file_location("pages", DOCS / "_make" / "pages.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def test_every_option_is_in_the_table() -> None:
-    filled = pages().on_page_markdown(PAGE).partition("## Options\n")[2]
+def test_every_option_is_in_the_table(pages: ModuleType) -> None:
+    filled = pages.on_page_markdown(PAGE).partition("## Options\n")[2]
     for field in dataclasses.fields(PPOBaseConfig):
         (row,) = [line for line in filled.splitlines() if line.startswith(f"| `{field.name}` |")]
         assert field.metadata["help"] in row
