@@ -22,7 +22,7 @@ from shfcas.cli.schema import run as schema
 from shfcas.cli.schema import text as schema_text
 from shfcas.compare.config import CompareConfig
 from shfcas.pipeline.config import RunConfig
-from shfcas.utils.config import Key, keys_of
+from shfcas.utils.flags import Key, keys_of
 
 DOCS = Path(__file__).parents[1]
 IN_CONFIGURATION = ("run", "compare")  # commands whose keys have tables of their own

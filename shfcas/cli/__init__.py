@@ -20,9 +20,10 @@ from shfcas.cli._parser import CommandParser
 from shfcas.cli._stop import exit_code, stoppable
 from shfcas.cli._template import placeholders
 from shfcas.utils import distributed
-from shfcas.utils.config import from_flags, to_dict
+from shfcas.utils.config import to_dict
 from shfcas.utils.errors import MissingExtra, UsageError, UserError
 from shfcas.utils.files import local_path
+from shfcas.utils.flags import from_flags
 
 GROUPS = {
     "Start": {

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any, NoReturn
 
-from shfcas.utils.config import Key, add_flags, details, keys_of
 from shfcas.utils.errors import UsageError
+from shfcas.utils.flags import Key, add_flags, details, keys_of
 
 FEW = 16  # a command with at most this many keys shows them all
 WIDTH, NAMES = 100, 30  # columns of a page, and of the names at its left

@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from shfcas.utils.config import keys_of
+from shfcas.utils.flags import keys_of
 
 WIDTH = 110  # columns of a comment
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from shfcas.cli import COMMANDS, command_module
 from shfcas.cli._parser import TOPICS, CommandParser, flat_keys
-from shfcas.utils.config import Key, Options, option
+from shfcas.utils.config import Options, option
 from shfcas.utils.errors import UsageError
+from shfcas.utils.flags import Key
 
 SHELLS = ("bash", "zsh", "fish")
 INPUTS, INPUTS_HELP = "shell", f"shell: {', '.join(SHELLS)}"

@@ -5,7 +5,6 @@ their fields are made by `option`. Nested classes become dotted flags such as `-
 line, `field: expected X, got Y; do Z`.
 """
 
-import argparse
 import dataclasses
 import difflib
 import functools
@@ -23,7 +22,7 @@ from shfcas.utils.errors import UsageError
 from shfcas.utils.files import read_text
 
 Config = TypeVar("Config")
-_hints: Callable[[Any], dict[str, Any]] = functools.cache(typing.get_type_hints)
+type_hints: Callable[[Any], dict[str, Any]] = functools.cache(typing.get_type_hints)
 
 
 _BOUNDS = {
@@ -115,7 +114,7 @@ def check_fields(config: Any, where: str = "") -> None:
         if dataclasses.is_dataclass(value):
             check_fields(value, f"{name}.")
         elif field.metadata.keys() & {"choices", *_BOUNDS}:
-            if value is None and type(None) in _types(_hints(type(config))[field.name]):
+            if value is None and type(None) in _types(type_hints(type(config))[field.name]):
                 continue
             for item in value if isinstance(value, list) else [value]:
                 _check_value(item, field.metadata, name)
@@ -160,7 +159,7 @@ def _types(annotation: Any) -> tuple[Any, ...]:
     return (annotation,)
 
 
-def _nested(annotation: Any) -> Any:
+def section_class(annotation: Any) -> Any:
     """The dataclass that a field holds, also when the field is optional; otherwise None."""
     return next((t for t in _types(annotation) if dataclasses.is_dataclass(t)), None)
 
@@ -195,7 +194,7 @@ def _convert(value: Any, annotation: Any, where: str) -> Any:
     raise unexpected(where, names, value)
 
 
-def _default(field: Any) -> Any:
+def default_of(field: Any) -> Any:
     """The default of a field, or MISSING."""
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
@@ -221,7 +220,7 @@ def build(cls: type[Config], values: dict[str, Any], where: str = "") -> Config:
         UsageError: a key is unknown (the message has the nearest known one), or a value is missing or not allowed.
     """
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
-    hints = _hints(cls)
+    hints = type_hints(cls)
     arguments: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{where}{key}"
@@ -229,11 +228,11 @@ def build(cls: type[Config], values: dict[str, Any], where: str = "") -> Config:
             near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.5)
             hint = f"; did you mean {where}{near[0]}?" if near else f"; known keys: {', '.join(fields)}"
             raise UsageError(f"unknown key {name}{hint}")
-        nested, choices = _nested(hints[key]), fields[key].metadata.get("choices", ())
+        nested, choices = section_class(hints[key]), fields[key].metadata.get("choices", ())
         if nested is not None and value is None and type(None) not in _types(hints[key]):
             value = {}  # a section whose keys are all commented out
         if nested is not None and isinstance(value, dict):
-            default = _default(fields[key])  # a section keeps its owner's defaults for what it leaves out
+            default = default_of(fields[key])  # a section keeps its owner's defaults for what it leaves out
             base = to_dict(default) if dataclasses.is_dataclass(default) else {}
             arguments[key] = build(nested, _over(base, value), f"{name}.")
         elif nested is not None and value is not None:
@@ -318,135 +317,16 @@ def differences(
     return found
 
 
-def add_flags(
-    parser: argparse.ArgumentParser,
-    cls: type,
-    *,
-    prefix: str = "",
-    skip: tuple[str, ...] = (),
-    owner: Any = None,
-    group: Any = None,
-) -> None:
-    """Adds one flag for each field of a configuration class, with its help text and its default in `owner`.
-
-    Each nested section is a group of its own in the help.
-    """
-    hints = _hints(cls)
-    for field in dataclasses.fields(cls):
-        if field.name in skip:
-            continue
-        default = _default(field) if owner is None else getattr(owner, field.name)
-        nested = _nested(hints[field.name])
-        if nested is not None:
-            section = default if dataclasses.is_dataclass(default) else None
-            name = f"{prefix}{field.name}"
-            titled = parser.add_argument_group(name, field.metadata.get("help", "").replace("%", "%%"))
-            add_flags(parser, nested, prefix=f"{name}.", owner=section, group=titled)
-            continue
-        help_text = field.metadata.get("help", "") + details(field, default)
-        flags = [f"--{prefix}{field.name}"]
-        if "_" in flags[0]:
-            flags.append(flags[0].replace("_", "-"))
-        alone: dict[str, Any] = {"nargs": "?", "const": "true"} if hints[field.name] is bool else {}  # --flag is true
-        (group or parser).add_argument(
-            *flags,
-            dest=f"{prefix}{field.name}",
-            default=argparse.SUPPRESS,
-            metavar="VALUE",
-            **alone,
-            help=help_text.replace("%", "%%"),
-        )
-
-
-def details(field: Any, value: Any, choices: bool = True) -> str:
-    """Returns what follows a key's help text: its choices, if asked for, then its default as a flag spells it."""
-    allowed = field.metadata.get("choices") if choices else None
-    text = f" ({', '.join(allowed)})" if allowed else ""
-    if value == "":
-        return f"{text} (required)"
-    if value is dataclasses.MISSING or value == []:
-        return text
-    if isinstance(value, list):
-        return f"{text} [{','.join(map(str, value))}]"
-    return f"{text} [{str(value).lower() if value is None or isinstance(value, bool) else value}]"
-
-
-def from_flags(cls: type[Config], arguments: argparse.Namespace, yaml_path: str | None = None) -> Config:
-    """Makes a configuration from a YAML file and flags; flags win.
-
-    Raises:
-        UsageError: see `read_yaml` and `build`.
-    """
-    values = read_yaml(yaml_path) if yaml_path else {}
-    known = _dotted(cls)
-    for name, value in vars(arguments).items():
-        if name not in known:
-            continue
-        *sections, key = name.split(".")
-        target = values
-        for section in sections:
-            if not isinstance(target.get(section), dict):
-                target[section] = {}
-            target = target[section]
-        target[key] = value
-    return build(cls, values)
-
-
 def volatile_names(cls: type) -> set[str]:
     """Returns the dotted names of the fields that may differ when a run is resumed."""
-    return {name for name, field in _dotted(cls).items() if field.metadata.get("volatile")}
+    return {name for name, field in dotted_fields(cls).items() if field.metadata.get("volatile")}
 
 
-@dataclasses.dataclass(frozen=True)
-class Key:
-    """One key of a configuration: its field, the type and value of the field, and the class of a section."""
-
-    field: Any
-    annotation: Any
-    value: Any
-    section: type | None
-
-    @property
-    def name(self) -> str:
-        """Name of the field."""
-        return self.field.name
-
-    @property
-    def help(self) -> str:
-        """Help text."""
-        return self.field.metadata.get("help", "")
-
-    @property
-    def choices(self) -> tuple[str, ...]:
-        """Allowed values; empty where any value of the type is allowed."""
-        return tuple(self.field.metadata.get("choices", ()))
-
-    @property
-    def common(self) -> bool:
-        """Whether most people set the key."""
-        return bool(self.field.metadata.get("common"))
-
-    @property
-    def inside(self) -> Any:
-        """Instance of the section, also of one that is off."""
-        assert self.section is not None
-        return self.section() if self.value is None else self.value
-
-
-def keys_of(config: Any) -> list[Key]:
-    """Lists the keys of a configuration in the order of its fields."""
-    hints = _hints(type(config))
-    return [
-        Key(field, hints[field.name], getattr(config, field.name), _nested(hints[field.name]))
-        for field in dataclasses.fields(config)
-    ]
-
-
-def _dotted(cls: type, prefix: str = "") -> dict[str, Any]:
+def dotted_fields(cls: type, prefix: str = "") -> dict[str, Any]:
     """Returns all fields that hold a value, by their dotted names."""
-    hints = _hints(cls)
+    hints = type_hints(cls)
     names: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
-        nested = _nested(hints[field.name])
-        names |= _dotted(nested, f"{prefix}{field.name}.") if nested else {f"{prefix}{field.name}": field}
+        nested = section_class(hints[field.name])
+        names |= dotted_fields(nested, f"{prefix}{field.name}.") if nested else {f"{prefix}{field.name}": field}
     return names

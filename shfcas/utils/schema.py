@@ -4,7 +4,7 @@ import types
 import typing
 from typing import Any
 
-from shfcas.utils.config import Key, keys_of
+from shfcas.utils.flags import Key, keys_of
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 NAMES = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}

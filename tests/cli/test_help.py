@@ -8,7 +8,7 @@ import pytest
 
 from shfcas.cli import COMMANDS, GROUPS, command_module, main
 from shfcas.cli._parser import FEW, CommandParser, flat_keys, page
-from shfcas.utils.config import from_flags
+from shfcas.utils.flags import from_flags
 
 LINES, COLUMNS = 48, 100  # a screen and a half
 LARGE = {

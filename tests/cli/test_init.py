@@ -14,7 +14,8 @@ from shfcas.cli._parser import flat_keys
 from shfcas.cli._template import placeholders, template
 from shfcas.cli.init import MODELS, STARTS
 from shfcas.pipeline.config import RunConfig
-from shfcas.utils.config import build, keys_of, option
+from shfcas.utils.config import build, option
+from shfcas.utils.flags import keys_of
 
 RUNS = [name for name, start in STARTS.items() if start.config is RunConfig]
 both = pytest.mark.parametrize("full", [False, True], ids=["short", "full"])

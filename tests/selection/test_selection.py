@@ -15,8 +15,9 @@ import pytest
 from shfcas.data.shards import TableRows
 from shfcas.pipeline.demonstrations import BootstrapConfig
 from shfcas.selection import Comparison, SelectionConfig, select, threshold
-from shfcas.utils.config import add_flags, build, from_flags
+from shfcas.utils.config import build
 from shfcas.utils.errors import UserError
+from shfcas.utils.flags import add_flags, from_flags
 from tests.support.selection_rows import TABLE, asked, config, row
 
 

@@ -10,12 +10,10 @@ import pytest
 
 from shfcas.utils.config import (
     Options,
-    add_flags,
     build,
     check_multiple,
     differences,
     fingerprint,
-    from_flags,
     option,
     read_yaml,
     require,
@@ -25,6 +23,7 @@ from shfcas.utils.config import (
     with_default,
 )
 from shfcas.utils.errors import UsageError, UserError
+from shfcas.utils.flags import add_flags, from_flags
 
 
 @dataclasses.dataclass
