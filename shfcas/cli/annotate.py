@@ -1,8 +1,9 @@
-"""Serve the page where people label the comparisons of a run, until Ctrl-C.
+"""Serve the page where people label the comparisons of a run or of a queue file, until Ctrl-C.
 
 Prints a sign-in link for each annotator. Each label is saved in the run directory (feedback.sqlite) as soon as it is
-given. If the run is served already, the command adds the new annotators and prints the links of that page; flags that
-configure the server are refused.
+given. Without a run, --queue queue.jsonl --input conflicts.parquet serves a file of shfcas select; the labels are then
+in the folder --output, for shfcas feedback. If the run or folder is served already, the command adds the new annotators
+and prints the links of that page; flags that configure the server are refused.
 """
 
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shfcas.feedback.annotation.config import HumanConfig, settings_of_run
+from shfcas.feedback.folder import FOLDER, add_queue_file, has_queue, save_settings
 from shfcas.feedback.web.annotators import add_annotators
 from shfcas.feedback.web.server import running, serve, sign_in_links
 from shfcas.utils.config import Options, option, read_yaml
@@ -27,7 +29,11 @@ class Config(Options):
 
     run: list[str] = option(list, "run directory")
     annotators: list[str] = option(list, "names of annotators, comma-separated; each new one gets a link")
-    queue: str | None = option(None, "queue to serve (none: the newest, also when it is added later)")
+    queue: str | None = option(
+        None, "queue of the run to serve (none: the newest, also when it is added later); without a run, a queue file"
+    )
+    input: str | None = option(None, "without a run: candidate table that the queue was selected from (none: a run)")
+    output: str | None = option(None, f"without a run: folder for the labels (none: {FOLDER})")
     host: str | None = option(None, "address that the page listens on (none: the run's, or 127.0.0.1)")
     port: int | None = option(None, "port of the page, 0 for any free port (none: the run's, or 8900)", ge=0, le=65535)
     address: str | None = option(None, "address of the page behind a proxy (none: the run's, or host and port)")
@@ -43,12 +49,12 @@ class Config(Options):
 
 def run(config: Config) -> dict[str, Any] | None:
     """Serves until it is interrupted; if the run is served already, returns the address and the new links."""
-    if len(config.run) != 1:
-        raise UsageError(f"expected one run directory, got {' '.join(config.run) or 'none'}")
-    folder = existing(config.run[0])
+    folder, queue = _folder(config)
     settings = settings_of(folder, config)
     address = running(folder)
     given = [name for name in SERVING if getattr(config, name) is not None and getattr(config, name) is not False]
+    if not config.run:
+        given.remove("queue")  # the page there serves the newest
     if address and given:
         raise UserError(
             f"{', '.join(given)}: cannot change, since {folder} is served already, at {address}; "
@@ -57,12 +63,37 @@ def run(config: Config) -> dict[str, Any] | None:
     tokens = add_annotators(folder, config.annotators)
     if address:
         return {"address": address, "links": sign_in_links(address, tokens)}
-    with serve(folder, settings, config.queue) as page:
+    if not config.run:
+        save_settings(folder, settings)
+    with serve(folder, settings, queue) as page:
         behind = f" (here: port {page.port})" if settings.address else ""
         print(f"serving {folder} at {page.address}{behind}; stop with Ctrl-C; every label is saved")
         print("\n".join(_lines(page.links)), flush=True)
         threading.Event().wait()
     return None
+
+
+def _folder(config: Config) -> tuple[Path, str | None]:
+    """Returns the folder to serve and the queue in it; None is the newest."""
+    if config.run:
+        if len(config.run) != 1:
+            raise UsageError(f"expected one run directory, got {' '.join(config.run)}")
+        for name in ("input", "output"):
+            if getattr(config, name) is not None:
+                raise UsageError(f"{name}: expected only without a run directory; leave one of them out")
+        folder = existing(config.run[0])
+        if not has_queue(folder):
+            raise UserError(
+                f"{folder} has no comparisons to label yet; start shfcas run --feedback human, "
+                "or give --queue FILE --input TABLE instead of a run directory"
+            )
+        return folder, config.queue
+    missing = [f"--{name}" for name in ("queue", "input") if getattr(config, name) is None]
+    if missing:
+        raise UsageError(f"expected a run directory, or --queue FILE --input TABLE; missing: {', '.join(missing)}")
+    folder = Path(config.output or FOLDER)
+    add_queue_file(folder, str(config.queue), str(config.input))
+    return folder, None
 
 
 def settings_of(folder: Path, config: Config) -> HumanConfig:

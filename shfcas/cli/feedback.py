@@ -1,4 +1,4 @@
-"""Label the selected comparisons with a gold reward or a language model; writes preferences in TRL's format.
+"""Label the selected comparisons with a gold reward, a language model or people; writes preferences in TRL's format.
 
 `feedback export RUN --out FILE` writes a run's queue and labels for another tool. `feedback import RUN FILE ...` reads
 the labels back.
@@ -12,7 +12,10 @@ from shfcas.cli._exchange import INPUTS, INPUTS_HELP, ExchangeConfig, exchange
 from shfcas.data.candidates import read_candidates
 from shfcas.data.preferences import write_preferences
 from shfcas.feedback import read_queue
+from shfcas.feedback.annotation.config import settings_of_run
+from shfcas.feedback.folder import FOLDER, SEED, add_queue_file
 from shfcas.feedback.gold import GoldFeedback
+from shfcas.feedback.human import HumanFeedback
 from shfcas.feedback.judge.config import JudgeConfig
 from shfcas.feedback.judge.source import JudgeFeedback
 from shfcas.rewards.scorers import load_scorer
@@ -29,9 +32,12 @@ class Config(ExchangeConfig):
 
     input: str = option("conflicts.parquet", "candidate table that the queue was selected from", common=True)
     queue: str = option("queue.jsonl", "queue of comparisons", common=True)
-    source: str = option("gold", "who labels: a gold reward, or a language model", ("gold", "judge"), common=True)
+    source: str = option(
+        "gold", "who labels: a gold reward, a language model, or people", ("gold", "judge", "human"), common=True
+    )
     gold: str | None = option(None, "source gold: a model, or module:function (none: no gold reward)", common=True)
     judge: JudgeConfig = option(JudgeConfig, "source judge: the language model", common=True)
+    folder: str = option(FOLDER, "source human: folder of the labels, as in shfcas annotate --output")
     output: str = option("preferences.jsonl", "file of preferences to write", common=True)
     report: str = option("judge.json", "source judge: file of counts and costs, beside the preferences")
     round: int = option(1, "round to record with each preference", ge=0)
@@ -43,7 +49,7 @@ def run(config: Config) -> dict[str, Any]:
         return exchange(config)
     if config.out is not None:
         raise UsageError("out: expected export RUN before it; name the preferences to write with --output")
-    return (_judge if config.source == "judge" else _gold)(config)
+    return SOURCES[config.source](config)
 
 
 def _gold(config: Config) -> dict[str, Any]:
@@ -70,3 +76,19 @@ def _judge(config: Config) -> dict[str, Any]:
         write_preferences(output, preferences)
         write_json(output.parent / config.report, judge.report)
     return {**judge.report, "output": config.output}
+
+
+def _human(config: Config) -> dict[str, Any]:
+    """Waits until people have labelled, on a page of this process or of `shfcas annotate`."""
+    folder = Path(config.folder)
+    settings = settings_of_run(folder)  # of shfcas annotate, or the defaults
+    HumanFeedback.check(settings)
+    name = add_queue_file(folder, config.queue, config.input, config.round)
+    comparisons = read_queue(config.queue)
+    label = HumanFeedback(folder, name, settings=settings, seed=SEED)
+    preferences = label(comparisons, read_candidates(config.input), config.round)
+    write_preferences(config.output, preferences)
+    return {"comparisons": len(comparisons), "preferences": len(preferences), "output": config.output}
+
+
+SOURCES = {"gold": _gold, "judge": _judge, "human": _human}

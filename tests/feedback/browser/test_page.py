@@ -328,7 +328,7 @@ def test_what_the_server_does_not_take_is_kept_and_said(served, person):
 
 
 def test_what_the_server_says_is_shown_while_it_gives_nothing(served, person, monkeypatch):
-    monkeypatch.setattr(Store.__init__, "__defaults__", (0.05,))  # seconds until a lock is too long
+    monkeypatch.setattr(Store.__init__, "__defaults__", (0.05, False))  # seconds until a lock is too long
     run = served(make_items(4))
     ada = person()
     with contextlib.closing(sqlite3.connect(run.folder / "feedback.sqlite", isolation_level=None)) as other:

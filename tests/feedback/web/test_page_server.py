@@ -263,7 +263,7 @@ def test_nothing_is_acknowledged_before_it_is_written(folder: Path, page: Page) 
 
 
 def test_what_the_store_cannot_do_now_can_be_asked_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Store.__init__, "__defaults__", (0.05,))  # seconds until a lock is too long
+    monkeypatch.setattr(Store.__init__, "__defaults__", (0.05, False))  # seconds until a lock is too long
     with serve(folder, SETTINGS) as page:
         client = signed_in(page)
         task = client.next()
@@ -477,7 +477,7 @@ def test_without_the_extra_the_command_says_what_to_install(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ([], 2, "expected one run directory, got none"),
+        ([], 2, "expected a run directory, or --queue FILE --input TABLE; missing: --queue, --input"),
         (["a", "b"], 2, "expected one run directory, got a b"),
         (["nowhere"], 1, "nowhere does not exist"),
         ([".", "--annotators", "ada,a b"], 1, "and any of . _ - @, got 'a b'"),
@@ -500,6 +500,7 @@ def test_mistakes_are_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    make_run(tmp_path, make_items(1))
     assert main(["annotate", *arguments]) == code
     errors = capsys.readouterr().err
     assert message in errors and errors.startswith("shfcas annotate: ") and errors.count("\n") == 1
