@@ -81,7 +81,7 @@ def test_a_prompt_that_the_template_refuses_is_named(values: dict[str, Any], tmp
     held_out = tiny.write_lines(tmp_path / "odd.jsonl", rows)
     changed = {**values, "policy": str(policy), "chat_template": str(template), "eval_prompts": held_out}
     refused(
-        changed, r"eval_prompts: prompt 'odd': the chat template .* refuses a conversation of system.*no system turn"
+        changed, r"eval_prompts: prompt 'odd': the chat template .* rejects a conversation of system.*no system turn"
     )
 
 
