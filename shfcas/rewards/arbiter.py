@@ -1,13 +1,13 @@
 """The arbiter: a small logistic model of whom to believe where the reward model and the policy disagree.
 
-A label about two completions is a verdict between two sources: the reward model and the policy's score. With z-scores per
-prompt, the reward gap r and the policy gap p of a pair (first less second), and the prompt's group g,
+A label about two completions is a verdict between two sources: the reward model and the policy's score. With z-scores
+per prompt, the reward gap r and the policy gap p of a pair (first less second), and the prompt's group g,
 
     P(first is better) = sigmoid((t_r + u_g) r + t_p p)
 
 `t_r` and `t_p` are the global trust in each source, `u_g` is how much more the reward model is trusted in group g. Priors:
-t_r ~ N(0.5, 1), t_p ~ N(0.5, 1), u_g ~ N(0, spread^2), so without labels both sources count alike. The posterior is the
-Laplace approximation at its mode (MacKay 1992, Neural Computation 4(5)): with dozens of labels and a handful of
+t_r ~ N(0.5, 1), t_p ~ N(0.5, 1), u_g ~ N(0, spread^2), so without labels both sources count alike. The posterior is
+the Laplace approximation at its mode (MacKay 1992, Neural Computation 4(5)): with dozens of labels and a handful of
 parameters it is close to Gaussian, and its evidence chooses the spread and the grouping.
 """
 
@@ -163,8 +163,8 @@ def selection_weights(asked: np.ndarray, pool: np.ndarray, *, bins: int = 4, cap
     """Weights that make the asked pairs count like a random draw from the pool.
 
     Labels chosen by conflict over-represent pairs on which the sources disagree. Within the logistic model that is no
-    bias, because the choice depends on the gaps alone. Where the model is only roughly right, the weights keep it right on
-    the pool on average (Shimodaira 2000, J. Stat. Plan. Inference 90(2)).
+    bias, because the choice depends on the gaps alone. Where the model is only roughly right, the weights keep it right
+    on the pool on average (Shimodaira 2000, J. Stat. Plan. Inference 90(2)).
 
     Args:
         asked: the conflict of each asked pair, shape (n,), such as policy gap less reward gap.

@@ -156,7 +156,7 @@ def test_selection_weights_restore_the_pool() -> None:
 
 
 def test_the_most_informative_pairs_shrink_the_variance_as_predicted() -> None:
-    candidates, outcome = made_pairs(80, 10, {"a": 1.0, "b": -0.5}, 0.3)
+    candidates, _ = made_pairs(80, 10, {"a": 1.0, "b": -0.5}, 0.3)
     arbiter = fit_arbiter(*made_pairs(20, 11, {"a": 1.0, "b": -0.5}, 0.3), spread=0.7)
     pool, _ = made_pairs(300, 12, {"a": 1.0, "b": -0.5}, 0.3)
 
