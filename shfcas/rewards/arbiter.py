@@ -1,4 +1,4 @@
-"""The arbiter: a small logistic model of whom to believe where the reward model and the policy disagree.
+"""The arbiter: a small logistic model of how far to trust the reward model and the policy where they disagree.
 
 A label about two completions is a verdict between two sources: the reward model and the policy's score. With z-scores
 per prompt, the reward gap r and the policy gap p of a pair (first less second), and the prompt's group g,

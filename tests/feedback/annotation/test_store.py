@@ -80,7 +80,7 @@ def test_a_queue_that_is_selected_again_keeps_the_judgements_of_equal_comparison
     assert store.deselected("round-1") == [ITEMS[1], ITEMS[2], ITEMS[4]]
     assert store.item(ITEMS[1].id) == ITEMS[1]
     assert [store.is_selected(item.id) for item in ITEMS] == [True, False, False, True, False]
-    late = judged(ITEMS[1], "ben", "tie")  # by somebody who had it open
+    late = judged(ITEMS[1], "ben", "tie")  # by an annotator who had it open
     assert store.record(late)
     assert late.id not in {j.id for j in store.judgements("round-1")}
     assert store.add_queue(ITEMS, seed=3) == 0  # the change is taken back
