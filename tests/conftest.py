@@ -1,4 +1,4 @@
-"""What every test can use: tiny models, and the same random numbers and one thread for each.
+"""Fixtures for all tests: tiny models, and the same random numbers and one thread for each.
 
 The tests of the ops run without the model libraries too, so these are imported inside the fixtures.
 """
@@ -13,11 +13,16 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import contextlib
 import logging
+import signal
 import sys
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+# A shell starts its background jobs with SIGINT ignored. Processes that tests interrupt would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 with contextlib.suppress(ModuleNotFoundError):
     from hypothesis import settings

@@ -61,9 +61,15 @@ def values(folder: Path) -> dict[str, Any]:
 
 
 def test_all_routes_hold_out_the_same_prompts(
-    parts: list[tuple[list[Preference], list[Preference]]], files: tuple[Path, Path], tmp_path: Path
+    parts: list[tuple[list[Preference], list[Preference]]],
+    files: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     original, labels = files
+    (tmp_path / "r").mkdir()  # a model that no one loads here
+    (tmp_path / "r" / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
     state = State("p", "r", (original,))
 
     loop = Loop(RunDirectory(tmp_path / "run", {}, 3), build(RunConfig, values(tmp_path)))

@@ -57,15 +57,15 @@ def test_killed_and_resumed_equals_unbroken(run_config: Path, finished_run: Path
     check_same(tmp_path / "run", finished_run)
 
 
-def test_a_changed_configuration_is_refused(
+def test_a_changed_setting_of_a_finished_stage_needs_approval(
     run_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "run"
-    with killed_at(output, "round-0/preferences.jsonl"):
+    with killed_at(output, "round-1/reward_model"):
         main(["run", str(run_config), "--output", str(output)])
     changed = tmp_path / "changed.yaml"
     changed.write_text(run_config.read_text().replace("budget: 8", "budget: 9"))
-    assert main(["run", str(changed), "--output", str(output)]) == 1
+    assert main(["run", str(changed), "--output", str(output)]) == 2
     errors = capsys.readouterr().err
-    assert "made with another configuration" in errors and "selection.budget: 8 -> 9" in errors
+    assert "selection.budget: 8 -> 9; made again: round-1/queue.jsonl" in errors and "--yes" in errors
     assert "Traceback" not in errors

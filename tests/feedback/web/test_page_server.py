@@ -482,7 +482,7 @@ def test_without_the_extra_the_command_says_what_to_install(
         (["nowhere"], 1, "nowhere does not exist"),
         ([".", "--annotators", "ada,a b"], 1, "and any of . _ - @, got 'a b'"),
         ([".", "--host", "0.0.0.0"], 1, "set allow_public"),
-        ([".", "--port", "70000"], 2, "expected 0 to 65535"),
+        ([".", "--port", "70000"], 2, "port: expected at least 0 and at most 65535"),
         ([".", "--guidelines", "none.md"], 1, "none.md does not exist"),
         ([".", "--address", "labels.example.org"], 2, "expected http:// or https://"),
         ([".", "--address", "https://example.org/labels"], 2, "a name without a path"),

@@ -1,0 +1,265 @@
+"""The arbiter: a small logistic model of whom to believe where the reward model and the policy disagree.
+
+A label about two completions is a verdict between two sources: the reward model and the policy's score. With z-scores
+per prompt, the reward gap r and the policy gap p of a pair (first less second), and the prompt's group g,
+
+    P(first is better) = sigmoid((t_r + u_g) r + t_p p)
+
+`t_r` and `t_p` are the global trust in each source, `u_g` is how much more the reward model is trusted in group g.
+Priors: t_r ~ N(0.5, 1), t_p ~ N(0.5, 1), u_g ~ N(0, spread^2), so without labels both sources count alike. The
+posterior is the Laplace approximation at its mode (MacKay 1992, Neural Computation 4(5)): with dozens of labels and a
+handful of parameters it is close to Gaussian, and its evidence chooses the spread and the grouping.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+SPREADS = (0.0, 0.35, 0.7, 1.4)  # candidate prior deviations of the group terms; 0: one trust for all groups
+PRIOR_MEAN = 0.5
+PRIOR_SD = 1.0
+ONE_GROUP = ""  # the group of every pair where there is no grouping
+Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of completions as the arbiter sees them.
+
+    Attributes:
+        reward_gap: z-scored reward of the first completion less that of the second, shape (n,).
+        policy_gap: the same for the policy's score, shape (n,).
+        group: the group of each pair's prompt, shape (n,).
+    """
+
+    reward_gap: np.ndarray
+    policy_gap: np.ndarray
+    group: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.reward_gap)
+
+    def regrouped(self, group: Sequence[str] | np.ndarray | None) -> "Pairs":
+        """The same pairs under another grouping; None puts all into one group."""
+        names = np.full(len(self), ONE_GROUP) if group is None else np.asarray(group, dtype=str)
+        return replace(self, group=names)
+
+
+@dataclass(frozen=True)
+class Arbiter:
+    """The posterior of the trusts.
+
+    Attributes:
+        groups: names of the groups that have a term of their own.
+        mean: mode of the posterior: t_r, t_p, then u of each group, shape (2 + G,).
+        covariance: inverse curvature there, shape (2 + G, 2 + G).
+        spread: prior deviation of the group terms.
+        evidence: log marginal likelihood of the labels.
+        labels: how many labels it was fitted to.
+    """
+
+    groups: tuple[str, ...]
+    mean: np.ndarray
+    covariance: np.ndarray
+    spread: float
+    evidence: float
+    labels: int
+
+    def features(self, pairs: Pairs) -> np.ndarray:
+        """The pairs' gaps as the model's features, shape (n, 2 + G); a group without labels has its prior only."""
+        return _features(pairs, self.groups)
+
+    def probability(self, pairs: Pairs) -> np.ndarray:
+        """Posterior probability that the first completion is better, shape (n,).
+
+        The uncertainty of the trusts pulls it towards 1/2 (MacKay's approximation of the integral over a Gaussian).
+        Pairs of a group without labels also carry the prior variance of that group's term.
+        """
+        features = self.features(pairs)
+        variance = np.einsum("ij,jk,ik->i", features, self.covariance, features)
+        unseen = ~np.isin(pairs.group, self.groups)
+        variance = variance + unseen * (self.spread * pairs.reward_gap) ** 2
+        return _sigmoid(features @ self.mean / np.sqrt(1 + math.pi / 8 * variance))
+
+    def trust(self) -> list[dict[str, Any]]:
+        """How far each source is trusted: a row per source, and per group for the reward model.
+
+        Returns:
+            Rows with `source`, `group` (empty: overall), `trust` (the slope per unit of z-score gap), `low`, `high`
+            (95 % interval). A trust of 0 means that the source says nothing, below 0 that it is wrong more often than
+            right.
+        """
+        rows = [("reward model", ONE_GROUP, _unit(len(self.mean), 0)), ("policy", ONE_GROUP, _unit(len(self.mean), 1))]
+        for number, name in enumerate(self.groups):
+            rows.append(("reward model", name, _unit(len(self.mean), 0) + _unit(len(self.mean), 2 + number)))
+        found = []
+        for source, group, direction in rows:
+            value = float(direction @ self.mean)
+            half = Z95 * math.sqrt(float(direction @ self.covariance @ direction))
+            found.append({"source": source, "group": group, "trust": value, "low": value - half, "high": value + half})
+        return found
+
+
+def prior_arbiter() -> Arbiter:
+    """The arbiter before any label: equal trust in both sources."""
+    return Arbiter((), np.full(2, PRIOR_MEAN), np.eye(2) * PRIOR_SD**2, 0.0, 0.0, 0)
+
+
+def fit_arbiter(
+    pairs: Pairs, first_is_better: np.ndarray, *, weights: np.ndarray | None = None, spread: float | None = None
+) -> Arbiter:
+    """Fits the arbiter to labelled pairs.
+
+    Args:
+        pairs: the labelled pairs.
+        first_is_better: 1 where the first completion was preferred, 0 where the second was, shape (n,). A tie is 0.5.
+        weights: weight of each label, shape (n,); see `selection_weights`. None: 1 each.
+        spread: prior deviation of the group terms. None: the one of `SPREADS` with the highest evidence.
+
+    Raises:
+        ValueError: lengths differ, or a value is not finite.
+    """
+    outcome = np.asarray(first_is_better, dtype=np.float64)
+    weight = np.ones(len(pairs)) if weights is None else np.asarray(weights, dtype=np.float64)
+    if not len(pairs) == len(outcome) == len(weight) == len(pairs.policy_gap) == len(pairs.group):
+        raise ValueError(f"arbiter: {len(pairs)} pairs, {len(outcome)} outcomes, {len(weight)} weights")
+    if not all(np.isfinite(a).all() for a in (pairs.reward_gap, pairs.policy_gap, outcome, weight)):
+        raise ValueError("arbiter: expected finite gaps, outcomes and weights")
+    if len(pairs) == 0:
+        return prior_arbiter()
+    several = len(set(pairs.group.tolist())) > 1
+    spreads = (spread,) if spread is not None else SPREADS if several else (0.0,)
+    return max((_fit(pairs, outcome, weight, s) for s in spreads), key=lambda arbiter: arbiter.evidence)
+
+
+def fit_best_grouping(
+    pairs: Pairs,
+    first_is_better: np.ndarray,
+    groupings: Mapping[str, Sequence[str]],
+    *,
+    weights: np.ndarray | None = None,
+) -> tuple[str, Arbiter]:
+    """Fits the arbiter under several groupings of the prompts and returns the one with the highest evidence.
+
+    Args:
+        pairs: the labelled pairs; their own grouping is ignored.
+        first_is_better: see `fit_arbiter`.
+        groupings: by name, the group of each pair. One group for all (named "") is always a candidate.
+        weights: see `fit_arbiter`.
+
+    Returns:
+        The name of the grouping, and its arbiter.
+    """
+    fits = [(ONE_GROUP, fit_arbiter(pairs.regrouped(None), first_is_better, weights=weights))]
+    for name, group in groupings.items():
+        fits.append((name, fit_arbiter(pairs.regrouped(group), first_is_better, weights=weights)))
+    return max(fits, key=lambda fit: fit[1].evidence)
+
+
+def selection_weights(asked: np.ndarray, pool: np.ndarray, *, bins: int = 4, cap: float = 4.0) -> np.ndarray:
+    """Weights that make the asked pairs count like a random draw from the pool.
+
+    Labels chosen by conflict over-represent pairs on which the sources disagree. Within the logistic model that is no
+    bias, because the choice depends on the gaps alone. Where the model is only roughly right, the weights keep it right
+    on the pool on average (Shimodaira 2000, J. Stat. Plan. Inference 90(2)).
+
+    Args:
+        asked: the conflict of each asked pair, shape (n,), such as policy gap less reward gap.
+        pool: the conflict of each pair of the pool, shape (m,).
+        bins: quantile bins of the pool in which shares are compared.
+        cap: largest weight, and the inverse of the smallest, before they are scaled to mean 1.
+
+    Returns:
+        Weights of mean 1, shape (n,).
+    """
+    if len(asked) == 0:
+        return np.zeros(0)
+    edges = np.quantile(pool, np.linspace(0, 1, bins + 1)[1:-1])
+    share_pool = np.bincount(np.searchsorted(edges, pool), minlength=bins) / len(pool)
+    where = np.searchsorted(edges, asked)
+    share_asked = np.bincount(where, minlength=bins) / len(asked)
+    weights = np.clip(share_pool[where] / share_asked[where], 1 / cap, cap)
+    return weights / weights.mean()
+
+
+def most_informative(arbiter: Arbiter, candidates: Pairs, pool: Pairs, budget: int) -> list[int]:
+    """Chooses the comparisons that shrink the posterior variance of the pool's verdicts most, one after another.
+
+    The formal version of conflict: a label tells the trusts apart where the sources' gaps point different ways and the
+    verdict is open. With the Laplace posterior the variance after a label does not depend on its outcome, so the whole
+    batch can be chosen before anything is asked (V-optimal design; Chaloner and Verdinelli 1995, Stat. Sci. 10(3)).
+
+    Args:
+        arbiter: the current posterior.
+        candidates: comparisons that may be asked.
+        pool: the pairs whose verdicts count.
+        budget: how many to choose.
+
+    Returns:
+        Positions among the candidates, most informative first; fewer than `budget` if there are fewer candidates.
+    """
+    features, target = arbiter.features(candidates), arbiter.features(pool)
+    probability = _sigmoid(features @ arbiter.mean)
+    information = probability * (1 - probability)
+    moment = target.T @ target / max(len(target), 1)
+    covariance, left, chosen = arbiter.covariance.copy(), np.ones(len(features), bool), []
+    for _ in range(min(budget, len(features))):
+        projected = features @ covariance
+        gain = np.einsum("ij,jk,ik->i", projected, moment, projected)
+        gain = information * gain / (1 + information * np.einsum("ij,ij->i", projected, features))
+        best = int(np.where(left, gain, -np.inf).argmax())
+        chosen.append(best)
+        left[best] = False
+        step = projected[best]
+        scale = information[best] / (1 + information[best] * float(step @ features[best]))
+        covariance -= scale * np.outer(step, step)
+    return chosen
+
+
+def _fit(pairs: Pairs, outcome: np.ndarray, weight: np.ndarray, spread: float) -> Arbiter:
+    """The mode by Newton's method with step halving; the objective is strictly convex."""
+    groups = tuple(sorted(set(pairs.group.tolist()))) if spread > 0 else ()
+    features = _features(pairs, groups)
+    prior_mean = np.concatenate([np.full(2, PRIOR_MEAN), np.zeros(len(groups))])
+    precision = np.concatenate([np.full(2, PRIOR_SD**-2), np.full(len(groups), spread**-2 if spread else 0.0)])
+
+    def objective(at: np.ndarray) -> float:
+        logits = features @ at
+        loss = weight @ (np.logaddexp(0, logits) - outcome * logits)
+        return float(loss + 0.5 * precision @ (at - prior_mean) ** 2)
+
+    def curvature(at: np.ndarray) -> np.ndarray:
+        share = _sigmoid(features @ at)
+        return (features * (weight * share * (1 - share))[:, None]).T @ features + np.diag(precision)
+
+    mean, value = prior_mean, objective(prior_mean)
+    for _ in range(100):
+        slope = features.T @ (weight * (_sigmoid(features @ mean) - outcome)) + precision * (mean - prior_mean)
+        step, size = np.linalg.solve(curvature(mean), slope), 1.0
+        while (lower := objective(mean - size * step)) > value and size > 1e-8:
+            size /= 2
+        mean, done = mean - size * step, value - lower < 1e-12 * (1 + abs(value))
+        value = min(value, lower)
+        if done:
+            break
+    hessian = curvature(mean)
+    evidence = -value + 0.5 * float(np.log(precision).sum() - np.linalg.slogdet(hessian)[1])
+    return Arbiter(groups, mean, np.linalg.inv(hessian), spread, evidence, len(pairs))
+
+
+def _features(pairs: Pairs, groups: Sequence[str]) -> np.ndarray:
+    own = [np.where(pairs.group == name, pairs.reward_gap, 0.0) for name in groups]
+    return np.stack([pairs.reward_gap, pairs.policy_gap, *own], axis=1).astype(np.float64)
+
+
+def _sigmoid(values: np.ndarray) -> np.ndarray:
+    return 0.5 * (1 + np.tanh(values / 2))
+
+
+def _unit(size: int, position: int) -> np.ndarray:
+    vector = np.zeros(size)
+    vector[position] = 1.0
+    return vector

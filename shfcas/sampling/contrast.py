@@ -1,0 +1,169 @@
+"""The contrast: how much likelier a completion is under a good instruction than under a bad one.
+
+    contrast(y | x) = log p(y | x, good) - log p(y | x, bad)
+
+Nothing is trained: the policy, or another causal model, is asked through its probabilities under a principle that
+people state in words, such as their annotation guidelines. Contrastive prompts as a model's own reward: Yang et al.
+2023 (RLCD, arXiv 2307.12950), Liu et al. 2024 (DLMA, arXiv 2402.11907).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from shfcas.data.chat import Message, Prompt, as_messages, encode_prompt, end_token_ids, render
+from shfcas.models.loading import context_length
+from shfcas.utils.errors import UserError
+
+COLUMNS = ("good_logprobs", "bad_logprobs")
+
+
+@dataclass(frozen=True)
+class Principle:
+    """Two instructions that ask for opposite completions.
+
+    Attributes:
+        good: asks for what people want.
+        bad: asks for the opposite.
+    """
+
+    good: str
+    bad: str
+
+
+def with_instruction(tokenizer: Any, prompt: Prompt, instruction: str) -> Prompt:
+    """Adds an instruction to a prompt: to its system turn, or in front of the first user turn.
+
+    The second way is for templates that refuse or drop a system turn. A plain text prompt gets the instruction in
+    front, separated by a blank line.
+
+    Raises:
+        UserError: the template shows the instruction in neither place.
+    """
+    if isinstance(prompt, str):
+        return f"{instruction}\n\n{prompt}"
+    messages = as_messages(prompt)
+    for changed in (_in_system_turn(messages, instruction), _in_user_turn(messages, instruction)):
+        try:
+            if instruction in render(tokenizer, changed, add_generation_prompt=True):
+                return changed
+        except UserError:
+            continue
+    raise UserError(
+        f"principles: the chat template of {tokenizer.name_or_path or 'the policy'} drops the instruction "
+        f"{instruction[:60]!r}; use another template or another instruction"
+    )
+
+
+def contrast_logprobs(
+    model: Any, tokenizer: Any, rows: Sequence[dict[str, Any]], *, principles: Sequence[Principle], batch_size: int = 64
+) -> Iterator[dict[str, list[float]]]:
+    """Yields the log-probabilities of each row's completions under both instructions.
+
+    The prompt is read once for all of its completions, so both passes together cost less than scoring prompt and
+    completion once each where completions are no longer than prompts.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its tokenizer.
+        rows: rows with `prompt_id`, `prompt`, `completions` and, where known, `finished`.
+        principles: instruction pairs, over which the log-probabilities are averaged.
+        batch_size: completions per forward pass.
+
+    Yields:
+        `good_logprobs` and `bad_logprobs` per row, in order: sums over the completion's tokens in nats. A finished
+        completion includes the token that ends it.
+
+    Raises:
+        UserError: there is no principle, or a prompt and its completion are longer than the model's context.
+    """
+    if not principles:
+        raise UserError(
+            "principles: expected at least one pair of good and bad, got none; policy_score contrast needs it"
+        )
+    ends = end_token_ids(model, tokenizer)
+    for row in rows:
+        completions = [
+            completion_ids(tokenizer, text, ends, done)
+            for text, done in zip(
+                row["completions"], row.get("finished") or [True] * len(row["completions"]), strict=True
+            )
+        ]
+        totals = {name: torch.zeros(len(completions), dtype=torch.float64) for name in COLUMNS}
+        for principle in principles:
+            for name, instruction in zip(COLUMNS, (principle.good, principle.bad), strict=True):
+                prompt = encode_prompt(tokenizer, with_instruction(tokenizer, row["prompt"], instruction))
+                _check_length(model, prompt, completions, row["prompt_id"])
+                for start in range(0, len(completions), batch_size):
+                    part = completions[start : start + batch_size]
+                    totals[name][start : start + len(part)] += completion_logprobs(model, prompt, part)
+        yield {name: (total / len(principles)).tolist() for name, total in totals.items()}
+
+
+def completion_ids(tokenizer: Any, text: str, ends: set[int], finished: bool) -> list[int]:
+    """Token ids of a completion's text; a finished one is closed by the tokenizer's end token."""
+    ids = list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    if finished and ends:
+        ids.append(tokenizer.eos_token_id if tokenizer.eos_token_id in ends else min(ends))
+    return ids
+
+
+@torch.inference_mode()
+def completion_logprobs(model: Any, prompt: list[int], completions: Sequence[list[int]]) -> torch.Tensor:
+    """Log-probability of each completion after one prompt, which is read once.
+
+    Args:
+        model: a causal language model. One without a key-value cache reads the prompt again for each completion.
+        prompt: token ids; at least one.
+        completions: token ids of each completion; an empty one has log-probability 0.
+
+    Returns:
+        Sums of log-probabilities in nats at temperature 1, shape (len(completions),), float64, on the CPU.
+    """
+    from transformers import DynamicCache
+
+    count, width = len(completions), max(map(len, completions), default=0)
+    if width == 0:
+        return torch.zeros(count, dtype=torch.float64)
+    device = model.device
+    ids = torch.zeros(count, width, dtype=torch.long, device=device)
+    mask = torch.zeros(count, width, dtype=torch.long, device=device)
+    for row, tokens in enumerate(completions):
+        ids[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
+        mask[row, : len(tokens)] = 1
+    first = model(input_ids=torch.tensor([prompt], device=device), use_cache=True)
+    cache = first.past_key_values
+    if isinstance(cache, DynamicCache):
+        cache.batch_repeat_interleave(count)
+        seen = torch.ones(count, len(prompt), dtype=torch.long, device=device)
+        rest = model(input_ids=ids, attention_mask=torch.cat([seen, mask], dim=1), past_key_values=cache)
+        logits = torch.cat([first.logits[:, -1:].expand(count, -1, -1), rest.logits[:, :-1]], dim=1)
+    else:
+        whole = torch.cat([torch.tensor([prompt], device=device).expand(count, -1), ids], dim=1)
+        logits = model(input_ids=whole).logits[:, len(prompt) - 1 : -1]
+    chosen = logits.gather(-1, ids[..., None]).squeeze(-1).float() - logits.float().logsumexp(-1)
+    return (chosen.double() * mask).sum(dim=1).cpu()
+
+
+def _in_system_turn(messages: Sequence[Message], instruction: str) -> list[Message]:
+    if messages and messages[0]["role"] == "system":
+        first = {**messages[0], "content": f"{messages[0]['content']}\n\n{instruction}".strip()}
+        return [first, *messages[1:]]
+    return [{"role": "system", "content": instruction}, *messages]
+
+
+def _in_user_turn(messages: Sequence[Message], instruction: str) -> list[Message]:
+    position = next((i for i, message in enumerate(messages) if message["role"] == "user"), 0)
+    changed = {**messages[position], "content": f"{instruction}\n\n{messages[position]['content']}"}
+    return [*messages[:position], changed, *messages[position + 1 :]]
+
+
+def _check_length(model: Any, prompt: list[int], completions: Sequence[list[int]], prompt_id: str) -> None:
+    length, limit = len(prompt) + max(map(len, completions), default=0), context_length(model)
+    if length > limit:
+        raise UserError(
+            f"prompt {prompt_id!r}: with its principle and its longest completion it has {length} tokens, and the "
+            f"model's context has {limit}; shorten the principle or the prompt"
+        )

@@ -1,0 +1,134 @@
+"""The contrast of two instructions: exact against a plain forward pass, on several kinds of models and templates."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from shfcas.data.chat import encode_prompt, end_token_ids
+from shfcas.models.loading import load_policy
+from shfcas.sampling import contrast
+from shfcas.sampling.contrast import Principle, completion_ids, completion_logprobs, contrast_logprobs, with_instruction
+from shfcas.utils.errors import UserError
+
+GOOD, BAD = "the good soup", "the bad soup"
+USER = [{"role": "user", "content": "how was the soup?"}]
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_models: dict[str, str]) -> tuple[Any, Any]:
+    return load_policy(tiny_models["policy"])
+
+
+def plain_logprob(model: Any, prompt: list[int], completion: list[int]) -> float:
+    """One sequence at a time, the whole softmax."""
+    with torch.inference_mode():
+        logits = model(input_ids=torch.tensor([prompt + completion])).logits[0].double().log_softmax(-1)
+    return sum(logits[len(prompt) - 1 + k, token].item() for k, token in enumerate(completion))
+
+
+def test_log_probabilities_are_those_of_a_plain_forward_pass(policy: tuple[Any, Any]) -> None:
+    model, tokenizer = policy
+    prompt = encode_prompt(tokenizer, USER)
+    completions = [[5, 6, 7], [9], [], [4, 4, 4, 4, 4, 4, 4, 4]]
+    found = completion_logprobs(model, prompt, completions)
+    assert found.dtype == torch.float64 and found[2] == 0
+    expected = [plain_logprob(model, prompt, c) if c else 0.0 for c in completions]
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), atol=2e-4, rtol=0)
+    alone = torch.cat([completion_logprobs(model, prompt, [c]) for c in completions])
+    torch.testing.assert_close(found, alone, atol=1e-4, rtol=0)
+    assert completion_logprobs(model, prompt, [[]]).tolist() == [0.0]
+
+
+def test_a_model_without_a_cache_reads_the_prompt_again(
+    policy: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import transformers
+
+    model, tokenizer = policy
+    prompt, completions = encode_prompt(tokenizer, USER), [[5, 6, 7], [9]]
+    expected = completion_logprobs(model, prompt, completions)
+    monkeypatch.setattr(transformers, "DynamicCache", type(None))
+    torch.testing.assert_close(completion_logprobs(model, prompt, completions), expected, atol=1e-4, rtol=0)
+
+
+def test_rows_get_the_mean_over_principles(policy: tuple[Any, Any]) -> None:
+    model, tokenizer = policy
+    rows = [
+        {"prompt_id": "a", "prompt": USER, "completions": ["good", "bad day", ""], "finished": [True, False, True]},
+        {"prompt_id": "b", "prompt": "how was the soup?", "completions": ["fine"]},
+    ]
+    principles = [Principle(GOOD, BAD), Principle("a happy day", "a cold day")]
+    both = list(contrast_logprobs(model, tokenizer, rows, principles=principles, batch_size=2))
+    each = [list(contrast_logprobs(model, tokenizer, rows, principles=[p])) for p in principles]
+    ends = end_token_ids(model, tokenizer)
+    for number, row in enumerate(rows):
+        for column, side in (("good_logprobs", "good"), ("bad_logprobs", "bad")):
+            mean = [(x + y) / 2 for x, y in zip(each[0][number][column], each[1][number][column], strict=True)]
+            assert both[number][column] == pytest.approx(mean, abs=1e-4)
+            prompt = encode_prompt(tokenizer, with_instruction(tokenizer, row["prompt"], getattr(principles[0], side)))
+            done = row.get("finished", [True] * len(row["completions"]))
+            expected = [
+                plain_logprob(model, prompt, completion_ids(tokenizer, text, ends, finished))
+                for text, finished in zip(row["completions"], done, strict=True)
+            ]
+            assert each[0][number][column] == pytest.approx(expected, abs=2e-4)
+
+
+def test_the_prompt_is_read_once_for_all_completions(policy: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer = policy
+    tokens = []
+    forward = model.forward
+
+    def counting(*arguments: Any, **named: Any) -> Any:
+        tokens.append(named["input_ids"].numel())
+        return forward(*arguments, **named)
+
+    monkeypatch.setattr(model, "forward", counting)
+    row = {"prompt_id": "a", "prompt": USER, "completions": ["good day", "bad day"] * 8}
+    list(contrast_logprobs(model, tokenizer, [row], principles=[Principle(GOOD, BAD)]))
+    prompt = len(encode_prompt(tokenizer, with_instruction(tokenizer, USER, GOOD)))
+    width = max(len(completion_ids(tokenizer, t, end_token_ids(model, tokenizer), True)) for t in row["completions"])
+    assert sum(tokens) <= 2 * (prompt + 2 + 16 * width)
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        (None, [{"role": "system", "content": GOOD}, *USER]),
+        (  # drops system turns
+            "{% for m in messages if m['role'] != 'system' %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}",
+            [{"role": "user", "content": f"{GOOD}\n\nhow was the soup?"}],
+        ),
+        (  # refuses them
+            "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+            "{% for m in messages %}{{ m['content'] }}{% endfor %}",
+            [{"role": "user", "content": f"{GOOD}\n\nhow was the soup?"}],
+        ),
+    ],
+    ids=["system turn", "dropped", "refused"],
+)
+def test_where_the_instruction_goes(template: str | None, expected: list, tiny_models: dict[str, str]) -> None:
+    tokenizer = load_policy(tiny_models["policy"])[1]
+    if template:
+        tokenizer.chat_template = template
+    assert with_instruction(tokenizer, USER, GOOD) == expected
+
+
+def test_it_joins_the_system_turn_that_is_there(policy: tuple[Any, Any]) -> None:
+    prompt = [{"role": "system", "content": "be brief"}, *USER]
+    assert with_instruction(policy[1], prompt, GOOD)[0] == {"role": "system", "content": f"be brief\n\n{GOOD}"}
+    assert with_instruction(policy[1], "text", GOOD) == f"{GOOD}\n\ntext"
+
+
+def test_errors_name_the_remedy(policy: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer = policy
+    row = {"prompt_id": "a", "prompt": USER, "completions": ["good"]}
+    with pytest.raises(UserError, match="principles: expected at least one pair"):
+        list(contrast_logprobs(model, tokenizer, [row], principles=[]))
+    monkeypatch.setattr(contrast, "context_length", lambda model: 4)
+    with pytest.raises(UserError, match=r"prompt 'a': with its principle .* tokens, and the model's context has 4"):
+        list(contrast_logprobs(model, tokenizer, [row], principles=[Principle(GOOD, BAD)]))
+    monkeypatch.setattr(tokenizer, "chat_template", "{{ 'nothing' }}")
+    with pytest.raises(UserError, match=r"principles: the chat template of .* drops the instruction"):
+        with_instruction(tokenizer, USER, GOOD)
