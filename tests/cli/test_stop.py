@@ -45,22 +45,24 @@ def start(engine: str) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("numbers", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGHUP, signal.SIGTERM]])
 def test_a_signal_ends_a_command_after_its_clean_up(numbers: list[signal.Signals]) -> None:
     process = start("local")
     for number in numbers:
         process.send_signal(number)
-    printed, errors = process.communicate(timeout=60)
+    printed, errors = process.communicate(timeout=300)
     assert (printed, errors) == ("cleaned up\n", "shfcas run: stopped; the same command resumes\n")
     assert process.returncode in {128 + number for number in numbers}
 
 
+@pytest.mark.system
 def test_a_signal_ends_ray_too() -> None:
     pytest.importorskip("ray")
     process = start("ray")
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.send_signal(signal.SIGTERM)
-    printed, errors = process.communicate(timeout=120)
+    printed, errors = process.communicate(timeout=300)
     assert (process.returncode, printed) == (143, "cleaned up\n")
     assert errors.splitlines()[-1] == "shfcas run: stopped; the same command resumes"
     assert children and not any(Path(f"/proc/{child}").exists() for child in children)

@@ -161,4 +161,4 @@ def test_ahead_passes_errors_on_and_stops_when_left() -> None:
     endless = prefetch(iter(int, 1))
     next(endless)
     endless.close()
-    assert threading.active_count() == before
+    assert threading.active_count() <= before

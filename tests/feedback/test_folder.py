@@ -31,6 +31,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
 
 
+@pytest.mark.system
 def test_people_label_a_queue_file(files: Path, capsys: pytest.CaptureFixture) -> None:
     given = ["--queue", "queue.jsonl", "--input", "conflicts.parquet"]
     page = start("annotate", *given, "--output", "labels", "--port", "0", "--overlap", "2", "--annotators", "ada,ben")
@@ -42,12 +43,12 @@ def test_people_label_a_queue_file(files: Path, capsys: pytest.CaptureFixture) -
             client = Client(running(files / "labels"))
             client.sign_in(link.partition("#token=")[2])
             assert answer_all(client, lambda task: "left" if task["left"]["text"].endswith("1") else "right") == 3
-        printed, errors = waiting.communicate(timeout=120)
+        printed, errors = waiting.communicate(timeout=300)
         assert waiting.returncode == 0, errors
         assert "preferences: 3" in printed
     finally:
         page.terminate()
-        page.communicate(timeout=60)
+        page.communicate(timeout=300)
         waiting.kill()
     assert [(p.chosen, p.annotator) for p in read_preferences("new.jsonl")] == [(f"{n}1", "ada+ben") for n in "abc"]
     assert settings_of_run("labels").overlap == 2

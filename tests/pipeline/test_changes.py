@@ -16,15 +16,16 @@ GOLD = "def gold(prompts, completions, **columns):\n    return [float(len(c[0]['
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, Any]]]:
+def finished(
+    tiny_models: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Path, dict[str, Any]]]:
     """One finished round of a tiny run whose gold is a function in a file, and its configuration."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "a_gold_to_edit.py").write_text(GOLD)
     sys.path.append(str(folder))
-    models = tiny.write_models(folder / "models")
     values = {
-        "policy": models["policy"],
-        "reward_model": models["reward_model"],
+        "policy": tiny_models["policy"],
+        "reward_model": tiny_models["reward_model"],
         "gold": "a_gold_to_edit:gold",
         "prompts": tiny.write_lines(folder / "prompts.jsonl", tiny.prompts(4)),
         "eval_prompts": tiny.write_lines(folder / "eval.jsonl", tiny.prompts(6)[4:]),

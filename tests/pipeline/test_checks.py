@@ -20,18 +20,12 @@ HELD_OUT = "how was the match?"
 SHORT = {"num_completions": 2, "max_new_tokens": 6}
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return tiny.write_models(tmp_path_factory.mktemp("models"))
-
-
 @pytest.fixture
-def values(models: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def values(tiny_models: dict[str, str], tmp_path: Path) -> dict[str, Any]:
     """A configuration that passes all checks."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
     return {
-        "policy": models["policy"],
-        "reward_model": models["reward_model"],
+        "policy": tiny_models["policy"],
+        "reward_model": tiny_models["reward_model"],
         "gold": "tests.support.tiny:letter_reward",
         "prompts": tiny.write_lines(tmp_path / "prompts.jsonl", tiny.prompts(4, chat=False)),
         "eval_prompts": tiny.write_lines(tmp_path / "held_out.jsonl", [{"prompt": HELD_OUT}]),

@@ -37,7 +37,6 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[Preference], list[
         return {**counts, "loss": [0.0], "best_step": None, "train": {"accuracy": accuracy}, "held_out": None}
 
     monkeypatch.setattr("shfcas.training.reward.train.train_member", train)
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
     return seen
 
 

@@ -13,13 +13,11 @@ from tests.support import tiny
 
 
 @pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def config(tiny_models: dict[str, str], tmp_path: Path) -> dict[str, Any]:
     """Two rounds with PPO and an ensemble of two reward models."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
-    models = tiny.write_models(tmp_path / "models")
     return {
-        "policy": models["policy"],
-        "reward_model": models["reward_model"],
+        "policy": tiny_models["policy"],
+        "reward_model": tiny_models["reward_model"],
         "gold": "tests.support.tiny:letter_reward",
         "prompts": tiny.write_lines(tmp_path / "prompts.jsonl", tiny.prompts(6)),
         "eval_prompts": tiny.write_lines(tmp_path / "held_out.jsonl", tiny.held_out_prompts(3)),

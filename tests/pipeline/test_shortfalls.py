@@ -17,12 +17,10 @@ def constant(prompts: list, completions: list, **columns: object) -> list[float]
 
 
 @pytest.fixture
-def values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
-    models = tiny.write_models(tmp_path / "models")
+def values(tiny_models: dict[str, str], tmp_path: Path) -> dict[str, Any]:
     return {
-        "policy": models["policy"],
-        "reward_model": models["reward_model"],
+        "policy": tiny_models["policy"],
+        "reward_model": tiny_models["reward_model"],
         "gold": f"{__name__}:constant",
         "prompts": tiny.write_lines(tmp_path / "prompts.jsonl", tiny.prompts(4)),
         "eval_prompts": tiny.write_lines(tmp_path / "held_out.jsonl", tiny.held_out_prompts(2)),

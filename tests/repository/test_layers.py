@@ -212,7 +212,7 @@ def test_imports_and_helps_are_light() -> None:
     }
     helps = {f"shfcas {command} --help": f"assert main([{command!r}, '--help']) == 0" for command in COMMANDS}
     loaded = loaded_by(start | helps)
-    late = HEAVY | {"matplotlib", "yaml"}
+    late = HEAVY | {"matplotlib", "yaml", "scipy", "sklearn", "ray", "openai", "fastapi", "vllm"}
     for step, modules in loaded.items():
         assert "shfcas" in modules
         assert not modules & (late | {"pyarrow"} if step in start else late), step

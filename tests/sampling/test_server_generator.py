@@ -132,14 +132,14 @@ def test_a_refused_request_ends_the_others_at_once() -> None:
         if b'"seed": 0' in request:
             time.sleep(0.3)
             return response({"error": {"message": "no"}}, "400 X")
-        time.sleep(20)
+        time.sleep(300)
         return completion()
 
     with completions_server(reply) as server:
         began = time.monotonic()
         with pytest.raises(UserError, match=r"refuses the request \(400: no\)"):
             list(generator(server)(requests(4)))
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - began < 100
 
 
 PROGRAM = """
@@ -157,6 +157,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.system
 def test_ctrl_c_does_not_wait_for_answers() -> None:
     ended = threading.Semaphore(0)
 
@@ -176,6 +177,6 @@ def test_ctrl_c_does_not_wait_for_answers() -> None:
                 assert process.poll() is None
                 time.sleep(0.02)
             process.send_signal(signal.SIGINT)
-            assert all(ended.acquire(timeout=10) for _ in range(4))  # so the server stops drawing too
-            output, errors = process.communicate(timeout=30)
+            assert all(ended.acquire(timeout=90) for _ in range(4))  # so the server stops drawing too
+            output, errors = process.communicate(timeout=90)
     assert (output, errors, process.returncode) == ("interrupted\n", "", 0)

@@ -205,6 +205,7 @@ def spawn(script: str, *arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
 
 
+@pytest.mark.system
 def test_the_last_of_several_writers_wins_with_a_whole_file(tmp_path: Path) -> None:
     script = (
         "import sys; from shfcas.utils.files import read_json, write_json\n"
@@ -213,10 +214,11 @@ def test_the_last_of_several_writers_wins_with_a_whole_file(tmp_path: Path) -> N
         "    assert len(set(read_json(sys.argv[1]))) == 1\n"
     )
     writers = [spawn(script, tmp_path / "a.json", name) for name in "abc"]
-    assert [(w.communicate(timeout=120)[0], w.returncode) for w in writers] == [("", 0)] * 3
+    assert [(w.communicate(timeout=300)[0], w.returncode) for w in writers] == [("", 0)] * 3
     assert names(tmp_path) == ["a.json"]
 
 
+@pytest.mark.system
 def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path) -> None:
     script = (
         "import sys, time; from shfcas.utils.files import atomic_file\n"
@@ -254,6 +256,7 @@ def test_a_work_folder_is_for_one_process(tmp_path: Path) -> None:
     assert names(tmp_path) == []  # nothing to resume
 
 
+@pytest.mark.system
 def test_processes_that_want_one_work_folder_take_turns_or_are_refused(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from shfcas.utils.errors import UserError\n"
@@ -268,10 +271,11 @@ def test_processes_that_want_one_work_folder_take_turns_or_are_refused(tmp_path:
         "        assert 'another process is working in' in str(error)\n"
     )
     workers = [spawn(script, tmp_path / "a") for _ in range(3)]
-    assert [(w.communicate(timeout=120)[0], w.returncode) for w in workers] == [("", 0)] * 3
+    assert [(w.communicate(timeout=300)[0], w.returncode) for w in workers] == [("", 0)] * 3
     assert names(tmp_path) == []
 
 
+@pytest.mark.system
 def test_commands_that_score_to_one_path_leave_a_whole_table(tmp_path: Path) -> None:
     rows = [
         {"prompt_id": f"p{i}", "prompt": "how?", "completions": ["a", "b"], "logprobs": [-1.0, -2.0], "rewards": [1, 2]}
@@ -282,7 +286,7 @@ def test_commands_that_score_to_one_path_leave_a_whole_table(tmp_path: Path) -> 
     for output, codes in ((tmp_path / "out.parquet", {0}), (tmp_path / "parts", {0, 1})):
         command = ["score", tmp_path / "in.parquet", "--output", output]
         racing = [spawn(script, *command) for _ in range(3)]
-        done = [(w.communicate(timeout=180)[0], w.returncode) for w in racing]
+        done = [(w.communicate(timeout=300)[0], w.returncode) for w in racing]
         assert {code for _, code in done} <= codes and 0 in {code for _, code in done}, done
         assert all(code == 0 or "another process is working in" in printed for printed, code in done), done
         assert len(read_parquet(output)) == 2000
