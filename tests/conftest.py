@@ -20,9 +20,12 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-# A shell starts its background jobs with SIGINT ignored. Processes that tests interrupt would inherit that.
+# A shell starts its background jobs with SIGINT ignored, and nohup ignores SIGHUP. Processes that tests signal would
+# inherit that; with a handler here, they start with the default.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda number, frame: None)
 
 with contextlib.suppress(ModuleNotFoundError):
     from hypothesis import settings
