@@ -142,11 +142,6 @@ class RunDirectory:
         finally:
             self._plan = None
 
-    @property
-    def is_planning(self) -> bool:
-        """Whether `stage` only plans."""
-        return self._plan is not None
-
     def stage(
         self,
         name: str,
