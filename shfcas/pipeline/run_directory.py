@@ -172,7 +172,7 @@ class RunDirectory:
             return output
         if planned.state == STALE and not self.approved:
             raise UsageError(
-                f"{output} was made otherwise ({'; '.join(planned.reasons)}); undo that, or run again with --yes to "
+                f"{output} was made otherwise ({'; '.join(planned.reasons)}); undo that, or delete the output to "
                 "make it again"
             )
         self._make(planned, make)

@@ -192,7 +192,7 @@ def test_a_stale_stage_is_not_replaced_without_leave(reopen: Open, tmp_path: Pat
     source.write_text("one")
     reopen().stage("a.txt", make, inputs={"prompts": source}, settings=used("rounds"))
     source.write_text("other")
-    message = r"run/a\.txt was made otherwise \(prompts: .*in\.txt changed\); undo that, or run again with --yes"
+    message = r"run/a\.txt was made otherwise \(prompts: .*in\.txt changed\); undo that, or delete the output"
     with pytest.raises(UsageError, match=message):
         reopen().stage("a.txt", make, inputs={"prompts": source}, settings=used("rounds"))
     changed = {**CONFIG, "rounds": 3}
