@@ -9,6 +9,7 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +20,7 @@ from docs._make import loop
 from shfcas.cli import COMMANDS, main
 from shfcas.compare.config import CompareConfig
 from shfcas.pipeline.config import RunConfig
+from shfcas.selection import STRATEGIES
 from shfcas.utils.config import build
 from tests.support import tiny
 
@@ -77,6 +79,7 @@ def folder(tiny_models: dict[str, str], tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pages_with("python")
+@mock.patch.dict(STRATEGIES)  # what a page registers is for that page
 def test_python(page: Path, folder: Path) -> None:
     names: dict[str, object] = {"__name__": page.stem}
     for block in blocks(page, "python"):
