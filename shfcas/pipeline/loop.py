@@ -18,6 +18,7 @@ from shfcas.pipeline import evaluation, preparation, steps
 from shfcas.pipeline.checks import check_run
 from shfcas.pipeline.config import RunConfig
 from shfcas.pipeline.content import Source, data_source, scorer_source
+from shfcas.pipeline.policy_score import PolicyScore
 from shfcas.pipeline.run_directory import Plan, RunDirectory
 from shfcas.pipeline.steps import ModelName
 from shfcas.rewards.scorers import RewardScorer, load_scorer
@@ -203,9 +204,15 @@ class Loop:
             candidates=candidates,
             reward_model=state.reward_model,
             cost_model=self.config.cost_model,
-            policy_score=self.config.policy_score,
+            policy_score=self._policy_score(state.policy),
             engine=self.engine,
         )
+
+    def _policy_score(self, policy: ModelName) -> PolicyScore:
+        """The policy score of answers of a policy."""
+        config = self.config
+        model = config.policy_score_model or policy
+        return PolicyScore(config.policy_score, model, config.principles, config.chat_template)
 
     def select(self, conflicts: Path, folder: str, selection: SelectionConfig) -> Path:
         """Step 4: selects the comparisons to label, within the budget."""
@@ -316,7 +323,7 @@ class Loop:
             gold=config.gold,
             best_of_n=n,
             cost_model=config.cost_model,
-            policy_score=config.policy_score,
+            policy_score=self._policy_score(state.policy),
             engine=self.engine,
         )
         evaluation.measure(

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shfcas.conflicts.columns import add_conflicts
 from shfcas.data.candidates import CandidateTable, read_candidates, write_candidates
 from shfcas.data.preferences import read_preferences, write_preferences
 from shfcas.engines import Engine
@@ -18,6 +17,7 @@ from shfcas.feedback.gold import GoldFeedback
 from shfcas.feedback.judge.source import JudgeFeedback
 from shfcas.models.resolve import provenance
 from shfcas.pipeline.content import Model, Source, Value, scorer_source, template_content
+from shfcas.pipeline.policy_score import PolicyScore
 from shfcas.pipeline.run_directory import RunDirectory, StageContext
 from shfcas.rewards.scorers import RewardScorer
 from shfcas.rewards.table import add_answer_rewards
@@ -95,7 +95,7 @@ def score(
     candidates: Path,
     reward_model: ModelName,
     cost_model: bool,
-    policy_score: str,
+    policy_score: PolicyScore,
     engine: Engine,
 ) -> Path:
     """Steps 2 and 3: scores the answers with the reward model and adds the conflict columns.
@@ -106,7 +106,7 @@ def score(
         candidates: a candidate table.
         reward_model: the proxy reward model.
         cost_model: lower is better.
-        policy_score: the policy's score that rewards are compared with, see `shfcas.conflicts.columns.POLICY_SCORES`.
+        policy_score: the policy's score that rewards are compared with.
         engine: where the answers are scored.
     """
 
@@ -118,17 +118,17 @@ def score(
     return run.stage(
         output,
         make,
-        inputs={"candidates": candidates, "reward_model": scorer_source(reward_model)},
-        settings={"policy_score": policy_score, "cost_model": cost_model},
+        inputs={"candidates": candidates, "reward_model": scorer_source(reward_model), **policy_score.inputs()},
+        settings={**policy_score.settings(), "cost_model": cost_model},
     )
 
 
 def with_conflicts(
-    candidates: CandidateTable, reward_model: ModelName, *, cost_model: bool, policy_score: str, engine: Engine
+    candidates: CandidateTable, reward_model: ModelName, *, cost_model: bool, policy_score: PolicyScore, engine: Engine
 ) -> CandidateTable:
     """Adds rewards and conflict columns to a table, and records which model gave the rewards."""
     rewarded = add_answer_rewards(engine, str(reward_model), candidates, cost_model)
-    return add_conflicts(rewarded, policy_score).with_metadata(
+    return policy_score.add_conflicts(rewarded, engine).with_metadata(
         reward_model=str(reward_model), **provenance(reward_model=str(reward_model))
     )
 
