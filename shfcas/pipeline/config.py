@@ -15,7 +15,7 @@ from shfcas.sampling.config import SamplingConfig
 from shfcas.sampling.contrast import Principle
 from shfcas.selection import STRATEGIES, SelectionConfig
 from shfcas.training.algorithms import RLConfig
-from shfcas.training.reward.config import RefineConfig, RewardModelConfig
+from shfcas.training.reward.config import ARBITRATE, LABELS, SECOND_OPINION, RefineConfig, RewardModelConfig
 from shfcas.training.sft import SFTStageConfig
 from shfcas.utils.config import Options, option, require, unexpected
 from shfcas.utils.errors import UsageError
@@ -70,6 +70,11 @@ class RunConfig(Options):
     policy_score_model: str | None = option(
         None, "policy_score contrast: causal model to ask, which may be larger (none: the policy itself)"
     )
+    unlabelled_prompts: str | None = option(
+        None,
+        "reward.refine second_opinion, arbitrate: further prompts whose answers get soft labels and are never asked "
+        "about: a file, or module:function (none: only the prompts)",
+    )
     max_prompts: int | None = option(None, "use only this many prompts, the first ones (none: all)", ge=1)
     sampling: SamplingConfig = option(SamplingConfig, "candidate answers", common=True)
     selection: SelectionConfig = option(SelectionConfig, "which comparisons to label", common=True)
@@ -108,6 +113,9 @@ class RunConfig(Options):
         if self.policy_score in CONTRASTS and not self.principles:
             remedy = "write principles: [{good: ..., bad: ...}]"
             raise unexpected("principles", f"at least one with policy_score {self.policy_score}", [], remedy)
+        if self.unlabelled_prompts and self.reward.refine == LABELS:
+            remedy = f"set it to {SECOND_OPINION} or {ARBITRATE}"
+            raise unexpected("reward.refine", "soft labels with unlabelled_prompts", LABELS, remedy)
         for principle in self.principles:
             principle.texts()  # fail early if a file is missing
         accepted, sampled = self.rl.rso.num_samples, self.sampling.num_completions
