@@ -6,6 +6,7 @@ from typing import Any
 
 from shfcas.compare.cells import NONE, Cell, Label, RefineHead, ask, judge
 from shfcas.compare.frozen import FrozenModel
+from shfcas.compare.opinion import RefineOpinion
 from shfcas.compare.work import POOL, RunWork
 from shfcas.data.candidates import read_candidates
 from shfcas.data.preferences import read_preferences, write_preferences
@@ -14,6 +15,7 @@ from shfcas.pipeline.loop import Loop, Start
 from shfcas.pipeline.run_directory import StageContext
 from shfcas.pipeline.steps import ModelName
 from shfcas.training.algorithms import PolicyTraining, train_policy
+from shfcas.training.reward.config import LABELS
 from shfcas.utils.files import read_json
 from shfcas.utils.seeds import derive_seed
 
@@ -48,12 +50,14 @@ def train_one(loop: Loop, work: RunWork, start: Start, cell: Cell) -> Path:
         return judge(bench, queue, cell.seed)
 
     def refine(context: StageContext) -> None:
-        if isinstance(bench.refine, RefineHead):
+        if isinstance(bench.refine, RefineHead | RefineOpinion):
             model = FrozenModel(str(state.reward_model), config.cost_model, config.backbone())
             model.save(context.output, bench.refine.head(cell_labels()))
         else:
             seed = derive_seed(config.seed, "training", cell.seed)
-            work.train(read_preferences(labels), context.output, context.work_dir, seed)
+            work.train(
+                read_preferences(labels), context.output, work_dir=context.work_dir, seed=seed, rows=bench.pool.rows
+            )
 
     def fine_tune(context: StageContext) -> None:
         training = PolicyTraining(
@@ -82,7 +86,7 @@ def train_one(loop: Loop, work: RunWork, start: Start, cell: Cell) -> Path:
         },
     )
     reward_model: ModelName = state.reward_model
-    if cell.strategy != NONE or state.preferences:
+    if cell.strategy != NONE or state.preferences or config.reward.refine != LABELS:
         inputs: dict[str, Source] = {"labels": labels, "reward_model": scorer_source(state.reward_model)}
         inputs |= {f"preferences_{i}": path for i, path in enumerate(state.preferences)}
         settings = {"refine": config.refine, "l2": config.l2, "reward": config.reward, "seed": config.seed}

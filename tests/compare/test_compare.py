@@ -158,6 +158,21 @@ def test_the_full_model_is_refined_with_the_same_labels(values: dict[str, Any], 
     assert len(set(found)) == 2  # none and random: each has learned something else
 
 
+@pytest.mark.parametrize("refine", ["head", "full"])
+def test_cells_may_be_refined_on_soft_labels(refine: str, values: dict[str, Any], tmp_path: Path) -> None:
+    reward = {"learning_rate": 1e-2, "num_train_epochs": 1, "refine": "arbitrate", "held_out": 0}
+    reward["second_opinion"] = {"group_by": "topic", "pairs_per_prompt": 2}
+    config = {"refine": refine, "reward": reward, "seeds": 1, "budgets": [4], "jobs": 1, "strategies": ["random"]}
+    compare(build(CompareConfig, {**values, **config, "output": str(tmp_path / "soft")}))
+    rows = results(tmp_path / "soft")
+    conflict = [r["value"] for r in rows if r["metric"] == "mean_abs_pacs"]
+    assert len(set(conflict)) == 2  # without labels, the second opinion; with them, another trust
+    plain = {**config, "reward": {**reward, "refine": "labels"}}
+    compare(build(CompareConfig, {**values, **plain, "output": str(tmp_path / "pairs")}))
+    others = [r["value"] for r in results(tmp_path / "pairs") if r["metric"] == "mean_abs_pacs"]
+    assert not {*others} & {*conflict}
+
+
 def test_policies_follow_the_refined_rewards(values: dict[str, Any], tmp_path: Path) -> None:
     ppo = {"num_rollouts": 1, "rollout_batch_size": 4, "mini_batch_size": 2, "num_ppo_epochs": 1}
     ppo |= {"learning_rate": 1e-2, "max_completion_length": 6}
