@@ -7,10 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from shfcas.compare.frozen import FrozenModel
 from shfcas.conflicts.contrasts import ContrastColumns
 from shfcas.data.candidates import read_candidates
-from shfcas.data.preferences import read_preferences
 from shfcas.demo.conclusion import conclude
 from shfcas.demo.labels import Pool, accuracy_against_labels
 from shfcas.demo.scores import WORDINGS, what_scores_know
@@ -96,7 +94,7 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
         loop = Loop(run, settings)
         start = loop.start()
         conflicts = loop.score(start.state, loop.sample(start.state, "round-1"), "round-1")
-        scores, labels = _scores(loop, conflicts), _labels(loop, start, conflicts)
+        scores, labels = _scores(loop, conflicts), _labels(loop, conflicts)
         for name, arm in arms(settings).items():
             _run_arm(run, settings, name, arm=arm, start=start, conflicts=conflicts)
         results: dict[str, Any] = {
@@ -145,17 +143,13 @@ def _scores(loop: Loop, conflicts: Path) -> Path:
     )
 
 
-def _labels(loop: Loop, start: Start, conflicts: Path) -> Path:
-    """Measures accuracy against labels, on frozen heads."""
-    config, state = loop.config, start.state
-    original = state.original
-    assert original is not None
+def _labels(loop: Loop, conflicts: Path) -> Path:
+    """Measures accuracy against labels, with heads on frozen features."""
+    config = loop.config
 
     def make(context: Any) -> None:
         table = read_candidates(conflicts)
-        model = FrozenModel(str(state.reward_model), backbone=config.reward_model)
-        gold = score_rows(loop.gold, table.rows())
-        pool = Pool(table, gold, model, read_preferences(original))
+        pool = Pool(table, score_rows(loop.gold, table.rows()), config.reward_model)
         write_json(context.output, accuracy_against_labels(pool, BLIND_TOPICS, config.selection, context.seed))
 
     return loop.run.stage(
@@ -164,8 +158,7 @@ def _labels(loop: Loop, start: Start, conflicts: Path) -> Path:
         inputs={
             "conflicts": conflicts,
             "gold": Function(str(config.gold)),
-            "reward_model": Model(state.reward_model),
-            "preferences": original,
+            "encoder": Model(config.reward_model),
             "blind": Value(BLIND_TOPICS),
         },
         settings={"selection": config.selection, "seed": config.seed},

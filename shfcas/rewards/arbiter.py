@@ -21,7 +21,7 @@ import numpy as np
 
 SPREADS = (0.0, 0.35, 0.7, 1.4)  # candidate prior deviations of the group terms; 0: one trust for all groups
 PRIOR_TRUST = (0.5, 0.5)  # prior means of t_r and t_p
-PRIOR_SD = 1.0
+PRIOR_SD = 0.35
 ONE_GROUP = ""  # the group of every pair where there is no grouping
 Z95 = 1.959963984540054
 

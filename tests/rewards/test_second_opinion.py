@@ -10,7 +10,7 @@ import pytest
 from shfcas.conflicts.columns import add_conflicts
 from shfcas.data.preferences import Preference
 from shfcas.rewards.arbiter import fit_arbiter, prior_arbiter
-from shfcas.rewards.prompt_groups import clusters, groupings_of, prompt_embeddings
+from shfcas.rewards.prompt_groups import clusters, groupings_of, text_embeddings
 from shfcas.rewards.second_opinion import labelled_pairs, pool_of, sides, soft_labels, standard_scores
 from shfcas.utils.errors import UserError
 from tests.support.conflict_rows import random_rows, table
@@ -126,9 +126,9 @@ def test_prompts_are_grouped_by_a_column_or_by_their_embeddings(tiny_models: dic
     with pytest.raises(UserError, match=r"group_by: expected a column of all prompts, got subject"):
         groupings_of(rows, model, "subject", 0)
     assert groupings_of(rows, "tests.support.tiny:letter_reward", None, 0) == {}
-    vectors = prompt_embeddings(model, [row["prompt"] for row in rows])
+    vectors = text_embeddings(model, [row["prompt"] for row in rows])
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(5), abs=1e-5)
-    alone = prompt_embeddings(model, [rows[1]["prompt"]])
+    alone = text_embeddings(model, [rows[1]["prompt"]])
     assert vectors[1] == pytest.approx(alone[0], abs=1e-5) and vectors[0] == pytest.approx(vectors[4], abs=1e-5)
     found = groupings_of(rows, model, None, 0)
     assert {name: len(set(of)) for name, of in found.items()} == {"2 clusters": 2, "4 clusters": 4}
