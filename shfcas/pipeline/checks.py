@@ -65,7 +65,7 @@ def check_extras(config: RunConfig) -> None:
     needed = [GENERATORS[section.generator] for section in sections if section.generator in GENERATORS]
     if config.engine == "ray":
         needed.append(("ray", "ray"))
-    if config.feedback == "judge":
+    if "judge" in (config.feedback, config.evaluation.judge):
         needed.append(("httpx2", "rlhf"))
     for package, extra in needed:
         if find_spec(package) is None:

@@ -71,7 +71,8 @@ class Loop:
         self.eval_prompts = read_prompts(config.eval_prompts)
         preparation.refuse_shared_prompts((row["prompt"] for row in self.prompts), self.eval_prompts)
         # Made here to fail early if the API key is missing. All rounds share its replies.
-        self.judge = JudgeFeedback(config.judge, run.path / "judge.jsonl") if config.feedback == "judge" else None
+        asked = "judge" in (config.feedback, config.evaluation.judge)
+        self.judge = JudgeFeedback(config.judge, run.path / "judge.jsonl") if asked else None
         # Models whose log-probabilities the policy score needs, by column.
         self.references: dict[str, ModelName] = {}
         if config.policy_score == "logprob_ratio":
@@ -170,7 +171,7 @@ class Loop:
             arm: a folder in the run directory that the round's folder is put into.
             conflicts: a scored candidate table to select from; None samples one from the policy.
         """
-        folder = f"{arm}/round-{number}" if arm else f"round-{number}"
+        config, folder = self.config, f"{arm}/round-{number}" if arm else f"round-{number}"
         if conflicts is None:
             candidates = self.sample(state, folder)
             conflicts = self.score(state, candidates, folder)
@@ -180,6 +181,8 @@ class Loop:
             state = self.refine(state, labels, folder)
         state = self.fine_tune(state, conflicts, folder)
         self.evaluate(state, folder, start)
+        if config.compares_blindly(number):
+            self.compare_blindly(state, folder, start, number)
         return state
 
     def sample(self, state: State, folder: str) -> Path:
@@ -215,6 +218,7 @@ class Loop:
 
     def label(self, queue: Path, conflicts: Path, folder: str, number: int) -> Path:
         """Step 5: labels the selected comparisons."""
+        config = self.config
         return steps.label(
             self.run,
             f"{folder}/preferences.jsonl",
@@ -222,35 +226,36 @@ class Loop:
             conflicts=conflicts,
             number=number,
             source=partial(self._feedback, folder),
-            reads=self._feedback_reads(),
-            settings=self._feedback_settings(),
+            reads=self._reads(config.feedback),
+            settings={"feedback": config.feedback, **self._settings(config.feedback)},
         )
 
-    def _feedback_reads(self) -> dict[str, Source]:
-        """What the source of feedback reads besides the comparisons."""
+    def _reads(self, source: str) -> dict[str, Source]:
+        """What a source of verdicts reads besides the comparisons."""
         config = self.config
-        if config.feedback == "gold" and config.gold:
+        if source == "gold" and config.gold:
             return {"gold": scorer_source(config.gold)}
-        if config.feedback == "judge" and config.judge.guidelines:
+        if source == "judge" and config.judge.guidelines:
             return {"guidelines": data_source(config.judge.guidelines)}
         return {}
 
-    def _feedback_settings(self) -> dict[str, Any]:
-        """The part of the configuration that the source of feedback uses."""
-        config = self.config
-        section = {"human": config.human, "judge": config.judge}.get(config.feedback)
-        found: dict[str, Any] = {"feedback": config.feedback}
-        if section is not None:
-            found |= {config.feedback: section, "seed": config.seed}
-        return found
+    def _settings(self, source: str) -> dict[str, Any]:
+        """The part of the configuration that a source of verdicts uses."""
+        section = {"human": self.config.human, "judge": self.config.judge}.get(source)
+        return {} if section is None else {source: section, "seed": self.config.seed}
 
     def _feedback(self, folder: str, seed: int) -> FeedbackSource:
         """The source that labels the queue in a folder of the run directory."""
-        config = self.config
-        if config.feedback == "human":
-            finish = config.finish_with_what_we_have
-            return HumanFeedback(self.run.path, folder, settings=config.human, seed=seed, finish=finish)
-        return self.judge or GoldFeedback(self.gold, str(config.gold))
+        if self.config.feedback == "gold":
+            return GoldFeedback(self.gold, str(self.config.gold))
+        return self._ask(self.config.feedback, folder, seed)
+
+    def _ask(self, source: str, queue: str, seed: int) -> HumanFeedback | JudgeFeedback:
+        """People, who are asked in this queue, or the language model."""
+        if source == "judge" and self.judge:
+            return self.judge
+        settings, finish = self.config.human, self.config.finish_with_what_we_have
+        return HumanFeedback(self.run.path, queue, settings=settings, seed=seed, finish=finish)
 
     def refine(self, state: State, labels: Path, folder: str) -> State:
         """Step 6: trains the reward model on all preferences so far merged with the new labels."""
@@ -331,6 +336,36 @@ class Loop:
             engine=self.engine,
         )
         return answers
+
+    def compare_blindly(self, state: State, folder: str, start: Start, number: int) -> Path:
+        """Has people or a language model compare the policy's held-out answers with those of the first policy.
+
+        The win rate is in `win_rate.json`. Annotators have a queue of their own, such as `round-1-evaluation`.
+        """
+        config = self.config
+        judge = config.evaluation.judge
+        pairs = evaluation.pair_answers(
+            self.run,
+            f"{folder}/blind_pairs.parquet",
+            base=self._answers(start.state, "round-0"),
+            policy=self._answers(state, folder),
+            count=config.evaluation.num_comparisons,
+        )
+        return evaluation.compare_blindly(
+            self.run,
+            f"{folder}/win_rate.json",
+            pairs=pairs,
+            number=number,
+            judge=judge,
+            source=partial(self._ask, judge, f"{folder}-evaluation"),
+            reads=self._reads(judge),
+            settings=self._settings(judge),
+        )
+
+    def _answers(self, state: State, folder: str) -> Path:
+        """The held-out answers of a policy: as sampled, which no reward changes, or the best of n."""
+        name = "evaluation.parquet" if state.best_of_n > 1 else "evaluation_candidates.parquet"
+        return self.run.path / folder / name
 
 
 def run_rounds(loop: Loop) -> None:
