@@ -20,6 +20,7 @@ from shfcas.pipeline.config import RunConfig
 from shfcas.pipeline.content import Source, data_source, scorer_source
 from shfcas.pipeline.run_directory import Plan, RunDirectory
 from shfcas.pipeline.steps import ModelName
+from shfcas.pipeline.workload import Workload
 from shfcas.rewards.scorers import RewardScorer, load_scorer
 from shfcas.selection import SelectionConfig
 from shfcas.utils.config import to_dict
@@ -69,6 +70,7 @@ class Loop:
         self.run, self.config, self.engine = run, config, engine or LocalEngine()
         self.prompts = read_prompts(config.prompts)[: config.max_prompts]
         self.eval_prompts = read_prompts(config.eval_prompts)
+        run.work = Workload(config, len(self.prompts), len(self.eval_prompts)).of
         preparation.refuse_shared_prompts((row["prompt"] for row in self.prompts), self.eval_prompts)
         # Made here to fail early if the API key is missing. All rounds share its replies.
         asked = "judge" in (config.feedback, config.evaluation.judge)
