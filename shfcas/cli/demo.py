@@ -5,8 +5,17 @@ of eight topics. PPO then trains against it without feedback, after random feedb
 same number of labels. The gold reward is VADER's sentiment of the answer.
 """
 
-from shfcas.demo.arms import DemoConfig as Config
-from shfcas.demo.arms import run_demo, table
+from dataclasses import dataclass
+
+from shfcas.cli._approval import approval, without_flags, yes_option
+from shfcas.demo.arms import DemoConfig, run_demo, table
+
+
+@dataclass
+class Config(DemoConfig):
+    """`shfcas demo`."""
+
+    yes: bool = yes_option()
 
 
 def run(config: Config) -> str:
@@ -15,6 +24,6 @@ def run(config: Config) -> str:
 
     from shfcas.report import write_report
 
-    results = run_demo(config)
+    results = run_demo(without_flags(config, DemoConfig), approve=approval("demo", config.yes))
     report = write_report(Path(config.output))
     return f"{table(results)}\n\nreport: {report}"

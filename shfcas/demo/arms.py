@@ -1,5 +1,6 @@
 """`shfcas demo`: one biased proxy, three kinds of feedback at the same budget, one table."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -14,8 +15,8 @@ from shfcas.evaluation.statistics import auroc
 from shfcas.feedback import read_queue
 from shfcas.feedback.annotation.config import HumanConfig
 from shfcas.pipeline.config import RunConfig
-from shfcas.pipeline.loop import Loop
-from shfcas.pipeline.run_directory import RunDirectory
+from shfcas.pipeline.loop import Loop, begin, refuse
+from shfcas.pipeline.run_directory import Plan, RunDirectory
 from shfcas.rewards.table import score_rows
 from shfcas.utils.config import Options, build, option, read_yaml, to_dict, with_default
 from shfcas.utils.files import read_json, write_json
@@ -63,21 +64,36 @@ def arms(settings: RunConfig) -> dict[str, str]:
     return {arm: label for arm, label in ARMS.items() if arm != "random" or settings.feedback == "gold"}
 
 
-def run_demo(config: DemoConfig) -> dict[str, Any]:
-    """Runs or resumes the arms; writes results.json and returns its content."""
-    settings = run_config(config)
-    settings.check_inputs()
-    run = RunDirectory(config.output, to_dict(settings), config.seed)
-    run.begin()
-    loop = Loop(run, settings)
-    start = loop.start()
+def run_arms(loop: Loop) -> Path:
+    """Makes or plans the stages of all arms; returns the scored answers that they share in the first round."""
+    settings, start = loop.config, loop.start()
     conflicts = loop.score(start.state, loop.sample(start.state, "round-1"), "round-1")
     for arm in arms(settings):
         state = start.state
         selection = None if arm == "no_feedback" else replace(settings.selection, strategy=arm)
-        for number in range(1, config.rounds + 1):
-            shared = conflicts if number == 1 else None  # all arms ask about the same answers in the first round
+        for number in range(1, settings.rounds + 1):
+            shared = conflicts if number == 1 else None
             state = loop.round(state, number, start=start, selection=selection, arm=arm, conflicts=shared)
+    return conflicts
+
+
+def run_demo(config: DemoConfig, *, approve: Callable[[Plan], bool] = refuse) -> dict[str, Any]:
+    """Runs or resumes the arms; writes results.json and returns its content.
+
+    Args:
+        config: the settings.
+        approve: asked whether finished stages may be made again because something that they depend on changed. By
+            default they may not.
+
+    Raises:
+        UserError, UsageError: see `shfcas.pipeline.loop.begin`.
+    """
+    settings = run_config(config)
+    settings.check_inputs()
+    run = RunDirectory(config.output, to_dict(settings), config.seed)
+    loop = Loop(run, settings)
+    begin(loop, lambda: run_arms(loop), approve)
+    conflicts = run_arms(loop)
     results = {
         "policies": policies(run.path, config.rounds, arms(settings)),
         "detection": blind_spot_detection(loop, conflicts),

@@ -388,22 +388,52 @@ def plan(config: RunConfig) -> Plan:
     """
     directory = open_run(config)
     with directory:
-        return plan_rounds(Loop(directory, config))
+        loop = Loop(directory, config)
+        return plan_stages(loop, lambda: run_rounds(loop))
 
 
-def plan_rounds(loop: Loop) -> Plan:
-    """Plans all rounds, and checks whatever the stages that are left depend on.
+def plan_stages(loop: Loop, make: Callable[[], object]) -> Plan:
+    """Plans stages of a run directory, and checks whatever those that are left depend on.
+
+    Args:
+        loop: its run directory and configuration.
+        make: makes the stages; in the planning run directory it plans them.
 
     Raises:
         UserError: a check failed, see `shfcas.pipeline.checks`.
     """
     with loop.run.planning() as planned:
-        run_rounds(loop)
+        make()
     check_run(loop.config, planned, loop.prompts, loop.eval_prompts)
     return planned
 
 
-def run(config: RunConfig, *, approve: Callable[[Plan], bool] = lambda planned: False) -> Path:
+def begin(loop: Loop, make: Callable[[], object], approve: Callable[[Plan], bool]) -> None:
+    """Plans and checks stages, asks before finished ones are made again, and opens the run directory for writing.
+
+    Args:
+        loop: its run directory and configuration.
+        make: makes the stages.
+        approve: asked whether finished stages may be made again because something that they depend on changed.
+
+    Raises:
+        UserError: a check failed, see `shfcas.pipeline.checks`.
+        UsageError: stages are stale and making them again was not approved; the message lists them with the reasons.
+    """
+    planned = plan_stages(loop, make)
+    if planned.stale():
+        if not approve(planned):
+            raise UsageError(f"{planned.stale_text()}; undo the changes, or make them again with --yes")
+        loop.run.approved = True
+    loop.run.begin()
+
+
+def refuse(planned: Plan) -> bool:
+    """Approves nothing."""
+    return False
+
+
+def run(config: RunConfig, *, approve: Callable[[Plan], bool] = refuse) -> Path:
     """Runs all rounds, or those that are left of them, and returns the path of the report.
 
     Args:
@@ -412,18 +442,13 @@ def run(config: RunConfig, *, approve: Callable[[Plan], bool] = lambda planned: 
             default they may not.
 
     Raises:
-        UsageError: stages are stale and making them again was not approved; the message lists them with the reasons.
+        UserError, UsageError: see `begin`.
     """
     from shfcas.report import write_report
 
     with open_run(config) as directory:
         loop = Loop(directory, config)
-        planned = plan_rounds(loop)
-        if planned.stale():
-            if not approve(planned):
-                raise UsageError(f"{planned.stale_text()}; undo the changes, or make them again with --yes")
-            directory.approved = True
-        directory.begin()
+        begin(loop, lambda: run_rounds(loop), approve)
         if not config.gold:
             logger.info("no gold reward: the metrics leave out gold reward, win rate, pair accuracy and detection")
         with open_engine(config.engine, config.ray) as loop.engine:
