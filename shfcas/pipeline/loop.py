@@ -23,7 +23,7 @@ from shfcas.pipeline.steps import ModelName
 from shfcas.pipeline.workload import Workload
 from shfcas.rewards.scorers import RewardScorer, load_scorer
 from shfcas.selection import SelectionConfig
-from shfcas.utils.config import to_dict
+from shfcas.utils.config import lasting, to_dict
 from shfcas.utils.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -243,7 +243,9 @@ class Loop:
 
     def _settings(self, source: str) -> dict[str, Any]:
         """The part of the configuration that a source of verdicts uses."""
-        section = {"human": self.config.human, "judge": self.config.judge}.get(source)
+        judge = lasting(self.config.judge)
+        del judge["guidelines"]  # their content is an input
+        section = {"human": lasting(self.config.human), "judge": judge}.get(source)
         return {} if section is None else {source: section, "seed": self.config.seed}
 
     def _feedback(self, folder: str, seed: int) -> FeedbackSource:
@@ -286,7 +288,7 @@ class Loop:
             candidates=candidates,
             prompts=self.prompts,
             rl=config.rl,
-            gold=self.gold if config.gold else None,
+            gold=(lambda: self.gold) if config.gold else None,
             cost_model=config.cost_model,
             chat_template=config.chat_template,
         )
