@@ -87,3 +87,5 @@ def test_a_disk_that_is_full_in_any_stage(
     assert main(command) == 0
     assert outputs(run) == unbroken and verify(run) == []
     assert all(failures.values())
+    inside = {stage for stage, count in failures.items() if count > 1}  # not only before the stage began
+    assert {f"round-1/{name}" for name in ("reward_model", "policy", "evaluation_candidates.parquet")} < inside
