@@ -142,6 +142,18 @@ def _before(config: Config, prompts: Sequence[dict[str, Any]]) -> CandidateTable
         raise UserError(
             f"before: {config.before} has no gold rewards; make it with shfcas evaluate --gold {config.gold}"
         )
+    sampled, sampling = table.metadata.get("sampling", {}), config.evaluation.sampling
+    others = [
+        f"{name} {sampled[name]}, here {getattr(sampling, name)}"
+        for name in ("temperature", "top_p", "top_k", "max_new_tokens")
+        if name in sampled and sampled[name] != getattr(sampling, name)
+    ]
+    if others:
+        logger.warning(
+            "before: its answers were sampled otherwise (%s), so differences are not of the policies alone; sample "
+            "both in the same way",
+            "; ".join(others),
+        )
     return CandidateTable.from_rows(matching_rows(prompts, table.rows(), f"before ({config.before})"))
 
 

@@ -64,6 +64,14 @@ def test_differences_are_paired_by_prompt_in_any_order(case: Case, capsys: pytes
     assert found["gold_difference"]["low"] <= found["gold_difference"]["mean"] <= found["gold_difference"]["high"]
 
 
+def test_answers_that_were_sampled_otherwise_are_a_warning(case: Case, capsys: pytest.CaptureFixture) -> None:
+    assert main([*case.after(gold=GOLD), "--evaluation.sampling.temperature", "0.5"]) == 0
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("before:")]
+    assert "(temperature 1.0, here 0.5)" in warning
+    assert main(case.after(gold=GOLD)) == 0
+    assert "sampled otherwise" not in capsys.readouterr().err
+
+
 def test_other_prompts_are_refused_before_anything_is_sampled(
     case: Case, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

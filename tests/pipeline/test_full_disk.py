@@ -12,7 +12,7 @@ from shfcas.cli import main
 from shfcas.pipeline.inspection import verify
 from shfcas.pipeline.run_directory import PlannedStage, RunDirectory
 from tests.pipeline.conftest import write_config
-from tests.pipeline.test_kills import HUMAN, answer_through_store, outputs
+from tests.support.asked_runs import HUMAN, answer_through_store, outputs
 
 ROOM = (0, 40_000, 150_000, 600_000, 2_500_000)  # bytes that are left when a stage begins
 
@@ -54,7 +54,7 @@ def test_a_disk_that_is_full_in_any_stage(
     (tmp_path / "sources").mkdir()
     config, run = write_config(tmp_path / "sources"), disk / "run"
     text = config.read_text().replace("evaluation: {", "evaluation: {judge: human, num_comparisons: 8, ")
-    config.write_text(text + HUMAN.replace("rounds: 2", "rounds: 1"))
+    config.write_text(text + HUMAN)
     command = ["run", str(config), "--output", str(run)]
     answer_through_store(monkeypatch, [])
     assert main(command) == 0

@@ -1,24 +1,20 @@
 """Two rounds with people who label and compare, killed after each stage and inside it: equal to an unbroken run."""
 
-import json
 import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from shfcas.cli import main
-from shfcas.feedback.annotation.store import STORE, Store
-from shfcas.feedback.human import HumanFeedback
 from shfcas.feedback.web.annotators import Annotators
 from shfcas.feedback.web.server import running
 from tests.pipeline.conftest import write_config
+from tests.support.asked_runs import HUMAN, answer_through_store, better, outputs
 from tests.support.interruption import Killed, killed_at
 from tests.support.page_client import Client
 from tests.support.processes import Command
-from tests.support.queues import judged
 
 PREPARATION = (
     "config.yaml",
@@ -63,12 +59,6 @@ KILL_AT = [
     *(f"round-0/{name}" for name in PREPARATION[1:]),
     *(f"round-{number}/{name}" for number in (1, 2) for name in ROUND),
 ]
-HUMAN = """
-rounds: 2
-feedback: human
-human: {port: 0, repeat_share: 0}
-finish_with_what_we_have: false
-"""
 
 
 @pytest.fixture(scope="module")
@@ -78,30 +68,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = path.read_text().replace(
         "evaluation: {", "evaluation: {judge: human, judge_rounds: each, num_comparisons: 8, "
     )
-    path.write_text(text + HUMAN)
+    path.write_text(f"{text}{HUMAN}rounds: 2\n")
     return path
-
-
-def better(first: str, second: str) -> str:
-    """What the person answers: the longer one."""
-    return "tie" if len(first) == len(second) else "first" if len(first) > len(second) else "second"
-
-
-def answer_through_store(monkeypatch: pytest.MonkeyPatch, killed_after: list[int]) -> None:
-    """One person answers what is left, through the store. A number in the list kills the run after so many answers."""
-
-    def wait(self: HumanFeedback, store: Store, items: Any, rows: int) -> None:
-        for item in items:
-            if item.id not in self._open(items, store.judgements(self.queue)):
-                continue
-            if killed_after and killed_after[0] == 0:
-                killed_after.pop()
-                raise Killed("while people answer")
-            store.record(judged(item, "annotator", better(item.first_text, item.second_text)))
-            if killed_after:
-                killed_after[0] -= 1
-
-    monkeypatch.setattr(HumanFeedback, "_wait", wait)
 
 
 @pytest.fixture(scope="module")
@@ -120,16 +88,6 @@ def run(config: Path, unbroken: Path) -> Iterator[Path]:
     path = config.parent / "run"
     yield path
     shutil.rmtree(path, ignore_errors=True)
-
-
-def outputs(run: Path) -> dict[str, str]:
-    """The hash of each stage's output, and of each answer of people."""
-    stages = json.loads((run / "manifest.json").read_text())["stages"]
-    assert {stage["state"] for stage in stages.values()} == {"done"}
-    with Store(run / STORE, read_only=True) as store:
-        answers = {f"answer to {j.item} by {j.annotator}": j.choice for j in store.judgements()}
-        assert len(answers) == len(store.judgements())  # no comparison was asked twice
-    return {name: stage["output"] for name, stage in stages.items()} | answers
 
 
 def check_same(run: Path, unbroken: Path) -> None:

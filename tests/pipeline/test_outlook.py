@@ -27,7 +27,7 @@ def config(tiny_models: dict[str, str], tmp_path: Path) -> dict[str, Any]:
         "sampling": {"num_completions": 4, "max_new_tokens": 4},
         "selection": {"strategy": "random", "budget": 7},
         "reward": {"ensemble_size": 2, "held_out": 0.0},
-        "rl": {"ppo": {"num_rollouts": 3, "rollout_batch_size": 8, "mini_batch_size": 4}},
+        "rl": {"ppo": {"num_rollouts": 3, "rollout_batch_size": 8, "mini_batch_size": 4, "max_completion_length": 10}},
         "evaluation": {"sampling": {"num_completions": 2, "max_new_tokens": 4}},
         "rounds": 2,
         "output": str(tmp_path / "run"),
@@ -80,7 +80,6 @@ def small(config: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 
 def test_tokens_are_counted_with_those_of_training(config: dict[str, Any], capsys: pytest.CaptureFixture) -> None:
-    config["rl"]["ppo"]["max_completion_length"] = 10
     found = json.loads(planned(config, capsys, "--json"))["outlook"]
     assert found["tokens"] == found["completions"] * 4 + found["rollouts"] * 10
     assert "tokens:       at most 712 to sample, also in training" in planned(config, capsys).splitlines()
