@@ -6,9 +6,18 @@ arbiters. Then PPO trains against the biased proxy, a second opinion without lab
 gold reward is VADER's sentiment of the answer. It takes minutes on two CPU cores.
 """
 
-from shfcas.demo.arms import DemoConfig as Config
-from shfcas.demo.arms import run_demo
+from dataclasses import dataclass
+
+from shfcas.cli._approval import approval, without_flags, yes_option
+from shfcas.demo.arms import DemoConfig, run_demo
 from shfcas.demo.page import text as format_results
+
+
+@dataclass
+class Config(DemoConfig):
+    """`shfcas demo`."""
+
+    yes: bool = yes_option()
 
 
 def run(config: Config) -> str:
@@ -17,6 +26,6 @@ def run(config: Config) -> str:
 
     from shfcas.report import write_report
 
-    results = run_demo(config)
+    results = run_demo(without_flags(config, DemoConfig), approve=approval("demo", config.yes))
     report = write_report(Path(config.output))
     return f"{format_results(results)}\n\nreport: {report}"

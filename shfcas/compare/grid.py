@@ -109,18 +109,24 @@ class Record:
     Args:
         path: the file.
         inputs: inputs of the cells; a file with other inputs raises UserError.
+        again: empty a file with other inputs instead, so that its cells are run again.
     """
 
-    def __init__(self, path: str | Path, inputs: dict[str, Any] | None = None) -> None:
+    def __init__(self, path: str | Path, inputs: dict[str, Any] | None = None, again: bool = False) -> None:
         self.path, head = Path(path), {"inputs": inputs or {}}
         self.done: dict[Cell, dict[str, Any]] = {}
         with disk_errors(str(self.path)):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._drop_partial_line()
             lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+            before = json.loads(lines[0])["inputs"] if lines else {}
+            changed = differences(before, json.loads(json.dumps(head))["inputs"]) if lines else []
+            if changed and again:
+                self.path.unlink()
+                lines = []
             if not lines:
                 self._append(head)
-            elif changed := differences(json.loads(lines[0])["inputs"], json.loads(json.dumps(head))["inputs"]):
+            elif changed:
                 raise UserError(
                     f"{self.path} holds cells that were made otherwise ({'; '.join(changed)}); undo that, delete the "
                     "file to run them again, or name a new folder with --output"

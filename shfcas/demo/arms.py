@@ -1,5 +1,6 @@
 """`shfcas demo`: one biased proxy, what finds its blind topics, what labels are worth, and three policies."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from shfcas.conflicts.contrasts import ContrastColumns
 from shfcas.data.candidates import read_candidates
 from shfcas.demo.conclusion import conclude
+from shfcas.demo.figure import labels_figure
 from shfcas.demo.labels import Pool, accuracy_against_labels
 from shfcas.demo.scores import WORDINGS, what_scores_know
 from shfcas.demo.sentiment import BLIND_TOPICS
@@ -18,12 +20,14 @@ from shfcas.feedback import read_queue
 from shfcas.feedback.annotation.config import HumanConfig
 from shfcas.pipeline.config import RunConfig
 from shfcas.pipeline.content import Function, Model, Value
-from shfcas.pipeline.loop import Loop, Start
-from shfcas.pipeline.run_directory import RunDirectory
+from shfcas.pipeline.loop import Loop, Start, begin, refuse
+from shfcas.pipeline.run_directory import Plan, RunDirectory
 from shfcas.rewards.table import score_rows
 from shfcas.training.reward.config import ARBITRATE, LABELS, SECOND_OPINION
 from shfcas.utils.config import Options, build, option, read_yaml, to_dict, with_default
-from shfcas.utils.files import read_json, write_json
+from shfcas.utils.files import read_json, write_json, write_text
+
+SCORES, ADDED = "scores.json", "labels.json"
 
 
 @dataclass(frozen=True)
@@ -85,36 +89,54 @@ def arms(settings: RunConfig) -> dict[str, Arm]:
     return {name: arm for name, arm in ARMS.items() if arm.strategy != "random" or settings.feedback == "gold"}
 
 
-def run_demo(config: DemoConfig) -> dict[str, Any]:
-    """Runs or resumes the demo; writes results.json and returns its content."""
+def run_arms(loop: Loop) -> tuple[Start, Path]:
+    """Makes or plans the stages of all arms; returns the baseline and the scored answers that the arms share."""
+    settings, start = loop.config, loop.start()
+    conflicts = loop.score(start.state, loop.sample(start.state, "round-1"), "round-1")
+    what_scores_tell(loop, conflicts)
+    what_labels_add(loop, conflicts)
+    for name, arm in arms(settings).items():
+        _run_arm(loop, name, arm=arm, start=start, conflicts=conflicts)
+    return start, conflicts
+
+
+def run_demo(config: DemoConfig, *, approve: Callable[[Plan], bool] = refuse) -> dict[str, Any]:
+    """Runs or resumes the arms; writes results.json and labels.svg, and returns the results.
+
+    Args:
+        config: the settings.
+        approve: asked whether finished stages may be made again because something that they depend on changed. By
+            default they may not.
+
+    Raises:
+        UserError, UsageError: see `shfcas.pipeline.loop.begin`.
+    """
     settings = run_config(config)
     settings.check_inputs()
     with RunDirectory(config.output, to_dict(settings), config.seed) as run:
-        run.begin()
         loop = Loop(run, settings)
-        start = loop.start()
-        conflicts = loop.score(start.state, loop.sample(start.state, "round-1"), "round-1")
-        scores, labels = _scores(loop, conflicts), _labels(loop, conflicts)
-        for name, arm in arms(settings).items():
-            _run_arm(run, settings, name, arm=arm, start=start, conflicts=conflicts)
+        begin(loop, lambda: run_arms(loop), approve)
+        start, conflicts = run_arms(loop)
+        asked = {name: blind_share(run.path / name, conflicts) for name, a in arms(settings).items() if a.strategy}
         results: dict[str, Any] = {
             "policies": policies(run.path, arms(settings)),
-            "reward_models": reward_models(loop, run.path, arms(settings), start),
-            "scores": read_json(scores),
-            "labels": read_json(labels),
-            "asked": {
-                name: blind_share(run.path / name, conflicts) for name, arm in arms(settings).items() if arm.strategy
-            },
+            "reward_models": reward_models(loop, run.path, arms=arms(settings), start=start),
+            "scores": read_json(run.path / SCORES),
+            "labels": read_json(run.path / ADDED),
+            "asked": asked,
             "seconds": round(sum(stage.seconds for stage in run.manifest.stages.values())),
         }
         results["conclusion"] = conclude(results)
         write_json(run.path / "results.json", results)
+        write_text(run.path / "labels.svg", labels_figure(results["labels"]))
     return results
 
 
-def _run_arm(run: RunDirectory, settings: RunConfig, name: str, *, arm: Arm, start: Start, conflicts: Path) -> None:
+def _run_arm(loop: Loop, name: str, *, arm: Arm, start: Start, conflicts: Path) -> None:
     """Runs one arm; an arm without a policy ends with its reward model."""
-    loop = Loop(run, replace(settings, reward=replace(settings.reward, refine=arm.refine)))
+    settings = loop.config
+    own = replace(settings, reward=replace(settings.reward, refine=arm.refine))
+    loop = Loop(loop.run, own, loop.engine)
     selection = replace(settings.selection, strategy=arm.strategy) if arm.strategy else None
     if arm.policy:
         loop.round(start.state, 1, start=start, selection=selection, arm=name, conflicts=conflicts)
@@ -125,7 +147,7 @@ def _run_arm(run: RunDirectory, settings: RunConfig, name: str, *, arm: Arm, sta
     loop.refine(start.state, conflicts, labels, folder)
 
 
-def _scores(loop: Loop, conflicts: Path) -> Path:
+def what_scores_tell(loop: Loop, conflicts: Path) -> None:
     """Measures what each policy score knows, and whether its conflicts find the blind topics."""
     config = loop.config
 
@@ -135,15 +157,15 @@ def _scores(loop: Loop, conflicts: Path) -> Path:
         gold = score_rows(loop.gold, table.rows())
         write_json(context.output, what_scores_know(table, gold, other, BLIND_TOPICS))
 
-    return loop.run.stage(
-        "scores.json",
+    loop.run.stage(
+        SCORES,
         make,
         inputs={"conflicts": conflicts, "gold": Function(str(config.gold)), "policy": Model(config.policy)},
         settings={"wording": WORDINGS["mood"].texts()},
     )
 
 
-def _labels(loop: Loop, conflicts: Path) -> Path:
+def what_labels_add(loop: Loop, conflicts: Path) -> None:
     """Measures accuracy against labels, with heads on frozen features."""
     config = loop.config
 
@@ -152,8 +174,8 @@ def _labels(loop: Loop, conflicts: Path) -> Path:
         pool = Pool(table, score_rows(loop.gold, table.rows()), config.reward_model)
         write_json(context.output, accuracy_against_labels(pool, BLIND_TOPICS, config.selection, context.seed))
 
-    return loop.run.stage(
-        "labels.json",
+    loop.run.stage(
+        ADDED,
         make,
         inputs={
             "conflicts": conflicts,
@@ -186,7 +208,7 @@ def _gold(folder: Path) -> dict[str, float]:
     return {p: float(np.mean(g)) for p, g in zip(table.column("prompt_id"), table.column("gold"), strict=True)}
 
 
-def reward_models(loop: Loop, path: Path, arms: dict[str, Arm], start: Start) -> list[dict[str, Any]]:
+def reward_models(loop: Loop, path: Path, *, arms: dict[str, Arm], start: Start) -> list[dict[str, Any]]:
     """Measures each arm's reward model on the base policy's held-out answers: pair accuracy, overall and by topic."""
     from shfcas.evaluation.metrics import ranking_accuracy
     from shfcas.rewards.table import answer_rewards

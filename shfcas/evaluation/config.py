@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from shfcas.sampling.config import SamplingConfig
 from shfcas.utils.config import Options, option
 
+JUDGES = ("gold", "human", "judge")
+
 
 @dataclass
 class EvaluationConfig(Options):
@@ -16,3 +18,16 @@ class EvaluationConfig(Options):
         common=True,
     )
     group_by: str | None = option(None, "prompt column to report results by, too (none: no groups)", common=True)
+    judge: str = option(
+        "gold",
+        "who compares the policy with the base: the gold reward if there is one; or, in blind pairs, people (human) or "
+        "a language model (judge)",
+        JUDGES,
+        common=True,
+    )
+    num_comparisons: int = option(
+        100, "judge human or judge: maximum pairs of answers to compare for each policy, over all prompts", ge=1
+    )
+    judge_rounds: str = option(
+        "last", "judge human or judge: compare the policy of the last round, or of each round", ("last", "each")
+    )

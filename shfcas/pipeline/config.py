@@ -81,10 +81,10 @@ class RunConfig(Options):
     feedback: str = option(
         "gold", "who labels: the gold reward, people, a language model, or no one", SOURCES, common=True
     )
-    human: HumanConfig = option(HumanConfig, "feedback human: people, through a page")
-    judge: JudgeConfig = option(JudgeConfig, "feedback judge: the language model")
+    human: HumanConfig = option(HumanConfig, "feedback or evaluation.judge human: people, through a page")
+    judge: JudgeConfig = option(JudgeConfig, "feedback or evaluation.judge judge: the language model")
     finish_with_what_we_have: bool = option(
-        False, "feedback human: continue with the answers so far, without waiting for the others", volatile=True
+        False, "people: continue with the answers so far, without waiting for the others", volatile=True
     )
     reward: RefineConfig = option(RefineConfig, "refinement of the reward model")
     preflight: PreflightConfig | None = option(
@@ -135,12 +135,18 @@ class RunConfig(Options):
             raise UsageError("missing: gold; name the gold reward, or set feedback to human, judge or none")
         if self.bootstrap:
             require(self.bootstrap, "bootstrap.")
-        if self.feedback == "judge":
+        asked = (self.feedback, self.evaluation.judge)
+        if "judge" in asked:
             require(self.judge, "judge.")
-        if self.feedback == "human":
+        if "human" in asked:
             HumanFeedback.check(self.human)
         if self.feedback != "none":
             self._check_ensemble()
+
+    def compares_blindly(self, number: int) -> bool:
+        """Tells whether people or a language model compare the policy of a round with the base."""
+        chosen = self.evaluation.judge_rounds == "each" or number == self.rounds
+        return self.evaluation.judge != "gold" and chosen
 
     def _check_ensemble(self) -> None:
         """Checks that a strategy that reads rewards of an ensemble gets one."""

@@ -15,7 +15,7 @@ from shfcas.models.resolve import adapter_base, resolve
 from shfcas.utils.callables import is_callable_name, load_callable, version
 from shfcas.utils.config import fingerprint
 from shfcas.utils.errors import UserError
-from shfcas.utils.files import existing, read_json, write_json
+from shfcas.utils.files import add_content, existing, read_json, write_json
 
 # Files of a model folder that change what the model says: weights, configurations, tokenizer, templates, code.
 MODEL_FILES = {".safetensors", ".bin", ".json", ".jinja", ".txt", ".model", ".bpe", ".tiktoken", ".py"}
@@ -133,9 +133,7 @@ def content_of(source: Source, hashes: FileHashes) -> str:
 def hash_file(path: Path) -> str:
     """Returns the SHA-256 of a file, read in blocks."""
     digest = sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
+    add_content(digest, path)
     return digest.hexdigest()
 
 

@@ -1,8 +1,10 @@
-"""Step 8 of the method: gold rewards and metrics of a policy's answers to held-out prompts.
+"""Step 8 of the method: gold rewards, metrics and blind comparisons of a policy's answers to held-out prompts.
 
-Both stages have the form of the steps in `shfcas.pipeline.steps`, whose `sample` makes the answers.
+The stages have the form of the steps in `shfcas.pipeline.steps`, whose `sample` makes the answers.
 """
 
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,10 @@ import numpy as np
 
 from shfcas.data.candidates import CandidateTable, read_candidates, write_candidates
 from shfcas.engines import Engine
+from shfcas.evaluation.blind_pairs import describe, judged_win_rate, make_pairs
 from shfcas.evaluation.metrics import detection, grouped, ranking_accuracy, summarize
+from shfcas.feedback.human import HumanFeedback
+from shfcas.feedback.judge.source import JudgeFeedback
 from shfcas.pipeline.content import Source, scorer_source
 from shfcas.pipeline.policy_score import PolicyScore
 from shfcas.pipeline.run_directory import RunDirectory, StageContext
@@ -18,6 +23,8 @@ from shfcas.pipeline.steps import ModelName, with_conflicts
 from shfcas.rewards.best_of_n import keep_best, kl_bound
 from shfcas.rewards.table import answer_rewards
 from shfcas.utils.files import read_json, write_json
+
+logger = logging.getLogger(__name__)
 
 
 def score_held_out(
@@ -124,6 +131,61 @@ def measure(
         inputs={"answers": answers, "before": before, "reward_model": scorer_source(reward_model)},
         settings={"evaluation.group_by": group_by, "cost_model": cost_model, "rl.best_of_n.n": best_of_n},
     )
+
+
+def pair_answers(run: RunDirectory, output: str, *, base: Path, policy: Path, count: int) -> Path:
+    """Pairs held-out answers of a policy with those of the base, in random order.
+
+    Args:
+        run: the run directory.
+        output: the table of pairs to write, see `shfcas.evaluation.blind_pairs.make_pairs`.
+        base: a table with answers of the base.
+        policy: a table with answers of the policy.
+        count: maximum number of pairs.
+    """
+
+    def make(context: StageContext) -> None:
+        pairs = make_pairs(read_candidates(base), read_candidates(policy), count, context.seed)
+        write_candidates(context.output, pairs)
+
+    settings = {"evaluation.num_comparisons": count, "seed": run.seed}
+    return run.stage(output, make, inputs={"base": base, "policy": policy}, settings=settings)
+
+
+def compare_blindly(
+    run: RunDirectory,
+    output: str,
+    *,
+    pairs: Path,
+    number: int,
+    judge: str,
+    source: Callable[[int], HumanFeedback | JudgeFeedback],
+    reads: Mapping[str, Source],
+    settings: Mapping[str, Any],
+) -> Path:
+    """Asks people or a language model about blind pairs, and writes the policy's win rate.
+
+    Args:
+        run: the run directory.
+        output: the win rate to write: the values of `shfcas.evaluation.blind_pairs.win_rate`, `judge`, and of a
+            language model its `report`.
+        pairs: the table of pairs.
+        number: the round, from 1.
+        judge: `human` or `judge`.
+        source: makes the source of verdicts from the stage's seed.
+        reads: what the source itself reads, such as a judge's guidelines.
+        settings: the part of the configuration that the source uses.
+    """
+
+    def make(context: StageContext) -> None:
+        asked = source(context.seed)
+        result = {"judge": judge, **judged_win_rate(read_candidates(pairs), asked, number)}
+        if isinstance(asked, JudgeFeedback):
+            result["report"] = asked.report
+        logger.info("%s", describe(result))
+        write_json(context.output, result)
+
+    return run.stage(output, make, inputs={"pairs": pairs, **reads}, settings={"evaluation.judge": judge, **settings})
 
 
 def _means(gold: list[list[float]], accuracy: list[float], positions: list[int]) -> dict[str, Any]:

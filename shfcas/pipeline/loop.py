@@ -21,10 +21,11 @@ from shfcas.pipeline.content import Source, data_source, scorer_source
 from shfcas.pipeline.policy_score import PolicyScore
 from shfcas.pipeline.run_directory import Plan, RunDirectory
 from shfcas.pipeline.steps import ModelName
+from shfcas.pipeline.workload import Workload
 from shfcas.rewards.scorers import RewardScorer, load_scorer
 from shfcas.selection import SelectionConfig
 from shfcas.training.reward.config import DROP, LABELS
-from shfcas.utils.config import to_dict
+from shfcas.utils.config import lasting, to_dict
 from shfcas.utils.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -78,11 +79,13 @@ class Loop:
         self.run, self.config, self.engine = run, config, engine or LocalEngine()
         self.prompts = read_prompts(config.prompts)[: config.max_prompts]
         self.eval_prompts = read_prompts(config.eval_prompts)
+        run.work = Workload(config, len(self.prompts), len(self.eval_prompts)).of
         self.unlabelled_prompts = read_prompts(config.unlabelled_prompts) if config.unlabelled_prompts else []
         for key, rows in {"prompts": self.prompts, "unlabelled_prompts": self.unlabelled_prompts}.items():
             preparation.refuse_shared_prompts((row["prompt"] for row in rows), self.eval_prompts, key)
         # Made here to fail early if the API key is missing. All rounds share its replies.
-        self.judge = JudgeFeedback(config.judge, run.path / "judge.jsonl") if config.feedback == "judge" else None
+        asked = "judge" in (config.feedback, config.evaluation.judge)
+        self.judge = JudgeFeedback(config.judge, run.path / "judge.jsonl") if asked else None
         # Models whose log-probabilities the policy score needs, by column.
         self.references: dict[str, ModelName] = {}
         if config.policy_score == "logprob_ratio":
@@ -181,7 +184,7 @@ class Loop:
             arm: a folder in the run directory that the round's folder is put into.
             conflicts: a scored candidate table to select from; None samples one from the policy.
         """
-        folder = f"{arm}/round-{number}" if arm else f"round-{number}"
+        config, folder = self.config, f"{arm}/round-{number}" if arm else f"round-{number}"
         if conflicts is None:
             candidates = self.sample(state, folder)
             conflicts = self.score(state, candidates, folder)
@@ -192,6 +195,8 @@ class Loop:
         state = self.refine(state, conflicts, labels, folder)
         state = self.fine_tune(state, conflicts, folder)
         self.evaluate(state, folder, start)
+        if config.compares_blindly(number):
+            self.compare_blindly(state, folder, start, number)
         return state
 
     def sample(self, state: State, folder: str) -> Path:
@@ -233,6 +238,7 @@ class Loop:
 
     def label(self, queue: Path, conflicts: Path, folder: str, number: int) -> Path:
         """Step 5: labels the selected comparisons."""
+        config = self.config
         return steps.label(
             self.run,
             f"{folder}/preferences.jsonl",
@@ -240,35 +246,38 @@ class Loop:
             conflicts=conflicts,
             number=number,
             source=partial(self._feedback, folder),
-            reads=self._feedback_reads(),
-            settings=self._feedback_settings(),
+            reads=self._reads(config.feedback),
+            settings={"feedback": config.feedback, **self._settings(config.feedback)},
         )
 
-    def _feedback_reads(self) -> dict[str, Source]:
-        """What the source of feedback reads besides the comparisons."""
+    def _reads(self, source: str) -> dict[str, Source]:
+        """What a source of verdicts reads besides the comparisons."""
         config = self.config
-        if config.feedback == "gold" and config.gold:
+        if source == "gold" and config.gold:
             return {"gold": scorer_source(config.gold)}
-        if config.feedback == "judge" and config.judge.guidelines:
+        if source == "judge" and config.judge.guidelines:
             return {"guidelines": data_source(config.judge.guidelines)}
         return {}
 
-    def _feedback_settings(self) -> dict[str, Any]:
-        """The part of the configuration that the source of feedback uses."""
-        config = self.config
-        section = {"human": config.human, "judge": config.judge}.get(config.feedback)
-        found: dict[str, Any] = {"feedback": config.feedback}
-        if section is not None:
-            found |= {config.feedback: section, "seed": config.seed}
-        return found
+    def _settings(self, source: str) -> dict[str, Any]:
+        """The part of the configuration that a source of verdicts uses."""
+        judge = lasting(self.config.judge)
+        del judge["guidelines"]  # their content is an input
+        section = {"human": lasting(self.config.human), "judge": judge}.get(source)
+        return {} if section is None else {source: section, "seed": self.config.seed}
 
     def _feedback(self, folder: str, seed: int) -> FeedbackSource:
         """The source that labels the queue in a folder of the run directory."""
-        config = self.config
-        if config.feedback == "human":
-            finish = config.finish_with_what_we_have
-            return HumanFeedback(self.run.path, folder, settings=config.human, seed=seed, finish=finish)
-        return self.judge or GoldFeedback(self.gold, str(config.gold))
+        if self.config.feedback == "gold":
+            return GoldFeedback(self.gold, str(self.config.gold))
+        return self._ask(self.config.feedback, folder, seed)
+
+    def _ask(self, source: str, queue: str, seed: int) -> HumanFeedback | JudgeFeedback:
+        """People, who are asked in this queue, or the language model."""
+        if source == "judge" and self.judge:
+            return self.judge
+        settings, finish = self.config.human, self.config.finish_with_what_we_have
+        return HumanFeedback(self.run.path, queue, settings=settings, seed=seed, finish=finish)
 
     def refine(self, state: State, conflicts: Path, labels: Path | None, folder: str) -> State:
         """Step 6: trains the reward model on what was labelled, and on what policy and reward model say together.
@@ -335,7 +344,7 @@ class Loop:
             candidates=candidates,
             prompts=self.prompts,
             rl=config.rl,
-            gold=self.gold if config.gold else None,
+            gold=(lambda: self.gold) if config.gold else None,
             cost_model=config.cost_model,
             chat_template=config.chat_template,
         )
@@ -388,6 +397,36 @@ class Loop:
         )
         return answers
 
+    def compare_blindly(self, state: State, folder: str, start: Start, number: int) -> Path:
+        """Has people or a language model compare the policy's held-out answers with those of the first policy.
+
+        The win rate is in `win_rate.json`. Annotators have a queue of their own, such as `round-1-evaluation`.
+        """
+        config = self.config
+        judge = config.evaluation.judge
+        pairs = evaluation.pair_answers(
+            self.run,
+            f"{folder}/blind_pairs.parquet",
+            base=self._answers(start.state, "round-0"),
+            policy=self._answers(state, folder),
+            count=config.evaluation.num_comparisons,
+        )
+        return evaluation.compare_blindly(
+            self.run,
+            f"{folder}/win_rate.json",
+            pairs=pairs,
+            number=number,
+            judge=judge,
+            source=partial(self._ask, judge, f"{folder}-evaluation"),
+            reads=self._reads(judge),
+            settings=self._settings(judge),
+        )
+
+    def _answers(self, state: State, folder: str) -> Path:
+        """The held-out answers of a policy: as sampled, which no reward changes, or the best of n."""
+        name = "evaluation.parquet" if state.best_of_n > 1 else "evaluation_candidates.parquet"
+        return self.run.path / folder / name
+
 
 def run_rounds(loop: Loop) -> None:
     """Runs all rounds, or those that are left of them; in a planning run directory, plans them."""
@@ -407,22 +446,52 @@ def plan(config: RunConfig) -> Plan:
     """
     directory = open_run(config)
     with directory:
-        return plan_rounds(Loop(directory, config))
+        loop = Loop(directory, config)
+        return plan_stages(loop, lambda: run_rounds(loop))
 
 
-def plan_rounds(loop: Loop) -> Plan:
-    """Plans all rounds, and checks whatever the stages that are left depend on.
+def plan_stages(loop: Loop, make: Callable[[], object]) -> Plan:
+    """Plans stages of a run directory, and checks whatever those that are left depend on.
+
+    Args:
+        loop: its run directory and configuration.
+        make: makes the stages; in the planning run directory it plans them.
 
     Raises:
         UserError: a check failed, see `shfcas.pipeline.checks`.
     """
     with loop.run.planning() as planned:
-        run_rounds(loop)
+        make()
     check_run(loop.config, planned, loop.prompts, loop.eval_prompts)
     return planned
 
 
-def run(config: RunConfig, *, approve: Callable[[Plan], bool] = lambda planned: False) -> Path:
+def begin(loop: Loop, make: Callable[[], object], approve: Callable[[Plan], bool]) -> None:
+    """Plans and checks stages, asks before finished ones are made again, and opens the run directory for writing.
+
+    Args:
+        loop: its run directory and configuration.
+        make: makes the stages.
+        approve: asked whether finished stages may be made again because something that they depend on changed.
+
+    Raises:
+        UserError: a check failed, see `shfcas.pipeline.checks`.
+        UsageError: stages are stale and making them again was not approved; the message lists them with the reasons.
+    """
+    planned = plan_stages(loop, make)
+    if planned.stale():
+        if not approve(planned):
+            raise UsageError(f"{planned.stale_text()}; undo the changes, or make them again with --yes")
+        loop.run.approved = True
+    loop.run.begin()
+
+
+def refuse(planned: Plan) -> bool:
+    """Approves nothing."""
+    return False
+
+
+def run(config: RunConfig, *, approve: Callable[[Plan], bool] = refuse) -> Path:
     """Runs all rounds, or those that are left of them, and returns the path of the report.
 
     Args:
@@ -431,18 +500,13 @@ def run(config: RunConfig, *, approve: Callable[[Plan], bool] = lambda planned: 
             default they may not.
 
     Raises:
-        UsageError: stages are stale and making them again was not approved; the message lists them with the reasons.
+        UserError, UsageError: see `begin`.
     """
     from shfcas.report import write_report
 
     with open_run(config) as directory:
         loop = Loop(directory, config)
-        planned = plan_rounds(loop)
-        if planned.stale():
-            if not approve(planned):
-                raise UsageError(f"{planned.stale_text()}; undo the changes, or make them again with --yes")
-            directory.approved = True
-        directory.begin()
+        begin(loop, lambda: run_rounds(loop), approve)
         if not config.gold:
             logger.info("no gold reward: the metrics leave out gold reward, win rate, pair accuracy and detection")
         with open_engine(config.engine, config.ray) as loop.engine:

@@ -28,7 +28,9 @@ def results(config: RunConfig, run: Path) -> list[dict[str, Any]]:
         Rows with `round`, `kl` (nats), `minutes` and, for rounds with feedback, `labels`, see `label_counts`. With gold
         also `gold_reward` and `win_rate` (mean, low, high); `difference` of the gold reward to round 0, paired
         over the held-out prompts (mean, low, high); `distinguishable`, whether its 95 % interval excludes 0; and
-        `accuracy_before` and `accuracy_after`, of the reward model before and after the round's labels.
+        `accuracy_before` and `accuracy_after`, of the reward model before and after the round's labels. Where people
+        or a language model compared the policy with the base, `judged`, see `shfcas.pipeline.evaluation`. `cost`: of
+        the language model in this round, if its prices are known.
     """
     stages = read_json(run / "manifest.json")["stages"]
     found: list[dict[str, Any]] = []
@@ -41,6 +43,10 @@ def results(config: RunConfig, run: Path) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"round": number, "kl": metrics["kl"], "minutes": seconds / 60}
         if number and config.feedback != "none":
             row["labels"] = label_counts(config, run, folder)
+        if number and config.compares_blindly(number):
+            row["judged"] = read_json(run / folder / "win_rate.json")
+        if (cost := _cost(run / folder, row.get("judged", {}))) is not None:
+            row["cost"] = cost
         if first is not None:
             row |= {"gold_reward": metrics["gold_reward"], "win_rate": metrics["win_rate"]}
             row |= {"accuracy_before": accuracy, "accuracy_after": metrics["pair_accuracy"]}
@@ -86,9 +92,12 @@ def table(rows: list[dict[str, Any]]) -> str:
     heads = ["round"]
     if has_gold:
         heads += ["gold reward", "minus round 0 [95 %]", "win rate", "accuracy before", "after"]
+    judged = next((f"win rate by {row['judged']['judge']} [95 %]" for row in rows if "judged" in row), "")
+    if judged:
+        heads += [judged, "compared"]
     if any("labels" in row for row in rows):
         heads += ["asked", "answered", "ties", "budget"]
-    heads += ["KL", "minutes"]
+    heads += ["KL", "minutes", *(["cost"] if any("cost" in row for row in rows) else [])]
     lines = [heads]
     for row in rows:
         cells = {"round": str(row["round"]), "KL": f"{row['kl']:.2f}", "minutes": f"{row['minutes']:.1f}"}
@@ -96,6 +105,11 @@ def table(rows: list[dict[str, Any]]) -> str:
         if "gold_reward" in row:
             cells |= {"gold reward": f"{row['gold_reward']['mean']:.3f}", "win rate": f"{row['win_rate']['mean']:.3f}"}
             cells |= {"accuracy before": _share(row["accuracy_before"]), "after": _share(row["accuracy_after"])}
+        if "judged" in row:
+            cells[judged] = _interval(row["judged"]["win_rate"])
+            cells["compared"] = f"{row['judged']['answered']:,} of {row['judged']['asked']:,}"
+        if "cost" in row:
+            cells["cost"] = f"{row['cost']:.4g}"
         if "difference" in row:
             cells["minus round 0 [95 %]"] = _difference(row)
         lines.append([cells.get(head, "-") for head in heads])
@@ -108,6 +122,19 @@ def _difference(row: dict[str, Any]) -> str:
     d = row["difference"]
     note = "" if row["distinguishable"] else " not distinguishable"
     return f"{d['mean']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]{note}"
+
+
+def _interval(value: dict[str, float] | None) -> str:
+    """Formats a mean with its interval; a dash is an unknown value."""
+    return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]" if value else "-"
+
+
+def _cost(folder: Path, judged: dict[str, Any]) -> float | None:
+    """Cost of a language model in a round: its labels and its comparisons of policies."""
+    labels = folder / "judge.json"
+    reports = [judged.get("report"), read_json(labels) if labels.exists() else None]
+    costs = [report["cost"] for report in reports if report and report.get("cost") is not None]
+    return sum(costs) if costs else None
 
 
 def _share(value: float | None) -> str:

@@ -60,6 +60,7 @@ class PlannedStage:
         inputs: content hash of everything the stage reads.
         settings: the configuration that it uses.
         reads: inputs that are outputs of other stages, with the names of those stages.
+        seconds: how long it will take at the rate of finished stages of its kind; None without a measured rate.
     """
 
     name: str
@@ -68,6 +69,12 @@ class PlannedStage:
     inputs: dict[str, str]
     settings: dict[str, Any]
     reads: dict[str, str]
+    seconds: float | None = None
+
+    @property
+    def asks_people(self) -> bool:
+        """Whether it waits for annotators, so that nobody can tell how long."""
+        return "human" in (self.settings.get("feedback"), self.settings.get("evaluation.judge"))
 
 
 @dataclass
@@ -96,6 +103,9 @@ class RunDirectory:
         seed: the run's seed.
         approved: make stale stages again without asking.
 
+    Attributes:
+        work: returns the kind and the amount of work of a stage, by its name; stages of one kind have one rate.
+
     Raises:
         UserError: another process works in the folder, or its manifest is missing or damaged.
     """
@@ -109,6 +119,7 @@ class RunDirectory:
         approved: bool = False,
     ) -> None:
         self.path, self.config, self.seed, self.approved = Path(path), config, seed, approved
+        self.work: Callable[[str], tuple[str, float]] = lambda name: (name, 1.0)
         self._plan: Plan | None = None
         with disk_errors(str(self.path)):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -184,7 +195,8 @@ class RunDirectory:
         reads = {key: stage for key, source in inputs.items() if (stage := self._stage_of(source)) is not None}
 
         def planned(state: str, reasons: tuple[str, ...] = ()) -> PlannedStage:
-            return PlannedStage(name, state, reasons, hashes, settings, reads)
+            seconds = None if state == DONE else self._expected(name)
+            return PlannedStage(name, state, reasons, hashes, settings, reads, seconds)
 
         if record is None or (record.state == DONE and not output.exists()):
             return planned(TODO)
@@ -196,6 +208,13 @@ class RunDirectory:
             if found:
                 raise UserError(f"{found[0]}; restore it from a copy, or delete {output} to make it again")
         return planned(STALE if reasons else DONE, reasons)
+
+    def _expected(self, name: str) -> float | None:
+        """Seconds that a stage will take, at the mean rate of finished stages of its kind."""
+        kind, amount = self.work(name)
+        known = [record for record in self.manifest.stages.values() if record.work.get("kind") == kind]
+        done = sum(record.work["amount"] for record in known)
+        return amount * sum(record.seconds for record in known) / done if done else None
 
     def _changes(
         self, record: Record, inputs: dict[str, Source], hashes: dict[str, str], settings: dict[str, Any]
@@ -265,6 +284,8 @@ class RunDirectory:
             record = self.manifest.stages[name]
             record.state, record.files, record.versions = DONE, describe_files(output), versions()
             record.seconds = round(time.time() - started, 3)
+            if not resumed:  # otherwise the time is that of a part
+                record.work = dict(zip(("kind", "amount"), self.work(name), strict=True))
             record.finished = time.strftime("%Y-%m-%dT%H:%M:%S%z")
             self.manifest.save()
             self.hashes.save()

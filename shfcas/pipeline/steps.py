@@ -28,6 +28,7 @@ from shfcas.selection.sharded import select_table
 from shfcas.training.algorithms import PolicyTraining, RLConfig, train_policy
 from shfcas.training.reward.config import RefineConfig, RewardModelConfig
 from shfcas.training.reward.refine import train_on_groups
+from shfcas.utils.config import lasting
 from shfcas.utils.files import write_json, write_jsonl
 
 logger = logging.getLogger(__name__)
@@ -277,7 +278,7 @@ def fine_tune(
     candidates: Path,
     prompts: Sequence[dict[str, Any]],
     rl: RLConfig,
-    gold: RewardScorer | None,
+    gold: Callable[[], RewardScorer] | None,
     cost_model: bool,
     chat_template: str | None,
 ) -> Path:
@@ -291,7 +292,7 @@ def fine_tune(
         candidates: answers to the prompts, by which rewards are made comparable across prompts.
         prompts: rows with `prompt_id` and `prompt`.
         rl: the algorithm and its settings.
-        gold: the gold reward, which is measured and not trained on; None measures none.
+        gold: loads the gold reward, which is measured and not trained on; None measures none.
         cost_model: lower is better.
         chat_template: for a policy without one.
     """
@@ -305,11 +306,13 @@ def fine_tune(
             cost_model=cost_model,
             prompts=prompts,
             candidates=read_candidates(candidates).rows(),
-            gold=gold,
+            gold=gold() if gold else None,
             chat_template=chat_template,
         )
         train_policy(training, context.output, context.work_dir)
 
+    settings = lasting(getattr(rl, rl.algorithm))
+    value_model = settings.pop("value_model", None)  # its content is an input
     return run.stage(
         output,
         make,
@@ -318,11 +321,12 @@ def fine_tune(
             "reward_model": scorer_source(reward_model),
             "candidates": candidates,
             "prompts": Value(prompts),
+            **({"value_model": Model(value_model)} if value_model else {}),
         },
         settings={
             "rl.algorithm": rl.algorithm,
             "rl.reward_shaping": rl.reward_shaping,
-            f"rl.{rl.algorithm}": getattr(rl, rl.algorithm),
+            f"rl.{rl.algorithm}": settings,
             "cost_model": cost_model,
             "chat_template": template_content(chat_template),
             "seed": run.seed,

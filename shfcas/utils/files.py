@@ -265,10 +265,14 @@ def content_hash(path: str | Path) -> str:
     digest = hashlib.sha256()
     for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
         digest.update(f"{file.relative_to(path)}\0{file.stat().st_size}\0".encode())
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
+        add_content(digest, file)
     return digest.hexdigest()
+
+
+def add_content(digest: Any, file: Path) -> None:
+    """Adds the content of a file to a digest of hashlib, read in blocks."""
+    with file.open("rb") as stream:
+        hashlib.file_digest(stream, lambda: digest)
 
 
 def remove(path: Path) -> None:

@@ -144,6 +144,24 @@ def test_a_grid_may_grow_and_what_it_stands_on_may_not_change(
     assert "(settings.l2: 10.0 -> 3.0); undo that" in capsys.readouterr().err
 
 
+def test_stale_stages_are_made_again_only_with_approval(
+    values: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    config, output = tmp_path / "config.json", tmp_path / "changed"
+    config.write_text(json.dumps({**values, "output": str(output), "seeds": 1, "budgets": [3]}))
+    assert main(["compare", str(config)]) == 0
+    before, cells = results(output), (output / "cells.jsonl").read_text().splitlines()
+    assert main(["compare", str(config), "--sampling.temperature", "0.7"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("shfcas compare: sampling.temperature: 1.0 -> 0.7; made again: round-1/candidates.parquet,")
+    assert "pool.parquet, features" in error and error.endswith("or make them again with --yes")
+    assert results(output) == before
+    assert main(["compare", str(config), "--sampling.temperature", "0.7", "--yes"]) == 0
+    again = (output / "cells.jsonl").read_text().splitlines()
+    assert len(again) == len(cells) and again[0] != cells[0]
+    assert results(output) != before and "yes" not in read_json(output / "manifest.json")["config"]
+
+
 def test_the_full_model_is_refined_with_the_same_labels(values: dict[str, Any], tmp_path: Path) -> None:
     reward = {"learning_rate": 1e-2, "num_train_epochs": 1}
     settings = {"refine": "full", "reward": reward, "seeds": 1, "budgets": [4], "jobs": 1}
@@ -192,6 +210,11 @@ def test_policies_follow_the_refined_rewards(values: dict[str, Any], tmp_path: P
         if (r["metric"], r["group"], r["strategy"]) == ("pair_accuracy", "", "shf_cas")
     ]
     assert accuracy == pytest.approx(same)
+    longer = {**config, "rl": {"ppo": {**ppo, "max_completion_length": 7}}, "output": str(folder)}
+    with pytest.raises(
+        UsageError, match=r"rl\.ppo\.max_completion_length: 6 -> 7; made again: policies/none/.*/policy, "
+    ):
+        compare(build(CompareConfig, longer))
 
 
 def test_an_ensemble_and_a_cost_model_are_taken_apart_and_put_together(tmp_path: Path) -> None:

@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 
 from shfcas.demo import remarks
-from shfcas.demo.arms import DemoConfig, arms, run_config, table
+from shfcas.demo.arms import DemoConfig, arms, run_arms, run_config, table
 from shfcas.demo.sentiment import BLIND_TOPICS, biased_annotator, gold
 from shfcas.demo.task import held_out_prompts, seed_prompts, train_prompts
 from shfcas.feedback.annotation.config import HumanConfig
 from shfcas.pipeline.config import RunConfig
+from shfcas.pipeline.loop import Loop, plan_stages
+from shfcas.pipeline.run_directory import RunDirectory
 from shfcas.utils.config import build, read_yaml
 from shfcas.utils.errors import UsageError
+from tests.support import tiny
 
 
 def text(row: dict) -> str:
@@ -82,6 +85,25 @@ def test_people_are_asked_in_one_arm_alone() -> None:
     assert (config.feedback, config.human, config.finish_with_what_we_have) == ("human", asked.human, True)
     assert list(arms(config)) == ["no_feedback", "shf_cas"]
     assert list(arms(run_config(DemoConfig()))) == ["no_feedback", "random", "shf_cas"]
+
+
+def test_the_stages_of_all_arms_are_planned_first(tiny_models: dict[str, str], tmp_path: Path) -> None:
+    values = {
+        "policy": tiny_models["policy"],
+        "reward_model": tiny_models["reward_model"],
+        "gold": "tests.support.tiny:letter_reward",
+        "prompts": tiny.write_lines(tmp_path / "prompts.jsonl", tiny.prompts(4)),
+        "eval_prompts": tiny.write_lines(tmp_path / "held_out.jsonl", tiny.held_out_prompts(2)),
+        "sampling": {"max_new_tokens": 8},
+        "evaluation": {"sampling": {"max_new_tokens": 8}},
+        "rounds": 2,
+    }
+    with RunDirectory(tmp_path / "run", {}, 0) as directory:
+        loop = Loop(directory, build(RunConfig, values))
+        planned = [stage.name for stage in plan_stages(loop, lambda: run_arms(loop)).stages]
+    assert sum(name.endswith("/metrics.json") for name in planned) == 1 + 3 * 2
+    assert "no_feedback/round-2/policy" in planned and "no_feedback/round-1/queue.jsonl" not in planned
+    assert planned.count("round-1/conflicts.parquet") == 1 and "random/round-1/conflicts.parquet" not in planned
 
 
 def test_the_extra_of_the_demo_has_what_the_page_needs() -> None:

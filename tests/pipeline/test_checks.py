@@ -65,6 +65,19 @@ def test_a_prompt_that_is_too_long_is_named(values: dict[str, Any], tmp_path: Pa
     refused(changed, message)
 
 
+def test_prompts_that_training_would_refuse_are_counted(values: dict[str, Any]) -> None:
+    ppo = {"max_completion_length": 6, "num_rollouts": 1, "rollout_batch_size": 4, "mini_batch_size": 2}
+    values["rl"] = {"ppo": {**ppo, "max_prompt_length": 3}}
+    refused(
+        values,
+        r"^rl\.ppo\.max_prompt_length: 4 of 4 prompts are longer than max_prompt_length 3, first prompt 'p0' with \d+ "
+        r"tokens, the longest with \d+; shorten or drop them, or raise rl\.ppo\.max_prompt_length$",
+    )
+    values["rl"] = {"algorithm": "rloo", "rloo": {**ppo, "num_generations": 2, "max_completion_length": 127}}
+    refused(values, r"^rl\.rloo\.max_prompt_length: 4 of 4 .* lower rl\.rloo\.max_completion_length$")
+    plan(build(RunConfig, {**values, "rl": {"ppo": ppo}}))
+
+
 def test_a_prompt_that_the_template_refuses_is_named(values: dict[str, Any], tmp_path: Path) -> None:
     template = tmp_path / "strict.jinja"
     template.write_text("{% if messages[0].role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}")

@@ -42,6 +42,7 @@ class JudgeFeedback:
 
     Attributes:
         report: counts, tokens and costs of the last call, also if it failed.
+        ties: comparisons of the last call with a verdict that prefers neither answer.
 
     Raises:
         UserError: the settings are incomplete, there is no key, or the guidelines cannot be read.
@@ -53,6 +54,7 @@ class JudgeFeedback:
         self.guidelines = read_text(settings.guidelines) if settings.guidelines else ""
         self.client = JudgeClient(settings)
         self.report: dict[str, Any] = {}
+        self.ties: list[Comparison] = []
 
     def __call__(self, comparisons: Sequence[Comparison], candidates: CandidateTable, round: int) -> list[Preference]:
         """Asks for the verdicts that are not in the cache, and returns the preferences.
@@ -76,6 +78,7 @@ class JudgeFeedback:
                     "cached": len({r.key for pair in asked for r in pair}) - len(missing),
                 }
         logger.info("%s", summary(self.report))
+        self.ties = [c for c, o in zip(comparisons, outcomes, strict=True) if o in ("tie", "order")]
         return [
             self._preference(c, o, rows[c.prompt_id], round)
             for c, o in zip(comparisons, outcomes, strict=True)
