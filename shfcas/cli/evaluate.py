@@ -95,9 +95,10 @@ def run(config: Config) -> dict[str, Any]:
         table = add_answer_rewards(engine, config.reward_model, table, config.cost_model)
         if n > 1:
             table = keep_best(table, table.column("rewards"), n)
-        model = config.policy_score_model or config.policy
-        score = PolicyScore(config.policy_score, model, config.principles, config.chat_template)
-        table = score.add_conflicts(table, engine)
+        if config.evaluation.conflicts:
+            model = config.policy_score_model or config.policy
+            score = PolicyScore(config.policy_score, model, config.principles, config.chat_template)
+            table = score.add_conflicts(table, engine)
         if config.gold:
             table = table.with_columns(gold=answer_rewards(engine, config.gold, table.rows()))
         write_candidates(output, table)
@@ -173,7 +174,7 @@ def _metrics(config: Config, table: CandidateTable, before: CandidateTable | Non
         metrics["gold_difference"] = mean_with_interval(differences)
     if config.best_of_n > 1:  # adds the KL of best-of-n from its policy to the KL of that policy
         metrics |= {"best_of_n": config.best_of_n, "kl": metrics["kl"] + kl_bound(config.best_of_n)}
-    if gold is not None:
+    if gold is not None and config.evaluation.conflicts:
         metrics["detection"] = detection(table, gold)
     return metrics
 

@@ -1,20 +1,22 @@
 """`shfcas demo`: one biased proxy, what finds its blind topics, what labels are worth, and three policies."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from shfcas.conflicts.contrasts import ContrastColumns
-from shfcas.data.candidates import read_candidates
+from shfcas.data.candidates import CandidateTable, read_candidates
 from shfcas.demo.conclusion import conclude
 from shfcas.demo.figure import labels_figure
 from shfcas.demo.labels import Pool, accuracy_against_labels
 from shfcas.demo.scores import WORDINGS, what_scores_know
 from shfcas.demo.sentiment import BLIND_TOPICS
+from shfcas.evaluation.metrics import ranking_accuracy
 from shfcas.evaluation.statistics import mean_with_interval
 from shfcas.feedback import read_queue
 from shfcas.feedback.annotation.config import HumanConfig
@@ -22,7 +24,7 @@ from shfcas.pipeline.config import RunConfig
 from shfcas.pipeline.content import Function, Model, Value
 from shfcas.pipeline.loop import Loop, Start, begin, refuse
 from shfcas.pipeline.run_directory import Plan, RunDirectory
-from shfcas.rewards.table import score_rows
+from shfcas.rewards.table import answer_rewards, score_rows
 from shfcas.training.reward.config import ARBITRATE, LABELS, SECOND_OPINION
 from shfcas.utils.config import Options, build, option, read_yaml, to_dict, with_default
 from shfcas.utils.files import read_json, write_json, write_text
@@ -209,22 +211,26 @@ def _gold(folder: Path) -> dict[str, float]:
 
 
 def reward_models(loop: Loop, path: Path, *, arms: dict[str, Arm], start: Start) -> list[dict[str, Any]]:
-    """Measures each arm's reward model on the base policy's held-out answers: pair accuracy, overall and by topic."""
-    from shfcas.evaluation.metrics import ranking_accuracy
-    from shfcas.rewards.table import answer_rewards
-
-    assert start.answers is not None
-    table = read_candidates(start.answers)
+    """Measures each arm's reward model on the held-out answers of all policies: pair accuracy, overall and by topic."""
+    folders = [path / "round-0", *(path / name / "round-1" for name, arm in arms.items() if arm.policy)]
+    tables = [read_candidates(folder / "evaluation.parquet") for folder in folders]
     rows = []
     for name, arm in arms.items():
         folder = path / name / "round-1" / "reward_model"
         model = folder if folder.exists() else start.state.reward_model
-        rewards = answer_rewards(loop.engine, str(model), table.rows())
-        each = np.array([ranking_accuracy(r, g) for r, g in zip(rewards, table.column("gold"), strict=True)])
-        blind = np.isin(table.column("topic"), BLIND_TOPICS)
-        found = {"sound": each[~blind], "blind": each[blind], "all": each}
+        each = np.array(_accuracies(loop, str(model), tables))
+        blind = np.isin(tables[0].column("topic"), BLIND_TOPICS)
+        found = {"all": each, "sound": each[~blind], "blind": each[blind]}
         rows.append({"arm": arm.name, **{k: mean_with_interval(v[~np.isnan(v)].tolist()) for k, v in found.items()}})
     return rows
+
+
+def _accuracies(loop: Loop, reward_model: str, tables: Sequence[CandidateTable]) -> list[float]:
+    """Pair accuracy of each prompt, over its answers in all tables; NaN where gold is constant."""
+    rewards = [answer_rewards(loop.engine, reward_model, table.rows()) for table in tables]
+    gold = [table.column("gold") for table in tables]
+    by_prompt = zip(*rewards, strict=True), zip(*gold, strict=True)
+    return [ranking_accuracy([*chain(*r)], [*chain(*g)]) for r, g in zip(*by_prompt, strict=True)]
 
 
 def blind_share(folder: Path, conflicts: Path) -> dict[str, Any]:

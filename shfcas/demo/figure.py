@@ -6,7 +6,7 @@ from shfcas.demo.labels import LABEL_FREE, REFINED, STRATEGIES
 
 COLOURS = {"random": "#9aa5b1", "shf_cas": "#d1495b"}
 DASHES = {"pairs": (0, (3, 2)), "arbiter": "solid"}
-FREE = {"nothing": "#444444", "equal_trust": "#30638e", "policy_alone": "#00798c"}
+FREE = {"reward_alone": "#444444", "equal_trust": "#30638e", "policy_alone": "#00798c"}
 
 
 def labels_figure(rows: list[dict[str, Any]]) -> str:

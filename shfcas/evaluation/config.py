@@ -17,6 +17,10 @@ class EvaluationConfig(Options):
         "answers to held-out prompts; the KL needs temperature 1, top_p 1 and top_k 0",
         common=True,
     )
+    conflicts: bool = option(
+        True,
+        "measure conflict on the held-out answers, too; with policy_score contrast, the policy is asked about them",
+    )
     group_by: str | None = option(None, "prompt column to report results by, too (none: no groups)", common=True)
     judge: str = option(
         "gold",

@@ -149,6 +149,11 @@ def context_length(model: Any) -> int:
     return length if unused is None else length - unused - 1
 
 
+def has_key_value_cache(model: Any) -> bool:
+    """Whether a causal model's state after a prompt is keys and values, which can be repeated for several sequences."""
+    return model._supports_default_dynamic_cache() and not model._is_stateful
+
+
 # -- loading ------------------------------------------------------------------------------------------------
 
 

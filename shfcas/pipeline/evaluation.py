@@ -19,7 +19,7 @@ from shfcas.feedback.judge.source import JudgeFeedback
 from shfcas.pipeline.content import Source, scorer_source
 from shfcas.pipeline.policy_score import PolicyScore
 from shfcas.pipeline.run_directory import RunDirectory, StageContext
-from shfcas.pipeline.steps import ModelName, with_conflicts
+from shfcas.pipeline.steps import ModelName, with_rewards
 from shfcas.rewards.best_of_n import keep_best, kl_bound
 from shfcas.rewards.table import answer_rewards
 from shfcas.utils.files import read_json, write_json
@@ -37,7 +37,7 @@ def score_held_out(
     gold: str | None,
     best_of_n: int,
     cost_model: bool,
-    policy_score: PolicyScore,
+    policy_score: PolicyScore | None,
     engine: Engine,
 ) -> Path:
     """Adds gold rewards, proxy rewards and conflicts to held-out answers.
@@ -51,7 +51,7 @@ def score_held_out(
         gold: the gold reward: a model, or `module:function`; None adds none.
         best_of_n: number of answers of which the best is kept; 1 keeps all.
         cost_model: the reward models are cost models: lower is better.
-        policy_score: the policy's score that rewards are compared with.
+        policy_score: the policy's score that rewards are compared with; None adds no conflicts.
         engine: where the answers are scored.
     """
 
@@ -59,19 +59,24 @@ def score_held_out(
         table = read_candidates(candidates)
         if best_of_n > 1:
             table = keep_best(table, answer_rewards(engine, str(reward_model), table.rows(), cost_model), best_of_n)
-        table = with_conflicts(table, proxy, cost_model=cost_model, policy_score=policy_score, engine=engine)
+        table = with_rewards(table, proxy, cost_model=cost_model, engine=engine)
+        if policy_score:
+            table = policy_score.add_conflicts(table, engine)
         if gold:
             table = table.with_columns(gold=answer_rewards(engine, gold, table.rows()))
         elif "gold" in table:  # a column of the prompts, which is not the gold reward of an answer
             table = CandidateTable(table.table.drop_columns(["gold"]), table.metadata)
         write_candidates(context.output, table)
 
-    inputs: dict[str, Source] = {"candidates": candidates, "proxy": scorer_source(proxy), **policy_score.inputs()}
+    inputs: dict[str, Source] = {"candidates": candidates, "proxy": scorer_source(proxy)}
+    settings = {"cost_model": cost_model, "rl.best_of_n.n": best_of_n, "evaluation.conflicts": policy_score is not None}
+    if policy_score:
+        inputs |= policy_score.inputs()
+        settings |= policy_score.settings()
     if gold:
         inputs["gold"] = scorer_source(gold)
     if best_of_n > 1:
         inputs["reward_model"] = scorer_source(reward_model)
-    settings = {**policy_score.settings(), "cost_model": cost_model, "rl.best_of_n.n": best_of_n}
     return run.stage(output, make, inputs=inputs, settings=settings)
 
 
@@ -90,7 +95,7 @@ def measure(
     """Measures a policy on its scored held-out answers, and the current reward model on the first policy's.
 
     Without gold rewards in the answers, whatever needs them is left out: gold reward, win rate, detection, the
-    reward model's accuracy and the metrics of groups.
+    reward model's accuracy and the metrics of groups. So is conflict where it was not measured.
 
     Args:
         run: the run directory.
@@ -113,7 +118,8 @@ def measure(
             # The KL of the policy itself is in the metrics already; this is that of best-of-n from the policy.
             metrics |= {"best_of_n": best_of_n, "kl": metrics["kl"] + kl_bound(best_of_n)}
         if gold is not None and base_gold is not None:
-            metrics["detection"] = detection(table, gold)
+            if "pacs" in table:
+                metrics["detection"] = detection(table, gold)
             rewards = answer_rewards(engine, str(reward_model), base.rows(), cost_model)
             accuracy = [ranking_accuracy(*pair) for pair in zip(rewards, base_gold, strict=True)]
             metrics["pair_accuracy"] = float(np.nanmean(accuracy))

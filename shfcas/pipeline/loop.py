@@ -381,7 +381,7 @@ class Loop:
             gold=config.gold,
             best_of_n=n,
             cost_model=config.cost_model,
-            policy_score=self._policy_score(state.policy),
+            policy_score=self._policy_score(state.policy) if config.evaluation.conflicts else None,
             engine=self.engine,
         )
         evaluation.measure(

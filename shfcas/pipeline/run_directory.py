@@ -41,7 +41,7 @@ class StageContext:
     Attributes:
         output: where to write the result, a file or a folder that does not exist yet.
         work_dir: a folder that survives a kill, for shards and checkpoints.
-        seed: the stage's own seed, derived from the run's seed and the stage's name.
+        seed: the stage's own seed, derived from the run's seed and the stage's name without the name of an arm.
     """
 
     output: Path
@@ -262,7 +262,8 @@ class RunDirectory:
     def _make(self, planned: PlannedStage, make: Callable[[StageContext], Any]) -> None:
         name, output = planned.name, self.path / planned.name
         partial, work_dir = hidden(output, "partial"), hidden(output, "work")
-        seed, started = derive_seed(self.seed, name), time.time()
+        # Arms of a comparison, `random/round-1/policy` and `shf_cas/round-1/policy`, share their random numbers.
+        seed, started = derive_seed(self.seed, "/".join(name.split("/")[-2:])), time.time()
         before = self.manifest.stages.get(name)
         resumed = before is not None and planned.state == RUNNING
         if before is not None and not resumed:

@@ -114,9 +114,8 @@ def score(
     """
 
     def make(context: StageContext) -> None:
-        table = read_candidates(candidates)
-        scored = with_conflicts(table, reward_model, cost_model=cost_model, policy_score=policy_score, engine=engine)
-        write_candidates(context.output, scored)
+        rewarded = with_rewards(read_candidates(candidates), reward_model, cost_model=cost_model, engine=engine)
+        write_candidates(context.output, policy_score.add_conflicts(rewarded, engine))
 
     return run.stage(
         output,
@@ -126,14 +125,12 @@ def score(
     )
 
 
-def with_conflicts(
-    candidates: CandidateTable, reward_model: ModelName, *, cost_model: bool, policy_score: PolicyScore, engine: Engine
+def with_rewards(
+    candidates: CandidateTable, reward_model: ModelName, *, cost_model: bool, engine: Engine
 ) -> CandidateTable:
-    """Adds rewards and conflict columns to a table, and records which model gave the rewards."""
+    """Adds rewards to a table, and records which model gave them."""
     rewarded = add_answer_rewards(engine, str(reward_model), candidates, cost_model)
-    return policy_score.add_conflicts(rewarded, engine).with_metadata(
-        reward_model=str(reward_model), **provenance(reward_model=str(reward_model))
-    )
+    return rewarded.with_metadata(reward_model=str(reward_model), **provenance(reward_model=str(reward_model)))
 
 
 def select(run: RunDirectory, output: str, *, conflicts: Path, selection: SelectionConfig, engine: Engine) -> Path:

@@ -42,6 +42,7 @@ def write_report(run: Path) -> Path:
         rows=rows,
         has_gold=any("gold_reward" in row for row in rows),
         results=results,
+        labels_figure=(run / "labels.svg").read_text(encoding="utf-8") if results else "",
         compared=[{"policy": _label(k), **read_json(run / k)} for k in _stages(manifest, "/win_rate.json")],
         selections=[_selection(run, name) for name in _stages(manifest, "queue.jsonl")],
         training=plots.training_curves(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from shfcas.data.chat import answer_text, encode_prompt, end_token_ids, plain_text
-from shfcas.models.loading import context_length
+from shfcas.models.loading import context_length, has_key_value_cache
 from shfcas.sampling.config import SamplingConfig
 from shfcas.sampling.logprobs import response_logprobs
 from shfcas.utils.errors import UserError
@@ -169,7 +169,7 @@ class LocalSampler:
         """
         from transformers import DynamicCache
 
-        if len(which) == len(ids) or ids.shape[1] < 2 or not _has_key_value_cache(self.model):
+        if len(which) == len(ids) or ids.shape[1] < 2 or not has_key_value_cache(self.model):
             return None
         cache = DynamicCache(config=self.model.config.get_text_config(decoder=True))
         positions = {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)[:, :-1]}
@@ -179,8 +179,3 @@ class LocalSampler:
         self.model(ids[:, :-1], attention_mask=mask[:, :-1], past_key_values=cache, use_cache=True, **where, **few)
         cache.batch_select_indices(torch.tensor(which, device=ids.device))
         return cache
-
-
-def _has_key_value_cache(model: Any) -> bool:
-    """Whether a model's state after a prompt is keys and values, which can be repeated for several sequences."""
-    return model._supports_default_dynamic_cache() and not model._is_stateful
