@@ -106,12 +106,8 @@ def run(config: Config) -> dict[str, Any]:
         if before is not None and config.evaluation.judge != "gold":
             metrics["judged"] = _judged(config, before, table, work_dir)
         write_json(output.with_suffix(".json"), metrics)
-    judged = metrics.get("judged")
-    shown = (
-        {"judged_win_rate": judged["win_rate"], "asked": judged["asked"], "answered": judged["answered"]}
-        if judged
-        else {}
-    )
+    judged = metrics.get("judged", {})
+    shown = {f"judged_{key}": judged[key] for key in ("win_rate", "asked", "answered") if key in judged}
     return {**metrics, **metrics.get("detection", {}), **shown, "output": config.output}
 
 

@@ -127,6 +127,8 @@ def check_lengths(config: RunConfig, left: Collection[str], prompts: Rows, eval_
     cases: list[tuple[str, Rows, str, SamplingConfig]] = []
     if any(name.endswith("/candidates.parquet") for name in left):
         cases.append(("prompts", prompts, "sampling", config.sampling))
+    if config.unlabelled_prompts and any(name.endswith("/unlabelled_candidates.parquet") for name in left):
+        cases.append(("unlabelled_prompts", read_prompts(config.unlabelled_prompts), "sampling", config.sampling))
     if any(name.endswith("/evaluation_candidates.parquet") for name in left):
         cases.append(("eval_prompts", eval_prompts, "evaluation.sampling", config.evaluation.sampling))
     if config.bootstrap and "round-0/bootstrap.parquet" in left:

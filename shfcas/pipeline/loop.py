@@ -79,10 +79,10 @@ class Loop:
         self.run, self.config, self.engine = run, config, engine or LocalEngine()
         self.prompts = read_prompts(config.prompts)[: config.max_prompts]
         self.eval_prompts = read_prompts(config.eval_prompts)
-        run.work = Workload(config, len(self.prompts), len(self.eval_prompts)).of
         self.unlabelled_prompts = read_prompts(config.unlabelled_prompts) if config.unlabelled_prompts else []
         for key, rows in {"prompts": self.prompts, "unlabelled_prompts": self.unlabelled_prompts}.items():
             preparation.refuse_shared_prompts((row["prompt"] for row in rows), self.eval_prompts, key)
+        run.work = Workload(config, len(self.prompts), len(self.eval_prompts), len(self.unlabelled_prompts)).of
         # Made here to fail early if the API key is missing. All rounds share its replies.
         asked = "judge" in (config.feedback, config.evaluation.judge)
         self.judge = JudgeFeedback(config.judge, run.path / "judge.jsonl") if asked else None

@@ -36,7 +36,8 @@ def outlook(config: RunConfig, plan: Plan) -> dict[str, Any]:
     """
     left = [stage.name for stage in plan.stages if stage.state != DONE]
     rows = read_prompts(config.prompts)[: config.max_prompts]
-    work = Workload(config, len(rows), len(read_prompts(config.eval_prompts)))
+    unlabelled = read_prompts(config.unlabelled_prompts) if config.unlabelled_prompts else []
+    work = Workload(config, len(rows), len(read_prompts(config.eval_prompts)), len(unlabelled))
     models = {
         role: {"name": name, "bytes": model_bytes(name)}
         for role, name in _models(config).items()

@@ -21,11 +21,13 @@ class Workload:
         config: the configuration of the run.
         prompts: number of prompts to sample, select and train on.
         eval_prompts: number of held-out prompts.
+        unlabelled_prompts: number of prompts that are never asked about.
     """
 
     config: RunConfig
     prompts: int
     eval_prompts: int
+    unlabelled_prompts: int = 0
 
     def of(self, name: str) -> tuple[str, float]:
         """Returns the kind of a stage and its amount of work; the time of stages of one kind grows with the amount.
@@ -37,7 +39,7 @@ class Workload:
         folder, _, output = name.rpartition("/")
         if output.endswith("candidates.parquet") or output == "bootstrap.parquet":
             return "sampling", self.tokens(name)
-        if output in ("conflicts.parquet", "evaluation.parquet"):
+        if output in ("conflicts.parquet", "unlabelled.parquet", "evaluation.parquet"):
             return output, self.completions(name)
         if folder.endswith("round-0"):  # training before the first round is unlike that of a round
             return name, 1.0
@@ -53,6 +55,8 @@ class Workload:
         config, (folder, _, output) = self.config, name.rpartition("/")
         if output in ("candidates.parquet", "conflicts.parquet"):
             return self.prompts * config.sampling.num_completions
+        if output in ("unlabelled_candidates.parquet", "unlabelled.parquet"):
+            return self.unlabelled_prompts * config.sampling.num_completions
         if output in ("evaluation_candidates.parquet", "evaluation.parquet"):
             best_of_n = config.rl.best_of_n.n if config.rl.algorithm == "best_of_n" else 1
             kept = self.eval_prompts * config.evaluation.sampling.num_completions
@@ -64,7 +68,8 @@ class Workload:
     def tokens(self, name: str) -> int:
         """The most tokens that the answers of a stage may have; 0 unless it samples."""
         config, output = self.config, name.rpartition("/")[2]
-        sampling = {"candidates.parquet": config.sampling, "evaluation_candidates.parquet": config.evaluation.sampling}
+        sampling = dict.fromkeys(("candidates.parquet", "unlabelled_candidates.parquet"), config.sampling)
+        sampling["evaluation_candidates.parquet"] = config.evaluation.sampling
         if config.bootstrap:
             sampling["bootstrap.parquet"] = config.bootstrap.sampling
         return self.completions(name) * sampling[output].max_new_tokens if output in sampling else 0

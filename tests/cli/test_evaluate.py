@@ -108,7 +108,7 @@ def test_a_language_model_compares_without_gold(case: Case, capsys: pytest.Captu
     found = json.loads(capsys.readouterr().out)
     judged = json.loads(Path(case.path("after.json")).read_text())["judged"]
     assert "gold_reward" not in found and "gold" not in read_candidates(case.path("after.parquet"))
-    assert (found["asked"], found["answered"]) == (judged["asked"], judged["answered"])
+    assert (found["judged_asked"], found["judged_answered"]) == (judged["asked"], judged["answered"])
     assert asked == 2 * judged["asked"] > 0  # both orders
     wins = losses = 0
     before, after = (

@@ -18,11 +18,18 @@ from shfcas.pipeline.config import RunConfig
 from shfcas.pipeline.loop import Loop, run_rounds
 from shfcas.pipeline.manifest import DONE
 from shfcas.pipeline.run_directory import RunDirectory
+from shfcas.sampling.contrast import Principle
 from shfcas.utils.config import build
 from shfcas.utils.flags import Key
 from tests.support import tiny
 
-SAMPLED = ("round-0/bootstrap.parquet", "round-[12]/candidates.parquet", "round-*/evaluation_candidates.parquet")
+SAMPLED = (
+    "round-0/bootstrap.parquet",
+    "round-[12]/candidates.parquet",
+    "round-[12]/unlabelled_candidates.parquet",
+    "round-*/evaluation_candidates.parquet",
+)
+SCORED = ("round-[12]/conflicts.parquet", "round-[12]/unlabelled.parquet", "round-*/evaluation.parquet")
 TRAINED = ("round-0/policy", "round-0/reward_model", "round-[12]/reward_model", "round-[12]/policy")
 LABELS, WIN_RATES = "round-[12]/preferences.jsonl", "round-[12]/win_rate.json"
 
@@ -30,30 +37,28 @@ LABELS, WIN_RATES = "round-[12]/preferences.jsonl", "round-[12]/win_rate.json"
 STAGES: dict[str, tuple[str, ...]] = {
     "chat_template": (*SAMPLED, "round-*/policy"),
     "cost_model": (
+        *SCORED,
         "round-0/preflight.json",
-        "round-[12]/conflicts.parquet",
         "round-[12]/policy",
-        "round-*/evaluation.parquet",
         "round-*/metrics.json",
     ),
-    "policy_score": (  # logprob_ratio alone needs log-probabilities of the reference
-        "round-[12]/candidates.parquet",
-        "round-*/evaluation_candidates.parquet",
-        "round-[12]/conflicts.parquet",
-        "round-*/evaluation.parquet",
-    ),
+    "policy_score": (*SAMPLED[1:], *SCORED),  # logprob_ratio alone needs log-probabilities of the reference
+    "principles": SCORED,
     "bootstrap.per_prompt": ("round-0/demonstrations.jsonl",),
     "bootstrap.threshold": ("round-0/demonstrations.jsonl",),
     "bootstrap.sampling.*": ("round-0/bootstrap.parquet",),
     "sft.*": ("round-0/policy",),
     "proxy.*": ("round-0/reward_model",),
     "preflight.*": ("round-0/preflight.json",),
-    "sampling.max_new_tokens": ("round-[12]/candidates.parquet", "round-0/preflight.json"),
-    "sampling.*": ("round-[12]/candidates.parquet",),
+    "sampling.max_new_tokens": (*SAMPLED[1:3], "round-0/preflight.json"),
+    "sampling.*": SAMPLED[1:3],
     "selection.*": ("round-[12]/queue.jsonl",),
     "feedback": (LABELS,),
     "human.*": (LABELS, WIN_RATES),
     "judge.*": (LABELS, WIN_RATES),
+    "reward.second_opinion.old_pairs": ("round-[12]/reward_model",),
+    "reward.second_opinion.*": ("round-[12]/second_opinion",),
+    "reward.held_out": ("round-[12]/second_opinion", "round-[12]/reward_model"),
     "reward.*": ("round-[12]/reward_model",),
     "rl.reward_shaping": ("round-[12]/policy",),
     "rl.best_of_n.n": (
@@ -66,12 +71,21 @@ STAGES: dict[str, tuple[str, ...]] = {
     "evaluation.group_by": ("round-*/metrics.json",),
     "evaluation.num_comparisons": ("round-[12]/blind_pairs.parquet",),
     "evaluation.judge": (WIN_RATES,),
-    "seed": (*SAMPLED, *TRAINED, "round-[12]/queue.jsonl", LABELS, "round-[12]/blind_pairs.parquet", WIN_RATES),
+    "seed": (
+        *SAMPLED,
+        *TRAINED,
+        "round-[12]/queue.jsonl",
+        "round-[12]/second_opinion",
+        LABELS,
+        "round-[12]/blind_pairs.parquet",
+        WIN_RATES,
+    ),
 }
 # Inputs are read, so their content counts and not their names; see the tests below.
 INPUTS = (
     "policy", "reference", "reward_model", "gold", "prompts", "eval_prompts", "preferences", "demonstrations",
     "bootstrap.prompts", "bootstrap.demonstrator", "judge.guidelines", "rl.ppo.value_model", "max_prompts",
+    "policy_score_model", "unlabelled_prompts",
 )  # fmt: skip
 # Keys on which no stage depends, and why.
 FREE = {
@@ -111,7 +125,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "grpo, a language model": {"feedback": "judge", "evaluation": "judge", "rl": {"algorithm": "grpo"}},
     "rso": {"feedback": "gold", "evaluation": "judge", "rl": {"algorithm": "rso"}},
     "best_of_n": {"feedback": "gold", "evaluation": "human", "rl": {"algorithm": "best_of_n"}},
+    "contrast, soft labels": {"feedback": "human", "evaluation": "judge", "rl": {"algorithm": "ppo"}, "contrast": True},
 }
+PPO, CONTRAST = "ppo, gold, people compare", "contrast, soft labels"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -128,7 +144,7 @@ def values(tiny_models: dict[str, str], tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("inputs")
     models = {name: shutil.copytree(tiny_models[kind], folder / name) for name, kind in (
         ("policy", "policy"), ("reference", "policy"), ("reward_model", "reward_model"), ("gold", "reward_model"),
-        ("demonstrator", "reward_model"), ("value_model", "reward_model"),
+        ("demonstrator", "reward_model"), ("value_model", "reward_model"), ("policy_score_model", "policy"),
     )}  # fmt: skip
     pairs = [{"prompt": "a pair?", "chosen": "a good day", "rejected": "bad"}]
     for name in ("guidelines.md", "template.jinja"):
@@ -149,6 +165,13 @@ def values(tiny_models: dict[str, str], tmp_path_factory: pytest.TempPathFactory
         "human": {"guidelines": str(folder / "guidelines.md")},
         "judge": {"model": "j", "guidelines": str(folder / "guidelines.md")},
         "rounds": 2,
+        "contrast": {
+            "policy_score": "contrast",
+            "principles": [{"good": "Be kind."}],
+            "policy_score_model": str(models["policy_score_model"]),
+            "unlabelled_prompts": tiny.write_lines(folder / "unlabelled.jsonl", tiny.prompts(2, prefix="u")),
+            "reward": {"refine": "arbitrate"},
+        },
     }
 
 
@@ -159,7 +182,8 @@ class Finished:
         evaluation = {"judge": variant["evaluation"], "judge_rounds": "each"}
         ppo = {"value_model": values["value_model"]} if variant["rl"]["algorithm"] == "ppo" else {}
         rl = {**variant["rl"], "ppo": ppo}
-        values = {key: value for key, value in values.items() if key != "value_model"}
+        contrast = values["contrast"] if "contrast" in variant else {}
+        values = {key: value for key, value in values.items() if key not in ("value_model", "contrast")} | contrast
         self.values = {**values, "feedback": variant["feedback"], "evaluation": evaluation, "rl": rl}
         self.directory = RunDirectory(path, {}, 0)
         make = self.directory.stage
@@ -177,6 +201,7 @@ class Finished:
         self.directory.seed = config.seed
         with self.directory.planning() as plan:
             run_rounds(Loop(self.directory, config))
+        self.planned = {stage.name for stage in plan.stages}
         return {stage.name for stage in plan.stages if stage.state != DONE and stage.name in self.records}
 
     def downstream(self, first: set[str]) -> set[str]:
@@ -213,6 +238,8 @@ def changed(config: RunConfig, name: str, key: Key) -> RunConfig:
     value = getattr(owner, last)
     if name == "chat_template":  # otherwise it names a file
         new: Any = "plain"
+    elif name == "principles":
+        new = [Principle("Be brief.")]
     elif last == "base_url":
         new = "http://localhost:1/v1"
     elif key.choices:
@@ -235,6 +262,10 @@ def expected(variant: dict[str, Any], key: str) -> tuple[str, ...]:
         return ()
     stages = STAGES[str(first_fit(STAGES, key))]
     section, _, rest = key.partition(".")
+    if "contrast" not in variant and (key == "principles" or key.startswith("reward.second_opinion.")):
+        return ()
+    if "contrast" in variant and key == "policy_score":
+        return SCORED
     if section in ("human", "judge"):
         used = {LABELS: variant["feedback"], WIN_RATES: variant["evaluation"]}
         return tuple(stage for stage in stages if used[stage] == section)
@@ -271,7 +302,10 @@ def test_a_key_makes_stale_what_depends_on_it_and_nothing_else(case: tuple[dict[
             continue
         tried += 1
         wanted = finished.downstream(finished.named(expected(variant, name)))
-        assert finished.stale(changed(finished.config(), name, key)) == wanted, name
+        found = finished.stale(changed(finished.config(), name, key))
+        assert found == wanted & finished.planned, name
+        if name not in ("reward.refine", "evaluation.judge_rounds"):  # these decide which stages there are
+            assert finished.planned == finished.records.keys()
     assert tried > 200
 
 
@@ -284,7 +318,7 @@ def test_every_key_is_used_in_some_variant() -> None:
 
 @pytest.mark.parametrize(("key", "value"), [("feedback", "judge"), ("evaluation.judge", "judge")])
 def test_another_source_of_verdicts(values: dict[str, Any], tmp_path: Path, key: str, value: str) -> None:
-    finished = Finished(values, VARIANTS["ppo, gold, people compare"], tmp_path / "run")
+    finished = Finished(values, VARIANTS[PPO], tmp_path / "run")
     config = finished.config()
     owner = config.evaluation if key == "evaluation.judge" else config
     setattr(owner, key.rpartition(".")[2], value)
@@ -296,7 +330,7 @@ def test_another_source_of_verdicts(values: dict[str, Any], tmp_path: Path, key:
 
 @pytest.mark.parametrize("algorithm", ["rloo", "grpo", "rso"])
 def test_another_algorithm_trains_the_policies_again(values: dict[str, Any], tmp_path: Path, algorithm: str) -> None:
-    finished = Finished(values, VARIANTS["ppo, gold, people compare"], tmp_path / "run")
+    finished = Finished(values, VARIANTS[PPO], tmp_path / "run")
     config = finished.config()
     config.rl.algorithm = algorithm
     assert finished.stale(config) == finished.downstream(finished.named(("round-[12]/policy",)))
@@ -313,6 +347,8 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "bootstrap.prompts": ("round-0/bootstrap.parquet",),
     "bootstrap.demonstrator": ("round-0/demonstrations.jsonl",),
     "rl.ppo.value_model": ("round-[12]/policy",),
+    "policy_score_model": SCORED,
+    "unlabelled_prompts": ("round-[12]/unlabelled_candidates.parquet",),
 }
 
 
@@ -339,7 +375,8 @@ def edit_model(path: Path) -> Callable[[], None]:
 
 @pytest.mark.parametrize("key", READ_BY)
 def test_the_content_of_an_input_counts_and_not_its_name(values: dict[str, Any], tmp_path: Path, key: str) -> None:
-    finished = Finished(values, VARIANTS["ppo, gold, people compare"], tmp_path / "run")
+    variant = CONTRAST if key in values["contrast"] else PPO
+    finished = Finished(values, VARIANTS[variant], tmp_path / "run")
     config = finished.config()
     path = path_of(config, key)
     copy = tmp_path / ("other" + path.suffix)
@@ -381,6 +418,6 @@ def test_demonstrations_of_ones_own_are_an_input(values: dict[str, Any], tmp_pat
     rows = [{"prompt": row["prompt"], "completion": "a good day"} for row in tiny.prompts(2, prefix="d")]
     path = tiny.write_lines(tmp_path / "demonstrations.jsonl", rows)
     own = {**values, "demonstrations": path, "bootstrap": None}
-    finished = Finished(own, VARIANTS["ppo, gold, people compare"], tmp_path / "run")
+    finished = Finished(own, VARIANTS[PPO], tmp_path / "run")
     edit_rows(Path(path))
     assert finished.stale(finished.config()) == finished.downstream({"round-0/policy"})
