@@ -137,7 +137,7 @@ def design_effect(values: np.ndarray, prompts: np.ndarray) -> float:
         values: shape (n,).
         prompts: index of each value's prompt, shape (n,).
     """
-    deviations = values - values.mean()
+    deviations = values - (values.mean() if len(values) else 0.0)
     sums = np.bincount(np.unique(prompts, return_inverse=True)[1], deviations)
     independent = float((deviations**2).sum())
     if len(sums) < 2 or independent == 0:
