@@ -26,19 +26,31 @@ INPUTS, INPUTS_HELP = "input", "candidate tables [candidates.parquet]; - reads J
 class Config(Options):
     """`shfcas score`."""
 
-    input: list[str] = option(lambda: ["candidates.parquet"], "candidate tables; - reads JSON lines from stdin")
-    output: str = option("conflicts.parquet", "table to write: a .parquet file, or a folder of resumable parts")
-    reward_model: str | None = option(None, "reward model: a model, or module:function (none: the table has rewards)")
-    cost_model: bool = option(False, "the reward model is a cost model: lower is better")
-    policy_score: str = option("logprob", "score of the policy that rewards are compared with", POLICY_SCORES)
-    principles: list[Principle] = option(
-        list, "policy_score contrast: pairs of opposite instructions (none: the table has the columns of contrasts)"
+    input: list[str] = option(
+        lambda: ["candidates.parquet"], "candidate tables; - reads JSON lines from stdin", common=True
     )
-    policy_score_model: str | None = option(None, "principles: causal model to ask, such as the policy")
+    output: str = option(
+        "conflicts.parquet", "table to write: a .parquet file, or a folder of resumable parts", common=True
+    )
+    reward_model: str | None = option(
+        None, "reward model: a model, or module:function (none: the table has rewards)", common=True
+    )
+    cost_model: bool = option(False, "the reward model is a cost model: lower is better", common=True)
+    policy_score: str = option(
+        "logprob", "score of the policy that rewards are compared with", POLICY_SCORES, common=True
+    )
+    principles: list[Principle] = option(
+        list,
+        "policy_score contrast: pairs of opposite instructions (none: the table has the columns of contrasts)",
+        common=True,
+    )
+    policy_score_model: str | None = option(None, "principles: causal model to ask, such as the policy", common=True)
     chat_template: str | None = option(None, "principles: chat template for a model without one (none: its own)")
     columns: list[str] | None = option(None, "columns to keep, comma-separated (none: all)")
     shard_rows: int = option(SHARD_ROWS, "approximate prompts per part of an output folder", ge=1)
-    summary: bool = option(False, "print the distribution of conflicts, and the prompts of highest conflict")
+    summary: bool = option(
+        False, "print the distribution of conflicts, and the prompts of highest conflict", common=True
+    )
     histogram: str | None = option(None, ".png or .svg file for histograms of conflicts (none: no plot)")
     engine: str = option("local", "where to run: in this process, or on a Ray cluster", ENGINES)
     ray: RayConfig = option(RayConfig, "engine ray: the cluster")
