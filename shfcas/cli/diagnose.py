@@ -112,14 +112,13 @@ def _original(config: Config, rows: TableRows, contrasts: ContrastColumns | None
     """Returns the reward model's training pairs: those in the table and, with principles, a draw of the others."""
     preferences = read_preferences(str(config.original))
     sample, missing = match(rows, preferences)
-    samples = [_asked(sample, contrasts)]
-    if contrasts:
-        samples.append(_asked(JudgedSample.of_texts(missing, prompts=config.prompts, seed=config.seed), contrasts))
-    elif not sample.pairs:
+    others = JudgedSample.of_texts(missing if contrasts else [], prompts=config.prompts, seed=config.seed)
+    if not (sample.pairs or others.pairs):
         raise UserError(
             f"original: expected preferences about answers in the table, got {len(preferences)} about others; "
             "name principles and policy_score_model to measure contrasts on them"
         )
+    samples = [_asked(part, contrasts) for part in (sample, others)]
     return JudgedSample.of_answers((s.rows[row], better, worse) for s in samples for row, better, worse in s.pairs)
 
 

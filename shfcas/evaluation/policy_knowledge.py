@@ -348,7 +348,7 @@ def _needed(score: Mapping[str, Any], tried: int) -> list[dict[str, Any]]:
 
 def _described(name: str, score: Mapping[str, Any]) -> str:
     if name.startswith(PREFIX):
-        return f'policy_score contrast with the wording "{score["label"]}"'
+        return f'policy_score contrast with the wording "{score["label"]}" alone ({name})'
     return f"policy_score {name} ({score['label']})"
 
 

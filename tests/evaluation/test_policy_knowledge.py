@@ -155,7 +155,9 @@ def test_the_one_score_that_knows_is_recommended() -> None:
     know = dict.fromkeys(FOUR, 0.0) | {"contrast_b": 1.5}
     found = measure_scores(judged(answers(know, prompts=100)), principles=PRINCIPLES)
     assert found["recommended"] == "contrast_b" and found["needed"] == []
-    assert found["verdict"].startswith('use policy_score contrast with the wording "be short": it orders 0.')
+    assert found["verdict"].startswith(
+        'use policy_score contrast with the wording "be short" alone (contrast_b): it orders'
+    )
     assert "logprob" not in found["indistinguishable"] and "logprob" not in found["verdict"]
     assert found["scores"]["contrast_b"]["agreement"]["low"] > 0.5
     assert found["scores"]["logprob"]["behind"]["low"] > 0
