@@ -21,6 +21,7 @@ from shfcas.evaluation.diagnose import DiagnoseConfig, diagnose
 from shfcas.evaluation.diagnose_text import format_diagnosis
 from shfcas.evaluation.judged_pairs import NEEDED, JudgedSample, from_gold, from_preferences, match
 from shfcas.evaluation.policy_knowledge import measure_scores
+from shfcas.evaluation.policy_knowledge_text import format_scores
 from shfcas.rewards.scorers import load_scorer
 from shfcas.sampling.contrast import PREFIX, Principle
 from shfcas.utils.config import Options, option, unexpected
@@ -123,5 +124,5 @@ def _original(config: Config, rows: TableRows, contrasts: ContrastColumns | None
 
 
 def text(result: dict[str, Any]) -> str:
-    """Formats the verdict, then the numbers."""
-    return format_diagnosis(result)
+    """Formats the verdict and the numbers, then what the policy scores know."""
+    return f"{format_diagnosis(result)}\n\n{format_scores(result['policy_scores'])}"

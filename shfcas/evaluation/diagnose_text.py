@@ -37,35 +37,4 @@ def format_diagnosis(result: dict[str, Any]) -> str:
     for name, part in result.get("slices", {}).items():
         aurocs = ", ".join(format_interval(part["auroc"][key]) for key in ("kendall_distance", "abs_pacs"))
         text.append(f"{name:<{width}}  {part['pairs']:>5}  {format_interval(part['errors']):<18}  {aurocs}")
-    if "policy_scores" in result:
-        text += ["", *_scores(result["policy_scores"])]
     return "\n".join(text)
-
-
-MEASURES = {
-    "agreement": "agrees with judges",
-    "correlation": "correlation with gold",
-    "finds_errors": "AUROC for errors",
-    "finds_uncovered": "AUROC for uncovered",
-}
-
-
-def _scores(result: dict[str, Any]) -> list[str]:
-    """Lists what the policy scores know: the recommendation, then a table, then that of the original pairs."""
-    text = [f"policy scores: {result['verdict']}", "", *_score_table(result)]
-    if result["indistinguishable"]:
-        text.append(f"not clearly worse than the recommended score: {', '.join(result['indistinguishable'])}")
-    if original := result["original"]:
-        text += ["", f"on the original pairs ({original['bias']}):", "", *_score_table(original)]
-    return text
-
-
-def _score_table(result: dict[str, Any]) -> list[str]:
-    rows = {**result["scores"], "reward_model": {"label": "for scale", **result["reward_model"]}}
-    shown = [key for key in MEASURES if any(row.get(key, {}).get("value") is not None for row in rows.values())]
-    head = "".join(f"  {MEASURES[key]:<22}" for key in shown)
-    text = [f"intervals: {100 * result['level']:.1f} %", f"{'score':<18}  pairs{head}".rstrip()]
-    for name, row in rows.items():
-        cells = "".join(f"  {format_interval(row[key]) if key in row else '-':<22}" for key in shown)
-        text.append(f"{name:<18}  {row['pairs']:>5}{cells}  {row['label']}")
-    return text

@@ -352,9 +352,15 @@ def _described(name: str, score: Mapping[str, Any]) -> str:
     return f"policy_score {name} ({score['label']})"
 
 
+def interval_text(found: Mapping[str, float | None] | None) -> str:
+    """Formats a value with its interval; `-` if there is none."""
+    if found is None or found["value"] is None:
+        return "-"
+    return f"{found['value']:z.2f} [{found['low']:z.2f}, {found['high']:z.2f}]"
+
+
 def _agreement(score: Mapping[str, Any]) -> str:
-    value, low, high = (score["agreement"][key] for key in ("value", "low", "high"))
-    return f"{value:.2f} [{low:.2f}, {high:.2f}] of {score['pairs']} judged pairs"
+    return f"{interval_text(score['agreement'])} of {score['pairs']} judged pairs"
 
 
 def _recommendation(scores: Mapping[str, Any], name: str, indistinguishable: Sequence[str]) -> str:
