@@ -173,9 +173,13 @@ def _difference(schema: pa.Schema, other: pa.Schema) -> str:
 
 def _made_by(schema: pa.Schema) -> dict[str, Any]:
     """Returns the metadata that must agree for tables to be joined; a model with a revision may have any path."""
-    about = json.loads((schema.metadata or {}).get(b"shfcas", b"{}"))
+    about = _metadata(schema)
     models = {role: about.get(f"{role}_revision", about.get(role)) for role in MODELS}
     return models | {name: about.get(name) for name in SETTINGS}
+
+
+def _metadata(schema: pa.Schema) -> dict[str, Any]:
+    return json.loads((schema.metadata or {}).get(b"shfcas", b"{}"))
 
 
 def _opened(name: str, path: str, filesystem: fs.FileSystem) -> pq.ParquetFile:
@@ -229,6 +233,11 @@ class TableRows(ShardRows):
     def __init__(self, inputs: Sequence[str], columns: Sequence[str] | None = None) -> None:
         shards, self.schema = find_shards(inputs, SHARD_ROWS)
         super().__init__(shards, columns)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Returns the provenance of the first table, see `CandidateTable`; models and settings are those of all."""
+        return _metadata(self.schema)
 
 
 def prefetch(items: Iterable[Item], count: int = 1) -> Iterator[Item]:

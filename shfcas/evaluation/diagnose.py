@@ -46,7 +46,9 @@ class DiagnoseConfig(Options):
     budgets: list[int] = option(
         lambda: [25, 50, 100, 200], "numbers of comparisons for which the share of errors is reported", ge=1
     )
-    prompts: int = option(100, "prompts to draw where a gold reward judges", ge=1)
+    prompts: int = option(
+        100, "prompts to draw where a gold reward judges, and of original pairs that are not in the table", ge=1
+    )
     seed: int = option(0, "seed of the draw and of the intervals")
 
     def check(self) -> None:
