@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -24,6 +25,8 @@ from shfcas.utils.config import to_dict
 from shfcas.utils.errors import MissingExtra, UsageError, UserError
 from shfcas.utils.files import local_path
 from shfcas.utils.flags import from_flags
+
+logger = logging.getLogger(__name__)
 
 GROUPS = {
     "Start": {
@@ -184,6 +187,7 @@ def _require(config: Any) -> None:
 
 
 def _fail(name: str, error: Exception, code: int) -> int:
+    logger.debug("%s", "".join(traceback.format_exception(error)).rstrip())  # with --verbose
     who = "" if distributed.is_main() else f" (process {distributed.index()})"
     print(f"shfcas {name}{who}: {error}", file=sys.stderr)
     return code

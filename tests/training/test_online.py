@@ -456,7 +456,7 @@ def test_a_prompt_that_is_too_long_is_an_error_and_never_cut(
     ("reward", "message"),
     [
         (lambda completions, **_: [float("nan")] * len(completions), "returned nan for completion 0"),
-        (lambda completions, **_: [0.0], "expected 16 values, one per completion, got 1"),
+        (lambda completions, **_: [0.0], "expected 16 rewards, one per answer, got 1"),
         (lambda completions, **_: [None, *[1.0] * 15], "returned None for completion 0"),
     ],
 )
