@@ -16,7 +16,7 @@ from shfcas.models.resolve import is_cost_model
 from shfcas.rewards.calls import call_reward
 from shfcas.utils.callables import is_callable_name, load_callable
 from shfcas.utils.errors import UserError
-from shfcas.utils.files import read_json
+from shfcas.utils.files import read_object
 
 RewardCallable = Callable[..., Sequence[float | None]]  # TRL's type: None if the reward does not apply
 
@@ -153,11 +153,21 @@ ENSEMBLE_FILE = "ensemble.json"
 
 
 def ensemble_members(name: str) -> list[str]:
-    """Returns the folders of an ensemble's members; empty if the name is not the folder of an ensemble."""
+    """Returns the folders of an ensemble's members; empty if the name is not the folder of an ensemble.
+
+    Raises:
+        UserError: the folder's ensemble.json does not name folders inside it.
+    """
     folder = Path(name).expanduser()
-    if not (folder / ENSEMBLE_FILE).is_file():
+    file = folder / ENSEMBLE_FILE
+    if not file.is_file():
         return []
-    return [str(folder / member) for member in read_json(folder / ENSEMBLE_FILE)["members"]]
+    members = read_object(file).get("members")
+    if not isinstance(members, list) or not members or not all(isinstance(member, str) for member in members):
+        raise UserError(f"{file}: expected members, a list of folders; restore the file")
+    if any((folder / member / ENSEMBLE_FILE).exists() for member in members):
+        raise UserError(f"{file}: expected members that are models, got an ensemble; restore the file")
+    return [str(folder / member) for member in members]
 
 
 class EnsembleScorer:

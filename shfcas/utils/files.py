@@ -216,6 +216,15 @@ def read_json(path: str | Path) -> Any:
         raise UserError(f"{path}: not valid JSON (line {error.lineno}: {error.msg})") from error
 
 
+def read_object(path: str | Path) -> dict[str, Any]:
+    """Reads a JSON file that holds one object; the error names the file."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        kind = {list: "a list", str: "text", type(None): "null", bool: "a boolean"}.get(type(value), "a number")
+        raise UserError(f"{path}: expected a JSON object, got {kind}; restore the file")
+    return value
+
+
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     """Reads JSON lines; the error names file and line."""
     return list(parse_jsonl(read_text(path).split("\n"), str(path)))
