@@ -17,13 +17,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from shfcas import __version__
+from shfcas.cli._outputs import check_outputs
 from shfcas.cli._parser import CommandParser
 from shfcas.cli._stop import exit_code, stoppable
 from shfcas.cli._template import placeholders
 from shfcas.utils import distributed
 from shfcas.utils.config import to_dict
 from shfcas.utils.errors import MissingExtra, UsageError, UserError
-from shfcas.utils.files import local_path
 from shfcas.utils.flags import from_flags
 
 logger = logging.getLogger(__name__)
@@ -68,8 +68,6 @@ GROUPS = {
     },
 }
 COMMANDS = {name: text for group in GROUPS.values() for name, text in group.items()}
-
-OUTPUTS = ("output", "out", "histogram")
 
 # Commands that several processes of `accelerate launch` run together; each process would repeat any other command.
 DISTRIBUTED = ("sft", "train-reward", "ppo")
@@ -151,6 +149,7 @@ def _run(name: str, arguments: list[str]) -> int:
         config_file = getattr(parsed, getattr(module, "POSITIONAL", ""), None) or parsed.config
         config = from_flags(module.Config, parsed, config_file)
         _require(config)
+        check_outputs(name, config)
         result = module.run(config)
         if not distributed.is_main():
             return 0
@@ -175,15 +174,13 @@ def _run(name: str, arguments: list[str]) -> int:
 
 
 def _require(config: Any) -> None:
-    """Checks that required keys are given, that no placeholder is left, and that outputs are local files."""
+    """Checks that required keys are given, and that no placeholder is left."""
     missing = [f.name for f in dataclasses.fields(config) if f.default == "" and not getattr(config, f.name)]
     if missing:
         raise UsageError(f"missing: {', '.join(missing)}")
     left = placeholders(to_dict(config))
     if left:
         raise UsageError(f"{', '.join(left)}: expected values of your own, got placeholders; edit the configuration")
-    for name in OUTPUTS:
-        local_path(getattr(config, name, None) or "")  # before any work, not after it
 
 
 def _fail(name: str, error: Exception, code: int) -> int:
