@@ -10,10 +10,13 @@ import importlib
 import json
 import logging
 import os
+import signal
+import stat
 import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from shfcas import __version__
@@ -24,6 +27,7 @@ from shfcas.cli._template import placeholders
 from shfcas.utils import distributed
 from shfcas.utils.config import to_dict
 from shfcas.utils.errors import MissingExtra, UsageError, UserError
+from shfcas.utils.files import is_disk_full
 from shfcas.utils.flags import from_flags
 
 logger = logging.getLogger(__name__)
@@ -103,6 +107,24 @@ EXTRAS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    name = arguments[0] if arguments and arguments[0] in COMMANDS else ""
+    try:
+        code = _dispatch(arguments)
+        sys.stdout.flush()  # errors come now, not at the end of the process
+        return code
+    except BrokenPipeError:  # the reader has seen enough, as head does
+        if not _is_pipe(sys.stdout):
+            raise
+        _discard_stdout()
+        return 128 + signal.SIGPIPE
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        _discard_stdout()
+        return _fail(name, UserError("no space left on the disk for the output; free some space and run it again"), 1)
+
+
+def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
         return 0 if arguments else 2
@@ -120,6 +142,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print(f"shfcas {name}: stopped; the same command resumes", file=sys.stderr)
         return exit_code(stop)
+
+
+def _is_pipe(stream: Any) -> bool:
+    try:
+        return stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode)
+    except (OSError, ValueError):  # a stream of a test has no file
+        return False
+
+
+def _discard_stdout() -> None:
+    """Sends what stdout could not take nowhere, or the interpreter would try again at its end."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def command_module(name: str) -> Any:
@@ -186,7 +221,7 @@ def _require(config: Any) -> None:
 def _fail(name: str, error: Exception, code: int) -> int:
     logger.debug("%s", "".join(traceback.format_exception(error)).rstrip())  # with --verbose
     who = "" if distributed.is_main() else f" (process {distributed.index()})"
-    print(f"shfcas {name}{who}: {error}", file=sys.stderr)
+    print(f"{f'shfcas {name}'.strip()}{who}: {error}", file=sys.stderr)
     return code
 
 

@@ -114,7 +114,7 @@ def disk_errors(what: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        if _is_disk_full(error):
+        if is_disk_full(error):
             raise UserError(
                 f"no space left on the disk while writing {what}; all finished work is kept: "
                 "free some space and run the same command again"
@@ -124,7 +124,7 @@ def disk_errors(what: str) -> Iterator[None]:
         raise
 
 
-def _is_disk_full(error: Exception) -> bool:
+def is_disk_full(error: Exception) -> bool:
     """Returns whether the disk is full; safetensors and torch archives report it with errors of their own."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
