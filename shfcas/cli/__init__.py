@@ -231,9 +231,9 @@ def _print(result: Any, as_json: bool) -> None:
     elif isinstance(result, dict):
         for key, value in result.items():
             if isinstance(value, str | int | float | bool) or value is None:
-                print(f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}")
+                print(f"{key}: {value:z.4g}" if isinstance(value, float) else f"{key}: {value}")
             elif isinstance(value, dict) and "mean" in value:
-                print(f"{key}: {value['mean']:.4g} [{value['low']:.4g}, {value['high']:.4g}]")
+                print(f"{key}: {value['mean']:z.4g} [{value['low']:z.4g}, {value['high']:z.4g}]")
     elif result is not None:
         print(result)
 

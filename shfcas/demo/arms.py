@@ -149,14 +149,14 @@ def table(results: dict[str, Any]) -> str:
         lines.append(
             [
                 row["policy"],
-                f"{gold['mean']:.3f} [{gold['low']:.3f}, {gold['high']:.3f}]",
-                f"{row['win_rate']['mean']:.3f}",
-                f"{row['proxy_reward']['mean']:.2f}",
-                f"{row['kl']:.2f}",
-                f"{row['kendall_distance']:.3f}",
-                f"{row['mean_abs_pacs']:.3f}",
-                f"{accuracy['sound']:.3f}",
-                f"{accuracy['blind']:.3f}",
+                f"{gold['mean']:z.3f} [{gold['low']:z.3f}, {gold['high']:z.3f}]",
+                f"{row['win_rate']['mean']:z.3f}",
+                f"{row['proxy_reward']['mean']:z.2f}",
+                f"{row['kl']:z.2f}",
+                f"{row['kendall_distance']:z.3f}",
+                f"{row['mean_abs_pacs']:z.3f}",
+                f"{accuracy['sound']:z.3f}",
+                f"{accuracy['blind']:z.3f}",
             ]
         )
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
@@ -175,12 +175,12 @@ def table(results: dict[str, Any]) -> str:
             *text[1:],
             "",
             "Kendall distance finds prompts of blind topics: "
-            f"AUROC {found['kendall_finds_blind_topics']:.2f}; abs(PACS) finds misjudged answers: "
-            f"AUROC {found['pacs_finds_wrong_answers']:.2f} (0.5 is chance)",
+            f"AUROC {found['kendall_finds_blind_topics']:z.2f}; abs(PACS) finds misjudged answers: "
+            f"AUROC {found['pacs_finds_wrong_answers']:z.2f} (0.5 is chance)",
             "labels about blind topics: "
             + ", ".join(f"{name} {labels[arm]['share']:.0%}" for arm, name in ASKED.items() if arm in labels)
             + f" of {labels['shf_cas']['comparisons']}",
             "policy score: log pi_sft / pi_base (logprob_ratio); plain log-probabilities say little at this size",
-            f"all stages took {results['seconds'] / 60:.1f} minutes",
+            f"all stages took {results['seconds'] / 60:z.1f} minutes",
         ]
     )
