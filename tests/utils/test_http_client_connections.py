@@ -66,9 +66,13 @@ def test_a_kept_connection_that_the_server_has_closed_is_not_used(serve: Serve) 
 
 
 def test_a_set_stop_ends_waits_at_once(serve: Serve) -> None:
-    server = serve(say(response(b"", "429 X", Retry_After="500")))
     stop = threading.Event()
-    threading.Timer(0.3, stop.set).start()
+
+    def busy(connection: socket.socket, request: bytes) -> None:
+        connection.sendall(response(b"", "429 X", Retry_After="500"))
+        threading.Timer(0.3, stop.set).start()  # while the client waits
+
+    server = serve(busy)
     began = time.monotonic()
     with pytest.raises(Stopped):
         client(server.url, max_retries=9, timeout=600).request("GET", server.url, stop=stop)
