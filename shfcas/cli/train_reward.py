@@ -58,7 +58,7 @@ def text(result: dict[str, Any]) -> str:
         lines.append(f"left out as too long: {result['pairs_too_long']} ({by_source})")
     if result.get("members"):
         lines.append(f"models: {len(result['members'])}")
-    lines.append(f"loss: {result['loss'][0]:.4f} at first, {result['loss'][-1]:.4f} at the end")
+    lines.append(f"loss: {result['loss'][0]:z.4f} at first, {result['loss'][-1]:z.4f} at the end")
     if result["best_step"] is not None:
         lines.append(f"best model: step {result['best_step']}")
     lines.append(f"accuracy on training pairs: {_share(result['train']['accuracy'])}")
@@ -72,12 +72,12 @@ def text(result: dict[str, Any]) -> str:
         if "safety_accuracy" in held_out:
             lines.append(f"  safe and unsafe told apart: {_share(held_out['safety_accuracy'])}")
         lines.append(f"  ties: {held_out['ties']}, each counted half")
-        lines.append(f"held-out loss: {held_out['loss']:.4f}, before {result['before']['loss']:.4f}")
-        lines.append(f"expected calibration error: {held_out['calibration']['expected_error']:.3f}")
+        lines.append(f"held-out loss: {held_out['loss']:z.4f}, before {result['before']['loss']:z.4f}")
+        lines.append(f"expected calibration error: {held_out['calibration']['expected_error']:z.3f}")
     else:
         lines.append("no pair was held out, so the accuracy on new prompts is unknown")
     return "\n".join([*lines, f"output: {result['output']}"])
 
 
 def _share(found: dict[str, Any]) -> str:
-    return f"{found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}] of {found['count']}"
+    return f"{found['mean']:z.3f} [{found['low']:z.3f}, {found['high']:z.3f}] of {found['count']}"

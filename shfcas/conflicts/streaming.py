@@ -32,7 +32,7 @@ from shfcas.utils.files import (
     local_path,
     locked_folder,
     parse_jsonl,
-    read_json,
+    read_object,
     work_folder,
     write_json,
 )
@@ -145,12 +145,21 @@ def _score_parts(
     for part, shard in work:
         if part in done:
             bar.update(shard.rows)
-            summary += ConflictSummary(**json.loads(pq.read_metadata(part).metadata[SUMMARY_KEY]))
+            summary += _summary_of(part)
         else:
             summary += next(made)
     for left_behind in folder.glob(".part-*.partial"):  # from workers that died
         left_behind.unlink(missing_ok=True)
     return summary
+
+
+def _summary_of(part: Path) -> ConflictSummary:
+    """Reads the summary in a finished part."""
+    try:
+        return ConflictSummary(**json.loads(pq.read_metadata(part).metadata[SUMMARY_KEY]))
+    except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{part}: damaged or cut off ({reason}); delete it and run the same command again") from error
 
 
 class _PartWriter:
@@ -323,7 +332,7 @@ def _begin(folder: Path, description: dict[str, Any]) -> None:
     """Writes the description of a new folder, or checks that it equals that of an existing one."""
     path = folder / "_score.json"  # readers of Parquet folders skip names with an underscore
     if path.exists():
-        changed = differences(read_json(path), description)
+        changed = differences(read_object(path), description)
         if changed:
             raise UserError(
                 f"{folder} was made with other inputs or settings; name a new folder, or undo: {'; '.join(changed)}"

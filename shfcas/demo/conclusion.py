@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from shfcas.utils.numbers import interval
+
 
 def conclude(results: dict[str, Any]) -> list[str]:
     """Returns two sentences: about finding errors and labels, and about the policies.
@@ -46,10 +48,8 @@ def _policies(rows: list[dict[str, Any]]) -> str:
     parts = []
     for row in rows[2:]:
         difference = row["difference_to_biased"]
-        parts.append(
-            f"{row['policy']} is {_direction(difference)} PPO on the biased proxy "
-            f"({difference['mean']:+.2f} [{difference['low']:+.2f}, {difference['high']:+.2f}])"
-        )
+        compared = f"{_direction(difference)} PPO on the biased proxy ({interval(difference, 2, sign=True)})"
+        parts.append(f"{row['policy']} is {compared}")
     return f"On held-out gold, {' and '.join(parts)}"
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from shfcas.demo.labels import BUDGETS, LABEL_FREE, REFINED, STRATEGIES
+from shfcas.utils.numbers import fixed, interval
 
 GAP = "  "
 
@@ -23,35 +24,33 @@ def text(results: dict[str, Any]) -> str:
 
 
 def _scores(rows: list[dict[str, Any]]) -> str:
-    cells = [
-        [
-            row["name"],
-            _interval(row["correlation"]),
-            _interval({**row["finds_blind"], "mean": row["finds_blind"]["value"]}),
-        ]
-        for row in rows
-    ]
+    cells = [[row["name"], interval(row["correlation"], 2), interval(row["finds_blind"], 2)] for row in rows]
     return _table(["policy score", "correlation with gold", "conflict finds blind topics (AUROC)"], cells)
 
 
 def _labels(rows: list[dict[str, Any]]) -> str:
     found = {(row["strategy"], row["arm"], row["budget"]): row["mean"] for row in rows}
-    cells = [[name, f"{found[None, arm, 0]:.3f}", *[""] * len(BUDGETS)] for arm, name in LABEL_FREE.items()]
+    cells = [[name, fixed(found[None, arm, 0]), *[""] * len(BUDGETS)] for arm, name in LABEL_FREE.items()]
     for arm, use in REFINED.items():
         for strategy, name in STRATEGIES.items():
-            cells.append([f"{name} {use}", "", *(f"{found[strategy, arm, budget]:.3f}" for budget in BUDGETS)])
+            cells.append([f"{name} {use}", "", *(fixed(found[strategy, arm, budget]) for budget in BUDGETS)])
     head = ["reward model's pair accuracy (frozen heads)", "no labels", *(f"{budget} labels" for budget in BUDGETS)]
     return _table(head, cells)
 
 
 def _reward_models(rows: list[dict[str, Any]]) -> str:
-    cells = [[row["arm"], *(_interval(row[part]) for part in ("all", "sound", "blind"))] for row in rows]
+    cells = [[row["arm"], *(interval(row[part], 2) for part in ("all", "sound", "blind"))] for row in rows]
     return _table(["reward model's pair accuracy (trained in full)", "all", "sound topics", "blind topics"], cells)
 
 
 def _policies(rows: list[dict[str, Any]]) -> str:
     cells = [
-        [row["policy"], f"{row['gold_reward']['mean']:.3f}", _interval(row["difference"]), f"{row['kl']:.2f}"]
+        [
+            row["policy"],
+            fixed(row["gold_reward"]["mean"]),
+            interval(row["difference"], 2, sign=True),
+            fixed(row["kl"], 2),
+        ]
         for row in rows
     ]
     return _table(["policy on held-out prompts", "gold reward", "difference to the base", "KL"], cells)
@@ -60,10 +59,6 @@ def _policies(rows: list[dict[str, Any]]) -> str:
 def _asked(asked: dict[str, Any]) -> str:
     parts = [f"{STRATEGIES[name]} {found['blind']} of {found['comparisons']}" for name, found in asked.items()]
     return f"comparisons about blind topics: {', '.join(parts)}"
-
-
-def _interval(found: dict[str, float]) -> str:
-    return f"{found['mean']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
 
 
 def _table(head: Sequence[str], cells: Sequence[Sequence[str]]) -> str:

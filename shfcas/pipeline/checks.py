@@ -3,7 +3,6 @@
 Each check is about stages that are left to make; what is done already is not checked again.
 """
 
-import math
 from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -17,7 +16,7 @@ from shfcas.pipeline.manifest import DONE
 from shfcas.pipeline.preparation import refuse_shared_prompts
 from shfcas.pipeline.run_directory import Plan
 from shfcas.rewards.scorers import check_scorer, load_scorer
-from shfcas.rewards.table import raw_rewards
+from shfcas.rewards.table import score_block
 from shfcas.sampling.config import SamplingConfig
 from shfcas.training.sft import read_demonstrations
 from shfcas.utils.callables import is_callable_name
@@ -203,20 +202,7 @@ def check_gold(name: str, row: dict[str, Any]) -> None:
     if not is_callable_name(name):
         check_scorer(name)
         return
-    scorer = load_scorer(name)
     try:
-        values = raw_rewards(scorer, [{**row, "completions": list(ANSWERS)}])
-    except Exception as error:  # of any kind: the function is the user's
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UserError(
-            f"gold: {name} failed on two answers to prompt {row['prompt_id']!r} ({reason}); fix it"
-        ) from error
-    if len(values) != len(ANSWERS):
-        raise UserError(f"gold: expected {name} to return one reward per answer, got {len(values)} for {len(ANSWERS)}")
-    for value in values:
-        try:
-            wrong = isinstance(value, str) or math.isnan(value)
-        except TypeError:
-            wrong = True
-        if wrong:
-            raise UserError(f"gold: expected {name} to return numbers, got {value!r} for an answer; fix it")
+        score_block(load_scorer(name), [{**row, "completions": list(ANSWERS)}])
+    except UserError as error:
+        raise UserError(f"gold: {error}") from error

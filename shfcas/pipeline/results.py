@@ -6,11 +6,8 @@ from typing import Any
 import numpy as np
 
 from shfcas.data.candidates import read_candidates
-from shfcas.data.preferences import read_preferences
 from shfcas.evaluation.statistics import mean_with_interval
-from shfcas.feedback import read_queue
-from shfcas.feedback.annotation.aggregation import verdicts
-from shfcas.feedback.annotation.store import STORE, Store
+from shfcas.feedback.label_counts import label_counts
 from shfcas.pipeline.config import RunConfig
 from shfcas.utils.files import read_json
 
@@ -42,7 +39,7 @@ def results(config: RunConfig, run: Path) -> list[dict[str, Any]]:
         seconds = sum(stage["seconds"] for name, stage in stages.items() if name.startswith(f"{folder}/"))
         row: dict[str, Any] = {"round": number, "kl": metrics["kl"], "minutes": seconds / 60}
         if number and config.feedback != "none":
-            row["labels"] = label_counts(config, run, folder)
+            row["labels"] = label_counts(run, run / folder, config.feedback, config.selection.budget)
         if number and config.compares_blindly(number):
             row["judged"] = read_json(run / folder / "win_rate.json")
         if (cost := _cost(run / folder, row.get("judged", {}))) is not None:
@@ -60,32 +57,6 @@ def results(config: RunConfig, run: Path) -> list[dict[str, Any]]:
     return found
 
 
-def label_counts(config: RunConfig, run: Path, folder: str) -> dict[str, int]:
-    """Counts the labels of a round.
-
-    Args:
-        config: the configuration of the run.
-        run: the run directory.
-        folder: the round's folder in it.
-
-    Returns:
-        `asked`: selected comparisons. `answered`: those with a verdict, ties among them. `ties`: those without a
-        preferred answer; of a judge also those whose verdict depends on the order. `budget`.
-    """
-    asked = len(read_queue(run / folder / "queue.jsonl"))
-    preferred = len(read_preferences(run / folder / "preferences.jsonl"))
-    ties = asked - preferred  # gold judges all, and equal rewards are a tie
-    report = run / folder / "judge.json"
-    if config.feedback == "judge" and report.exists():
-        judge = read_json(report)
-        ties = judge["ties"] + judge["order_disagreements"]
-    elif config.feedback == "human":
-        with Store(run / STORE) as store:
-            reached = verdicts(store.items(folder), store.judgements(folder), config.human)
-        ties = sum(verdict.state in ("tie", "both_bad") for verdict in reached.values())
-    return {"asked": asked, "answered": preferred + ties, "ties": ties, "budget": config.selection.budget}
-
-
 def table(rows: list[dict[str, Any]]) -> str:
     """Formats the rows of `results` as a table with aligned columns; a dash is an unknown value."""
     has_gold = any("gold_reward" in row for row in rows)
@@ -100,10 +71,13 @@ def table(rows: list[dict[str, Any]]) -> str:
     heads += ["KL", "minutes", *(["cost"] if any("cost" in row for row in rows) else [])]
     lines = [heads]
     for row in rows:
-        cells = {"round": str(row["round"]), "KL": f"{row['kl']:.2f}", "minutes": f"{row['minutes']:.1f}"}
+        cells = {"round": str(row["round"]), "KL": f"{row['kl']:z.2f}", "minutes": f"{row['minutes']:z.1f}"}
         cells |= {name: f"{count:,}" for name, count in row.get("labels", {}).items()}
         if "gold_reward" in row:
-            cells |= {"gold reward": f"{row['gold_reward']['mean']:.3f}", "win rate": f"{row['win_rate']['mean']:.3f}"}
+            cells |= {
+                "gold reward": f"{row['gold_reward']['mean']:z.3f}",
+                "win rate": f"{row['win_rate']['mean']:z.3f}",
+            }
             cells |= {"accuracy before": _share(row["accuracy_before"]), "after": _share(row["accuracy_after"])}
         if "judged" in row:
             cells[judged] = _interval(row["judged"]["win_rate"])
@@ -121,12 +95,12 @@ def table(rows: list[dict[str, Any]]) -> str:
 def _difference(row: dict[str, Any]) -> str:
     d = row["difference"]
     note = "" if row["distinguishable"] else " not distinguishable"
-    return f"{d['mean']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]{note}"
+    return f"{d['mean']:+z.3f} [{d['low']:+z.3f}, {d['high']:+z.3f}]{note}"
 
 
 def _interval(value: dict[str, float] | None) -> str:
     """Formats a mean with its interval; a dash is an unknown value."""
-    return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]" if value else "-"
+    return f"{value['mean']:z.3f} [{value['low']:z.3f}, {value['high']:z.3f}]" if value else "-"
 
 
 def _cost(folder: Path, judged: dict[str, Any]) -> float | None:
@@ -138,7 +112,7 @@ def _cost(folder: Path, judged: dict[str, Any]) -> float | None:
 
 
 def _share(value: float | None) -> str:
-    return "-" if value is None or np.isnan(value) else f"{value:.3f}"
+    return "-" if value is None or np.isnan(value) else f"{value:z.3f}"
 
 
 def _gold(run: Path, number: int) -> dict[str, float] | None:

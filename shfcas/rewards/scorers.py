@@ -13,9 +13,10 @@ import torch
 from shfcas.data.chat import Prompt, completion_text, encode_answer
 from shfcas.models.loading import context_length, has_trained_head, load_reward_model
 from shfcas.models.resolve import is_cost_model
+from shfcas.rewards.calls import call_reward
 from shfcas.utils.callables import is_callable_name, load_callable
 from shfcas.utils.errors import UserError
-from shfcas.utils.files import read_json
+from shfcas.utils.files import read_object
 
 RewardCallable = Callable[..., Sequence[float | None]]  # TRL's type: None if the reward does not apply
 
@@ -23,8 +24,8 @@ RewardCallable = Callable[..., Sequence[float | None]]  # TRL's type: None if th
 class RewardScorer(Protocol):
     """Protocol of scorers; a TRL reward function is one."""
 
-    def __call__(self, prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
-        """Returns one reward per answer, higher is better."""
+    def __call__(self, prompts: list[Any], completions: list[Any], **columns: Any) -> Sequence[float | None]:
+        """Returns one reward per answer, higher is better; None if the reward does not apply to the answer."""
 
 
 class ModelScorer:
@@ -138,11 +139,13 @@ def check_scorer(name: str) -> None:
 
 
 def negated(scorer: RewardScorer) -> RewardScorer:
-    """Returns a scorer with the opposite sign, which turns a cost into a reward."""
+    """Returns a scorer with the opposite sign, which turns a cost into a reward; None stays None."""
 
-    def reward(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
-        return [-cost for cost in scorer(prompts, completions, **columns)]
+    def reward(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float | None]:
+        costs = call_reward(scorer, len(completions), {"prompts": prompts, "completions": completions, **columns})
+        return [None if cost is None else -cost for cost in costs]
 
+    reward.scorer = scorer  # type: ignore[attr-defined]  # named in errors
     return reward
 
 
@@ -150,11 +153,21 @@ ENSEMBLE_FILE = "ensemble.json"
 
 
 def ensemble_members(name: str) -> list[str]:
-    """Returns the folders of an ensemble's members; empty if the name is not the folder of an ensemble."""
+    """Returns the folders of an ensemble's members; empty if the name is not the folder of an ensemble.
+
+    Raises:
+        UserError: the folder's ensemble.json does not name folders inside it.
+    """
     folder = Path(name).expanduser()
-    if not (folder / ENSEMBLE_FILE).is_file():
+    file = folder / ENSEMBLE_FILE
+    if not file.is_file():
         return []
-    return [str(folder / member) for member in read_json(folder / ENSEMBLE_FILE)["members"]]
+    members = read_object(file).get("members")
+    if not isinstance(members, list) or not members or not all(isinstance(member, str) for member in members):
+        raise UserError(f"{file}: expected members, a list of folders; restore the file")
+    if any((folder / member / ENSEMBLE_FILE).exists() for member in members):
+        raise UserError(f"{file}: expected members that are models, got an ensemble; restore the file")
+    return [str(folder / member) for member in members]
 
 
 class EnsembleScorer:
@@ -168,7 +181,8 @@ class EnsembleScorer:
         self.members = members
         self.__name__ = "ensemble"
 
-    def __call__(self, prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
-        """Returns the mean over the members, one per answer."""
-        each = [member(prompts=prompts, completions=completions, **columns) for member in self.members]
-        return [sum(rewards) / len(rewards) for rewards in zip(*each, strict=True)]
+    def __call__(self, prompts: list[Any], completions: list[Any], **columns: Any) -> list[float | None]:
+        """Returns the mean over the members, one per answer; None if a member does not apply to the answer."""
+        arguments = {"prompts": prompts, "completions": completions, **columns}
+        each = [call_reward(member, len(completions), arguments) for member in self.members]
+        return [None if None in rewards else sum(rewards) / len(rewards) for rewards in zip(*each, strict=True)]

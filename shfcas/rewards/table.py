@@ -9,6 +9,7 @@ from typing import Any
 from shfcas.data.candidates import CandidateTable
 from shfcas.data.chat import completion_message
 from shfcas.engines import Engine, Tick
+from shfcas.rewards.calls import call_reward, describe_reward
 from shfcas.rewards.scorers import EnsembleScorer, RewardScorer, load_scorer
 from shfcas.utils.errors import UserError
 from shfcas.utils.progress import progress
@@ -65,7 +66,7 @@ def score_rows(scorer: RewardScorer, rows: Sequence[dict[str, Any]], block: int 
         block: prompts per call.
 
     Raises:
-        UserError: the scorer returned the wrong number of rewards, or a reward that is not a number.
+        UserError: the scorer failed, returned the wrong number of rewards, or a reward that is not a finite number.
     """
     starts = progress(range(0, len(rows), block), "scoring")
     return [row for start in starts for row in score_block(scorer, rows[start : start + block])]
@@ -74,32 +75,25 @@ def score_rows(scorer: RewardScorer, rows: Sequence[dict[str, Any]], block: int 
 def score_block(scorer: RewardScorer, rows: Sequence[dict[str, Any]]) -> list[list[float]]:
     """Scores rows like `score_rows`, in a single call of the scorer."""
     answers = [(row, i) for row in rows for i in range(len(row["completions"]))]
-    values = raw_rewards(scorer, rows)
-    if len(values) != len(answers):
-        raise UserError(f"scorer: expected {len(answers)} rewards, one per answer, got {len(values)}")
-    for (row, i), value in zip(answers, values, strict=True):
-        if value is None or math.isnan(value):
-            raise UserError(
-                f"the reward of answer {i} of prompt {row['prompt_id']!r} is not a number "
-                f"({row['completions'][i][:60]!r}); nothing was written: fix the scorer and run again"
-            )
-    flat = iter(float(value) for value in values)
-    return [[next(flat) for _ in row["completions"]] for row in rows]
-
-
-def raw_rewards(scorer: RewardScorer, rows: Sequence[dict[str, Any]]) -> list[Any]:
-    """Returns whatever a scorer returns for all answers of the rows, unchecked."""
-    answers = [(row, i) for row in rows for i in range(len(row["completions"]))]
     scalars = [
         name for name, value in rows[0].items() if name not in ("prompt", "completions") and not isinstance(value, list)
     ]
-    return list(
-        scorer(
-            prompts=[row["prompt"] for row, _ in answers],
-            completions=[completion_message(row["prompt"], row["completions"][i]) for row, i in answers],
-            **{name: [row[name] for row, _ in answers] for name in scalars},
-        )
-    )
+    arguments = {
+        "prompts": [row["prompt"] for row, _ in answers],
+        "completions": [completion_message(row["prompt"], row["completions"][i]) for row, i in answers],
+        **{name: [row[name] for row, _ in answers] for name in scalars},
+    }
+    if isinstance(rows[0].get("completion_ids"), list):
+        arguments["completion_ids"] = [row["completion_ids"][i] for row, i in answers]
+    values = call_reward(scorer, len(answers), arguments)
+    for (row, i), value in zip(answers, values, strict=True):
+        if value is None or not math.isfinite(value):
+            raise UserError(
+                f"the reward of answer {i} of prompt {row['prompt_id']!r} is not a number but {value} "
+                f"({row['completions'][i][:60]!r}); nothing was written: fix {describe_reward(scorer)} and run again"
+            )
+    flat = iter(values)
+    return [[next(flat) for _ in row["completions"]] for row in rows]  # type: ignore[misc]
 
 
 def add_rewards(candidates: CandidateTable, scorer: RewardScorer) -> CandidateTable:

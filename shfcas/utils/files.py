@@ -114,7 +114,7 @@ def disk_errors(what: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        if _is_disk_full(error):
+        if is_disk_full(error):
             raise UserError(
                 f"no space left on the disk while writing {what}; all finished work is kept: "
                 "free some space and run the same command again"
@@ -124,7 +124,7 @@ def disk_errors(what: str) -> Iterator[None]:
         raise
 
 
-def _is_disk_full(error: Exception) -> bool:
+def is_disk_full(error: Exception) -> bool:
     """Returns whether the disk is full; safetensors and torch archives report it with errors of their own."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -214,6 +214,15 @@ def read_json(path: str | Path) -> Any:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not valid JSON (line {error.lineno}: {error.msg})") from error
+
+
+def read_object(path: str | Path) -> dict[str, Any]:
+    """Reads a JSON file that holds one object; the error names the file."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        kind = {list: "a list", str: "text", type(None): "null", bool: "a boolean"}.get(type(value), "a number")
+        raise UserError(f"{path}: expected a JSON object, got {kind}; restore the file")
+    return value
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:

@@ -302,6 +302,11 @@ def test_finished_shards_are_not_sampled_again(policy: tuple[Any, Any], tmp_path
     assert asked == [p["prompt_id"] for p in prompts]
     shards = sorted(tmp_path.glob("shard-*"))
     assert len(shards) == 3
+    shards[1].write_bytes(shards[1].read_bytes()[:-9])
+    with pytest.raises(
+        UserError, match=r"shard-.*00001.parquet: not a readable Parquet file .*; delete it and run the"
+    ):
+        sample_table(counting, prompts, config=config, metadata={"seed": 0}, work_dir=tmp_path)
     shards[1].unlink()
     asked.clear()
     assert sample_table(counting, prompts, config=config, metadata={"seed": 0}, work_dir=tmp_path).rows() == whole

@@ -152,9 +152,11 @@ def check_callable(scorer: Any, known: Sequence[Preference], settings: Preflight
     try:
         chosen, rejected = pair_rewards(scorer, pairs)
         alone = [pair_rewards(scorer, [p])[0][0] for p in few]
-    except (TypeError, KeyError) as error:  # a reward may need prompt columns, which pairs do not have
-        message = f"the function needs more than prompts and answers to score pairs ({error})"
-        return [Finding("numbers", WARN, message, "it was not checked; inspect its first rewards")]
+    except UserError as error:
+        if isinstance(error.__cause__, TypeError | KeyError):  # it may need columns, which pairs do not have
+            message = f"the function needs more than prompts and answers to score pairs ({error.__cause__})"
+            return [Finding("numbers", WARN, message, "it was not checked; inspect its first rewards")]
+        return [Finding("numbers", FAIL, str(error), "return one number per answer")]
     numbers = checks.check_numbers([*chosen, *rejected])
     if numbers.status == FAIL:
         return [numbers]
