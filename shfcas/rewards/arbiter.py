@@ -103,9 +103,16 @@ class Arbiter:
         return found
 
 
-def prior_arbiter() -> Arbiter:
-    """The arbiter before any label: equal trust in both sources."""
-    return Arbiter((), np.full(2, PRIOR_MEAN), np.eye(2) * PRIOR_SD**2, 0.0, 0.0, 0)
+def prior_arbiter(groups: Sequence[str] = (), spread: float = 0.0) -> Arbiter:
+    """The arbiter before any label: equal trust in both sources, and the same in all groups.
+
+    Args:
+        groups: groups with a term of their own.
+        spread: prior deviation of these terms.
+    """
+    mean = np.concatenate([np.full(2, PRIOR_MEAN), np.zeros(len(groups))])
+    covariance = np.diag(np.concatenate([np.full(2, PRIOR_SD**2), np.full(len(groups), spread**2)]))
+    return Arbiter(tuple(groups), mean, covariance, spread, 0.0, 0)
 
 
 def fit_arbiter(
@@ -189,8 +196,9 @@ def most_informative(arbiter: Arbiter, candidates: Pairs, pool: Pairs, budget: i
     """Chooses the comparisons that shrink the posterior variance of the pool's verdicts most, one after another.
 
     The formal version of conflict: a label tells the trusts apart where the sources' gaps point different ways and the
-    verdict is open. With the Laplace posterior the variance after a label does not depend on its outcome, so the whole
-    batch can be chosen before anything is asked (V-optimal design; Chaloner and Verdinelli 1995, Stat. Sci. 10(3)).
+    verdict is open. Once that is known, pairs on which the sources agree tell how far to trust both. The variance is
+    that of the log-odds. With the Laplace posterior it does not depend on a label's outcome, so the whole batch can be
+    chosen before anything is asked (V-optimal design; Chaloner and Verdinelli 1995, Stat. Sci. 10(3)).
 
     Args:
         arbiter: the current posterior.
@@ -201,18 +209,49 @@ def most_informative(arbiter: Arbiter, candidates: Pairs, pool: Pairs, budget: i
     Returns:
         Positions among the candidates, most informative first; fewer than `budget` if there are fewer candidates.
     """
-    features, target = arbiter.features(candidates), arbiter.features(pool)
+    target = arbiter.features(pool)
+    return smallest_variance(arbiter, candidates, target.T @ target / max(len(target), 1), budget)
+
+
+def smallest_variance(
+    arbiter: Arbiter,
+    candidates: Pairs,
+    moment: np.ndarray,
+    budget: int,
+    *,
+    take_turns: Sequence[Any] | None = None,
+) -> list[int]:
+    """Chooses comparisons like `most_informative`, for a pool that is described by its second moments.
+
+    Args:
+        arbiter: the current posterior.
+        candidates: comparisons that may be asked.
+        moment: mean outer product of the features of the pool, shape (2 + G, 2 + G). The posterior variance of the
+            log-odds, averaged over the pool, is the trace of its product with the covariance.
+        budget: how many to choose.
+        take_turns: the prompt of each candidate. No prompt is chosen again before all others with candidates left
+            have been chosen as often. None: candidates of one prompt do not wait for others.
+
+    Returns:
+        Positions among the candidates, most informative first; fewer than `budget` if there are fewer candidates.
+    """
+    features = arbiter.features(candidates)
     probability = _sigmoid(features @ arbiter.mean)
     information = probability * (1 - probability)
-    moment = target.T @ target / max(len(target), 1)
+    prompts = np.unique(np.asarray(take_turns, dtype=str), return_inverse=True)[1] if take_turns is not None else None
     covariance, left, chosen = arbiter.covariance.copy(), np.ones(len(features), bool), []
+    waiting = np.zeros(len(features), bool)
     for _ in range(min(budget, len(features))):
+        if not (left & ~waiting).any():
+            waiting[:] = False
         projected = features @ covariance
         gain = np.einsum("ij,jk,ik->i", projected, moment, projected)
         gain = information * gain / (1 + information * np.einsum("ij,ij->i", projected, features))
-        best = int(np.where(left, gain, -np.inf).argmax())
+        best = int(np.where(left & ~waiting, gain, -np.inf).argmax())
         chosen.append(best)
         left[best] = False
+        if prompts is not None:
+            waiting |= prompts == prompts[best]
         step = projected[best]
         scale = information[best] / (1 + information[best] * float(step @ features[best]))
         covariance -= scale * np.outer(step, step)

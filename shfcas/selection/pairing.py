@@ -36,7 +36,8 @@ def shuffled_pairs(row: Row, answers: list[int], seed: int = 0) -> Iterator[Comp
     """Pairs the answers of one prompt at random, each answer once; the same pairs for the same seed and prompt."""
     order = sorted(answers, key=lambda i: derive_seed("random pairing", seed, row["prompt_id"], i, bits=64))
     for one, other in zip(order[::2], order[1::2], strict=False):
-        yield Comparison(row["prompt_id"], *sorted((one, other), key=lambda i: -row["pacs"][i]))
+        first, second = sorted((one, other), key=lambda i: -row["pacs"][i])
+        yield Comparison(row["prompt_id"], first, second)
 
 
 def crossed_pairs(row: Row, answers: list[int], seed: int = 0) -> Iterator[Comparison]:

@@ -12,6 +12,7 @@ from shfcas.selection.conflict import (
     random_pairs,
     shf_cas,
 )
+from shfcas.selection.design import arbiter
 from shfcas.selection.protocol import Strategy
 from shfcas.selection.rewards import least_margin, reward_margin, reward_variance, rso
 
@@ -31,6 +32,7 @@ STRATEGIES: dict[str, Strategy] = {
     "pacs": Strategy(pacs, {"pacs_threshold": pacs_of}, settings=("pairing",)),
     "mean_pacs": Strategy(mean_pacs, {"mean_pacs_threshold": mean_pacs_of}, needs=("mean_abs_pacs",)),
     "random": Strategy(random_pairs),
+    "arbiter": Strategy(arbiter, needs=("rewards",), design=True),
     "reward_margin": Strategy(reward_margin, needs=("rewards",)),
     "least_margin": Strategy(least_margin, needs=("rewards",)),
     "reward_variance": Strategy(reward_variance, needs=("reward_variances",)),
