@@ -11,27 +11,50 @@ from typing import Any
 from shfcas.conflicts.columns import POLICY_SCORES
 from shfcas.conflicts.streaming import score_lines, score_table
 from shfcas.conflicts.summary import ConflictSummary
+from shfcas.data.preferences import read_preferences
 from shfcas.data.shards import SHARD_ROWS
 from shfcas.engines import ENGINES, RayConfig, open_engine
-from shfcas.rewards.scorers import load_scorer
+from shfcas.rewards.laplace import HeadPosterior, LaplaceScorer, fit_laplace
+from shfcas.rewards.scorers import RewardScorer, load_scorer
 from shfcas.utils.config import Options, option
 from shfcas.utils.errors import UsageError
 
 INPUTS, INPUTS_HELP = "input", "candidate tables [candidates.parquet]; - reads JSON lines from stdin, writes to stdout"
+
+UNCERTAINTIES = ("none", "laplace")
 
 
 @dataclass
 class Config(Options):
     """`shfcas score`."""
 
-    input: list[str] = option(lambda: ["candidates.parquet"], "candidate tables; - reads JSON lines from stdin")
-    output: str = option("conflicts.parquet", "table to write: a .parquet file, or a folder of resumable parts")
-    reward_model: str | None = option(None, "reward model: a model, or module:function (none: the table has rewards)")
-    cost_model: bool = option(False, "the reward model is a cost model: lower is better")
-    policy_score: str = option("logprob", "score of the policy that rewards are compared with", POLICY_SCORES)
+    input: list[str] = option(
+        lambda: ["candidates.parquet"], "candidate tables; - reads JSON lines from stdin", common=True
+    )
+    output: str = option(
+        "conflicts.parquet", "table to write: a .parquet file, or a folder of resumable parts", common=True
+    )
+    reward_model: str | None = option(
+        None, "reward model: a model, or module:function (none: the table has rewards)", common=True
+    )
+    cost_model: bool = option(False, "the reward model is a cost model: lower is better", common=True)
+    uncertainty: str = option(
+        "none",
+        "uncertainty of each reward of a single model, as reward_variances: laplace, of its last layer",
+        UNCERTAINTIES,
+        common=True,
+    )
+    preferences: str | None = option(
+        None, "uncertainty laplace: the preferences that the reward model was trained on", common=True
+    )
+    policy_score: str = option(
+        "logprob", "score of the policy that rewards are compared with", POLICY_SCORES, common=True
+    )
     columns: list[str] | None = option(None, "columns to keep, comma-separated (none: all)")
     shard_rows: int = option(SHARD_ROWS, "approximate prompts per part of an output folder", ge=1)
-    summary: bool = option(False, "print the distribution of conflicts, and the prompts of highest conflict")
+    summary: bool = option(
+        False, "print the distribution of conflicts, and the prompts of highest conflict", common=True
+    )
     histogram: str | None = option(None, ".png or .svg file for histograms of conflicts (none: no plot)")
     engine: str = option("local", "where to run: in this process, or on a Ray cluster", ENGINES)
     ray: RayConfig = option(RayConfig, "engine ray: the cluster")
@@ -42,7 +65,13 @@ def run(config: Config) -> Any:
     here = config.engine == "local"
     if config.input == ["-"] and not here:
         raise UsageError("engine: expected local for JSON lines, got ray; name files, folders or URLs")
-    scorer = load_scorer(config.reward_model, config.cost_model) if config.reward_model and here else None
+    posterior = _posterior(config)
+    scorer: RewardScorer | None = None
+    if config.reward_model and here:
+        if posterior:
+            scorer = LaplaceScorer(config.reward_model, posterior, config.cost_model)
+        else:
+            scorer = load_scorer(config.reward_model, config.cost_model)
     if config.input == ["-"]:
         summary = score_lines(
             sys.stdin, sys.stdout, policy_score=config.policy_score, scorer=scorer, columns=config.columns
@@ -61,6 +90,7 @@ def run(config: Config) -> Any:
             shard_rows=config.shard_rows,
             reward_model=config.reward_model,
             cost_model=config.cost_model,
+            posterior=posterior,
             engine=None if here else engine,
         )
     _plot(config, summary)
@@ -75,6 +105,18 @@ def run(config: Config) -> Any:
         "mean_abs_pacs": summary.mean_abs_pacs,
         "output": config.output,
     }
+
+
+def _posterior(config: Config) -> HeadPosterior | None:
+    """Returns the posterior of the reward model's last layer, if uncertainty is asked for."""
+    if config.uncertainty == "none":
+        return None
+    if not config.reward_model or not config.preferences:
+        raise UsageError(
+            f"uncertainty: {config.uncertainty} needs reward_model and preferences; "
+            "name the model and the file that it was trained on"
+        )
+    return fit_laplace(config.reward_model, read_preferences(config.preferences), config.cost_model)
 
 
 def _plot(config: Config, summary: ConflictSummary) -> None:

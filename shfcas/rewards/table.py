@@ -9,6 +9,7 @@ from typing import Any
 from shfcas.data.candidates import CandidateTable
 from shfcas.data.chat import completion_message
 from shfcas.engines import Engine, Tick
+from shfcas.rewards.laplace import LaplaceScorer
 from shfcas.rewards.scorers import EnsembleScorer, RewardScorer, load_scorer
 from shfcas.utils.errors import UserError
 from shfcas.utils.progress import progress
@@ -103,10 +104,32 @@ def raw_rewards(scorer: RewardScorer, rows: Sequence[dict[str, Any]]) -> list[An
 
 
 def add_rewards(candidates: CandidateTable, scorer: RewardScorer) -> CandidateTable:
-    """Scores a candidate table and adds `rewards`, and the columns of an ensemble's members; see `with_rewards`."""
+    """Scores a candidate table and adds `rewards`; see `with_rewards` for the columns of an ensemble's members.
+
+    A `LaplaceScorer` also adds `reward_variances`.
+    """
     rows = candidates.rows()
+    if isinstance(scorer, LaplaceScorer):
+        parts = [_with_variances(scorer, rows[start : start + BLOCK]) for start in range(0, len(rows), BLOCK)]
+        rewards, variances = ([row for part in parts for row in part[column]] for column in (0, 1))
+        return with_rewards(candidates, [rewards]).with_columns(reward_variances=variances)
     members = scorer.members if isinstance(scorer, EnsembleScorer) else [scorer]
     return with_rewards(candidates, [score_rows(member, rows) for member in members])
+
+
+def _with_variances(
+    scorer: LaplaceScorer, rows: Sequence[dict[str, Any]]
+) -> tuple[list[list[float]], list[list[float]]]:
+    """Returns the rewards of some rows and their variances."""
+    read = []
+
+    def keep_features(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
+        rewards, features = scorer.rewards_and_features(prompts, completions)
+        read.append(features)
+        return rewards
+
+    rewards = score_block(keep_features, rows)
+    return rewards, scorer.posterior.variances(read[0], [len(row) for row in rewards])
 
 
 def with_rewards(candidates: CandidateTable, each: Sequence[list[list[float]]]) -> CandidateTable:

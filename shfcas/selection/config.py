@@ -21,7 +21,6 @@ class SelectionConfig(Options):
         "share of the budget that asks about random pairs, which measure without bias; the strategy chooses the rest",
         ge=0,
         le=1,
-        common=True,
     )
     pairing: str = option(
         "extreme",
@@ -50,6 +49,9 @@ class SelectionConfig(Options):
     )
     rso_beta: float = option(
         0.5, "rso: beta of the target pi exp(r / beta), in units of the reward (Liu et al. 2023)", gt=0
+    )
+    confidence_beta: float = option(
+        1.0, "delta_ucb, drts, maxmin_lcb: half-width of a reward's interval, in its standard deviations", ge=0
     )
     group_by: str | None = option(
         None, "arbiter: column of prompts whose values may each have a trust of their own (none: one trust for all)"

@@ -1,5 +1,6 @@
 """Strategies by name; docs/strategies.md describes them in a table."""
 
+from shfcas.selection.bandits import delta_ucb, drts, maxmin_lcb
 from shfcas.selection.committee import bald, disagreement, double_thompson, infomax
 from shfcas.selection.conflict import (
     kendall,
@@ -40,5 +41,8 @@ STRATEGIES: dict[str, Strategy] = {
     "bald": Strategy(bald, needs=("member_rewards",)),
     "infomax": Strategy(infomax, needs=("member_rewards",)),
     "double_thompson": Strategy(double_thompson, needs=("member_rewards",)),
+    "delta_ucb": Strategy(delta_ucb, needs=("rewards", "reward_variances"), settings=("confidence_beta",)),
+    "drts": Strategy(drts, needs=("rewards", "reward_variances"), settings=("confidence_beta",)),
+    "maxmin_lcb": Strategy(maxmin_lcb, needs=("rewards", "reward_variances"), settings=("confidence_beta",)),
     "rso": Strategy(rso, needs=("rewards",), settings=("rso_samples", "rso_beta")),
 }

@@ -17,7 +17,7 @@ MAKERS = {
     "kendall_distance": "shfcas score adds it",
     "mean_abs_pacs": "shfcas score adds it",
     "rewards": "shfcas score --reward_model MODEL adds it",
-    "reward_variances": ENSEMBLE,
+    "reward_variances": f"{ENSEMBLE}; or score one model with --uncertainty laplace",
     "member_rewards": ENSEMBLE,
 }
 ALWAYS = ("prompt_id", "pacs", "degenerate")

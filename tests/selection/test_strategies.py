@@ -20,7 +20,7 @@ from shfcas.utils.errors import UserError
 from tests.support.selection_rows import TABLE, asked, config, full_table, row
 
 NAMES = [*STRATEGIES]
-RANDOM = ("random", "double_thompson", "rso")
+RANDOM = ("random", "double_thompson", "drts", "maxmin_lcb", "rso")
 COMMITTEE = ("disagreement", "bald", "infomax", "double_thompson")
 
 
