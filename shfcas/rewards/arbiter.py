@@ -116,7 +116,12 @@ def prior_arbiter(groups: Sequence[str] = (), spread: float = 0.0) -> Arbiter:
 
 
 def fit_arbiter(
-    pairs: Pairs, first_is_better: np.ndarray, *, weights: np.ndarray | None = None, spread: float | None = None
+    pairs: Pairs,
+    first_is_better: np.ndarray,
+    *,
+    weights: np.ndarray | None = None,
+    spread: float | None = None,
+    groups: Sequence[str] | None = None,
 ) -> Arbiter:
     """Fits the arbiter to labelled pairs.
 
@@ -125,6 +130,7 @@ def fit_arbiter(
         first_is_better: 1 where the first completion was preferred, 0 where the second was, shape (n,). A tie is 0.5.
         weights: weight of each label, shape (n,); see `selection_weights`. None: 1 each.
         spread: prior deviation of the group terms. None: the one of `SPREADS` with the highest evidence.
+        groups: groups with a term of their own, also if they have no labels. None: those of the labels.
 
     Raises:
         ValueError: lengths differ, or a value is not finite.
@@ -136,10 +142,11 @@ def fit_arbiter(
     if not all(np.isfinite(a).all() for a in (pairs.reward_gap, pairs.policy_gap, outcome, weight)):
         raise ValueError("arbiter: expected finite gaps, outcomes and weights")
     if len(pairs) == 0:
-        return prior_arbiter()
+        return prior_arbiter(groups or (), spread) if spread else prior_arbiter()
     several = len(set(pairs.group.tolist())) > 1
     spreads = (spread,) if spread is not None else SPREADS if several else (0.0,)
-    return max((_fit(pairs, outcome, weight, s) for s in spreads), key=lambda arbiter: arbiter.evidence)
+    names = tuple(sorted(set(pairs.group.tolist()) if groups is None else groups))
+    return max((_fit(pairs, outcome, weight, s, names) for s in spreads), key=lambda arbiter: arbiter.evidence)
 
 
 def fit_best_grouping(
@@ -258,9 +265,9 @@ def smallest_variance(
     return chosen
 
 
-def _fit(pairs: Pairs, outcome: np.ndarray, weight: np.ndarray, spread: float) -> Arbiter:
+def _fit(pairs: Pairs, outcome: np.ndarray, weight: np.ndarray, spread: float, names: tuple[str, ...]) -> Arbiter:
     """The mode by Newton's method with step halving; the objective is strictly convex."""
-    groups = tuple(sorted(set(pairs.group.tolist()))) if spread > 0 else ()
+    groups = names if spread > 0 else ()
     features = _features(pairs, groups)
     prior_mean = np.concatenate([np.full(2, PRIOR_MEAN), np.zeros(len(groups))])
     precision = np.concatenate([np.full(2, PRIOR_SD**-2), np.full(len(groups), spread**-2 if spread else 0.0)])

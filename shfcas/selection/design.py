@@ -77,6 +77,15 @@ def gaps(row: Row, group_by: str | None) -> Callable[[Comparison], Gaps]:
     return lambda c: Gaps(reward[c.first] - reward[c.second], policy[c.first] - policy[c.second], group)
 
 
+def as_pairs(found: Sequence[Gaps]) -> Pairs:
+    """Returns gaps in the form that the arbiter reads."""
+    return Pairs(
+        np.array([gap.reward for gap in found], float),
+        np.array([gap.policy for gap in found], float),
+        np.array([gap.group for gap in found], str),
+    )
+
+
 def group_of(row: Row, group_by: str | None) -> str:
     """Returns the group of a prompt, or the only one if there is no grouping."""
     return ONE_GROUP if group_by is None else str(row[group_by])
@@ -143,7 +152,6 @@ def best_design(
         Positions of the chosen candidates, in order of choice.
     """
     belief = belief or first_belief(moments)
-    reward, policy, group = zip(*(found for _, found in candidates), strict=True)
-    pairs = Pairs(np.array(reward), np.array(policy), np.array(group, dtype=str))
+    pairs = as_pairs([found for _, found in candidates])
     prompts = [prompt for prompt, _ in candidates]
     return smallest_variance(belief, pairs, moment_matrix(moments, belief.groups), count, take_turns=prompts)
