@@ -5,7 +5,7 @@ folder, an interrupted call resumes. `shfcas score -` reads and writes JSON line
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from shfcas.conflicts.columns import POLICY_SCORES
@@ -16,7 +16,7 @@ from shfcas.data.shards import SHARD_ROWS
 from shfcas.engines import ENGINES, RayConfig, open_engine
 from shfcas.rewards.laplace import HeadPosterior, LaplaceScorer, fit_laplace
 from shfcas.rewards.scorers import RewardScorer, load_scorer
-from shfcas.utils.config import Options, option
+from shfcas.utils.config import Options, option, unexpected
 from shfcas.utils.errors import UsageError
 
 INPUTS, INPUTS_HELP = "input", "candidate tables [candidates.parquet]; - reads JSON lines from stdin, writes to stdout"
@@ -46,6 +46,9 @@ class Config(Options):
     )
     preferences: str | None = option(
         None, "uncertainty laplace: the preferences that the reward model was trained on", common=True
+    )
+    uncertainty_members: int = option(
+        0, "uncertainty laplace: heads to sample from its posterior, as member_rewards (0: none)", ge=0
     )
     policy_score: str = option(
         "logprob", "score of the policy that rewards are compared with", POLICY_SCORES, common=True
@@ -116,7 +119,10 @@ def _posterior(config: Config) -> HeadPosterior | None:
             f"uncertainty: {config.uncertainty} needs reward_model and preferences; "
             "name the model and the file that it was trained on"
         )
-    return fit_laplace(config.reward_model, read_preferences(config.preferences), config.cost_model)
+    if config.uncertainty_members == 1:
+        raise unexpected("uncertainty_members", "0 or at least 2", 1, "one head cannot disagree")
+    posterior = fit_laplace(config.reward_model, read_preferences(config.preferences), config.cost_model)
+    return replace(posterior, members=config.uncertainty_members)
 
 
 def _plot(config: Config, summary: ConflictSummary) -> None:

@@ -29,6 +29,7 @@ from shfcas.rewards.scorers import ModelScorer, check_scorer, ensemble_members
 from shfcas.utils.callables import is_callable_name
 from shfcas.utils.errors import UserError
 from shfcas.utils.progress import progress
+from shfcas.utils.seeds import derive_seed
 
 PAIRS_AT_ONCE = 512
 Differences = tuple[np.ndarray, np.ndarray]  # of pairs: features of chosen minus rejected, (n, D), and margins, (n,)
@@ -43,12 +44,14 @@ class HeadPosterior:
         variance: posterior variance of the weight along each, shape (D,).
         prior_precision: lambda.
         pairs: number of training pairs.
+        members: number of heads to sample for the column `member_rewards`; 0 samples none.
     """
 
     directions: np.ndarray
     variance: np.ndarray
     prior_precision: float
     pairs: int
+    members: int = 0
 
     def variances(self, features: np.ndarray, counts: Sequence[int]) -> list[list[float]]:
         """Returns the variance of each answer's reward minus the mean reward of its prompt's answers.
@@ -57,17 +60,36 @@ class HeadPosterior:
             features: of the answers of all prompts, one prompt after another, shape (T, D).
             counts: number of answers of each prompt.
         """
-        found, start = [], 0
-        for count in counts:
-            rows = features[start : start + count].astype(np.float64)
-            centred = (rows - rows.mean(axis=0)) @ self.directions
-            found.append((centred * centred @ self.variance).tolist())
-            start += count
-        return found
+        each = self._centred(features, counts)
+        return [(rows * rows @ self.variance).tolist() for rows in each]
+
+    def member_rewards(
+        self, rewards: Sequence[Sequence[float]], features: np.ndarray, counts: Sequence[int]
+    ) -> list[list[list[float]]]:
+        """Returns the reward of each answer by each of `members` heads, which are draws from the posterior.
+
+        A draw differs from the trained head in how it orders a prompt's answers, not in their mean. The draws are the
+        same for all answers and in all processes.
+
+        Args:
+            rewards: by the trained head, one list per prompt.
+            features: see `variances`.
+            counts: see `variances`.
+        """
+        draws = np.random.default_rng(derive_seed("laplace heads")).standard_normal((len(self.variance), self.members))
+        draws *= np.sqrt(self.variance)[:, None]
+        each = self._centred(features, counts)
+        return [(np.array(row)[:, None] + rows @ draws).tolist() for row, rows in zip(rewards, each, strict=True)]
+
+    def _centred(self, features: np.ndarray, counts: Sequence[int]) -> Iterator[np.ndarray]:
+        """Yields the features of each prompt's answers minus their mean, along the eigenvectors."""
+        for rows in np.split(features.astype(np.float64), np.cumsum(counts)[:-1]):
+            yield (rows - rows.mean(axis=0)) @ self.directions
 
     def about(self) -> dict[str, Any]:
         """Returns what a table's metadata record."""
-        return {"method": "laplace", "pairs": self.pairs, "prior_precision": self.prior_precision}
+        about = {"method": "laplace", "pairs": self.pairs, "prior_precision": self.prior_precision}
+        return about | {"members": self.members} if self.members else about
 
 
 def fit_head_posterior(

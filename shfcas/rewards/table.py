@@ -106,21 +106,19 @@ def raw_rewards(scorer: RewardScorer, rows: Sequence[dict[str, Any]]) -> list[An
 def add_rewards(candidates: CandidateTable, scorer: RewardScorer) -> CandidateTable:
     """Scores a candidate table and adds `rewards`; see `with_rewards` for the columns of an ensemble's members.
 
-    A `LaplaceScorer` also adds `reward_variances`.
+    A `LaplaceScorer` adds `reward_variances`, and `member_rewards` if its posterior has members.
     """
     rows = candidates.rows()
     if isinstance(scorer, LaplaceScorer):
-        parts = [_with_variances(scorer, rows[start : start + BLOCK]) for start in range(0, len(rows), BLOCK)]
-        rewards, variances = ([row for part in parts for row in part[column]] for column in (0, 1))
-        return with_rewards(candidates, [rewards]).with_columns(reward_variances=variances)
+        parts = [_uncertain(scorer, rows[start : start + BLOCK]) for start in range(0, len(rows), BLOCK)]
+        columns = {name: [row for part in parts for row in part[name]] for name in (parts[0] if parts else ())}
+        return with_rewards(candidates, [columns.pop("rewards", [])]).with_columns(**columns)
     members = scorer.members if isinstance(scorer, EnsembleScorer) else [scorer]
     return with_rewards(candidates, [score_rows(member, rows) for member in members])
 
 
-def _with_variances(
-    scorer: LaplaceScorer, rows: Sequence[dict[str, Any]]
-) -> tuple[list[list[float]], list[list[float]]]:
-    """Returns the rewards of some rows and their variances."""
+def _uncertain(scorer: LaplaceScorer, rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Returns the rewards of some rows and their uncertainty, as columns."""
     read = []
 
     def keep_features(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
@@ -128,8 +126,12 @@ def _with_variances(
         read.append(features)
         return rewards
 
-    rewards = score_block(keep_features, rows)
-    return rewards, scorer.posterior.variances(read[0], [len(row) for row in rewards])
+    rewards, posterior = score_block(keep_features, rows), scorer.posterior
+    counts = [len(row) for row in rewards]
+    columns: dict[str, list[Any]] = {"rewards": rewards, "reward_variances": posterior.variances(read[0], counts)}
+    if posterior.members:
+        columns["member_rewards"] = posterior.member_rewards(rewards, read[0], counts)
+    return columns
 
 
 def with_rewards(candidates: CandidateTable, each: Sequence[list[list[float]]]) -> CandidateTable:

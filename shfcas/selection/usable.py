@@ -18,7 +18,7 @@ MAKERS = {
     "mean_abs_pacs": "shfcas score adds it",
     "rewards": "shfcas score --reward_model MODEL adds it",
     "reward_variances": f"{ENSEMBLE}; or score one model with --uncertainty laplace",
-    "member_rewards": ENSEMBLE,
+    "member_rewards": f"{ENSEMBLE}; or score one model with --uncertainty laplace --uncertainty_members 10",
 }
 ALWAYS = ("prompt_id", "pacs", "degenerate")
 NUMBERS = ("rewards", "reward_variances", "member_rewards")  # per answer; PACS does not show a NaN in them

@@ -1,6 +1,7 @@
 """The Laplace posterior of a reward model's last layer: against brute force, and as a column of a table."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,21 @@ def test_more_pairs_and_familiar_answers_have_less_variance() -> None:
     assert sum(many.variances(strange, [2])[0]) > 5 * sum(many.variances(familiar, [2])[0])
 
 
+def test_sampled_heads_have_the_variances() -> None:
+    differences, margins, weight = problem()
+    posterior = replace(fit_head_posterior(weight, [(differences, margins)], 1.0), members=4000)
+    answers, rewards = np.random.default_rng(1).normal(size=(5, 4)), [[1.0, -2.0, 0.5], [3.0, 3.0]]
+    members = posterior.member_rewards(rewards, answers, [3, 2])
+    variances = posterior.variances(answers, [3, 2])
+    for reward, by_member, variance in zip(rewards, members, variances, strict=True):
+        assert np.shape(by_member) == (len(reward), 4000)
+        np.testing.assert_allclose(np.mean(by_member, axis=1), reward, atol=0.1)
+        np.testing.assert_allclose(np.var(by_member, axis=1), variance, rtol=0.1)
+        np.testing.assert_allclose(np.mean(by_member, axis=0), np.mean(reward), atol=1e-9)  # only the order varies
+    alone = posterior.member_rewards(rewards[1:], answers[3:], [2])
+    np.testing.assert_allclose(alone[0], members[1])
+
+
 @pytest.mark.parametrize(("weight", "pairs"), [(np.ones(4), 0), (np.zeros(4), 40)])
 def test_a_head_without_training_is_refused(weight: np.ndarray, pairs: int) -> None:
     differences, margins, _ = problem()
@@ -169,15 +185,22 @@ def test_the_command_adds_the_column_that_strategies_read(
     for strategy in ("delta_ucb", "drts", "maxmin_lcb", "reward_variance"):
         assert main(["select", "--strategy", strategy, "--budget", "2"]) == 0
         assert len(Path("queue.jsonl").read_text().splitlines()) == 2
+    score += ["--preferences", "pairs.jsonl"]
+    assert main([*score, "--uncertainty_members", "1"]) == 2
+    assert "uncertainty_members: expected 0 or at least 2, got 1" in capsys.readouterr().err
+    assert main([*score, "--uncertainty_members", "6", "--output", "members.parquet"]) == 0
+    members = read_candidates("members.parquet").column("member_rewards")
+    assert [np.shape(row) for row in members] == [(3, 6), (1, 6), (2, 6)]
+    assert main(["select", "members.parquet", "--strategy", "bald", "--budget", "2"]) == 0
     # Parts of a folder are not continued with the uncertainty of other pairs.
-    assert main([*score, "--preferences", "pairs.jsonl", "--output", "parts"]) == 0
+    assert main([*score, "--output", "parts"]) == 0
     parts: Any = pq.read_table("parts").to_pylist()
     assert [row["reward_variances"] for row in parts] == scored.column("reward_variances")
     write_preferences("pairs.jsonl", PAIRS[:6])
     capsys.readouterr()
-    assert main([*score, "--preferences", "pairs.jsonl", "--output", "parts"]) == 1
+    assert main([*score, "--output", "parts"]) == 1
     assert "parts was made with other inputs or settings" in capsys.readouterr().err
     lines = "".join(json.dumps(row) + "\n" for row in pa.table(table().table).to_pylist())
     monkeypatch.setattr("sys.stdin", iter(lines.splitlines(keepends=True)))
-    assert main([*score, "--preferences", "pairs.jsonl", "-"]) == 0
+    assert main([*score, "-"]) == 0
     assert all("reward_variances" in json.loads(line) for line in capsys.readouterr().out.splitlines())
