@@ -96,9 +96,8 @@ def choose(passes: Passes, config: SelectionConfig) -> Selection:
 def _designed(pool: Iterable[Ranked], moments: design.Moments, count: int) -> list[Ranked]:
     """Chooses from the strategy's top comparisons and random pairs, which may have some in common."""
     candidates = [*{found.comparison.pair: found for found in pool}.values()]
-    chosen = design.best_design(
-        [(found.comparison.prompt_id, found.gaps) for found in candidates if found.gaps], moments, count
-    )
+    gaps = [(c.comparison.prompt_id, c.scores.gaps(c.comparison)) for c in candidates if c.scores]
+    chosen = design.best_design(gaps, moments, count)
     return [candidates[position] for position in chosen]
 
 

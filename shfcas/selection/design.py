@@ -10,7 +10,7 @@ on their own, half are random pairs. The design chooses within the pool.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -70,11 +70,29 @@ def arbiter(row: Row, bounds: Bounds, seed: int) -> Iterator[tuple[Priority, Com
         yield (turn, *priority), comparison
 
 
-def gaps(row: Row, group_by: str | None) -> Callable[[Comparison], Gaps]:
-    """Returns a function that computes the gaps of a comparison of this prompt."""
-    reward, policy = (scores.tolist() for scores in source_scores(row))
-    group = group_of(row, group_by)
-    return lambda c: Gaps(reward[c.first] - reward[c.second], policy[c.first] - policy[c.second], group)
+class Scores(NamedTuple):
+    """The scores of one prompt's answers by both sources, from which the gaps of its comparisons follow.
+
+    Attributes:
+        reward: z-scored rewards.
+        policy: z-scored policy scores.
+        group: the group of the prompt.
+    """
+
+    reward: list[float]
+    policy: list[float]
+    group: str
+
+    @classmethod
+    def of_row(cls, row: Row, group_by: str | None) -> "Scores":
+        """Returns the scores of a row."""
+        reward, policy = source_scores(row)
+        return cls(reward.tolist(), policy.tolist(), group_of(row, group_by))
+
+    def gaps(self, comparison: Comparison) -> Gaps:
+        """Returns the gaps of a comparison of this prompt."""
+        first, second = comparison.first, comparison.second
+        return Gaps(self.reward[first] - self.reward[second], self.policy[first] - self.policy[second], self.group)
 
 
 def as_pairs(found: Sequence[Gaps]) -> Pairs:

@@ -25,14 +25,14 @@ class Ranked(NamedTuple):
         comparison: the comparison.
         row: an identifier of its row.
         source: with diversity, the source of its embedding.
-        gaps: with the strategy `arbiter`, its gaps.
+        scores: with the strategy `arbiter`, the scores of the prompt's answers by both sources.
     """
 
     priority: Priority
     comparison: Comparison
     row: Any
     source: Any = None
-    gaps: design.Gaps | None = None
+    scores: design.Scores | None = None
 
 
 class TopComparisons(NamedTuple):
@@ -117,11 +117,11 @@ class RowPasses:
         def ranked() -> Iterator[Ranked]:
             for number, row in enumerate(self.usable):
                 texts = row.get("completions")
-                gaps = design.gaps(row, group_by) if self.strategy.design else None
+                scores = design.Scores.of_row(row, group_by) if self.strategy.design else None
                 for priority, c in comparisons_of(row, bounds, self.seed):
                     if texts is None or texts[c.first] != texts[c.second]:
                         source = diversity.embedding_source(row, c) if spread else None
-                        yield Ranked(priority, c, number, source, gaps(c) if gaps else None)
+                        yield Ranked(priority, c, number, source, scores)
 
         best = heapq.nsmallest(count, ranked(), key=itemgetter(0))
         return TopComparisons(best, self.usable.seen, self.usable.skipped)

@@ -14,7 +14,7 @@ from scipy.stats import zscore
 from shfcas.data.shards import TableRows
 from shfcas.engines.local import LocalEngine
 from shfcas.selection import SelectionConfig, columns_to_read, select, select_with_report
-from shfcas.selection.design import arbiter, first_belief, gap_moments, gaps, moment_matrix
+from shfcas.selection.design import Scores, arbiter, first_belief, gap_moments, moment_matrix
 from shfcas.selection.protocol import Comparison
 from shfcas.selection.sharded import select_table
 from shfcas.utils.errors import UserError
@@ -77,11 +77,11 @@ def test_moments_are_those_of_all_pairs_in_whatever_order() -> None:
 
 def test_gaps_are_differences_of_z_scores() -> None:
     (one,) = scored(1)
-    found = gaps(one, "topic")(Comparison("p0", 3, 1))
+    found = Scores.of_row(one, "topic").gaps(Comparison("p0", 3, 1))
     reward, policy = zscore(one["rewards"]), zscore(one["scores"])
     assert found.reward == pytest.approx(reward[3] - reward[1])
     assert found.policy == pytest.approx(policy[3] - policy[1])
-    assert found.group == "a" and gaps(one, None)(Comparison("p0", 3, 1)).group == ""
+    assert found.group == "a" and Scores.of_row(one, None).group == ""
 
 
 def test_the_pool_begins_with_open_conflicts_and_the_design_balances_it() -> None:
@@ -89,7 +89,7 @@ def test_the_pool_begins_with_open_conflicts_and_the_design_balances_it() -> Non
     by_id = {r["prompt_id"]: r for r in rows}
 
     def opposed(comparisons: list[Comparison]) -> float:
-        found = [gaps(by_id[c.prompt_id], None)(c) for c in comparisons]
+        found = [Scores.of_row(by_id[c.prompt_id], None).gaps(c) for c in comparisons]
         return float(np.mean([g.reward * g.policy < 0 for g in found]))
 
     asked = select(rows, SelectionConfig("arbiter", budget=50))
