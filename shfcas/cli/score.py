@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from shfcas.conflicts.columns import POLICY_SCORES
+from shfcas.conflicts.contrasts import ContrastColumns
 from shfcas.conflicts.streaming import score_lines, score_table
 from shfcas.conflicts.summary import ConflictSummary
 from shfcas.data.preferences import read_preferences
@@ -16,6 +17,7 @@ from shfcas.data.shards import SHARD_ROWS
 from shfcas.engines import ENGINES, RayConfig, open_engine
 from shfcas.rewards.laplace import HeadPosterior, LaplaceScorer, fit_laplace
 from shfcas.rewards.scorers import RewardScorer, load_scorer
+from shfcas.sampling.contrast import Principle
 from shfcas.utils.config import Options, option, unexpected
 from shfcas.utils.errors import UsageError
 
@@ -53,6 +55,13 @@ class Config(Options):
     policy_score: str = option(
         "logprob", "score of the policy that rewards are compared with", POLICY_SCORES, common=True
     )
+    principles: list[Principle] = option(
+        list,
+        "policy_score contrast: pairs of opposite instructions (none: the table has the columns of contrasts)",
+        common=True,
+    )
+    policy_score_model: str | None = option(None, "principles: causal model to ask, such as the policy", common=True)
+    chat_template: str | None = option(None, "principles: chat template for a model without one (none: its own)")
     columns: list[str] | None = option(None, "columns to keep, comma-separated (none: all)")
     shard_rows: int = option(SHARD_ROWS, "approximate prompts per part of an output folder", ge=1)
     summary: bool = option(
@@ -75,9 +84,19 @@ def run(config: Config) -> Any:
             scorer = LaplaceScorer(config.reward_model, posterior, config.cost_model)
         else:
             scorer = load_scorer(config.reward_model, config.cost_model)
+    contrasts = None
+    if config.principles:
+        if config.policy_score_model is None:
+            raise UsageError("missing: policy_score_model; name the model to ask under the principles")
+        contrasts = ContrastColumns(config.policy_score_model, config.principles, config.chat_template)
     if config.input == ["-"]:
         summary = score_lines(
-            sys.stdin, sys.stdout, policy_score=config.policy_score, scorer=scorer, columns=config.columns
+            sys.stdin,
+            sys.stdout,
+            policy_score=config.policy_score,
+            scorer=scorer,
+            columns=config.columns,
+            contrasts=contrasts,
         )
         _plot(config, summary)
         if config.summary:
@@ -94,6 +113,7 @@ def run(config: Config) -> Any:
             reward_model=config.reward_model,
             cost_model=config.cost_model,
             posterior=posterior,
+            contrasts=contrasts,
             engine=None if here else engine,
         )
     _plot(config, summary)

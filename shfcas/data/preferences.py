@@ -13,7 +13,7 @@ from shfcas.utils.callables import is_callable_name, load_callable
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import read_jsonl, read_parquet, write_jsonl
 
-SOURCES = ("human", "gold", "judge", "original")
+SOURCES = ("human", "gold", "judge", "original", "second_opinion")
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,13 @@ class Preference:
         prompt_id: the prompt's id in the candidate table.
         chosen_index: position of the chosen answer among the prompt's completions (-1: not from a table).
         rejected_index: position of the rejected answer.
-        source: source of the label: `human`, `gold`, `judge`, or `original` for the user's own data.
+        source: source of the label: `human`, `gold`, `judge`, `original` for the user's own data, or `second_opinion`
+            for a soft label that reward model and policy gave together.
         annotator: name of the person or model.
         round: round of the label (0: before the first round).
         chosen_safe: whether the chosen answer is safe, None if not labelled; training data of a cost model.
         rejected_safe: the same for the rejected answer.
+        probability: of a soft label, that the chosen answer is better, from 0 to 1; None for a verdict.
     """
 
     prompt: Prompt
@@ -47,6 +49,7 @@ class Preference:
     round: int = 0
     chosen_safe: bool | None = None
     rejected_safe: bool | None = None
+    probability: float | None = None
 
     def to_row(self) -> dict[str, Any]:
         """Returns the record in TRL's format: messages for a conversational prompt, no columns for missing values."""
@@ -54,7 +57,7 @@ class Preference:
         if not isinstance(self.prompt, str):
             for side in ("chosen", "rejected"):
                 row[side] = [{"role": "assistant", "content": row[side]}]
-        for name in ("margin", "chosen_safe", "rejected_safe"):
+        for name in ("margin", "chosen_safe", "rejected_safe", "probability"):
             if row[name] is None:
                 del row[name]
         return row
@@ -120,6 +123,12 @@ def _safety(value: Any, where: str) -> bool:
     return value
 
 
+def _probability(value: Any, where: str) -> float:
+    if not _is_number(value) or not 0 <= value <= 1:
+        raise UserError(f"{where}: expected a probability from 0 to 1, or null for a verdict, got {value!r}")
+    return float(value)
+
+
 def _text(value: Any, where: str) -> str:
     return str(value)
 
@@ -131,6 +140,7 @@ _CHECKS = {
     "rejected_index": _whole,
     "chosen_safe": _safety,
     "rejected_safe": _safety,
+    "probability": _probability,
     "prompt_id": _text,
     "annotator": _text,
 }

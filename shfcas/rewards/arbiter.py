@@ -6,9 +6,10 @@ per prompt, the reward gap r and the policy gap p of a pair (first less second),
     P(first is better) = sigmoid((t_r + u_g) r + t_p p)
 
 `t_r` and `t_p` are the global trust in each source, `u_g` is how much more the reward model is trusted in group g.
-Priors: t_r ~ N(0.5, 1), t_p ~ N(0.5, 1), u_g ~ N(0, spread^2), so without labels both sources count alike. The
-posterior is the Laplace approximation at its mode (MacKay 1992, Neural Computation 4(5)): with dozens of labels and a
-handful of parameters it is close to Gaussian, and its evidence chooses the spread and the grouping.
+Priors: t_r ~ N(0.5, 1), t_p ~ N(0.5, 1), u_g ~ N(0, spread^2), so without labels both sources count alike; other prior
+means may be given. The posterior is the Laplace approximation at its mode (MacKay 1992, Neural Computation 4(5)): with
+dozens of labels and a handful of parameters it is close to Gaussian, and its evidence chooses the spread and the
+grouping.
 """
 
 import math
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 SPREADS = (0.0, 0.35, 0.7, 1.4)  # candidate prior deviations of the group terms; 0: one trust for all groups
-PRIOR_MEAN = 0.5
+PRIOR_TRUST = (0.5, 0.5)  # prior means of t_r and t_p
 PRIOR_SD = 1.0
 ONE_GROUP = ""  # the group of every pair where there is no grouping
 Z95 = 1.959963984540054
@@ -41,6 +42,10 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.reward_gap)
+
+    def __getitem__(self, which: np.ndarray) -> "Pairs":
+        """The pairs at these positions, or where a mask is true."""
+        return Pairs(self.reward_gap[which], self.policy_gap[which], self.group[which])
 
     def regrouped(self, group: Sequence[str] | np.ndarray | None) -> "Pairs":
         """The same pairs under another grouping; None puts all into one group."""
@@ -103,14 +108,15 @@ class Arbiter:
         return found
 
 
-def prior_arbiter(groups: Sequence[str] = (), spread: float = 0.0) -> Arbiter:
-    """The arbiter before any label: equal trust in both sources, and the same in all groups.
+def prior_arbiter(trust: tuple[float, float] = PRIOR_TRUST, groups: Sequence[str] = (), spread: float = 0.0) -> Arbiter:
+    """Returns the arbiter before any label, which trusts the reward model alike in all groups.
 
     Args:
+        trust: trust in the reward model and in the policy.
         groups: groups with a term of their own.
         spread: prior deviation of these terms.
     """
-    mean = np.concatenate([np.full(2, PRIOR_MEAN), np.zeros(len(groups))])
+    mean = np.concatenate([np.array(trust, np.float64), np.zeros(len(groups))])
     covariance = np.diag(np.concatenate([np.full(2, PRIOR_SD**2), np.full(len(groups), spread**2)]))
     return Arbiter(tuple(groups), mean, covariance, spread, 0.0, 0)
 
@@ -122,6 +128,7 @@ def fit_arbiter(
     weights: np.ndarray | None = None,
     spread: float | None = None,
     groups: Sequence[str] | None = None,
+    trust: tuple[float, float] = PRIOR_TRUST,
 ) -> Arbiter:
     """Fits the arbiter to labelled pairs.
 
@@ -131,6 +138,7 @@ def fit_arbiter(
         weights: weight of each label, shape (n,); see `selection_weights`. None: 1 each.
         spread: prior deviation of the group terms. None: the one of `SPREADS` with the highest evidence.
         groups: groups with a term of their own, also if they have no labels. None: those of the labels.
+        trust: prior means of the trust in the reward model and in the policy.
 
     Raises:
         ValueError: lengths differ, or a value is not finite.
@@ -142,11 +150,12 @@ def fit_arbiter(
     if not all(np.isfinite(a).all() for a in (pairs.reward_gap, pairs.policy_gap, outcome, weight)):
         raise ValueError("arbiter: expected finite gaps, outcomes and weights")
     if len(pairs) == 0:
-        return prior_arbiter(groups or (), spread) if spread else prior_arbiter()
+        return prior_arbiter(trust, groups or (), spread) if spread else prior_arbiter(trust)
     several = len(set(pairs.group.tolist())) > 1
     spreads = (spread,) if spread is not None else SPREADS if several else (0.0,)
     names = tuple(sorted(set(pairs.group.tolist()) if groups is None else groups))
-    return max((_fit(pairs, outcome, weight, s, names) for s in spreads), key=lambda arbiter: arbiter.evidence)
+    fits = (_fit(pairs, outcome, weight, spread=s, names=names, trust=trust) for s in spreads)
+    return max(fits, key=lambda arbiter: arbiter.evidence)
 
 
 def fit_best_grouping(
@@ -155,7 +164,8 @@ def fit_best_grouping(
     groupings: Mapping[str, Sequence[str]],
     *,
     weights: np.ndarray | None = None,
-) -> tuple[str, Arbiter]:
+    trust: tuple[float, float] = PRIOR_TRUST,
+) -> tuple[str, Arbiter, dict[str, float]]:
     """Fits the arbiter under several groupings of the prompts and returns the one with the highest evidence.
 
     Args:
@@ -163,14 +173,16 @@ def fit_best_grouping(
         first_is_better: see `fit_arbiter`.
         groupings: by name, the group of each pair. One group for all (named "") is always a candidate.
         weights: see `fit_arbiter`.
+        trust: see `fit_arbiter`.
 
     Returns:
-        The name of the grouping, and its arbiter.
+        The name of the grouping, its arbiter, and the log evidence of every grouping by name.
     """
-    fits = [(ONE_GROUP, fit_arbiter(pairs.regrouped(None), first_is_better, weights=weights))]
+    fits = [(ONE_GROUP, fit_arbiter(pairs.regrouped(None), first_is_better, weights=weights, trust=trust))]
     for name, group in groupings.items():
-        fits.append((name, fit_arbiter(pairs.regrouped(group), first_is_better, weights=weights)))
-    return max(fits, key=lambda fit: fit[1].evidence)
+        fits.append((name, fit_arbiter(pairs.regrouped(group), first_is_better, weights=weights, trust=trust)))
+    name, best = max(fits, key=lambda fit: fit[1].evidence)
+    return name, best, {name: arbiter.evidence for name, arbiter in fits}
 
 
 def selection_weights(asked: np.ndarray, pool: np.ndarray, *, bins: int = 4, cap: float = 4.0) -> np.ndarray:
@@ -265,11 +277,19 @@ def smallest_variance(
     return chosen
 
 
-def _fit(pairs: Pairs, outcome: np.ndarray, weight: np.ndarray, spread: float, names: tuple[str, ...]) -> Arbiter:
+def _fit(
+    pairs: Pairs,
+    outcome: np.ndarray,
+    weight: np.ndarray,
+    *,
+    spread: float,
+    names: tuple[str, ...],
+    trust: tuple[float, float],
+) -> Arbiter:
     """The mode by Newton's method with step halving; the objective is strictly convex."""
     groups = names if spread > 0 else ()
     features = _features(pairs, groups)
-    prior_mean = np.concatenate([np.full(2, PRIOR_MEAN), np.zeros(len(groups))])
+    prior_mean = np.concatenate([np.array(trust, np.float64), np.zeros(len(groups))])
     precision = np.concatenate([np.full(2, PRIOR_SD**-2), np.full(len(groups), spread**-2 if spread else 0.0)])
 
     def objective(at: np.ndarray) -> float:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from shfcas.rewards.arbiter import SPREADS, Arbiter, Pairs, fit_arbiter, smallest_variance
+from shfcas.rewards.arbiter import PRIOR_TRUST, SPREADS, Arbiter, Pairs, fit_arbiter, smallest_variance
 
 ACTIONS = ("audit", "conflict", "random", "stop")
 TOLERANCE = 0.005
@@ -80,6 +80,7 @@ def next_step(
     left: int,
     prompts: Sequence[str] | None = None,
     weights: np.ndarray | None = None,
+    trust: tuple[float, float] = PRIOR_TRUST,
     audit: int = AUDIT,
     tolerance: float = TOLERANCE,
 ) -> Step:
@@ -98,13 +99,14 @@ def next_step(
         left: labels that the budget still allows.
         prompts: the prompt of each candidate, see `smallest_variance`.
         weights: weight of each label, see `fit_arbiter`.
+        trust: prior means of the trust in the reward model and in the policy.
         audit: number of labels about random pairs to begin with.
         tolerance: smallest gain of accuracy per batch that is worth a batch.
     """
     left = min(left, len(candidates))
     if len(labelled) < audit and left:
         return Step("audit", [], len(labelled), {}, {}, tolerance, left)
-    believed = beliefs(labelled, first_is_better, pool, weights)
+    believed = beliefs(labelled, first_is_better, pool, weights=weights, trust=trust)
     accuracy = {
         source: sum(share * _accuracy(arbiter, pool, gap) for share, arbiter in believed)
         for source, gap in (("arbiter", None), ("reward model", pool.reward_gap), ("policy", pool.policy_gap))
@@ -131,7 +133,12 @@ def next_step(
 
 
 def beliefs(
-    labelled: Pairs, first_is_better: np.ndarray, pool: Pairs, weights: np.ndarray | None = None
+    labelled: Pairs,
+    first_is_better: np.ndarray,
+    pool: Pairs,
+    *,
+    weights: np.ndarray | None = None,
+    trust: tuple[float, float] = PRIOR_TRUST,
 ) -> list[tuple[float, Arbiter]]:
     """Fits an arbiter for each spread of the groups' trust, and returns them with their posterior probabilities.
 
@@ -140,7 +147,9 @@ def beliefs(
     """
     groups = sorted(set(pool.group.tolist()))
     spreads = SPREADS if len(groups) > 1 else SPREADS[:1]
-    fits = [fit_arbiter(labelled, first_is_better, weights=weights, spread=s, groups=groups) for s in spreads]
+    fits = [
+        fit_arbiter(labelled, first_is_better, weights=weights, spread=s, groups=groups, trust=trust) for s in spreads
+    ]
     evidence = np.array([arbiter.evidence for arbiter in fits])
     shares = np.exp(evidence - evidence.max())
     return list(zip((shares / shares.sum()).tolist(), fits, strict=True))

@@ -16,13 +16,13 @@ from typing import NamedTuple
 import numpy as np
 
 from shfcas.rewards.arbiter import ONE_GROUP, Arbiter, Pairs, prior_arbiter, smallest_variance
+from shfcas.rewards.second_opinion import standard_scores
 from shfcas.selection.pairing import pair_positions, scored_pairs
 from shfcas.selection.protocol import Bounds, Comparison, Priority, Row
 
 GROUP_SPREAD = 0.7  # prior deviation of the trust of a group, the middle of `shfcas.rewards.arbiter.SPREADS`
 FIXED_POINT = 2.0**32  # sums of integers do not depend on the order of rows
 DIGITS = 12  # scores are rounded, so that rounding errors break no ties
-SMALLEST_DEVIATION = 1e-6  # as in PACS
 
 # By group: number of `pairs`; in fixed point the sums of squared `reward` and `policy` gaps, and of products, `cross`.
 Moments = Counter[tuple[str, str]]
@@ -42,17 +42,6 @@ class Gaps(NamedTuple):
     group: str
 
 
-def source_scores(row: Row) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the z-scored rewards and policy scores of a prompt's answers, each of shape (N,).
-
-    The deviation is the population's, as in PACS.
-    """
-    rewards = np.asarray(row["rewards"], float)
-    deviation = rewards.std()
-    z = (rewards - rewards.mean()) / deviation if deviation >= SMALLEST_DEVIATION else np.zeros_like(rewards)
-    return z, z - np.asarray(row["pacs"], float)
-
-
 def arbiter(row: Row, bounds: Bounds, seed: int) -> Iterator[tuple[Priority, Comparison]]:
     """Ranks the pairs of a prompt by the information of their label about the two trusts; prompts take turns.
 
@@ -60,7 +49,7 @@ def arbiter(row: Row, bounds: Bounds, seed: int) -> Iterator[tuple[Priority, Com
     q (1 - q) (r^2 + p^2) in total, where q = sigmoid((r + p) / 2). It is large where the sources are far apart and
     cancel each other: in conflict. This ranks the pool, from which `best_design` chooses.
     """
-    reward, policy = source_scores(row)
+    reward, policy = standard_scores(row)
     firsts, seconds = pair_positions(len(reward))
     r, p = reward[firsts] - reward[seconds], policy[firsts] - policy[seconds]
     open_share = 0.25 / np.cosh((r + p) / 4) ** 2
@@ -86,7 +75,7 @@ class Scores(NamedTuple):
     @classmethod
     def of_row(cls, row: Row, group_by: str | None) -> "Scores":
         """Returns the scores of a row."""
-        reward, policy = source_scores(row)
+        reward, policy = standard_scores(row)
         return cls(reward.tolist(), policy.tolist(), group_of(row, group_by))
 
     def gaps(self, comparison: Comparison) -> Gaps:
@@ -116,7 +105,7 @@ def gap_moments(rows: Iterable[Row], group_by: str | None) -> Moments:
     """
     found: Moments = Counter()
     for row in rows:
-        reward, policy = source_scores(row)
+        reward, policy = standard_scores(row)
         count, group = len(reward), group_of(row, group_by)
         for name, value in (
             ("pairs", count * (count - 1) // 2),
@@ -148,7 +137,7 @@ def moment_matrix(moments: Moments, groups: Sequence[str]) -> np.ndarray:
 def first_belief(moments: Moments) -> Arbiter:
     """Returns the arbiter before any label, with a term for each group of the table if there are several."""
     groups = sorted({group for group, _ in moments})
-    return prior_arbiter(groups, GROUP_SPREAD) if len(groups) > 1 else prior_arbiter()
+    return prior_arbiter(groups=groups, spread=GROUP_SPREAD) if len(groups) > 1 else prior_arbiter()
 
 
 def best_design(

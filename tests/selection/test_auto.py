@@ -14,10 +14,6 @@ FIRSTS, SECONDS = np.triu_indices(ANSWERS, 1)
 NOTHING = Pairs(np.zeros(0), np.zeros(0), np.zeros(0, str))
 
 
-def some(pairs: Pairs, at: list[int] | np.ndarray) -> Pairs:
-    return Pairs(pairs.reward_gap[at], pairs.policy_gap[at], pairs.group[at])
-
-
 def made(prompts: int, seed: int, proxy: float, policy: float, blind: int) -> tuple[Pairs, np.ndarray, np.ndarray]:
     """All pairs of some prompts in 6 topics, which answer is better, and their prompts.
 
@@ -39,20 +35,20 @@ def session(seed: int, blind: int, tolerance: float = 0.005) -> tuple[list[Step]
     pool, labels, prompts = made(40, seed, 0.8, 0.35, blind)
     test, gold, _ = made(100, seed + 1000, 0.8, 0.35, blind)
     rng = np.random.default_rng(seed)
-    sample = some(pool, rng.choice(len(pool), 200, replace=False))
+    sample = pool[rng.choice(len(pool), 200, replace=False)]
     asked: list[int] = []
     steps = []
     while True:
         rest = np.setdiff1d(np.arange(len(pool)), asked)
-        known = (some(pool, asked) if asked else NOTHING, labels[asked])
+        known = (pool[np.array(asked, int)], labels[asked])
         where = prompts[rest].astype(str).tolist()
         settings = {"batch": 8, "left": 80 - len(asked), "prompts": where, "tolerance": tolerance}
-        steps.append(next_step(*known, sample, some(pool, rest), **settings))
+        steps.append(next_step(*known, sample, pool[rest], **settings))
         if steps[-1].action == "stop":
             break
         asked += (rest[steps[-1].chosen] if steps[-1].chosen else rng.choice(rest, 8, replace=False)).tolist()
     whole = [*asked, *rng.choice(rest, 80 - len(asked), replace=False)]
-    fits = [fit_arbiter(some(pool, at), labels[at]) for at in (asked, whole)]
+    fits = [fit_arbiter(pool[at], labels[at]) for at in (asked, whole)]
     accuracy = [float(((fit.probability(test) > 0.5) == gold).mean()) for fit in fits]
     return steps, asked, *accuracy
 
@@ -83,8 +79,8 @@ def test_a_smaller_tolerance_asks_more() -> None:
 def posterior() -> tuple[Arbiter, Pairs, Pairs]:
     pool, labels, _ = made(20, 0, 0.5, 0.3, 2)
     at = np.random.default_rng(1).choice(len(pool), 12, replace=False)
-    arbiter = fit_arbiter(some(pool, at), labels[at], spread=0.7, groups=sorted(set(pool.group)))
-    return arbiter, pool, some(pool, np.arange(0, 300, 9))
+    arbiter = fit_arbiter(pool[at], labels[at], spread=0.7, groups=sorted(set(pool.group)))
+    return arbiter, pool, pool[np.arange(0, 300, 9)]
 
 
 def shrunk(arbiter: Arbiter, asked: Pairs) -> np.ndarray:
@@ -133,7 +129,7 @@ def test_the_gain_is_that_of_labels_from_the_model() -> None:
 def test_no_news_is_no_gain_and_more_news_is_more() -> None:
     arbiter, pool, asked = posterior()
     assert expected_gain(arbiter, pool, arbiter.covariance) == pytest.approx(0, abs=1e-6)
-    found = [expected_gain(arbiter, pool, shrunk(arbiter, some(asked, np.arange(n)))) for n in (1, 5, 15, 34)]
+    found = [expected_gain(arbiter, pool, shrunk(arbiter, asked[np.arange(n)])) for n in (1, 5, 15, 34)]
     assert 0 < found[0] < found[1] < found[2] < found[3]
     sure = replace(arbiter, mean=arbiter.mean * 100)  # nothing can change a verdict
     assert expected_gain(sure, pool, shrunk(arbiter, asked)) < found[0]
@@ -146,12 +142,12 @@ def test_spreads_are_averaged_by_evidence() -> None:
     pool, labels, _ = made(40, 3, 0.9, 0.3, 3)
     few, many = np.arange(0, 600, 75), np.arange(0, 600, 3)
     for at in (few, many):
-        found = beliefs(some(pool, at), labels[at], pool)
+        found = beliefs(pool[at], labels[at], pool)
         assert sum(share for share, _ in found) == pytest.approx(1)
         assert found[0][1].groups == () and found[1][1].groups == tuple(sorted(set(pool.group)))
-    shares = [beliefs(some(pool, at), labels[at], pool)[0][0] for at in (few, many)]
+    shares = [beliefs(pool[at], labels[at], pool)[0][0] for at in (few, many)]
     assert shares[0] > 0.02 and shares[1] < 1e-3  # that all topics are alike is not ruled out by a few labels
-    assert len(beliefs(some(pool, few).regrouped(None), labels[few], pool.regrouped(None))) == 1
+    assert len(beliefs(pool[few].regrouped(None), labels[few], pool.regrouped(None))) == 1
 
 
 def test_an_audit_comes_first_and_a_spent_budget_ends_it() -> None:
@@ -160,7 +156,7 @@ def test_an_audit_comes_first_and_a_spent_budget_ends_it() -> None:
     assert (first.action, first.chosen, first.not_asked) == ("audit", [], 40)
     assert first.text() == "0 labels: too few to judge by; ask about random pairs"
     at = np.arange(0, 300, 20)
-    last = next_step(some(pool, at), labels[at], pool, pool, batch=8, left=0)
+    last = next_step(pool[at], labels[at], pool, pool, batch=8, left=0)
     assert (last.action, last.not_asked) == ("stop", 0) and "the budget is spent; 0 labels not asked" in last.text()
     assert next_step(NOTHING, np.zeros(0), pool, NOTHING, batch=8, left=40).action == "stop"  # nothing left to ask
 
@@ -169,13 +165,13 @@ def test_a_step_says_what_it_believes() -> None:
     pool, labels, prompts = made(40, 5, 0.8, 0.3, 2)
     at = np.arange(0, 600, 60)
     settings = {"batch": 8, "left": 30, "prompts": prompts.astype(str).tolist()}
-    step = next_step(some(pool, at), labels[at], pool, pool, **settings)
+    step = next_step(pool[at], labels[at], pool, pool, **settings)
     assert step.action == "conflict" and len(set(prompts[step.chosen])) == 8 and step.labels == 10 >= AUDIT
     assert step.gains["conflict"] > step.gains["random"] > 0
     assert "expected accuracy: arbiter 0." in step.text() and "ask about the chosen pairs" in step.text()
-    enough = next_step(some(pool, at), labels[at], pool, pool, tolerance=0.5, **settings)
+    enough = next_step(pool[at], labels[at], pool, pool, tolerance=0.5, **settings)
     assert enough.action == "stop" and enough.text().endswith("stop, less than 0.5; 30 labels not asked for")
     # With one trust in the policy to learn and pairs alike, chosen ones are no better than random ones.
     alike = Pairs(np.zeros(200), np.tile([1.0, -1.0], 100), np.full(200, ""))
     heads = np.arange(10) % 2 == 0
-    assert next_step(some(alike, np.arange(10)), heads, alike, alike, batch=8, left=80, tolerance=0).action == "random"
+    assert next_step(alike[np.arange(10)], heads, alike, alike, batch=8, left=80, tolerance=0).action == "random"
