@@ -9,8 +9,8 @@ the logistic function (MacKay 1992), sigmoid(z) = Phi(z sqrt(pi / 8)), the expec
     later  mean over the pool of  E Phi(|u| / sqrt(8 / pi + v'))
 
 The difference is the expected value of sample information (Raiffa and Schlaifer 1961). It is about 0 if no label could
-change a verdict. The spread of the groups' trust is averaged over, weighted by evidence: a few
-labels do not decide that all groups are alike.
+change a verdict. The spread of the groups' trust is averaged over, weighted by evidence: a few labels do not decide
+that all groups are alike.
 
 All of this is the arbiter's own belief. It is right on average if labels follow its model, with trusts from its prior.
 Where neither source knows anything it is too optimistic: it expects the sources to be of some use.
@@ -25,7 +25,6 @@ from scipy.special import ndtr, ndtri
 
 from shfcas.rewards.arbiter import PRIOR_TRUST, SPREADS, Arbiter, Pairs, fit_arbiter, smallest_variance
 
-ACTIONS = ("audit", "conflict", "random", "stop")
 TOLERANCE = 0.005
 AUDIT = 8
 NEARLY = 0.9  # random pairs are asked where they are expected to gain this share of what chosen ones do
