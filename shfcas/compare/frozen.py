@@ -12,13 +12,11 @@ from shfcas.data.chat import Prompt, encode_answer
 from shfcas.data.preferences import Preference
 from shfcas.models.loading import has_trained_head, load_reward_model, save_model
 from shfcas.models.resolve import is_cost_model
-from shfcas.rewards.scorers import ENSEMBLE_FILE, ensemble_members, padded, reward_max_length
+from shfcas.rewards.features import last_layer, rewards_and_features
+from shfcas.rewards.scorers import ENSEMBLE_FILE, ModelScorer, ensemble_members, reward_max_length
 from shfcas.training.reward.data import encode_pairs
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import write_json
-from shfcas.utils.progress import progress
-
-BATCH = 64
 
 
 class FrozenModel:
@@ -91,40 +89,10 @@ class FrozenModel:
             write_json(output / ENSEMBLE_FILE, {"members": members})
 
 
-def last_layer(name: str, model: Any) -> Any:
-    """Returns the linear layer with one output that computes the score."""
-    layers = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == 1]
-    if not layers:
-        raise UserError(f"{name} has no linear layer that computes its score; use refine: full")
-    return layers[-1]
-
-
-@torch.inference_mode()
 def member_features(
     name: str, model: Any, *, tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[str]
 ) -> np.ndarray:
-    """Computes the input of one model's last layer for each answer, in batches of similar length, shape (T, D)."""
-    limit = reward_max_length(model, tokenizer)
-    encoded = [encode_answer(tokenizer, p, c, limit) for p, c in zip(prompts, completions, strict=True)]
-    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
-    layer, read = last_layer(name, model), []
-    hook = layer.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0].float()))
-    features = np.empty((len(encoded), layer.in_features), np.float32)
-    try:
-        for start in progress(range(0, len(order), BATCH), "features"):
-            batch = order[start : start + BATCH]
-            inputs = padded([encoded[i] for i in batch], tokenizer.pad_token_id, model.device)
-            read.clear()
-            scores = model(**inputs).logits.float().flatten()
-            hidden = read[-1]
-            linear = torch.nn.functional.linear(hidden, layer.weight.float(), layer.bias).squeeze(-1)
-            if hidden.dim() == 3:  # the layer is applied to every token: find the token of the score
-                away = (linear - scores.unsqueeze(1)).abs().masked_fill(inputs["attention_mask"] == 0, torch.inf)
-                place = torch.arange(len(batch), device=away.device), away.argmin(dim=1)
-                hidden, linear = hidden[place], linear[place]
-            if not torch.allclose(linear, scores, rtol=1e-3, atol=1e-3):
-                raise UserError(f"{name}: its score is not the output of its last layer; use refine: full")
-            features[batch] = hidden.cpu().numpy()
-    finally:
-        hook.remove()
-    return features
+    """Computes the input of one model's last layer for each answer, shape (T, D)."""
+    scorer = ModelScorer(model, tokenizer)
+    encoded = [encode_answer(tokenizer, p, c, scorer.max_length) for p, c in zip(prompts, completions, strict=True)]
+    return rewards_and_features(name, scorer, encoded, "features")[1]

@@ -20,6 +20,7 @@ from shfcas.data.shards import BATCH_ROWS, SHARD_ROWS, Shard, find_shards, prefe
 from shfcas.engines import Engine, Tick
 from shfcas.engines.local import LocalEngine
 from shfcas.models.resolve import provenance
+from shfcas.rewards.laplace import HeadPosterior, LaplaceScorer
 from shfcas.rewards.scorers import RewardScorer, check_scorer, load_scorer
 from shfcas.rewards.table import add_rewards
 from shfcas.sampling.contrast import PREFIX
@@ -73,6 +74,7 @@ def score_table(
     shard_rows: int = SHARD_ROWS,
     reward_model: str | None = None,
     cost_model: bool = False,
+    posterior: HeadPosterior | None = None,
     contrasts: ContrastColumns | None = None,
     engine: Engine | None = None,
 ) -> ConflictSummary:
@@ -88,6 +90,7 @@ def score_table(
         shard_rows: approximate rows per part.
         reward_model: the scorer's name, recorded in the parts.
         cost_model: whether the scorer flips the sign of that model.
+        posterior: of the scorer's head, if it is a `LaplaceScorer`.
         contrasts: adds the columns of contrasts; None: the tables have those that the policy score reads.
         engine: engine that scores the parts; None scores in this process.
 
@@ -99,9 +102,12 @@ def score_table(
     """
     output = local_path(output)
     shards, schema = find_shards(inputs, shard_rows)
-    load = partial(load_scorer, reward_model, cost_model) if engine and reward_model else None
-    if load and reward_model:
+    load: Callable[[], RewardScorer] | None = None
+    if engine and reward_model:
         check_scorer(reward_model)  # fail here rather than in a worker
+        load = partial(load_scorer, reward_model, cost_model)
+        if posterior:
+            load = partial(LaplaceScorer, reward_model, posterior, cost_model)
     recipe = _Recipe(
         schema,
         policy_score,
@@ -109,6 +115,7 @@ def score_table(
         columns=columns,
         reward_model=reward_model,
         cost_model=cost_model,
+        posterior=posterior,
         contrasts=contrasts,
         load=load,
     )
@@ -219,6 +226,7 @@ class _Recipe:
         columns: Sequence[str] | None,
         reward_model: str | None = None,
         cost_model: bool = False,
+        posterior: HeadPosterior | None = None,
         contrasts: ContrastColumns | None = None,
         load: Callable[[], RewardScorer] | None = None,
     ) -> None:
@@ -231,6 +239,8 @@ class _Recipe:
             self.about |= {"reward_model": reward_model, **provenance(reward_model=reward_model)}
         if cost_model:
             self.about["cost_model"] = True
+        if posterior:
+            self.about["uncertainty"] = posterior.about()
         if contrasts:
             self.about |= contrasts.about
         self.function = scorer if not reward_model else None

@@ -148,7 +148,7 @@ def select(run: RunDirectory, output: str, *, conflicts: Path, selection: Select
         chosen = select_table([str(conflicts)], selection, seed=context.seed, engine=engine)
         if chosen.report["shortfall"]:
             logger.warning("%s", chosen.report["shortfall"])
-        write_jsonl(context.output, [vars(comparison) for comparison in chosen.comparisons])
+        write_jsonl(context.output, [comparison.to_row() for comparison in chosen.comparisons])
 
     return run.stage(output, make, inputs={"conflicts": conflicts}, settings={"selection": selection, "seed": run.seed})
 

@@ -4,7 +4,7 @@ The name of a scorer is a model name (see `shfcas.models.loading`), or `module:f
 `f(prompts, completions, **columns) -> list[float]`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +19,8 @@ from shfcas.utils.errors import UserError
 from shfcas.utils.files import read_object
 
 RewardCallable = Callable[..., Sequence[float | None]]  # TRL's type: None if the reward does not apply
+# Positions of conversations, inputs of the model, and scores, (B,).
+Batch = tuple[list[int], dict[str, torch.Tensor], torch.Tensor]
 
 
 class RewardScorer(Protocol):
@@ -70,21 +72,27 @@ class ModelScorer:
             ]
         )
 
-    @torch.inference_mode()
     def score_tokens(self, encoded: Sequence[list[int]]) -> list[float]:
         """Returns the rewards of conversations given as token ids."""
-        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
         rewards = [0.0] * len(encoded)
+        for batch, _, scores in self.batches(encoded):
+            for i, reward in zip(batch, scores.tolist(), strict=True):
+                rewards[i] = reward
+        return rewards
+
+    @torch.inference_mode()
+    def batches(
+        self, encoded: Sequence[list[int]]
+    ) -> Iterator[tuple[list[int], dict[str, torch.Tensor], torch.Tensor]]:
+        """Scores conversations given as token ids in batches of similar length."""
+        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
         training = self.model.training
         self.model.eval()
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
             inputs = padded([encoded[i] for i in batch], self.pad_id, self.model.device)
-            logits = self.model(**inputs).logits
-            for i, reward in zip(batch, logits.float().squeeze(-1).tolist(), strict=True):
-                rewards[i] = reward
+            yield batch, inputs, self.model(**inputs).logits.float().squeeze(-1)
         self.model.train(training)
-        return rewards
 
 
 def reward_max_length(model: Any, tokenizer: Any) -> int:

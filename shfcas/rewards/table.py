@@ -10,6 +10,7 @@ from shfcas.data.candidates import CandidateTable
 from shfcas.data.chat import completion_message
 from shfcas.engines import Engine, Tick
 from shfcas.rewards.calls import call_reward, describe_reward
+from shfcas.rewards.laplace import LaplaceScorer
 from shfcas.rewards.scorers import EnsembleScorer, RewardScorer, load_scorer
 from shfcas.utils.errors import UserError
 from shfcas.utils.progress import progress
@@ -97,10 +98,34 @@ def score_block(scorer: RewardScorer, rows: Sequence[dict[str, Any]]) -> list[li
 
 
 def add_rewards(candidates: CandidateTable, scorer: RewardScorer) -> CandidateTable:
-    """Scores a candidate table and adds `rewards`, and the columns of an ensemble's members; see `with_rewards`."""
+    """Scores a candidate table and adds `rewards`; see `with_rewards` for the columns of an ensemble's members.
+
+    A `LaplaceScorer` adds `reward_variances`, and `member_rewards` if its posterior has members.
+    """
     rows = candidates.rows()
+    if isinstance(scorer, LaplaceScorer):
+        parts = [_uncertain(scorer, rows[start : start + BLOCK]) for start in range(0, len(rows), BLOCK)]
+        columns = {name: [row for part in parts for row in part[name]] for name in (parts[0] if parts else ())}
+        return with_rewards(candidates, [columns.pop("rewards", [])]).with_columns(**columns)
     members = scorer.members if isinstance(scorer, EnsembleScorer) else [scorer]
     return with_rewards(candidates, [score_rows(member, rows) for member in members])
+
+
+def _uncertain(scorer: LaplaceScorer, rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Returns the rewards of some rows and their uncertainty, as columns."""
+    read = []
+
+    def keep_features(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
+        rewards, features = scorer.rewards_and_features(prompts, completions)
+        read.append(features)
+        return rewards
+
+    rewards, posterior = score_block(keep_features, rows), scorer.posterior
+    counts = [len(row) for row in rewards]
+    columns: dict[str, list[Any]] = {"rewards": rewards, "reward_variances": posterior.variances(read[0], counts)}
+    if posterior.members:
+        columns["member_rewards"] = posterior.member_rewards(rewards, read[0], counts)
+    return columns
 
 
 def with_rewards(candidates: CandidateTable, each: Sequence[list[list[float]]]) -> CandidateTable:
