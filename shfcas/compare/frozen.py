@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from shfcas.compare.heads import Head
-from shfcas.data.chat import Prompt, encode_answer
+from shfcas.data.chat import encode_answer
+from shfcas.data.messages import Prompt
 from shfcas.data.preferences import Preference
 from shfcas.models.loading import has_trained_head, load_reward_model, save_model
 from shfcas.models.resolve import is_cost_model

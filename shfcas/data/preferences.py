@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shfcas.data.chat import Prompt, check_prompt
+from shfcas.data.messages import Prompt, check_prompt
 from shfcas.utils.callables import is_callable_name, load_callable
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import read_jsonl, read_parquet, write_jsonl

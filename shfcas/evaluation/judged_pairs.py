@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from shfcas.data.chat import plain_text
+from shfcas.data.messages import plain_text
 from shfcas.data.preferences import Preference
 from shfcas.rewards.scorers import RewardScorer
 from shfcas.rewards.table import score_rows

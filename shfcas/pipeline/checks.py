@@ -9,7 +9,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from shfcas.data.candidates import read_prompts
-from shfcas.data.chat import encode_prompt, plain_text
+from shfcas.data.chat import encode_prompt
+from shfcas.data.messages import plain_text
 from shfcas.data.preferences import read_preferences
 from shfcas.models.loading import policy_tokenizer
 from shfcas.pipeline.config import RunConfig

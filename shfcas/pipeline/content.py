@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from shfcas.data.chat import template_text
+from shfcas.data.templates import template_text
 from shfcas.models.resolve import adapter_base, resolve
 from shfcas.utils.callables import is_callable_name, load_callable, version
 from shfcas.utils.config import fingerprint

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from shfcas.data.candidates import read_candidates, read_prompts
-from shfcas.data.chat import Prompt, plain_text, prompt_key
+from shfcas.data.messages import Prompt, plain_text, prompt_key
 from shfcas.data.preferences import read_preferences, write_preferences
 from shfcas.engines import Engine
 from shfcas.pipeline.config import RunConfig

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from shfcas.data.candidates import CandidateTable, read_candidates
-from shfcas.data.chat import plain_text
+from shfcas.data.messages import plain_text
 from shfcas.data.preferences import read_preferences
 from shfcas.feedback import read_queue
 from shfcas.report import plots

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from shfcas.data.chat import completion_message
+from shfcas.data.messages import completion_message
 from shfcas.data.preferences import Preference
 from shfcas.rewards.scorers import RewardScorer
 from shfcas.utils.statistics import wilson_interval

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 import torch
 
-from shfcas.data.chat import Prompt, completion_text, encode_answer
+from shfcas.data.chat import encode_answer
+from shfcas.data.messages import Prompt, completion_text
 from shfcas.models.loading import context_length, has_trained_head, load_reward_model
 from shfcas.models.resolve import is_cost_model
 from shfcas.utils.callables import is_callable_name, load_callable

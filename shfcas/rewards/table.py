@@ -7,7 +7,7 @@ from statistics import fmean, variance
 from typing import Any
 
 from shfcas.data.candidates import CandidateTable
-from shfcas.data.chat import completion_message
+from shfcas.data.messages import completion_message
 from shfcas.engines import Engine, Tick
 from shfcas.rewards.scorers import EnsembleScorer, RewardScorer, load_scorer
 from shfcas.utils.errors import UserError

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shfcas.data.chat import check_prompt, encode_demonstration, end_token_ids, plain_text
+from shfcas.data.chat import encode_demonstration, end_token_ids
+from shfcas.data.messages import check_prompt, plain_text
 from shfcas.models.loading import context_length, load_policy, save_model
 from shfcas.training.common import merged, supervised_options, train
 from shfcas.training.lora import AdapterConfig
@@ -52,7 +53,9 @@ def encode_demonstrations(
     rows = []
     for index, row in enumerate(demonstrations):
         try:
-            prompt, answer = encode_demonstration(tokenizer, row["prompt"], row["completion"], end_ids)
+            prompt, answer = encode_demonstration(
+                tokenizer, row["prompt"], row["completion"], end_ids, row.get("completion_ids")
+            )
         except UserError as error:
             raise UserError(f"demonstration {index}: {error}") from error
         length = len(prompt) + len(answer)

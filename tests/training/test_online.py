@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from shfcas.data.chat import completion_text, encode_prompt
+from shfcas.data.chat import encode_prompt
+from shfcas.data.messages import completion_text
 from shfcas.models.loading import load_policy
 from shfcas.training.lora import AdapterConfig
 from shfcas.training.online.config import GRPOConfig, OnlineConfig, RLOOConfig

@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import ByT5Tokenizer, Trainer
 
-from shfcas.data.chat import encode_prompt, end_token_ids, set_chat_template
+from shfcas.data.chat import encode_prompt, end_token_ids
+from shfcas.data.templates import set_chat_template
 from shfcas.models.loading import load_policy
 from shfcas.sampling.config import SamplingConfig
 from shfcas.sampling.local import LocalSampler
@@ -96,10 +97,10 @@ def test_the_same_seed_gives_the_same_policy(policy: str, tmp_path: Path) -> Non
 
 KINDS = {
     "generation marks": (architectures.llama, None, "<|eot_id|>", "good<|eot_id|>"),
-    "ChatML": (architectures.qwen, None, "<|im_end|>", "good<|im_end|>\n"),
-    "another end of turn": (architectures.gemma, None, "<end_of_turn>", "good<end_of_turn>\n"),
+    "ChatML": (architectures.qwen, None, "<|im_end|>", "good<|im_end|>"),
+    "another end of turn": (architectures.gemma, None, "<end_of_turn>", "good<end_of_turn>"),
     "no generation prompt": (architectures.mistral, None, "</s>", "good</s>"),
-    "plain": (architectures.one_special, "plain", "<|endoftext|>", "good<|endoftext|>\n\n"),
+    "plain": (architectures.one_special, "plain", "<|endoftext|>", "good<|endoftext|>"),
     "no end": (architectures.one_special, "{{ messages | map(attribute='content') | join(' ') }}", None, "good"),
     "thoughts": (
         architectures.qwen,

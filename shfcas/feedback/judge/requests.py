@@ -5,7 +5,7 @@ import threading
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
-from shfcas.data.chat import Message
+from shfcas.data.messages import Message
 from shfcas.feedback.judge.cache import Reply, ReplyCache
 from shfcas.feedback.judge.client import Completion, JudgeClient, RequestRefused
 from shfcas.feedback.judge.prompt import Malformed, asked_again, read_verdict

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from shfcas.data.chat import Prompt, answer_suffix_ids, as_messages, encode_answer, plain_text, render
+from shfcas.data.chat import NO_LIMIT, answer_suffix_ids, encode_answer, special_ids
+from shfcas.data.messages import Prompt, as_messages, plain_text
 from shfcas.data.preferences import Preference
+from shfcas.data.templates import render
 from shfcas.rewards.metrics import accuracy
 from shfcas.rewards.preflight.finding import FAIL, PASS, WARN, Finding
 from shfcas.rewards.scorers import ModelScorer, padded
@@ -16,7 +18,6 @@ from shfcas.rewards.scorers import ModelScorer, padded
 ENOUGH = 100  # pairs needed to reject a model that is no better than chance; a half-width of 0.1
 FEW = 20  # below this number of pairs nothing is concluded
 BATCH = 16
-NO_LIMIT = 1 << 30
 
 
 def check_head(trained: bool) -> Finding:
@@ -228,12 +229,6 @@ def encode(tokenizer: Any, preference: Preference, answer: str) -> list[int]:
 def mean_shift(before: Sequence[float], after: Sequence[float]) -> float:
     """Returns the mean absolute change, in standard deviations of the scores."""
     return float(np.abs(np.subtract(before, after)).mean() / (np.std(before) + 1e-12))
-
-
-def special_ids(tokenizer: Any) -> set[int]:
-    """Returns the ids of special tokens."""
-    added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return added | set(tokenizer.all_special_ids)
 
 
 @torch.inference_mode()
