@@ -7,6 +7,7 @@
 | `completions` | list<string> | N answers |
 | `logprobs` | list<double> | sum of the response tokens' log-probabilities at temperature 1 |
 | `num_tokens` | list<int32> | response tokens, including the end token |
+| `completion_ids` | list<list<int32>> | optional: the sampled tokens of each answer, including the end token |
 | `finished` | list<bool> | whether the answer ended with an end token |
 | `reference_logprobs` | list<double> | optional: the same sum under a reference model |
 | `base_logprobs` | list<double> | optional: the same sum under the policy before the first round, for the KL |
@@ -33,7 +34,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from shfcas.data.chat import check_prompt
+from shfcas.data.messages import check_prompt
 from shfcas.utils.callables import is_callable_name, load_callable
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import atomic_file, read_json, read_jsonl, read_parquet
@@ -42,6 +43,7 @@ LIST_COLUMNS = {
     "completions": pa.list_(pa.string()),
     "logprobs": pa.list_(pa.float64()),
     "num_tokens": pa.list_(pa.int32()),
+    "completion_ids": pa.list_(pa.list_(pa.int32())),
     "finished": pa.list_(pa.bool_()),
     "reference_logprobs": pa.list_(pa.float64()),
     "base_logprobs": pa.list_(pa.float64()),
@@ -224,9 +226,11 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 
 
 def concatenate(tables: Iterable[CandidateTable]) -> CandidateTable:
-    """Concatenates tables; an additional column is null where a table lacks it."""
+    """Concatenates tables; an additional column is null where a table lacks it, and a list per answer is left out."""
     tables = list(tables)
-    arrow = pa.concat_tables([t.table for t in tables], promote_options="permissive")
+    partial = [name for name in LIST_COLUMNS if len({name in table for table in tables}) > 1]
+    parts = [t.table.drop_columns([name for name in partial if name in t]) for t in tables]
+    arrow = pa.concat_tables(parts, promote_options="permissive")
     return CandidateTable(arrow, tables[0].metadata)
 
 

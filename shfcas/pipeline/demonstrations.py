@@ -32,7 +32,7 @@ class BootstrapConfig(Options):
 
 
 def demonstrations(candidates: CandidateTable, settings: BootstrapConfig) -> list[dict[str, Any]]:
-    """Returns the best answers of each prompt, as rows with `prompt` and `completion`.
+    """Returns the best answers of each prompt, as rows with `prompt`, `completion` and `completion_ids`.
 
     Raises:
         UserError: no answer passes the threshold.
@@ -41,7 +41,11 @@ def demonstrations(candidates: CandidateTable, settings: BootstrapConfig) -> lis
     scores = score_rows(load_scorer(settings.demonstrator), rows)
     bound = threshold(settings.threshold, np.concatenate(scores))
     chosen = [
-        {"prompt": row["prompt"], "completion": row["completions"][i]}
+        {
+            "prompt": row["prompt"],
+            "completion": row["completions"][i],
+            **({"completion_ids": row["completion_ids"][i]} if row.get("completion_ids") else {}),
+        }
         for row, liked in zip(rows, scores, strict=True)
         for i in np.argsort(-np.array(liked), kind="stable")[: settings.per_prompt]
         if liked[i] >= bound and row["completions"][i]

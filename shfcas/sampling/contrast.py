@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 
-from shfcas.data.chat import Message, Prompt, as_messages, encode_prompt, end_token_ids, render
+from shfcas.data.chat import encode_prompt, end_token_ids
+from shfcas.data.messages import Message, Prompt, as_messages
+from shfcas.data.templates import render
 from shfcas.models.loading import context_length
 from shfcas.utils.errors import UserError
 
