@@ -37,7 +37,8 @@ def test_one_prompt_has_one_key_and_another_has_another() -> None:
 @pytest.mark.parametrize("prompt", SPELLINGS[2:])
 def test_the_normal_form_has_one_spelling_and_the_same_tokens(prompt: Any) -> None:
     tokenizer = policy_tokenizer()
-    strict = "{% for m in messages %}{% if 'tool_calls' in m or 'name' in m %}{{ raise_exception('no') }}{% endif %}{% endfor %}"
+    no = "{{ raise_exception('no') }}"
+    strict = "{% for m in messages %}{% if 'tool_calls' in m or 'name' in m %}" + no + "{% endif %}{% endfor %}"
     tokenizer.chat_template = strict + tokenizer.chat_template
     found = check_prompt(prompt, "row 0")
     assert [{**m, "content": m["content"].strip()} for m in found] == SPELLINGS[2]
