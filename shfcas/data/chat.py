@@ -9,13 +9,19 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from shfcas.data.messages import Message, Prompt, plain_text
+from shfcas.data.messages import Completion, Message, Prompt, plain_text
 from shfcas.data.templates import answer_frame, conversation, render
 from shfcas.utils.errors import UserError
 
 TAG = re.compile(r"</?\w+>")  # of reasoning, such as <think>
 OPENED = re.compile(r"(<\w+>)\s*$")  # a tag that a generation prompt opens
 NO_LIMIT = 1 << 30
+
+ModelInputs = dict[str, list[int]]
+
+
+class TooLong(UserError):
+    """A prompt with its answer that is longer than a model's limit."""
 
 
 def render_prompt(tokenizer: Any, prompt: Prompt) -> str:
@@ -209,47 +215,55 @@ def _are_tokens_of(tokenizer: Any, ids: Sequence[int], text: str, end_ids: set[i
 
 
 def model_inputs(
-    tokenizer: Any, prompt: Prompt, completion: str | Sequence[Message], max_length: int = NO_LIMIT
-) -> dict[str, list[int]]:
+    tokenizer: Any, prompt: Prompt, completion: Completion, max_length: int = NO_LIMIT, cut: bool = False
+) -> ModelInputs:
     """Returns the inputs of a reward model for a prompt and its answer, the same in training and in scoring.
 
     With a chat template, the whole conversation is rendered. Without one, a tokenizer with a separator (BERT)
     encodes the two texts as a pair. Any other joins them with a blank line and appends its end token.
 
+    Args:
+        tokenizer: the reward model's.
+        prompt: text or messages.
+        completion: text, or messages if the answer has several turns.
+        max_length: maximum number of tokens.
+        cut: leave out the first tokens of a longer conversation, behind its leading special token.
+
     Returns:
         `input_ids`, and `token_type_ids` of a tokenizer that has them.
 
     Raises:
-        UserError: the conversation is longer than `max_length`, or the answer has several turns and there is no chat
-            template.
+        TooLong: the conversation is longer than `max_length`, and not to be cut.
+        UserError: the template refuses the conversation, or there is none for an answer of several turns.
     """
-    if not isinstance(completion, str) and not tokenizer.chat_template:
+    end = tokenizer.eos_token_id
+    if tokenizer.chat_template:
+        encoded = tokenizer(conversation(tokenizer, prompt, completion), add_special_tokens=False, verbose=False)
+    elif not isinstance(completion, str):
         raise UserError(
             "an answer has several turns, and the reward model's tokenizer has no chat template to render them: "
             f"{plain_text(prompt)[:60]!r}; give answers as text, or use a model with a chat template"
         )
-    if tokenizer.chat_template:
-        text = conversation(tokenizer, prompt, completion)
-        encoded = tokenizer(text, add_special_tokens=False, verbose=False)
     elif tokenizer.sep_token_id is not None:
         encoded = tokenizer(plain_text(prompt), completion, verbose=False)
     else:
         encoded = tokenizer(f"{plain_text(prompt)}\n\n{completion}", verbose=False)
+        if end is not None and encoded["input_ids"][-1:] != [end]:
+            encoded = {name: [*values, end if name == "input_ids" else values[-1]] for name, values in encoded.items()}
     inputs = {name: list(encoded[name]) for name in ("input_ids", "token_type_ids") if name in encoded}
-    end, ids = tokenizer.eos_token_id, inputs["input_ids"]
-    if not tokenizer.chat_template and tokenizer.sep_token_id is None and end is not None and ids[-1:] != [end]:
-        inputs = {name: [*values, end if name == "input_ids" else 0] for name, values in inputs.items()}
-    if len(inputs["input_ids"]) > max_length:
-        raise UserError(
-            f"a prompt with its answer has {len(inputs['input_ids'])} tokens, more than the reward model's limit of "
-            f"{max_length}: {plain_text(prompt)[:60]!r}; raise max_length or shorten the prompt"
+    length = len(inputs["input_ids"])
+    if length > max_length and cut:
+        kept = int(inputs["input_ids"][0] in special_ids(tokenizer))
+        return {name: [*values[:kept], *values[length - max_length + kept :]] for name, values in inputs.items()}
+    if length > max_length:
+        raise TooLong(
+            f"a prompt with its answer has {length} tokens, more than the reward model's limit of {max_length}: "
+            f"{plain_text(prompt)[:60]!r}; raise max_length or shorten the prompt"
         )
     return inputs
 
 
-def encode_answer(
-    tokenizer: Any, prompt: Prompt, completion: str | Sequence[Message], max_length: int = NO_LIMIT
-) -> list[int]:
+def encode_answer(tokenizer: Any, prompt: Prompt, completion: Completion, max_length: int = NO_LIMIT) -> list[int]:
     """Returns the token ids of a prompt and its answer for a reward model, see `model_inputs`."""
     return model_inputs(tokenizer, prompt, completion, max_length)["input_ids"]
 

@@ -1,6 +1,7 @@
 """Prompts and completions as text or chat messages: one normal form, one identity."""
 
-from collections.abc import Sequence
+import json
+import re
 from typing import Any
 
 from shfcas.utils.config import fingerprint
@@ -8,7 +9,9 @@ from shfcas.utils.errors import UserError
 
 Message = dict[str, Any]
 Prompt = str | list[Message]
+Completion = str | list[Message]
 
+MESSAGES_AS_TEXT = re.compile(r"\s*\[\s*\{\s*\"")
 SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "observation": "tool"}
 
 
@@ -43,7 +46,7 @@ def are_messages(value: Any) -> bool:
 
 
 def normalised(prompt: Any) -> Any:
-    """Returns a prompt or completion in the one form that all stages use; text stays as it is.
+    """Returns a prompt or completion in the one form that all stages use; text stays, unless it is messages as JSON.
 
     Messages lose keys without a value (`name: null`, `tool_calls: []`), which Arrow adds and templates stumble over.
     `from` and `value` (ShareGPT) become `role` and `content`. Content given as parts of text becomes text. A turn that
@@ -52,6 +55,12 @@ def normalised(prompt: Any) -> Any:
     >>> normalised([{"from": "human", "value": "hi", "name": None}])
     [{'role': 'user', 'content': 'hi'}]
     """
+    if isinstance(prompt, str) and MESSAGES_AS_TEXT.match(prompt):
+        try:
+            found = normalised(json.loads(prompt))
+        except ValueError:
+            return prompt
+        return found if are_messages(found) else prompt
     if not isinstance(prompt, list):
         return prompt
     return [_message(message) if isinstance(message, dict) else message for message in prompt]
@@ -99,11 +108,27 @@ def plain_text(prompt: Prompt) -> str:
     return prompt if isinstance(prompt, str) else "\n\n".join(message["content"] for message in prompt)
 
 
-def completion_message(prompt: Prompt, completion: str) -> str | list[Message]:
-    """Returns the completion in the format of its prompt: text, or one assistant message."""
-    return completion if isinstance(prompt, str) else [{"role": "assistant", "content": completion}]
+def completion_message(prompt: Prompt, completion: Completion) -> Completion:
+    """Returns a completion in the format of its prompt: text, or one assistant message; several turns stay."""
+    if isinstance(prompt, str) or not isinstance(completion, str):
+        return completion
+    return [{"role": "assistant", "content": completion}]
 
 
-def completion_text(completion: str | Sequence[Message]) -> str:
+def completion_text(completion: Completion) -> str:
     """Returns the text of a completion given as text or as messages."""
     return completion if isinstance(completion, str) else "".join(message["content"] for message in completion)
+
+
+def plain_completion(completion: Completion) -> Completion:
+    """Returns the text of a completion of one plain assistant turn; several turns, or tool calls, stay messages."""
+    if isinstance(completion, str):
+        return completion
+    turns = normalised(completion)
+    plain = len(turns) == 1 and turns[0].keys() == {"role", "content"} and turns[0]["role"] == "assistant"
+    return turns[0]["content"] if plain else turns
+
+
+def answer_key(completion: Completion) -> str:
+    """Returns a key that is equal for equal completions."""
+    return completion if isinstance(completion, str) else fingerprint(normalised(completion))

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from shfcas.data.messages import Message, Prompt, as_messages, normalised, plain_text
+from shfcas.data.messages import Completion, Message, Prompt, as_messages, normalised, plain_text
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import read_text
 
@@ -122,7 +122,7 @@ def answer_frame(tokenizer: Any, prompt: Prompt) -> tuple[str, str]:
     return before, after
 
 
-def conversation(tokenizer: Any, prompt: Prompt, completion: str | Sequence[Message]) -> str:
+def conversation(tokenizer: Any, prompt: Prompt, completion: Completion) -> str:
     """Returns the text that a reward model with a chat template reads: the whole answer, also if the template cuts it.
 
     Raises:
@@ -131,7 +131,7 @@ def conversation(tokenizer: Any, prompt: Prompt, completion: str | Sequence[Mess
     messages = as_messages(prompt)
     if not isinstance(completion, str):
         text = render(tokenizer, [*messages, *completion])
-        lost = [m["role"] for m in normalised(list(completion)) if m["content"].strip() not in text]
+        lost = [m["role"] for m in normalised(completion) if m["content"].strip() not in text]
         if lost:
             raise UserError(
                 f"the chat template of {tokenizer.name_or_path or 'the tokenizer'} drops a turn of {lost[0]} in an "

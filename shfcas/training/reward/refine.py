@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from shfcas.data.messages import prompt_key
 from shfcas.data.preferences import Preference, merge
 from shfcas.training.reward.config import RewardModelConfig
 from shfcas.training.reward.data import held_out_prompts, split, weighted
 from shfcas.training.reward.train import train_reward_model
-from shfcas.utils.config import fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def train_and_held_out(
         pairs, held_out = split(merged, held_out_prompts(unmerged, settings.held_out, split_seed))
     else:
         pairs, held_out = merged, list(eval_preferences)
-        shared = len(split(held_out, {fingerprint(p.prompt) for p in pairs})[1])
+        shared = len(split(held_out, {prompt_key(p.prompt) for p in pairs})[1])
         if shared:
             logger.warning("%d of %d eval_preferences have prompts that are trained on", shared, len(held_out))
     return weighted(pairs, settings.new_pair_weight), held_out
