@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from shfcas.conflicts.columns import SCORE_COLUMNS, add_conflicts_to_batch
 from shfcas.conflicts.summary import ConflictSummary
 from shfcas.data.candidates import CandidateTable, arrow_columns
+from shfcas.data.reading import arrow_rows
 from shfcas.data.shards import BATCH_ROWS, SHARD_ROWS, Shard, find_shards, prefetch, read_batches
 from shfcas.engines import Engine, Tick
 from shfcas.engines.local import LocalEngine
@@ -31,6 +32,7 @@ from shfcas.utils.files import (
     locked_folder,
     parse_jsonl,
     read_json,
+    to_json,
     work_folder,
     write_json,
 )
@@ -179,7 +181,7 @@ def score_lines(
             raise UserError(f"stdin: rows {first} to {first + len(rows) - 1}, {error}") from error
         recipe = _Recipe(batch.schema, policy_score, scorer=scorer, columns=columns)
         batch = recipe.scored(batch.select(recipe.read), "stdin", first)
-        output.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in batch.to_pylist())
+        output.writelines(to_json(row) + "\n" for row in arrow_rows(batch))
         summary += ConflictSummary.from_batch(batch, first)
         first, rows = first + len(rows), []
 
