@@ -55,7 +55,7 @@ def text(result: dict[str, Any]) -> str:
     lines = [f"pairs: {result['pairs']} ({by_source})"]
     if result["pairs_too_long"]:
         by_source = ", ".join(f"{source} {count}" for source, count in result["pairs_too_long_by_source"].items())
-        lines.append(f"left out as too long: {result['pairs_too_long']} ({by_source})")
+        lines.append(f"longer than max_length: {result['pairs_too_long']} ({by_source})")
     if result.get("members"):
         lines.append(f"models: {len(result['members'])}")
     lines.append(f"loss: {result['loss'][0]:.4f} at first, {result['loss'][-1]:.4f} at the end")

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 
 from shfcas.compare.heads import Head
-from shfcas.data.chat import encode_answer
-from shfcas.data.messages import Prompt
+from shfcas.data.chat import model_inputs
+from shfcas.data.messages import Completion, Prompt
 from shfcas.data.preferences import Preference
 from shfcas.models.loading import has_trained_head, load_reward_model, save_model
 from shfcas.models.resolve import is_cost_model
-from shfcas.rewards.scorers import ENSEMBLE_FILE, ensemble_members, padded, reward_max_length
+from shfcas.rewards.scorers import ENSEMBLE_FILE, accepted_inputs, ensemble_members, padded_inputs, reward_max_length
 from shfcas.training.reward.data import encode_pairs
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import write_json
@@ -56,7 +56,7 @@ class FrozenModel:
             heads.append(torch.zeros_like(last_layer(backbone, model).weight, dtype=torch.float64).flatten())
         self.head = Head(torch.cat(heads).cpu().numpy())
 
-    def features(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> np.ndarray:
+    def features(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> np.ndarray:
         """Computes the features of answers, shape (T, D), float32."""
         each = [
             member_features(name, model, tokenizer=tokenizer, prompts=prompts, completions=completions)
@@ -67,7 +67,7 @@ class FrozenModel:
     def differences(self, preferences: Sequence[Preference]) -> tuple[np.ndarray, np.ndarray]:
         """Computes feature differences, chosen minus rejected, shape (n, D), and margins, shape (n,).
 
-        Pairs longer than the model's limit are skipped, as in training.
+        Pairs longer than the model's limit lose the beginning of their prompt, as in training.
         """
         used = list(preferences)
         for _, model, tokenizer in self.members:
@@ -102,19 +102,20 @@ def last_layer(name: str, model: Any) -> Any:
 
 @torch.inference_mode()
 def member_features(
-    name: str, model: Any, *, tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[str]
+    name: str, model: Any, *, tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[Completion]
 ) -> np.ndarray:
     """Computes the input of one model's last layer for each answer, in batches of similar length, shape (T, D)."""
     limit = reward_max_length(model, tokenizer)
-    encoded = [encode_answer(tokenizer, p, c, limit) for p, c in zip(prompts, completions, strict=True)]
-    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
+    encoded = [model_inputs(tokenizer, p, c, limit, cut=True) for p, c in zip(prompts, completions, strict=True)]
+    names = accepted_inputs(model, encoded)
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]["input_ids"]))
     layer, read = last_layer(name, model), []
     hook = layer.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0].float()))
     features = np.empty((len(encoded), layer.in_features), np.float32)
     try:
         for start in progress(range(0, len(order), BATCH), "features"):
             batch = order[start : start + BATCH]
-            inputs = padded([encoded[i] for i in batch], tokenizer.pad_token_id, model.device)
+            inputs = padded_inputs([encoded[i] for i in batch], names, tokenizer.pad_token_id, model.device)
             read.clear()
             scores = model(**inputs).logits.float().flatten()
             hidden = read[-1]

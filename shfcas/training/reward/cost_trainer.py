@@ -6,12 +6,13 @@ from typing import Any
 import torch
 from torch.nn.functional import logsigmoid
 from trl import RewardTrainer
-from trl.trainer.reward_trainer import DataCollatorForPreference
+
+from shfcas.training.reward.collator import PairCollator
 
 
 @dataclass
-class CostCollator(DataCollatorForPreference):
-    """TRL's batches with `signs`, shape (2 B,): +1 unsafe, -1 safe, 0 unknown; first the answers that cost more."""
+class CostCollator(PairCollator):
+    """Batches of pairs with `signs`, shape (2 B,): +1 unsafe, -1 safe, 0 unknown; first the answers that cost more."""
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         batch = super().torch_call(examples)
