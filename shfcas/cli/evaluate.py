@@ -6,19 +6,20 @@ from typing import Any
 
 from shfcas.conflicts.columns import POLICY_SCORES, add_conflicts
 from shfcas.data.candidates import read_candidates, read_prompts, write_candidates
+from shfcas.data.formats import PromptColumn
 from shfcas.engines import ENGINES, RayConfig, open_engine
 from shfcas.evaluation.config import EvaluationConfig
 from shfcas.evaluation.metrics import detection, summarize
 from shfcas.rewards.best_of_n import keep_best, kl_bound
-from shfcas.rewards.scorers import check_scorer
+from shfcas.rewards.scorers import TOO_LONG, TOO_LONG_HELP, check_scorer
 from shfcas.rewards.table import add_answer_rewards, answer_rewards
 from shfcas.sampling.table import sample_policy
-from shfcas.utils.config import Options, option
+from shfcas.utils.config import option
 from shfcas.utils.files import work_folder, write_json
 
 
 @dataclass
-class Config(Options):
+class Config(PromptColumn):
     """`shfcas evaluate`."""
 
     policy: str = option("", "policy to evaluate", common=True)
@@ -32,8 +33,9 @@ class Config(Options):
     )
     reward_model: str = option("", "proxy reward: a model, or module:function", common=True)
     cost_model: bool = option(False, "the reward model is a cost model: lower is better")
+    too_long: str = option("cut", TOO_LONG_HELP, tuple(TOO_LONG))
     gold: str = option("", "gold reward: a model, or module:function", common=True)
-    prompts: str = option("", "held-out prompts: a .jsonl, .json or .parquet file, or module:function", common=True)
+    prompts: str = option("", "held-out prompts: a file, org/name on the Hub, or module:function", common=True)
     best_of_n: int = option(1, "answers sampled for each one kept, the one of highest reward (1: all are kept)", ge=1)
     policy_score: str = option("logprob", "score of the policy that rewards are compared with", POLICY_SCORES)
     output: str = option(
@@ -56,7 +58,7 @@ def run(config: Config) -> dict[str, Any]:
     with work_folder(output) as work_dir, open_engine(config.engine, config.ray) as engine:
         table = sample_policy(
             config.policy,
-            read_prompts(config.prompts),
+            read_prompts(config.prompts, config.columns()),
             config=replace(sampling, num_completions=n * sampling.num_completions),
             seed=config.seed,
             work_dir=work_dir,
@@ -64,7 +66,7 @@ def run(config: Config) -> dict[str, Any]:
             chat_template=config.chat_template,
             engine=engine,
         )
-        table = add_answer_rewards(engine, config.reward_model, table, config.cost_model)
+        table = add_answer_rewards(engine, config.reward_model, table, config.cost_model, config.too_long)
         if n > 1:
             table = keep_best(table, table.column("rewards"), n)
         table = add_conflicts(table, config.policy_score)

@@ -13,7 +13,7 @@ from shfcas.conflicts.streaming import score_lines, score_table
 from shfcas.conflicts.summary import ConflictSummary
 from shfcas.data.shards import SHARD_ROWS
 from shfcas.engines import ENGINES, RayConfig, open_engine
-from shfcas.rewards.scorers import load_scorer
+from shfcas.rewards.scorers import TOO_LONG, TOO_LONG_HELP, load_scorer
 from shfcas.utils.config import Options, option
 from shfcas.utils.errors import UsageError
 
@@ -28,6 +28,7 @@ class Config(Options):
     output: str = option("conflicts.parquet", "table to write: a .parquet file, or a folder of resumable parts")
     reward_model: str | None = option(None, "reward model: a model, or module:function (none: the table has rewards)")
     cost_model: bool = option(False, "the reward model is a cost model: lower is better")
+    too_long: str = option("cut", TOO_LONG_HELP, tuple(TOO_LONG))
     policy_score: str = option("logprob", "score of the policy that rewards are compared with", POLICY_SCORES)
     columns: list[str] | None = option(None, "columns to keep, comma-separated (none: all)")
     shard_rows: int = option(SHARD_ROWS, "approximate prompts per part of an output folder", ge=1)
@@ -42,7 +43,9 @@ def run(config: Config) -> Any:
     here = config.engine == "local"
     if config.input == ["-"] and not here:
         raise UsageError("engine: expected local for JSON lines, got ray; name files, folders or URLs")
-    scorer = load_scorer(config.reward_model, config.cost_model) if config.reward_model and here else None
+    scorer = (
+        load_scorer(config.reward_model, config.cost_model, config.too_long) if config.reward_model and here else None
+    )
     if config.input == ["-"]:
         summary = score_lines(
             sys.stdin, sys.stdout, policy_score=config.policy_score, scorer=scorer, columns=config.columns
@@ -61,6 +64,7 @@ def run(config: Config) -> Any:
             shard_rows=config.shard_rows,
             reward_model=config.reward_model,
             cost_model=config.cost_model,
+            too_long=config.too_long,
             engine=None if here else engine,
         )
     _plot(config, summary)

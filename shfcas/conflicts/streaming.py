@@ -73,6 +73,7 @@ def score_table(
     shard_rows: int = SHARD_ROWS,
     reward_model: str | None = None,
     cost_model: bool = False,
+    too_long: str = "cut",
     engine: Engine | None = None,
 ) -> ConflictSummary:
     """Adds conflict columns to tables of any size.
@@ -87,6 +88,7 @@ def score_table(
         shard_rows: approximate rows per part.
         reward_model: the scorer's name, recorded in the parts.
         cost_model: whether the scorer flips the sign of that model.
+        too_long: what workers do with an answer beyond its limit, see `shfcas.rewards.scorers.TOO_LONG`.
         engine: engine that scores the parts; None scores in this process.
 
     Returns:
@@ -97,7 +99,7 @@ def score_table(
     """
     output = local_path(output)
     shards, schema = find_shards(inputs, shard_rows)
-    load = partial(load_scorer, reward_model, cost_model) if engine and reward_model else None
+    load = partial(load_scorer, reward_model, cost_model, too_long) if engine and reward_model else None
     if load and reward_model:
         check_scorer(reward_model)  # fail here rather than in a worker
     recipe = _Recipe(

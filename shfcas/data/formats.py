@@ -11,7 +11,9 @@
 | `instruction`, `input`, `output` (Alpaca) | a user turn and its answer |
 """
 
+import dataclasses
 import difflib
+import functools
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,20 +39,37 @@ LIKELY = {
 
 
 @dataclass
-class ColumnNames(Options):
-    """Names of the columns in the user's data."""
+class PromptColumn(Options):
+    """Name of the column of prompts in the user's data."""
 
     prompt_column: str | None = option(None, "column of the prompts in your data (none: prompt, or a known layout)")
-    chosen_column: str | None = option(
-        None, "column of the better answers, or of the number 0 or 1 of the better one (none: chosen)"
-    )
-    rejected_column: str | None = option(None, "column of the worse answers (none: rejected)")
-    completion_column: str | None = option(None, "column of the answers to learn (none: completion)")
 
     def columns(self) -> dict[str, str]:
         """Returns the given names by what they hold."""
-        names = {name: getattr(self, f"{name}_column") for name in ("prompt", "chosen", "rejected", "completion")}
-        return {name: column for name, column in names.items() if column}
+        names = [field.name for field in dataclasses.fields(self) if field.name.endswith("_column")]
+        return {name.removesuffix("_column"): getattr(self, name) for name in names if getattr(self, name)}
+
+
+@dataclass
+class AnswerColumn(PromptColumn):
+    """Names of the columns of demonstrations in the user's data."""
+
+    completion_column: str | None = option(None, "column of the answers to learn (none: completion, or a known layout)")
+
+
+@dataclass
+class PairColumns(PromptColumn):
+    """Names of the columns of preferences in the user's data."""
+
+    chosen_column: str | None = option(
+        None, "column of the better answers, or of the number (0 or 1) of the better of two responses (none: chosen)"
+    )
+    rejected_column: str | None = option(None, "column of the worse answers (none: rejected)")
+
+
+@dataclass
+class AllColumns(PairColumns, AnswerColumn):
+    """Names of the columns in all of the user's data; a file without a named column is read by our names."""
 
 
 Columns = Mapping[str, str]
@@ -211,12 +230,13 @@ def warn_of_prompts(prompts: Iterable[Prompt], where: str) -> None:
     rows = list(prompts)
     answered = sum(not isinstance(prompt, str) and prompt[-1]["role"] == "assistant" for prompt in rows)
     if answered:
-        logger.warning(
-            "%s: %d of %d prompts end in an assistant turn, which the policy would follow with another",
-            where,
-            answered,
-            len(rows),
-        )
+        _warn(f"{where}: {answered} of {len(rows)} prompts end in an assistant turn; the policy would add another")
     repeated = len(rows) - len({prompt_key(prompt) for prompt in rows})
     if repeated:
-        logger.warning("%s: %d of %d prompts occur earlier in it", where, repeated, len(rows))
+        _warn(f"{where}: {repeated} of {len(rows)} prompts occur earlier in it")
+
+
+@functools.cache
+def _warn(message: str) -> None:
+    """Logs a warning once: a run reads its prompts several times."""
+    logger.warning("%s", message)

@@ -61,6 +61,8 @@ def normalised(prompt: Any) -> Any:
         except ValueError:
             return prompt
         return found if are_messages(found) else prompt
+    if isinstance(prompt, dict) and ("role" in prompt or "from" in prompt):
+        prompt = [prompt]
     if not isinstance(prompt, list):
         return prompt
     return [_message(message) if isinstance(message, dict) else message for message in prompt]

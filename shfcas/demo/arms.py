@@ -18,7 +18,7 @@ from shfcas.pipeline.loop import Loop
 from shfcas.pipeline.run_directory import RunDirectory
 from shfcas.rewards.table import score_rows
 from shfcas.utils.config import Options, build, option, read_yaml, to_dict, with_default
-from shfcas.utils.files import read_json, write_json
+from shfcas.utils.files import read_numbers, write_json
 
 ARMS = {
     "no_feedback": "PPO, biased proxy",
@@ -96,7 +96,7 @@ def policies(path: Path, rounds: int, arms: dict[str, str]) -> list[dict[str, An
     files.update({label: path / arm / f"round-{rounds}" / "metrics.json" for arm, label in arms.items()})
     rows = []
     for label, file in files.items():
-        metrics = read_json(file)
+        metrics = read_numbers(file)
         groups = metrics["groups"]
         accuracy = {
             kind: float(

@@ -100,12 +100,14 @@ def check_leakage(config: RunConfig, left: Collection[str], eval_prompts: Rows) 
         UserError: a prompt is both trained and evaluated on.
     """
     if config.preferences and "round-0/preferences.jsonl" in left:
-        refuse_shared_prompts((p.prompt for p in read_preferences(config.preferences)), eval_prompts, "preferences")
+        refuse_shared_prompts(
+            (p.prompt for p in read_preferences(config.preferences, config.columns())), eval_prompts, "preferences"
+        )
     if config.demonstrations and "round-0/policy" in left:
-        demonstrations = read_demonstrations(config.demonstrations)
+        demonstrations = read_demonstrations(config.demonstrations, config.columns())
         refuse_shared_prompts((row["prompt"] for row in demonstrations), eval_prompts, "demonstrations")
     if config.bootstrap and "round-0/bootstrap.parquet" in left:
-        rows = read_prompts(config.bootstrap.prompts)
+        rows = read_prompts(config.bootstrap.prompts, config.columns())
         refuse_shared_prompts((row["prompt"] for row in rows), eval_prompts, "bootstrap.prompts")
 
 
@@ -127,7 +129,7 @@ def check_lengths(config: RunConfig, left: Collection[str], prompts: Rows, eval_
     if any(name.endswith("/evaluation_candidates.parquet") for name in left):
         cases.append(("eval_prompts", eval_prompts, "evaluation.sampling", config.evaluation.sampling))
     if config.bootstrap and "round-0/bootstrap.parquet" in left:
-        rows = read_prompts(config.bootstrap.prompts)
+        rows = read_prompts(config.bootstrap.prompts, config.columns())
         cases.append(("bootstrap.prompts", rows, "bootstrap.sampling", config.bootstrap.sampling))
     if not cases:
         return

@@ -29,6 +29,7 @@ def score_held_out(
     gold: str | None,
     best_of_n: int,
     cost_model: bool,
+    too_long: str,
     policy_score: str,
     engine: Engine,
 ) -> Path:
@@ -43,6 +44,7 @@ def score_held_out(
         gold: the gold reward: a model, or `module:function`; None adds none.
         best_of_n: number of answers of which the best is kept; 1 keeps all.
         cost_model: the reward models are cost models: lower is better.
+        too_long: what happens to an answer beyond a reward model's limit.
         policy_score: the policy's score that rewards are compared with.
         engine: where the answers are scored.
     """
@@ -50,8 +52,11 @@ def score_held_out(
     def make(context: StageContext) -> None:
         table = read_candidates(candidates)
         if best_of_n > 1:
-            table = keep_best(table, answer_rewards(engine, str(reward_model), table.rows(), cost_model), best_of_n)
-        table = with_conflicts(table, proxy, cost_model=cost_model, policy_score=policy_score, engine=engine)
+            rewards = answer_rewards(engine, str(reward_model), table.rows(), cost_model, too_long)
+            table = keep_best(table, rewards, best_of_n)
+        table = with_conflicts(
+            table, proxy, cost_model=cost_model, too_long=too_long, policy_score=policy_score, engine=engine
+        )
         if gold:
             table = table.with_columns(gold=answer_rewards(engine, gold, table.rows()))
         elif "gold" in table:  # a column of the prompts, which is not the gold reward of an answer
@@ -63,7 +68,12 @@ def score_held_out(
         inputs["gold"] = scorer_source(gold)
     if best_of_n > 1:
         inputs["reward_model"] = scorer_source(reward_model)
-    settings = {"policy_score": policy_score, "cost_model": cost_model, "rl.best_of_n.n": best_of_n}
+    settings = {
+        "policy_score": policy_score,
+        "cost_model": cost_model,
+        "too_long": too_long,
+        "rl.best_of_n.n": best_of_n,
+    }
     return run.stage(output, make, inputs=inputs, settings=settings)
 
 
@@ -77,6 +87,7 @@ def measure(
     best_of_n: int,
     group_by: str | None,
     cost_model: bool,
+    too_long: str,
     engine: Engine,
 ) -> Path:
     """Measures a policy on its scored held-out answers, and the current reward model on the first policy's.
@@ -94,6 +105,7 @@ def measure(
         best_of_n: number of answers of which each kept one is the best.
         group_by: a column of the prompts by whose values some metrics are also reported.
         cost_model: the reward model is a cost model: lower is better.
+        too_long: what happens to an answer beyond the reward model's limit.
         engine: where answers are scored.
     """
 
@@ -106,7 +118,7 @@ def measure(
             metrics |= {"best_of_n": best_of_n, "kl": metrics["kl"] + kl_bound(best_of_n)}
         if gold is not None and base_gold is not None:
             metrics["detection"] = detection(table, gold)
-            rewards = answer_rewards(engine, str(reward_model), base.rows(), cost_model)
+            rewards = answer_rewards(engine, str(reward_model), base.rows(), cost_model, too_long)
             accuracy = [ranking_accuracy(*pair) for pair in zip(rewards, base_gold, strict=True)]
             metrics["pair_accuracy"] = float(np.nanmean(accuracy))
             if group_by:
@@ -121,7 +133,12 @@ def measure(
         output,
         make,
         inputs={"answers": answers, "before": before, "reward_model": scorer_source(reward_model)},
-        settings={"evaluation.group_by": group_by, "cost_model": cost_model, "rl.best_of_n.n": best_of_n},
+        settings={
+            "evaluation.group_by": group_by,
+            "cost_model": cost_model,
+            "too_long": too_long,
+            "rl.best_of_n.n": best_of_n,
+        },
     )
 
 

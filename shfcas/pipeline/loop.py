@@ -67,8 +67,8 @@ class Loop:
 
     def __init__(self, run: RunDirectory, config: RunConfig, engine: Engine | None = None) -> None:
         self.run, self.config, self.engine = run, config, engine or LocalEngine()
-        self.prompts = read_prompts(config.prompts)[: config.max_prompts]
-        self.eval_prompts = read_prompts(config.eval_prompts)
+        self.prompts = read_prompts(config.prompts, config.columns())[: config.max_prompts]
+        self.eval_prompts = read_prompts(config.eval_prompts, config.columns())
         preparation.refuse_shared_prompts((row["prompt"] for row in self.prompts), self.eval_prompts)
         # Made here to fail early if the API key is missing. All rounds share its replies.
         self.judge = JudgeFeedback(config.judge, run.path / "judge.jsonl") if config.feedback == "judge" else None
@@ -97,19 +97,22 @@ class Loop:
         """
         config, run = self.config, self.run
         preparation.warn_of_held_out(config)
-        demonstrations = Path(config.demonstrations) if config.demonstrations else None
+        demonstrations: str | Path | None = config.demonstrations
         if config.bootstrap and not demonstrations:
             demonstrations = preparation.make_demonstrations(
                 run,
                 "round-0/demonstrations.jsonl",
                 policy=config.policy,
                 bootstrap=config.bootstrap,
+                columns=config.columns(),
                 chat_template=config.chat_template,
                 engine=self.engine,
             )
         preferences = None
         if config.preferences:
-            preferences = preparation.copy_preferences(run, "round-0/preferences.jsonl", preferences=config.preferences)
+            preferences = preparation.copy_preferences(
+                run, "round-0/preferences.jsonl", preferences=config.preferences, columns=config.columns()
+            )
         policy: ModelName = config.policy
         if config.sft and demonstrations:
             policy = preparation.fine_tune_on_demonstrations(
@@ -117,6 +120,7 @@ class Loop:
                 "round-0/policy",
                 policy=config.policy,
                 demonstrations=demonstrations,
+                columns=config.columns(),
                 sft=config.sft,
                 chat_template=config.chat_template,
             )
@@ -203,6 +207,7 @@ class Loop:
             candidates=candidates,
             reward_model=state.reward_model,
             cost_model=self.config.cost_model,
+            too_long=self.config.too_long,
             policy_score=self.config.policy_score,
             engine=self.engine,
         )
@@ -281,6 +286,7 @@ class Loop:
             rl=config.rl,
             gold=self.gold if config.gold else None,
             cost_model=config.cost_model,
+            too_long=config.too_long,
             chat_template=config.chat_template,
         )
         return replace(state, policy=policy)
@@ -316,6 +322,7 @@ class Loop:
             gold=config.gold,
             best_of_n=n,
             cost_model=config.cost_model,
+            too_long=config.too_long,
             policy_score=config.policy_score,
             engine=self.engine,
         )
@@ -328,6 +335,7 @@ class Loop:
             best_of_n=n,
             group_by=config.evaluation.group_by,
             cost_model=config.cost_model,
+            too_long=config.too_long,
             engine=self.engine,
         )
         return answers

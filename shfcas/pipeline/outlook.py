@@ -29,8 +29,8 @@ def outlook(config: RunConfig, plan: Plan) -> dict[str, Any]:
         `disk`: `needed` and `free` in bytes; the need is a rough estimate.
     """
     left = [stage.name for stage in plan.stages if stage.state != DONE]
-    prompts = len(read_prompts(config.prompts)[: config.max_prompts])
-    eval_prompts = len(read_prompts(config.eval_prompts))
+    prompts = len(read_prompts(config.prompts, config.columns())[: config.max_prompts])
+    eval_prompts = len(read_prompts(config.eval_prompts, config.columns()))
     models = {
         role: {"name": name, "bytes": model_bytes(name)}
         for role, name in _models(config).items()
@@ -113,7 +113,10 @@ def _completions(config: RunConfig, left: list[str], prompts: int, eval_prompts:
             kept = eval_prompts * config.evaluation.sampling.num_completions
             found += kept if name.startswith("round-0/") else kept * best_of_n
         elif name.endswith("/bootstrap.parquet") and config.bootstrap:
-            found += len(read_prompts(config.bootstrap.prompts)) * config.bootstrap.sampling.num_completions
+            found += (
+                len(read_prompts(config.bootstrap.prompts, config.columns()))
+                * config.bootstrap.sampling.num_completions
+            )
     return found
 
 

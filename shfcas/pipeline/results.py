@@ -12,7 +12,7 @@ from shfcas.feedback import read_queue
 from shfcas.feedback.annotation.aggregation import verdicts
 from shfcas.feedback.annotation.store import STORE, Store
 from shfcas.pipeline.config import RunConfig
-from shfcas.utils.files import read_json
+from shfcas.utils.files import read_json, read_numbers
 
 GAP = "  "
 
@@ -36,7 +36,7 @@ def results(config: RunConfig, run: Path) -> list[dict[str, Any]]:
     accuracy = None
     for number in range(config.rounds + 1):
         folder = f"round-{number}"
-        metrics = read_json(run / folder / "metrics.json")
+        metrics = read_numbers(run / folder / "metrics.json")
         seconds = sum(stage["seconds"] for name, stage in stages.items() if name.startswith(f"{folder}/"))
         row: dict[str, Any] = {"round": number, "kl": metrics["kl"], "minutes": seconds / 60}
         if number and config.feedback != "none":

@@ -95,6 +95,7 @@ def score(
     candidates: Path,
     reward_model: ModelName,
     cost_model: bool,
+    too_long: str,
     policy_score: str,
     engine: Engine,
 ) -> Path:
@@ -106,28 +107,37 @@ def score(
         candidates: a candidate table.
         reward_model: the proxy reward model.
         cost_model: lower is better.
+        too_long: what happens to an answer beyond the reward model's limit, see `shfcas.rewards.scorers.TOO_LONG`.
         policy_score: the policy's score that rewards are compared with, see `shfcas.conflicts.columns.POLICY_SCORES`.
         engine: where the answers are scored.
     """
 
     def make(context: StageContext) -> None:
         table = read_candidates(candidates)
-        scored = with_conflicts(table, reward_model, cost_model=cost_model, policy_score=policy_score, engine=engine)
+        scored = with_conflicts(
+            table, reward_model, cost_model=cost_model, too_long=too_long, policy_score=policy_score, engine=engine
+        )
         write_candidates(context.output, scored)
 
     return run.stage(
         output,
         make,
         inputs={"candidates": candidates, "reward_model": scorer_source(reward_model)},
-        settings={"policy_score": policy_score, "cost_model": cost_model},
+        settings={"policy_score": policy_score, "cost_model": cost_model, "too_long": too_long},
     )
 
 
 def with_conflicts(
-    candidates: CandidateTable, reward_model: ModelName, *, cost_model: bool, policy_score: str, engine: Engine
+    candidates: CandidateTable,
+    reward_model: ModelName,
+    *,
+    cost_model: bool,
+    too_long: str,
+    policy_score: str,
+    engine: Engine,
 ) -> CandidateTable:
     """Adds rewards and conflict columns to a table, and records which model gave the rewards."""
-    rewarded = add_answer_rewards(engine, str(reward_model), candidates, cost_model)
+    rewarded = add_answer_rewards(engine, str(reward_model), candidates, cost_model, too_long)
     return add_conflicts(rewarded, policy_score).with_metadata(
         reward_model=str(reward_model), **provenance(reward_model=str(reward_model))
     )
@@ -272,6 +282,7 @@ def fine_tune(
     rl: RLConfig,
     gold: RewardScorer | None,
     cost_model: bool,
+    too_long: str,
     chat_template: str | None,
 ) -> Path:
     """Step 7: fine-tunes the policy against the reward model.
@@ -286,6 +297,7 @@ def fine_tune(
         rl: the algorithm and its settings.
         gold: the gold reward, which is measured and not trained on; None measures none.
         cost_model: lower is better.
+        too_long: what happens to an answer beyond the reward model's limit.
         chat_template: for a policy without one.
     """
 
@@ -296,6 +308,7 @@ def fine_tune(
             settings=rl,
             seed=context.seed,
             cost_model=cost_model,
+            too_long=too_long,
             prompts=prompts,
             candidates=read_candidates(candidates).rows(),
             gold=gold,
@@ -317,6 +330,7 @@ def fine_tune(
             "rl.reward_shaping": rl.reward_shaping,
             f"rl.{rl.algorithm}": getattr(rl, rl.algorithm),
             "cost_model": cost_model,
+            "too_long": too_long,
             "chat_template": template_content(chat_template),
             "seed": run.seed,
         },

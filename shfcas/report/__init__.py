@@ -10,7 +10,7 @@ from shfcas.feedback import read_queue
 from shfcas.report import plots
 from shfcas.sampling.provenance import describe_generation
 from shfcas.utils.errors import UserError
-from shfcas.utils.files import existing, read_json, write_text
+from shfcas.utils.files import existing, read_json, read_numbers, write_text
 
 EXAMPLES = 8
 
@@ -26,10 +26,10 @@ def write_report(run: Path) -> Path:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     manifest = read_json(existing(run / "manifest.json"))
-    metrics = {name: read_json(run / name) for name in _stages(manifest, "metrics.json")}
+    metrics = {name: read_numbers(run / name) for name in _stages(manifest, "metrics.json")}
     if not metrics:
         raise UserError(f"{run}: no stage has been evaluated yet; continue the run first")
-    results = read_json(run / "results.json") if (run / "results.json").exists() else None
+    results = read_numbers(run / "results.json") if (run / "results.json").exists() else None
     environment = Environment(
         loader=PackageLoader("shfcas.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -45,7 +45,7 @@ def write_report(run: Path) -> Path:
         selections=[_selection(run, name) for name in _stages(manifest, "queue.jsonl")],
         training=plots.training_curves(
             {
-                _label(name): read_json(run / name / "history.json")
+                _label(name): read_numbers(run / name / "history.json")
                 for name in _stages(manifest, "/policy")
                 if (run / name / "history.json").exists()
             }

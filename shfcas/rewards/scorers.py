@@ -28,6 +28,11 @@ TOO_LONG = {  # what happens to an answer that is longer, with its prompt, than 
     "error": "an error",
 }
 
+TOO_LONG_HELP = (
+    "an answer that exceeds the reward model's limit with its prompt: cut the beginning of the prompt, floor (give it "
+    "the lowest reward), or error"
+)
+
 RewardCallable = Callable[..., Sequence[float | None]]  # TRL's type: None if the reward does not apply
 
 

@@ -273,6 +273,19 @@ def read_json(path: str | Path) -> Any:
     return parse_json(read_text(path), str(path))
 
 
+def read_numbers(path: str | Path) -> Any:
+    """Reads a JSON file of numbers, such as metrics: null stands for a number that is unknown, and becomes NaN."""
+
+    def unknown(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: unknown(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [unknown(item) for item in value]
+        return math.nan if value is None else value
+
+    return unknown(read_json(path))
+
+
 def parse_json(text: str, where: str) -> Any:
     """Parses JSON text; the error names the line."""
     try:

@@ -237,9 +237,9 @@ def test_a_demonstration_that_is_too_long_is_an_error(chat: bool, policy: str, t
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"prompt": "a"}, "row 1 has no completion"),
+        ({"prompt": "a"}, "row 1 has no column completion; its columns are prompt"),
         ({"prompt": "a", "completion": " "}, "row 1 has no completion"),
-        ({"completion": "b"}, "row 1: expected a prompt that is text"),
+        ({"completion": "b"}, "row 1 has no column prompt; its columns are completion"),
         ({"prompt": "", "completion": "b"}, "row 1: the prompt is empty"),
     ],
 )
