@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from shfcas.data.messages import plain_text
+from shfcas.data.messages import prompt_key
 from shfcas.data.preferences import Preference
 from shfcas.rewards.scorers import RewardScorer
 from shfcas.rewards.table import score_rows
@@ -63,15 +63,15 @@ def from_preferences(
         UserError: no preference is about answers in the table.
     """
     ids = {p.prompt_id for p in preferences if p.prompt_id}
-    texts = {plain_text(p.prompt) for p in preferences}
+    texts = {prompt_key(p.prompt) for p in preferences}
     known: dict[str, Row] = {}
     for row in rows:
-        text = plain_text(row["prompt"])
+        text = prompt_key(row["prompt"])
         if row["prompt_id"] in ids or text in texts:
             known[f"id {row['prompt_id']}"] = known[f"text {text}"] = row
     pairs = []
     for p in preferences:
-        for key in (f"id {p.prompt_id}", f"text {plain_text(p.prompt)}"):
+        for key in (f"id {p.prompt_id}", f"text {prompt_key(p.prompt)}"):
             row = known.get(key, {})
             answers = row.get("completions", [])
             if p.chosen in answers and p.rejected in answers:
