@@ -109,6 +109,7 @@ def encode_demonstration(
     if sampled and _are_tokens_of(tokenizer, sampled, completion, end_ids):
         ended = sampled[-1] in end_ids
         return prompt_ids, [*sampled] if ended else [*sampled, _end(tokenizer, turn_end_id(tokenizer), end_ids)]
+    completion = following_text(prompt, completion) if sampled else completion  # tokens of another tokenizer
     said, after = (completion, "") if isinstance(prompt, str) else _continuation(tokenizer, prompt, completion)
     for text in tokenizer.convert_ids_to_tokens(sorted(end_ids & special_ids(tokenizer))):
         said = said.removesuffix(text)
@@ -177,9 +178,9 @@ def _tokenisations(tokenizer: Any, prompt: Prompt, prompt_ids: list[int], text: 
     if whole[: len(prompt_ids)] == prompt_ids:
         yield whole[len(prompt_ids) :]
     yield ids_of(text)
-    line, behind = ids_of("\n"), ids_of(f"\n{text}")
-    if behind[: len(line)] == line:
-        yield behind[len(line) :]
+    line, both = ids_of("\n"), ids_of(f"\n{text}")
+    if both[: len(line)] == line:
+        yield both[len(line) :]
 
 
 def encode_sampled(
@@ -188,7 +189,7 @@ def encode_sampled(
     """Returns the token ids of a prompt and of one of its sampled answers, with an end token if it has finished.
 
     Stored token ids (`completion_ids`) count if they are of this tokenizer, that is, if they decode to the answer. Of
-    other answers only the text is known, without white space around it. Behind a text prompt it then follows a space.
+    other answers only the text is known, see `following_text`.
 
     Args:
         tokenizer: that of the policy to train.
@@ -203,11 +204,18 @@ def encode_sampled(
     sampled = (row.get("completion_ids") or {index: None})[index]
     if sampled and _are_tokens_of(tokenizer, sampled, text, end_ids):
         return encode_prompt(tokenizer, prompt), list(sampled)
-    if isinstance(prompt, str) and text and not prompt[-1:].isspace():
-        text = f" {text}"
-    prompt_ids, answer = encode_demonstration(tokenizer, prompt, text, end_ids)
+    prompt_ids, answer = encode_demonstration(tokenizer, prompt, following_text(prompt, text), end_ids)
     finished = row["finished"][index] if row.get("finished") else True
     return prompt_ids, answer if finished or len(answer) == 1 else answer[:-1]
+
+
+def following_text(prompt: Prompt, text: str) -> str:
+    """Returns the text of a sampled answer as it follows its prompt.
+
+    Tables keep it without the white space around it. So behind a text prompt that does not end in white space, a space
+    comes first.
+    """
+    return f" {text}" if isinstance(prompt, str) and text and not prompt[-1:].isspace() else text
 
 
 def _are_tokens_of(tokenizer: Any, ids: Sequence[int], text: str, end_ids: set[int]) -> bool:

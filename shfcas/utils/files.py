@@ -217,16 +217,16 @@ def to_json(value: Any, indent: int | None = None, default: Callable[[Any], Any]
     try:
         text = json.dumps(value, **options)
     except ValueError:  # a number that JSON does not know
-        text = json.dumps(_finite(value), **options)
+        text = json.dumps(null_for_nan(value), **options)
     return without_lone_surrogates(text)
 
 
-def _finite(value: Any) -> Any:
+def null_for_nan(value: Any) -> Any:
     """Returns a value with None for each number that is not finite."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: null_for_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [null_for_nan(item) for item in value]
     return None if isinstance(value, numbers.Real) and not math.isfinite(value) else value
 
 
@@ -275,15 +275,16 @@ def read_json(path: str | Path) -> Any:
 
 def read_numbers(path: str | Path) -> Any:
     """Reads a JSON file of numbers, such as metrics: null stands for a number that is unknown, and becomes NaN."""
+    return nan_for_null(read_json(path))
 
-    def unknown(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: unknown(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [unknown(item) for item in value]
-        return math.nan if value is None else value
 
-    return unknown(read_json(path))
+def nan_for_null(value: Any) -> Any:
+    """Returns a value with NaN for each null in its lists and objects."""
+    if isinstance(value, dict):
+        return {key: nan_for_null(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [nan_for_null(item) for item in value]
+    return math.nan if value is None else value
 
 
 def parse_json(text: str, where: str) -> Any:
