@@ -187,10 +187,13 @@ def score_lines(
         summary += ConflictSummary.from_batch(batch, first)
         first, rows = first + len(rows), []
 
-    for row in parse_jsonl(lines, "stdin"):
-        rows.append(row)
-        if len(rows) == BATCH_ROWS:
-            flush()
+    try:
+        for row in parse_jsonl(lines, "stdin"):
+            rows.append(row)
+            if len(rows) == BATCH_ROWS:
+                flush()
+    except UnicodeDecodeError as error:
+        raise UserError(f"stdin: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
     if rows:
         flush()
     return summary

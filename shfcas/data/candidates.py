@@ -248,13 +248,13 @@ def read_prompts(path: str | Path, columns: Columns | None = None) -> list[dict[
         path: see `shfcas.data.reading.read_rows`.
         columns: names of the columns in the user's data, by ours.
     """
-    given = read_rows(path)
+    given = read_rows(path, (columns or {}).values())
     if not given:
         raise UserError(f"{path}: no prompts in it")
     rows = []
     for index, found in enumerate(given):
         where = f"{path}: row {index}"
-        row = prompt_row(found, columns) if isinstance(found, dict) else {}
+        row = prompt_row(found, columns)
         if "prompt" not in row:
             raise missing_column("prompt", row, where)
         row["prompt"] = check_prompt(row["prompt"], where)

@@ -137,7 +137,7 @@ def preference_row(row: Row, columns: Columns | None = None) -> Row | None:
 
 def _better_place(row: Row, column: str | None) -> int | None:
     """Returns which of two responses is better: 0, 1, or -1 for a tie; None if no column says so."""
-    if column in row and row[column] in (0, 1) and not isinstance(row[column], bool):
+    if column in row and str(row[column]) in ("0", "1"):
         return int(row[column])
     if isinstance(row.get("better_response_id"), int):
         return int(row["better_response_id"])

@@ -169,12 +169,12 @@ def read_preferences(path: str | Path, columns: Columns | None = None) -> list[P
     Ties, and pairs whose answers are the same text, are left out with a warning.
 
     Args:
-        path: see `shfcas.data.reading.read_rows`. A function returns rows, or `Preference` records.
+        path: see `shfcas.data.reading.read_rows`.
         columns: names of the columns in the user's data, by ours.
     """
     found, ties = [], 0
-    for index, given in enumerate(read_rows(path)):
-        row = given.to_row() if isinstance(given, Preference) else preference_row(given, columns)
+    for index, given in enumerate(read_rows(path, (columns or {}).values())):
+        row = preference_row(given, columns)
         preference = None if row is None else Preference.from_row(row, f"{path}: row {index}")
         if preference is None or preference.is_tie:
             ties += 1

@@ -3,28 +3,30 @@
 import io
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from shfcas.utils.callables import is_callable_name, load_callable
 from shfcas.utils.errors import UserError
-from shfcas.utils.files import decoded, existing, parse_json, parse_jsonl, read_parquet
+from shfcas.utils.files import decoded, existing, parse_json, parse_jsonl, read_parquet, without_lone_surrogates
 
 Row = dict[str, Any]
 
 SUFFIXES = (".parquet", ".jsonl", ".json", ".csv")
 COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
-HUB = re.compile(r"(?P<path>[\w.-]+/[\w.-]+)(/(?P<config>[\w.-]+))?(@(?P<revision>[\w./-]+))?(:(?P<split>[^:/]+))?")
+HUB = re.compile(r"(?P<path>[\w.-]+/[\w.-]+)(/(?P<config>[\w.-]+))?(@(?P<revision>[\w./-]+))?(:(?P<split>[^/]+))?")
 TEXTS = ("prompt", "chosen", "rejected", "completion", "instruction", "input", "output", "response", "prompt_id")
 
 
-def read_rows(source: str | Path) -> list[Row]:
+def read_rows(source: str | Path, texts: Collection[str] = ()) -> list[Row]:
     """Reads all rows of a source, with null as None.
 
     Args:
         source: a file (`.parquet`, `.json`, `.jsonl`, `.csv`, the last three also with `.gz` or `.zst`), a data set of
             the Hub (`org/name`, `org/name/config`, `org/name:split`, `org/name@revision`), or `module:function`.
-            A file with another suffix is read as JSON lines.
+            A file with another suffix is read as JSON lines. A function returns dictionaries, or `Preference` records.
+        texts: further columns of a CSV file that stay text, also where all of them are numbers.
 
     Raises:
         UserError: the source does not exist or cannot be read; the message names it, and the line where known.
@@ -34,7 +36,7 @@ def read_rows(source: str | Path) -> list[Row]:
         rows = load_callable(name)()
         if not isinstance(rows, list):
             raise UserError(f"{name}: expected a function that returns a list of rows, got {type(rows).__name__}")
-        return rows
+        return [_row_of(row, f"{name}: row {index}") for index, row in enumerate(rows)]
     if is_hub_name(name):
         return _hub_rows(name)
     path = existing(source)
@@ -45,7 +47,7 @@ def read_rows(source: str | Path) -> list[Row]:
         return arrow_rows(read_parquet(path))
     data = _content(path)
     if kind == ".csv":
-        return _csv_rows(data, name)
+        return _csv_rows(data, name, {*TEXTS, *texts})
     text = decoded(data, name)
     if text.lstrip()[:1] == "[":
         rows = parse_json(text, name)
@@ -85,14 +87,21 @@ def _content(path: Path) -> bytes:
         raise UserError(f"{path}: cannot be read ({reason})") from error
 
 
-def _csv_rows(data: bytes, where: str) -> list[Row]:
-    """Reads CSV with a header; columns of texts stay texts, also where all of them are numbers."""
+def _row_of(row: Any, where: str) -> Row:
+    """Returns what a function made as a row."""
+    row = row.to_row() if hasattr(row, "to_row") else row
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: expected a dictionary, got {type(row).__name__}")
+    return without_lone_surrogates(row)
+
+
+def _csv_rows(data: bytes, where: str, texts: set[str]) -> list[Row]:
+    """Reads CSV with a header."""
     import pyarrow as pa
     from pyarrow import csv
 
     text = decoded(data, where)
-    names = TEXTS + tuple(name.strip('"') for name in text.partition("\n")[0].strip().split(","))
-    convert = csv.ConvertOptions(column_types={name: pa.string() for name in names if name in TEXTS})
+    convert = csv.ConvertOptions(column_types={name: pa.string() for name in texts})
     try:
         table = csv.read_csv(
             io.BytesIO(text.encode()),

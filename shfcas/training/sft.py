@@ -40,7 +40,7 @@ def read_demonstrations(path: str | Path, columns: Columns | None = None) -> lis
         UserError: a row has no prompt or no completion; the message names it.
     """
     rows = []
-    for index, given in enumerate(read_rows(path)):
+    for index, given in enumerate(read_rows(path, (columns or {}).values())):
         where, row = f"{path}: row {index}", demonstration_row(given, columns)
         for name in ("prompt", "completion"):
             if name not in row:

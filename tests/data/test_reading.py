@@ -64,6 +64,8 @@ def test_every_file_gives_the_same_rows(name: str, tmp_path: Path) -> None:
 def test_csv_keeps_texts_that_look_like_numbers(mark: bytes, tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_bytes(mark + csv_text().encode())
     assert [row["prompt"] for row in read_rows(tmp_path / "p.csv")] == [row["prompt"] for row in ROWS]
+    (tmp_path / "n.csv").write_text("question\n007\n")
+    assert read_prompts(tmp_path / "n.csv", {"prompt": "question"})[0]["prompt"] == "007"
     (tmp_path / "q.csv").write_text('prompt,chosen,rejected,margin\n"a\n""b""",1,2,0.5\nc,d,e,\n')
     pairs = read_preferences(tmp_path / "q.csv")
     assert [(p.prompt, p.chosen, p.rejected, p.margin) for p in pairs] == [
@@ -74,11 +76,14 @@ def test_csv_keeps_texts_that_look_like_numbers(mark: bytes, tmp_path: Path) -> 
 
 def test_parquet_and_functions_give_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "p.parquet")
-    (tmp_path / "my_rows_here.py").write_text(f"def rows():\n    return {ROWS!r}\n\ndef one():\n    return 3\n")
+    functions = (f"rows():\n    return {ROWS!r}", "one():\n    return 3", "none():\n    return [3]")
+    (tmp_path / "my_rows_here.py").write_text("".join(f"def {function}\n\n\n" for function in functions))
     monkeypatch.syspath_prepend(tmp_path)
     assert read_rows(tmp_path / "p.parquet") == read_rows("my_rows_here:rows") == ROWS
     with pytest.raises(UserError, match="my_rows_here:one: expected a function that returns a list of rows, got int"):
         read_rows("my_rows_here:one")
+    with pytest.raises(UserError, match="my_rows_here:none: row 0: expected a dictionary, got int"):
+        read_prompts("my_rows_here:none")
 
 
 @pytest.mark.parametrize(
@@ -110,7 +115,7 @@ def test_a_name_of_the_hub_is_told_from_a_file(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "prompts").write_text(LINES)
     hub = ["org/name", "org/name:train", "org/name@v1.0", "org/name@main:test", "org/name/config:train[:10]"]
-    assert all(map(is_hub_name, hub[:4]))
+    assert all(map(is_hub_name, hub))
     assert not any(
         map(is_hub_name, ["data/prompts", "data/prompts.jsonl", "data/p.csv.gz", "prompts", "my.module:rows"])
     )
