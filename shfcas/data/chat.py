@@ -201,7 +201,7 @@ def encode_sampled(
         UserError: see `encode_demonstration`.
     """
     prompt, text = row["prompt"], row["completions"][index]
-    sampled = (row.get("completion_ids") or {index: None})[index]
+    sampled = row["completion_ids"][index] if row.get("completion_ids") else None
     if sampled and _are_tokens_of(tokenizer, sampled, text, end_ids):
         return encode_prompt(tokenizer, prompt), list(sampled)
     prompt_ids, answer = encode_demonstration(tokenizer, prompt, following_text(prompt, text), end_ids)

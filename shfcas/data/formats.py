@@ -83,7 +83,7 @@ def renamed(row: Row, columns: Columns | None) -> Row:
 def prompt_row(row: Row, columns: Columns | None = None) -> Row:
     """Returns a row with a column `prompt` if its layout is known; otherwise the row."""
     row = renamed(row, columns)
-    if "prompt" in row:
+    if row.get("prompt") is not None:
         return row
     turns = _turns(row)
     if turns is not None:
@@ -222,7 +222,7 @@ def missing_column(name: str, row: Row, where: str) -> UserError:
         likely = [c for c in LIKELY.get(name, ()) if c in columns] or difflib.get_close_matches(name, columns, 1)
         likely = likely or [c for c in columns if name in c.lower()]
         remedy = f"set {name}_column: {likely[0]}" if likely else f"set {name}_column to the one that holds it"
-    return UserError(f"{where} has no column {name}; its columns are {', '.join(columns)}: {remedy}")
+    return UserError(f"{where} has no column {name}; its columns are {', '.join(columns) or 'none'}: {remedy}")
 
 
 def warn_of_prompts(prompts: Iterable[Prompt], where: str) -> None:

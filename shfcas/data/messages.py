@@ -101,7 +101,7 @@ def prompt_key(prompt: Prompt) -> str:
     >>> prompt_key("hi ") == prompt_key([{"role": "user", "content": "hi", "tool_calls": []}])
     True
     """
-    messages = normalised(as_messages(prompt))
+    messages = as_messages(normalised(prompt))
     return fingerprint([{**message, "content": message["content"].strip()} for message in messages])
 
 
