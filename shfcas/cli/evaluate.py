@@ -4,17 +4,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from shfcas.conflicts.columns import POLICY_SCORES, add_conflicts
 from shfcas.data.candidates import read_candidates, read_prompts, write_candidates
 from shfcas.data.formats import PromptColumn
 from shfcas.engines import ENGINES, RayConfig, open_engine
 from shfcas.evaluation.config import EvaluationConfig
 from shfcas.evaluation.metrics import detection, summarize
+from shfcas.pipeline.config import RunConfig
+from shfcas.pipeline.policy_score import PolicyScore
 from shfcas.rewards.best_of_n import keep_best, kl_bound
 from shfcas.rewards.scorers import TOO_LONG, TOO_LONG_HELP, check_scorer
 from shfcas.rewards.table import add_answer_rewards, answer_rewards
+from shfcas.sampling.contrast import Principle
 from shfcas.sampling.table import sample_policy
-from shfcas.utils.config import option
+from shfcas.utils.config import option, with_default
 from shfcas.utils.files import work_folder, write_json
 
 
@@ -37,7 +39,9 @@ class Config(PromptColumn):
     gold: str = option("", "gold reward: a model, or module:function", common=True)
     prompts: str = option("", "held-out prompts: a file, org/name on the Hub, or module:function", common=True)
     best_of_n: int = option(1, "answers sampled for each one kept, the one of highest reward (1: all are kept)", ge=1)
-    policy_score: str = option("logprob", "score of the policy that rewards are compared with", POLICY_SCORES)
+    policy_score: str = with_default(RunConfig, "policy_score", "logprob")
+    principles: list[Principle] = with_default(RunConfig, "principles", list)
+    policy_score_model: str | None = with_default(RunConfig, "policy_score_model", None)
     output: str = option(
         "evaluation.parquet", "table of answers and scores to write; the metrics are beside it as .json", common=True
     )
@@ -69,7 +73,9 @@ def run(config: Config) -> dict[str, Any]:
         table = add_answer_rewards(engine, config.reward_model, table, config.cost_model, config.too_long)
         if n > 1:
             table = keep_best(table, table.column("rewards"), n)
-        table = add_conflicts(table, config.policy_score)
+        model = config.policy_score_model or config.policy
+        score = PolicyScore(config.policy_score, model, config.principles, config.chat_template)
+        table = score.add_conflicts(table, engine)
         table = table.with_columns(gold=answer_rewards(engine, config.gold, table.rows()))
         write_candidates(output, table)
         metrics = summarize(table, table.column("gold"), before)

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from shfcas.conflicts.columns import POLICY_SCORES
+from shfcas.conflicts.contrasts import ContrastColumns
 from shfcas.conflicts.streaming import score_lines, score_table
 from shfcas.conflicts.summary import ConflictSummary
 from shfcas.data.shards import SHARD_ROWS
 from shfcas.engines import ENGINES, RayConfig, open_engine
 from shfcas.rewards.scorers import TOO_LONG, TOO_LONG_HELP, load_scorer
+from shfcas.sampling.contrast import Principle
 from shfcas.utils.config import Options, option
 from shfcas.utils.errors import UsageError
 
@@ -24,15 +26,32 @@ INPUTS, INPUTS_HELP = "input", "candidate tables [candidates.parquet]; - reads J
 class Config(Options):
     """`shfcas score`."""
 
-    input: list[str] = option(lambda: ["candidates.parquet"], "candidate tables; - reads JSON lines from stdin")
-    output: str = option("conflicts.parquet", "table to write: a .parquet file, or a folder of resumable parts")
-    reward_model: str | None = option(None, "reward model: a model, or module:function (none: the table has rewards)")
-    cost_model: bool = option(False, "the reward model is a cost model: lower is better")
+    input: list[str] = option(
+        lambda: ["candidates.parquet"], "candidate tables; - reads JSON lines from stdin", common=True
+    )
+    output: str = option(
+        "conflicts.parquet", "table to write: a .parquet file, or a folder of resumable parts", common=True
+    )
+    reward_model: str | None = option(
+        None, "reward model: a model, or module:function (none: the table has rewards)", common=True
+    )
+    cost_model: bool = option(False, "the reward model is a cost model: lower is better", common=True)
     too_long: str = option("cut", TOO_LONG_HELP, tuple(TOO_LONG))
-    policy_score: str = option("logprob", "score of the policy that rewards are compared with", POLICY_SCORES)
+    policy_score: str = option(
+        "logprob", "score of the policy that rewards are compared with", POLICY_SCORES, common=True
+    )
+    principles: list[Principle] = option(
+        list,
+        "policy_score contrast: pairs of opposite instructions (none: the table has the columns of contrasts)",
+        common=True,
+    )
+    policy_score_model: str | None = option(None, "principles: causal model to ask, such as the policy", common=True)
+    chat_template: str | None = option(None, "principles: chat template for a model without one (none: its own)")
     columns: list[str] | None = option(None, "columns to keep, comma-separated (none: all)")
     shard_rows: int = option(SHARD_ROWS, "approximate prompts per part of an output folder", ge=1)
-    summary: bool = option(False, "print the distribution of conflicts, and the prompts of highest conflict")
+    summary: bool = option(
+        False, "print the distribution of conflicts, and the prompts of highest conflict", common=True
+    )
     histogram: str | None = option(None, ".png or .svg file for histograms of conflicts (none: no plot)")
     engine: str = option("local", "where to run: in this process, or on a Ray cluster", ENGINES)
     ray: RayConfig = option(RayConfig, "engine ray: the cluster")
@@ -43,12 +62,22 @@ def run(config: Config) -> Any:
     here = config.engine == "local"
     if config.input == ["-"] and not here:
         raise UsageError("engine: expected local for JSON lines, got ray; name files, folders or URLs")
-    scorer = (
-        load_scorer(config.reward_model, config.cost_model, config.too_long) if config.reward_model and here else None
-    )
+    contrasts = None
+    if config.principles:
+        if config.policy_score_model is None:
+            raise UsageError("missing: policy_score_model; name the model to ask under the principles")
+        contrasts = ContrastColumns(config.policy_score_model, config.principles, config.chat_template)
+    scorer = None
+    if config.reward_model and here:
+        scorer = load_scorer(config.reward_model, config.cost_model, config.too_long)
     if config.input == ["-"]:
         summary = score_lines(
-            sys.stdin, sys.stdout, policy_score=config.policy_score, scorer=scorer, columns=config.columns
+            sys.stdin,
+            sys.stdout,
+            policy_score=config.policy_score,
+            scorer=scorer,
+            columns=config.columns,
+            contrasts=contrasts,
         )
         _plot(config, summary)
         if config.summary:
@@ -65,6 +94,7 @@ def run(config: Config) -> Any:
             reward_model=config.reward_model,
             cost_model=config.cost_model,
             too_long=config.too_long,
+            contrasts=contrasts,
             engine=None if here else engine,
         )
     _plot(config, summary)

@@ -33,9 +33,10 @@ class HeadFit:
 
     Minimises, over the weights w of features x that are scaled to unit deviation,
 
-        sum_i a_i log(1 + exp(m_i - (x_chosen - x_rejected) w)) + l2 / 2 |w - c|^2
+        sum_i a_i (log(1 + exp(m_i - d_i)) + (1 - p_i) (d_i - m_i)) + l2 / 2 |w - c|^2,  d = (x_chosen - x_rejected) w
 
-    with the pairs' weights a_i and margins m_i, and the weights c of the starting head. The optimum is unique, so
+    with the pairs' weights a_i, margins m_i and probabilities p_i, and the weights c of the starting head. A verdict
+    has p = 1, which leaves the loss of Bradley-Terry; a soft label has the cross-entropy. The optimum is unique, so
     neither the order of pairs nor a seed matters. The curvature of the earlier pairs is factorised once and
     preconditions the search, so that each fit needs about ten to fifty passes over the pairs.
 
@@ -71,23 +72,37 @@ class HeadFit:
             self.start = self.centre
             for _ in range(2):  # the curvature at the centre gives the optimum, then recompute it there
                 self._factorise(old)
-                self.start = self._solve(self.old, self.margins, torch.ones(len(old), dtype=torch.float64))
+                ones = torch.ones(len(old), dtype=torch.float64)
+                self.start = self._solve(self.old, self.margins, ones, torch.zeros_like(ones))
             self._factorise(old)
 
-    def __call__(self, differences: np.ndarray, weight: float = 1.0) -> Head:
+    def __call__(
+        self,
+        differences: np.ndarray,
+        weight: float | np.ndarray = 1.0,
+        *,
+        probability: np.ndarray | None = None,
+        earlier: float = 1.0,
+    ) -> Head:
         """Fits a head to the earlier and the new pairs.
 
         Args:
             differences: feature differences of the new pairs, shape (m, D).
-            weight: weight of each new pair; an earlier pair has weight 1.
+            weight: weight of each new pair, a number or shape (m,).
+            probability: of each new pair, that its order is right, shape (m,); None: 1.
+            earlier: weight of each earlier pair.
         """
         with torch_threads(1):
             new = torch.from_numpy(np.array(differences, np.float64).reshape(-1, len(self.scale))) * self.scale
-            weights = torch.ones(len(self.old) + len(new), dtype=torch.float64)
-            weights[len(self.old) :] = weight
+            old = len(self.old)
+            weights = torch.full((old + len(new),), float(earlier), dtype=torch.float64)
+            weights[old:] = torch.as_tensor(weight, dtype=torch.float64)
+            doubt = torch.zeros(old + len(new), dtype=torch.float64)
+            if probability is not None:
+                doubt[old:] = 1 - torch.as_tensor(probability, dtype=torch.float64)
             margins = torch.cat([self.margins, torch.zeros(len(new), dtype=torch.float64)])
-            solution = self._solve(torch.cat([self.old, self._whitened(new)]), margins, weights)
-            return Head((solution * self.scale).numpy())
+            pairs = torch.cat([self.old, self._whitened(new)])
+            return Head((self._solve(pairs, margins, weights, doubt) * self.scale).numpy())
 
     def _factorise(self, old: torch.Tensor) -> None:
         """Computes the Cholesky factor L of the curvature at `start`, and the earlier pairs in coordinates L^T w."""
@@ -100,8 +115,10 @@ class HeadFit:
     def _whitened(self, rows: torch.Tensor) -> torch.Tensor:
         return torch.linalg.solve_triangular(self.factor, rows.T, upper=False).T.contiguous()
 
-    def _solve(self, pairs: torch.Tensor, margins: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """Returns the optimum, in scaled features, for pairs in coordinates L^T w."""
+    def _solve(
+        self, pairs: torch.Tensor, margins: torch.Tensor, weights: torch.Tensor, doubt: torch.Tensor
+    ) -> torch.Tensor:
+        """Returns the optimum, in scaled features, for pairs in coordinates L^T w; `doubt` is 1 - p of each pair."""
         from scipy.optimize import minimize
 
         upper = self.factor.T
@@ -112,8 +129,8 @@ class HeadFit:
             lack = margins - pairs.mv(at)
             away = w - self.centre
             pull = torch.linalg.solve_triangular(self.factor, away.unsqueeze(1), upper=False).squeeze(1)
-            value = weights.dot(softplus(lack)) + 0.5 * self.l2 * away.dot(away)
-            slope = self.l2 * pull - pairs.T.mv(weights * torch.sigmoid(lack))
+            value = weights.dot(softplus(lack) - doubt * lack) + 0.5 * self.l2 * away.dot(away)
+            slope = self.l2 * pull - pairs.T.mv(weights * (torch.sigmoid(lack) - doubt))
             return float(value), slope.numpy()
 
         begin = upper.mv(self.start).numpy()

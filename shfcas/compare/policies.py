@@ -1,5 +1,6 @@
 """Policies fine-tuned against the refined reward models of a few cells, to check what the cheap measures stand for."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from shfcas.compare.work import POOL, RunWork
 from shfcas.data.candidates import read_candidates
 from shfcas.data.preferences import read_preferences, write_preferences
 from shfcas.pipeline.content import Model, Source, scorer_source
-from shfcas.pipeline.loop import Loop, Start, State
+from shfcas.pipeline.loop import Loop, Start
 from shfcas.pipeline.run_directory import StageContext
 from shfcas.pipeline.steps import ModelName
 from shfcas.training.algorithms import PolicyTraining, train_policy
@@ -92,5 +93,5 @@ def train_one(loop: Loop, work: RunWork, start: Start, cell: Cell) -> Path:
         inputs={"policy": Model(state.policy), "reward_model": scorer_source(reward_model), "pool": pool},
         settings={"rl": config.rl, "seed": config.seed},
     )
-    loop.evaluate(State(policy, reward_model, (*state.preferences, labels)), folder, start)
+    loop.evaluate(replace(state, policy=policy, reward_model=reward_model), folder, start)
     return loop.run.path / folder / "metrics.json"

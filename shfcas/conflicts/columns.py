@@ -3,6 +3,7 @@
 The ops read list columns directly from Arrow's memory, as values and offsets, without a copy.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -11,14 +12,18 @@ from torch import Tensor
 
 from shfcas.data.candidates import CandidateTable
 from shfcas.ops.functional import conflict_scores
+from shfcas.sampling.contrast import PREFIX
 from shfcas.utils.errors import UserError
 
-POLICY_SCORES = ("logprob", "mean_logprob", "logprob_ratio")
-SCORE_COLUMNS = {
+SCORE_COLUMNS: dict[str, tuple[str, ...]] = {
     "logprob": ("logprobs",),
     "mean_logprob": ("logprobs", "num_tokens"),
     "logprob_ratio": ("logprobs", "reference_logprobs"),
+    "contrast": (),
+    "mean_contrast": ("num_tokens",),
 }
+POLICY_SCORES = tuple(SCORE_COLUMNS)
+CONTRASTS = ("contrast", "mean_contrast")  # scores that also read all columns of contrasts
 
 
 class Answers(NamedTuple):
@@ -63,6 +68,25 @@ def list_column(batch: pa.RecordBatch, name: str, where: str = "candidate table"
     return Answers(torch.from_dlpack(values), offsets - begin)
 
 
+def score_columns(policy_score: str, present: Sequence[str]) -> tuple[str, ...]:
+    """Returns the columns that a policy score reads, from the names of a table's columns.
+
+    Raises:
+        UserError: the score is unknown, or needs contrasts and there is no such column.
+    """
+    if policy_score not in SCORE_COLUMNS:
+        raise UserError(f"unknown policy_score {policy_score!r}, one of {', '.join(POLICY_SCORES)}")
+    if policy_score not in CONTRASTS:
+        return SCORE_COLUMNS[policy_score]
+    contrasts = sorted(name for name in present if name.startswith(PREFIX))
+    if not contrasts:
+        raise UserError(
+            f"policy_score {policy_score}: the table has no column {PREFIX}*; "
+            "shfcas score --principles and --policy_score_model add it"
+        )
+    return (*contrasts, *SCORE_COLUMNS[policy_score])
+
+
 def policy_scores(
     batch: pa.RecordBatch, policy_score: str, where: str = "candidate table", first_row: int = 0
 ) -> Answers:
@@ -72,23 +96,28 @@ def policy_scores(
         batch: rows of a candidate table, with the columns of the score (`SCORE_COLUMNS`).
         policy_score: `logprob`, the sum over the response as in the paper; `mean_logprob`, the mean per token;
             `logprob_ratio`, log(policy / reference) of the whole response, which removes the effect of length and
-            fluency (DPO's implicit reward, Rafailov et al. 2023).
+            fluency (DPO's implicit reward, Rafailov et al. 2023); `contrast`, log p(y | x, good) - log p(y | x, bad) of
+            two opposite instructions, averaged over the columns of all principles (`shfcas.sampling.contrast`);
+            `mean_contrast`, the same per token.
         where: see `list_column`.
         first_row: see `list_column`.
 
     Raises:
         UserError: a column is missing or malformed; the message names column and row.
     """
-    if policy_score not in SCORE_COLUMNS:
-        raise UserError(f"unknown policy_score {policy_score!r}, one of {', '.join(POLICY_SCORES)}")
-    logprobs, *others = (list_column(batch, name, where, first_row) for name in SCORE_COLUMNS[policy_score])
-    for name, other in zip(SCORE_COLUMNS[policy_score][1:], others, strict=True):
-        _check_lengths("logprobs", logprobs, name, other, where, first_row)
-    if policy_score == "mean_logprob":
-        return Answers(logprobs.values / others[0].values.clamp(min=1), logprobs.offsets)
+    names = score_columns(policy_score, batch.schema.names)
+    scores, *others = (list_column(batch, name, where, first_row) for name in names)
+    for name, other in zip(names[1:], others, strict=True):
+        _check_lengths(names[0], scores, name, other, where, first_row)
+    values = scores.values
+    if policy_score in CONTRASTS:
+        several = [scores, *(other for name, other in zip(names[1:], others, strict=True) if name != "num_tokens")]
+        values = torch.stack([column.values for column in several]).mean(dim=0)
     if policy_score == "logprob_ratio":
-        return Answers(logprobs.values - others[0].values, logprobs.offsets)
-    return logprobs
+        values = values - others[0].values
+    if policy_score.startswith("mean_"):
+        values = values / others[-1].values.clamp(min=1)
+    return Answers(values, scores.offsets)
 
 
 def add_conflicts_to_batch(
@@ -101,7 +130,7 @@ def add_conflicts_to_batch(
     """
     rewards = list_column(batch, "rewards", where, first_row)
     scores = policy_scores(batch, policy_score, where, first_row)
-    _check_lengths("rewards", rewards, "logprobs", scores, where, first_row)
+    _check_lengths("rewards", rewards, score_columns(policy_score, batch.schema.names)[0], scores, where, first_row)
     single = rewards.values.dtype == scores.values.dtype == torch.float32
     dtype = torch.float32 if single else torch.float64
     result = conflict_scores(rewards.values.to(dtype), scores.values.to(dtype), offsets=rewards.offsets)

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
-from shfcas.conflicts.columns import SCORE_COLUMNS, add_conflicts_to_batch
+from shfcas.conflicts.columns import add_conflicts_to_batch, score_columns
+from shfcas.conflicts.contrasts import ContrastColumns
 from shfcas.conflicts.summary import ConflictSummary
 from shfcas.data.candidates import CandidateTable, arrow_columns
 from shfcas.data.reading import arrow_rows
@@ -22,6 +23,7 @@ from shfcas.engines.local import LocalEngine
 from shfcas.models.resolve import provenance
 from shfcas.rewards.scorers import RewardScorer, check_scorer, load_scorer
 from shfcas.rewards.table import add_rewards
+from shfcas.sampling.contrast import PREFIX
 from shfcas.utils.callables import is_callable_name, load_callable, version
 from shfcas.utils.config import differences
 from shfcas.utils.errors import UserError
@@ -74,6 +76,7 @@ def score_table(
     reward_model: str | None = None,
     cost_model: bool = False,
     too_long: str = "cut",
+    contrasts: ContrastColumns | None = None,
     engine: Engine | None = None,
 ) -> ConflictSummary:
     """Adds conflict columns to tables of any size.
@@ -89,6 +92,7 @@ def score_table(
         reward_model: the scorer's name, recorded in the parts.
         cost_model: whether the scorer flips the sign of that model.
         too_long: what workers do with an answer beyond its limit, see `shfcas.rewards.scorers.TOO_LONG`.
+        contrasts: adds the columns of contrasts; None: the tables have those that the policy score reads.
         engine: engine that scores the parts; None scores in this process.
 
     Returns:
@@ -109,6 +113,7 @@ def score_table(
         columns=columns,
         reward_model=reward_model,
         cost_model=cost_model,
+        contrasts=contrasts,
         load=load,
     )
     total = sum(shard.rows for shard in shards)
@@ -140,7 +145,7 @@ def _score_parts(
     done = set(folder.iterdir())  # a listing: network file systems may cache that a file did not exist
     work = list(zip(_parts(folder, len(shards)), shards, strict=True))
     tasks = [(part, shard) for part, shard in work if part not in done]
-    made = engine.map(partial(_PartWriter, recipe), tasks, bar.update, model=recipe.has_scorer)
+    made = engine.map(partial(_PartWriter, recipe), tasks, bar.update, model=recipe.has_model)
     for part, shard in work:
         if part in done:
             bar.update(shard.rows)
@@ -170,6 +175,7 @@ def score_lines(
     policy_score: str = "logprob",
     scorer: RewardScorer | None = None,
     columns: Sequence[str] | None = None,
+    contrasts: ContrastColumns | None = None,
 ) -> ConflictSummary:
     """Scores JSON lines and writes JSON lines, `BATCH_ROWS` at a time; see `iter_score`."""
     summary, first = ConflictSummary(), 0
@@ -181,7 +187,7 @@ def score_lines(
             batch = pa.RecordBatch.from_pydict(arrow_columns(rows))
         except UserError as error:
             raise UserError(f"stdin: rows {first} to {first + len(rows) - 1}, {error}") from error
-        recipe = _Recipe(batch.schema, policy_score, scorer=scorer, columns=columns)
+        recipe = _Recipe(batch.schema, policy_score, scorer=scorer, columns=columns, contrasts=contrasts)
         batch = recipe.scored(batch.select(recipe.read), "stdin", first)
         output.writelines(to_json(row) + "\n" for row in arrow_rows(batch))
         summary += ConflictSummary.from_batch(batch, first)
@@ -211,28 +217,36 @@ class _Recipe:
         columns: Sequence[str] | None,
         reward_model: str | None = None,
         cost_model: bool = False,
+        contrasts: ContrastColumns | None = None,
         load: Callable[[], RewardScorer] | None = None,
     ) -> None:
         self.policy_score, self.scorer, self.load, self.columns = policy_score, scorer, load, columns
-        self.has_scorer = scorer is not None or load is not None
+        self.contrasts = contrasts
+        has_scorer = scorer is not None or load is not None
+        self.has_model = has_scorer or contrasts is not None
         self.about: dict[str, Any] = {"policy_score": policy_score}
         if reward_model:
             self.about |= {"reward_model": reward_model, **provenance(reward_model=reward_model)}
         if cost_model:
             self.about["cost_model"] = True
+        if contrasts:
+            self.about |= contrasts.about
         self.function = scorer if not reward_model else None
         if reward_model and is_callable_name(reward_model):
             self.function = load_callable(reward_model)
         self.metadata = schema.metadata or {}
+        made_scores = [p.column for p in contrasts.principles] if contrasts else []
+        stale = {name for name in schema.names if contrasts and name.startswith(PREFIX)}  # of other principles
         needed = {
-            *SCORE_COLUMNS.get(policy_score, ()),
-            *(("prompt_id", "prompt", "completions") if self.has_scorer else ("rewards",)),
-        }
+            *score_columns(policy_score, [*schema.names, *made_scores] if not stale else made_scores),
+            *(("prompt_id", "prompt", "completions") if self.has_model else ()),
+            *(() if has_scorer else ("rewards",)),
+        }.difference(made_scores)
         CandidateTable(schema.empty_table()).require(*sorted(needed), *(columns or ()))
         made = {"pacs", "kendall_distance", "kendall_tau_b", "mean_abs_pacs", "degenerate"}
         kept = [name for name in schema.names if columns is None or name in columns]
         self.dropped = {name for name in needed if name not in kept and name in schema.names}
-        self.read = [n for n in schema.names if (n in kept or n in needed) and n not in made]
+        self.read = [n for n in schema.names if (n in kept or n in needed) and n not in made | stale]
 
     def scored(self, batch: pa.RecordBatch, where: str, first_row: int) -> pa.RecordBatch:
         """Returns a batch with the added columns."""
@@ -241,6 +255,8 @@ class _Recipe:
         if self.scorer:
             rewarded = add_rewards(CandidateTable(pa.Table.from_batches([batch])), self.scorer)
             batch = rewarded.batch()
+        if self.contrasts:
+            batch = self.contrasts(CandidateTable(pa.Table.from_batches([batch]))).batch()
         batch = add_conflicts_to_batch(batch, self.policy_score, where, first_row)
         return batch.drop_columns(sorted(self.dropped)) if self.dropped else batch
 

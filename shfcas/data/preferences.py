@@ -25,7 +25,7 @@ from shfcas.utils.files import write_jsonl
 
 logger = logging.getLogger(__name__)
 
-SOURCES = ("human", "gold", "judge", "original")
+SOURCES = ("human", "gold", "judge", "original", "second_opinion")
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,13 @@ class Preference:
         prompt_id: the prompt's id in the candidate table.
         chosen_index: position of the chosen answer among the prompt's completions (-1: not from a table).
         rejected_index: position of the rejected answer.
-        source: source of the label: `human`, `gold`, `judge`, or `original` for the user's own data.
+        source: source of the label: `human`, `gold`, `judge`, `original` for the user's own data, or `second_opinion`
+            for a soft label that reward model and policy gave together.
         annotator: name of the person or model.
         round: round of the label (0: before the first round).
         chosen_safe: whether the chosen answer is safe, None if not labelled; training data of a cost model.
         rejected_safe: the same for the rejected answer.
+        probability: of a soft label, that the chosen answer is better, from 0 to 1; None for a verdict.
     """
 
     prompt: Prompt
@@ -59,13 +61,14 @@ class Preference:
     round: int = 0
     chosen_safe: bool | None = None
     rejected_safe: bool | None = None
+    probability: float | None = None
 
     def to_row(self) -> dict[str, Any]:
         """Returns the record in TRL's format: messages for a conversational prompt, no columns for missing values."""
         row = dataclasses.asdict(self)
         for side in ("chosen", "rejected"):
             row[side] = completion_message(self.prompt, row[side])
-        for name in ("margin", "chosen_safe", "rejected_safe"):
+        for name in ("margin", "chosen_safe", "rejected_safe", "probability"):
             if row[name] is None:
                 del row[name]
         return row
@@ -142,6 +145,12 @@ def _safety(value: Any, where: str) -> bool:
     return value
 
 
+def _probability(value: Any, where: str) -> float:
+    if not _is_number(value) or not 0 <= value <= 1:
+        raise UserError(f"{where}: expected a probability from 0 to 1, or null for a verdict, got {value!r}")
+    return float(value)
+
+
 def _text(value: Any, where: str) -> str:
     return str(value)
 
@@ -153,6 +162,7 @@ _CHECKS = {
     "rejected_index": _whole,
     "chosen_safe": _safety,
     "rejected_safe": _safety,
+    "probability": _probability,
     "prompt_id": _text,
     "annotator": _text,
 }
@@ -183,8 +193,6 @@ def read_preferences(path: str | Path, columns: Columns | None = None) -> list[P
     if ties:
         total = ties + len(found)
         logger.warning("%s: %d of %d pairs are ties or twice the same answer, and left out", path, ties, total)
-    if ties and not found:
-        raise UserError(f"{path}: all {ties} pairs are ties or twice the same answer; give pairs of different answers")
     return found
 
 

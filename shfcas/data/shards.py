@@ -20,8 +20,15 @@ from shfcas.utils.errors import UserError
 Item = TypeVar("Item")
 WILDCARDS = "*?["
 BATCH_ROWS, SHARD_ROWS = 1 << 15, 1 << 19
-MODELS = ("policy", "reference_logprobs", "base_logprobs", "reward_model")
-SETTINGS = ("generator", "engine", "template", "policy_score", "cost_model")  # values under other settings differ
+MODELS = ("policy", "reference_logprobs", "base_logprobs", "reward_model", "policy_score_model")
+SETTINGS = (
+    "generator",
+    "engine",
+    "template",
+    "policy_score",
+    "principles",
+    "cost_model",
+)  # values under other settings differ
 
 
 @dataclass(frozen=True)

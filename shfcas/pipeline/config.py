@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from shfcas.conflicts.columns import POLICY_SCORES
+from shfcas.conflicts.columns import CONTRASTS, POLICY_SCORES
 from shfcas.data.formats import AllColumns
 from shfcas.engines import ENGINES, RayConfig
 from shfcas.evaluation.config import EvaluationConfig
@@ -13,9 +13,10 @@ from shfcas.pipeline.demonstrations import BootstrapConfig
 from shfcas.rewards.preflight import PreflightConfig
 from shfcas.rewards.scorers import TOO_LONG, TOO_LONG_HELP, ensemble_members
 from shfcas.sampling.config import SamplingConfig
+from shfcas.sampling.contrast import Principle
 from shfcas.selection import STRATEGIES, SelectionConfig
 from shfcas.training.algorithms import RLConfig
-from shfcas.training.reward.config import RefineConfig, RewardModelConfig
+from shfcas.training.reward.config import ARBITRATE, LABELS, SECOND_OPINION, RefineConfig, RewardModelConfig
 from shfcas.training.sft import SFTStageConfig
 from shfcas.utils.config import option, require, unexpected
 from shfcas.utils.errors import UsageError
@@ -67,6 +68,19 @@ class RunConfig(AllColumns):
         None, "train the proxy on the original preferences before the first round (none: do not)"
     )
     policy_score: str = option("logprob", "score of the policy that rewards are compared with", POLICY_SCORES)
+    principles: list[Principle] = option(
+        list,
+        "policy_score contrast: pairs of opposite instructions, good and bad, over which the contrast is averaged; "
+        "a text, or a .md or .txt file such as the annotation guidelines",
+    )
+    policy_score_model: str | None = option(
+        None, "policy_score contrast: causal model to ask, which may be larger (none: the policy itself)"
+    )
+    unlabelled_prompts: str | None = option(
+        None,
+        "reward.refine second_opinion, arbitrate: further prompts whose answers get soft labels and are never asked "
+        "about: a file, or module:function (none: only the prompts)",
+    )
     max_prompts: int | None = option(None, "use only this many prompts, the first ones (none: all)", ge=1)
     sampling: SamplingConfig = option(SamplingConfig, "candidate answers", common=True)
     selection: SelectionConfig = option(SelectionConfig, "which comparisons to label", common=True)
@@ -102,6 +116,14 @@ class RunConfig(AllColumns):
         for name, training in trained.items():
             if self.cost_model and training and training.objective != "cost":
                 raise unexpected(f"{name}.objective", "cost with cost_model", training.objective)
+        if self.policy_score in CONTRASTS and not self.principles:
+            remedy = "write principles: [{good: ..., bad: ...}]"
+            raise unexpected("principles", f"at least one with policy_score {self.policy_score}", [], remedy)
+        if self.unlabelled_prompts and self.reward.refine == LABELS:
+            remedy = f"set it to {SECOND_OPINION} or {ARBITRATE}"
+            raise unexpected("reward.refine", "soft labels with unlabelled_prompts", LABELS, remedy)
+        for principle in self.principles:
+            principle.texts()  # fail early if a file is missing
         accepted, sampled = self.rl.rso.num_samples, self.sampling.num_completions
         if self.rl.algorithm == "rso" and accepted > sampled:
             remedy = "sample more or accept fewer"

@@ -12,6 +12,7 @@ from shfcas.data.candidates import CandidateTable, read_candidates, write_candid
 from shfcas.engines import Engine
 from shfcas.evaluation.metrics import detection, grouped, ranking_accuracy, summarize
 from shfcas.pipeline.content import Source, scorer_source
+from shfcas.pipeline.policy_score import PolicyScore
 from shfcas.pipeline.run_directory import RunDirectory, StageContext
 from shfcas.pipeline.steps import ModelName, with_conflicts
 from shfcas.rewards.best_of_n import keep_best, kl_bound
@@ -30,7 +31,7 @@ def score_held_out(
     best_of_n: int,
     cost_model: bool,
     too_long: str,
-    policy_score: str,
+    policy_score: PolicyScore,
     engine: Engine,
 ) -> Path:
     """Adds gold rewards, proxy rewards and conflicts to held-out answers.
@@ -63,13 +64,13 @@ def score_held_out(
             table = CandidateTable(table.table.drop_columns(["gold"]), table.metadata)
         write_candidates(context.output, table)
 
-    inputs: dict[str, Source] = {"candidates": candidates, "proxy": scorer_source(proxy)}
+    inputs: dict[str, Source] = {"candidates": candidates, "proxy": scorer_source(proxy), **policy_score.inputs()}
     if gold:
         inputs["gold"] = scorer_source(gold)
     if best_of_n > 1:
         inputs["reward_model"] = scorer_source(reward_model)
     settings = {
-        "policy_score": policy_score,
+        **policy_score.settings(),
         "cost_model": cost_model,
         "too_long": too_long,
         "rl.best_of_n.n": best_of_n,

@@ -14,14 +14,16 @@ from shfcas.feedback import FeedbackSource
 from shfcas.feedback.gold import GoldFeedback
 from shfcas.feedback.human import HumanFeedback
 from shfcas.feedback.judge.source import JudgeFeedback
-from shfcas.pipeline import evaluation, preparation, steps
+from shfcas.pipeline import arbitration, evaluation, preparation, steps
 from shfcas.pipeline.checks import check_run
 from shfcas.pipeline.config import RunConfig
 from shfcas.pipeline.content import Source, data_source, scorer_source
+from shfcas.pipeline.policy_score import PolicyScore
 from shfcas.pipeline.run_directory import Plan, RunDirectory
 from shfcas.pipeline.steps import ModelName
 from shfcas.rewards.scorers import RewardScorer, load_scorer
 from shfcas.selection import SelectionConfig
+from shfcas.training.reward.config import DROP, LABELS
 from shfcas.utils.config import to_dict
 from shfcas.utils.errors import UsageError
 
@@ -35,14 +37,21 @@ class State:
     Attributes:
         policy: the current policy.
         reward_model: the current proxy reward model.
-        preferences: preference files so far, the original ones first.
+        original: the original preferences, None without any.
+        labels: the labels of the rounds so far, the first round first.
         best_of_n: number of answers of the policy of which the reward model keeps the best; 1 keeps all.
     """
 
     policy: ModelName
     reward_model: ModelName
-    preferences: tuple[Path, ...] = ()
+    original: Path | None = None
+    labels: tuple[Path, ...] = ()
     best_of_n: int = 1
+
+    @property
+    def preferences(self) -> tuple[Path, ...]:
+        """All preference files so far, the original ones first."""
+        return (*([self.original] if self.original else ()), *self.labels)
 
 
 @dataclass(frozen=True)
@@ -67,9 +76,14 @@ class Loop:
 
     def __init__(self, run: RunDirectory, config: RunConfig, engine: Engine | None = None) -> None:
         self.run, self.config, self.engine = run, config, engine or LocalEngine()
-        self.prompts = read_prompts(config.prompts, config.columns())[: config.max_prompts]
-        self.eval_prompts = read_prompts(config.eval_prompts, config.columns())
-        preparation.refuse_shared_prompts((row["prompt"] for row in self.prompts), self.eval_prompts)
+        columns = config.columns()
+        self.prompts = read_prompts(config.prompts, columns)[: config.max_prompts]
+        self.eval_prompts = read_prompts(config.eval_prompts, columns)
+        self.unlabelled_prompts = []
+        if config.unlabelled_prompts:
+            self.unlabelled_prompts = read_prompts(config.unlabelled_prompts, columns)
+        for key, rows in {"prompts": self.prompts, "unlabelled_prompts": self.unlabelled_prompts}.items():
+            preparation.refuse_shared_prompts((row["prompt"] for row in rows), self.eval_prompts, key)
         # Made here to fail early if the API key is missing. All rounds share its replies.
         self.judge = JudgeFeedback(config.judge, run.path / "judge.jsonl") if config.feedback == "judge" else None
         # Models whose log-probabilities the policy score needs, by column.
@@ -145,7 +159,7 @@ class Loop:
                 cost_model=config.cost_model,
                 answer_tokens=config.sampling.max_new_tokens,
             )
-        return State(policy, reward_model, (preferences,) if preferences else ())
+        return State(policy, reward_model, preferences)
 
     def start(self) -> Start:
         """Prepares the models of the first round and evaluates them."""
@@ -170,7 +184,7 @@ class Loop:
             state: the models to start from.
             number: the round, from 1.
             start: the baseline of the new policy.
-            selection: which comparisons to label; None labels none and keeps the reward model.
+            selection: which comparisons to label; None labels none.
             arm: a folder in the run directory that the round's folder is put into.
             conflicts: a scored candidate table to select from; None samples one from the policy.
         """
@@ -178,10 +192,11 @@ class Loop:
         if conflicts is None:
             candidates = self.sample(state, folder)
             conflicts = self.score(state, candidates, folder)
+        labels = None
         if selection is not None:
             queue = self.select(conflicts, folder, selection)
             labels = self.label(queue, conflicts, folder, number)
-            state = self.refine(state, labels, folder)
+        state = self.refine(state, conflicts, labels, folder)
         state = self.fine_tune(state, conflicts, folder)
         self.evaluate(state, folder, start)
         return state
@@ -199,18 +214,24 @@ class Loop:
             engine=self.engine,
         )
 
-    def score(self, state: State, candidates: Path, folder: str) -> Path:
+    def score(self, state: State, candidates: Path, folder: str, name: str = "conflicts.parquet") -> Path:
         """Steps 2 and 3: scores the answers with the reward model and adds the conflict columns."""
         return steps.score(
             self.run,
-            f"{folder}/conflicts.parquet",
+            f"{folder}/{name}",
             candidates=candidates,
             reward_model=state.reward_model,
             cost_model=self.config.cost_model,
             too_long=self.config.too_long,
-            policy_score=self.config.policy_score,
+            policy_score=self._policy_score(state.policy),
             engine=self.engine,
         )
+
+    def _policy_score(self, policy: ModelName) -> PolicyScore:
+        """The policy score of answers of a policy."""
+        config = self.config
+        model = config.policy_score_model or policy
+        return PolicyScore(config.policy_score, model, config.principles, config.chat_template)
 
     def select(self, conflicts: Path, folder: str, selection: SelectionConfig) -> Path:
         """Step 4: selects the comparisons to label, within the budget."""
@@ -257,19 +278,57 @@ class Loop:
             return HumanFeedback(self.run.path, folder, settings=config.human, seed=seed, finish=finish)
         return self.judge or GoldFeedback(self.gold, str(config.gold))
 
-    def refine(self, state: State, labels: Path, folder: str) -> State:
-        """Step 6: trains the reward model on all preferences so far merged with the new labels."""
-        settings = self.config.reward
+    def refine(self, state: State, conflicts: Path, labels: Path | None, folder: str) -> State:
+        """Step 6: trains the reward model on what was labelled, and on what policy and reward model say together.
+
+        Without labels and without a second opinion, the reward model stays as it is.
+        """
+        config, settings = self.config, self.config.reward
+        earlier = state.preferences
+        opinion = None
+        if settings.refine != LABELS:
+            opinion = arbitration.second_opinion(
+                self.run,
+                f"{folder}/second_opinion",
+                conflicts=conflicts,
+                unlabelled=self.unlabelled(state, folder),
+                labels=labels,
+                preferences=earlier,
+                reward_model=state.reward_model,
+                settings=settings,
+                split_seed=config.seed,
+            )
+            if settings.second_opinion.old_pairs == DROP:
+                earlier = state.labels
+        elif labels is None:
+            return state
         reward_model = steps.refine(
             self.run,
             f"{folder}/reward_model",
-            reward_model=self.config.reward_model if settings.start == "backbone" else state.reward_model,
+            reward_model=config.reward_model if settings.start == "backbone" else state.reward_model,
             labels=labels,
-            preferences=state.preferences,
+            opinion=opinion,
+            preferences=earlier,
             settings=settings,
-            split_seed=self.config.seed,
+            split_seed=config.seed,
         )
-        return replace(state, reward_model=reward_model, preferences=(*state.preferences, labels))
+        return replace(state, reward_model=reward_model, labels=(*state.labels, *([labels] if labels else ())))
+
+    def unlabelled(self, state: State, folder: str) -> Path | None:
+        """Scored answers to the prompts that are never asked about; None without any."""
+        if not self.unlabelled_prompts:
+            return None
+        candidates = steps.sample(
+            self.run,
+            f"{folder}/unlabelled_candidates.parquet",
+            policy=state.policy,
+            prompts=self.unlabelled_prompts,
+            sampling=self.config.sampling,
+            references=self.references,
+            chat_template=self.config.chat_template,
+            engine=self.engine,
+        )
+        return self.score(state, candidates, folder, "unlabelled.parquet")
 
     def fine_tune(self, state: State, candidates: Path, folder: str) -> State:
         """Step 7: fine-tunes the policy against the reward model. Best-of-n trains nothing: the evaluation chooses."""
@@ -323,7 +382,7 @@ class Loop:
             best_of_n=n,
             cost_model=config.cost_model,
             too_long=config.too_long,
-            policy_score=config.policy_score,
+            policy_score=self._policy_score(state.policy),
             engine=self.engine,
         )
         evaluation.measure(

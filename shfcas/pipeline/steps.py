@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shfcas.conflicts.columns import add_conflicts
 from shfcas.data.candidates import CandidateTable, read_candidates, write_candidates
 from shfcas.data.preferences import read_preferences, write_preferences
 from shfcas.engines import Engine
@@ -18,7 +17,8 @@ from shfcas.feedback.gold import GoldFeedback
 from shfcas.feedback.judge.source import JudgeFeedback
 from shfcas.models.resolve import provenance
 from shfcas.pipeline.content import Model, Source, Value, scorer_source, template_content
-from shfcas.pipeline.run_directory import RunDirectory, StageContext
+from shfcas.pipeline.policy_score import PolicyScore
+from shfcas.pipeline.run_directory import RunDirectory, StageContext, flat_settings
 from shfcas.rewards.scorers import RewardScorer
 from shfcas.rewards.table import add_answer_rewards
 from shfcas.sampling.config import SamplingConfig
@@ -26,12 +26,14 @@ from shfcas.sampling.table import sample_policy
 from shfcas.selection import SelectionConfig
 from shfcas.selection.sharded import select_table
 from shfcas.training.algorithms import PolicyTraining, RLConfig, train_policy
-from shfcas.training.reward.config import RewardModelConfig
+from shfcas.training.reward.config import RefineConfig, RewardModelConfig
 from shfcas.training.reward.refine import train_on_groups
 from shfcas.utils.files import write_json, write_jsonl
 
 logger = logging.getLogger(__name__)
 
+SOFT_LABELS = "soft_labels.jsonl"
+OPINION = ("reward.refine", "reward.second_opinion.")  # keys that decide the soft labels, not the training on them
 ModelName = str | Path  # the name of a model, or the folder of one that an earlier stage made
 
 
@@ -96,7 +98,7 @@ def score(
     reward_model: ModelName,
     cost_model: bool,
     too_long: str,
-    policy_score: str,
+    policy_score: PolicyScore,
     engine: Engine,
 ) -> Path:
     """Steps 2 and 3: scores the answers with the reward model and adds the conflict columns.
@@ -108,7 +110,7 @@ def score(
         reward_model: the proxy reward model.
         cost_model: lower is better.
         too_long: what happens to an answer beyond the reward model's limit, see `shfcas.rewards.scorers.TOO_LONG`.
-        policy_score: the policy's score that rewards are compared with, see `shfcas.conflicts.columns.POLICY_SCORES`.
+        policy_score: the policy's score that rewards are compared with.
         engine: where the answers are scored.
     """
 
@@ -122,8 +124,8 @@ def score(
     return run.stage(
         output,
         make,
-        inputs={"candidates": candidates, "reward_model": scorer_source(reward_model)},
-        settings={"policy_score": policy_score, "cost_model": cost_model, "too_long": too_long},
+        inputs={"candidates": candidates, "reward_model": scorer_source(reward_model), **policy_score.inputs()},
+        settings={**policy_score.settings(), "cost_model": cost_model, "too_long": too_long},
     )
 
 
@@ -133,12 +135,12 @@ def with_conflicts(
     *,
     cost_model: bool,
     too_long: str,
-    policy_score: str,
+    policy_score: PolicyScore,
     engine: Engine,
 ) -> CandidateTable:
     """Adds rewards and conflict columns to a table, and records which model gave the rewards."""
     rewarded = add_answer_rewards(engine, str(reward_model), candidates, cost_model, too_long)
-    return add_conflicts(rewarded, policy_score).with_metadata(
+    return policy_score.add_conflicts(rewarded, engine).with_metadata(
         reward_model=str(reward_model), **provenance(reward_model=str(reward_model))
     )
 
@@ -227,29 +229,34 @@ def refine(
     output: str,
     *,
     reward_model: ModelName,
-    labels: Path,
+    labels: Path | None,
+    opinion: Path | None,
     preferences: Sequence[Path],
-    settings: RewardModelConfig,
+    settings: RefineConfig,
     split_seed: int,
 ) -> Path:
-    """Step 6: trains the reward model on earlier preferences merged with the new labels.
+    """Step 6: trains the reward model on soft labels and earlier preferences, merged with the new labels.
 
     Args:
         run: the run directory.
         output: the folder of the refined model.
         reward_model: the model to start from.
-        labels: the preferences of this round; they overrule earlier ones.
+        labels: the preferences of this round; they overrule all others. None: there are none.
+        opinion: the folder of the soft labels that `shfcas.pipeline.arbitration` made; None: not used.
         preferences: earlier preferences, the original ones first.
         settings: settings of the training.
         split_seed: draws the held-out prompts; all rounds share it.
     """
-    groups = [*preferences, labels]
     earlier = {f"preferences_{i}": path for i, path in enumerate(preferences)}
+    read = {"second_opinion": opinion, **earlier, "labels": labels}
+    groups = {name: path for name, path in read.items() if path is not None}
+    files = [path / SOFT_LABELS if path == opinion else path for path in groups.values()]
+    used = flat_settings({"reward": settings, "seed": run.seed})
     return run.stage(
         output,
-        lambda context: train_reward(context, reward_model, groups, settings=settings, split_seed=split_seed),
-        inputs={"reward_model": scorer_source(reward_model), "labels": labels, **earlier},
-        settings={"reward": settings, "seed": run.seed},
+        lambda context: train_reward(context, reward_model, files, settings=settings, split_seed=split_seed),
+        inputs={"reward_model": scorer_source(reward_model), **groups},
+        settings={key: value for key, value in used.items() if not key.startswith(OPINION)},
     )
 
 

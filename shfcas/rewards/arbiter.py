@@ -6,9 +6,10 @@ per prompt, the reward gap r and the policy gap p of a pair (first less second),
     P(first is better) = sigmoid((t_r + u_g) r + t_p p)
 
 `t_r` and `t_p` are the global trust in each source, `u_g` is how much more the reward model is trusted in group g.
-Priors: t_r ~ N(0.5, 1), t_p ~ N(0.5, 1), u_g ~ N(0, spread^2), so without labels both sources count alike. The
-posterior is the Laplace approximation at its mode (MacKay 1992, Neural Computation 4(5)): with dozens of labels and a
-handful of parameters it is close to Gaussian, and its evidence chooses the spread and the grouping.
+Priors: t_r ~ N(0.5, 1), t_p ~ N(0.5, 1), u_g ~ N(0, spread^2), so without labels both sources count alike; other prior
+means may be given. The posterior is the Laplace approximation at its mode (MacKay 1992, Neural Computation 4(5)): with
+dozens of labels and a handful of parameters it is close to Gaussian, and its evidence chooses the spread and the
+grouping.
 """
 
 import math
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 SPREADS = (0.0, 0.35, 0.7, 1.4)  # candidate prior deviations of the group terms; 0: one trust for all groups
-PRIOR_MEAN = 0.5
+PRIOR_TRUST = (0.5, 0.5)  # prior means of t_r and t_p
 PRIOR_SD = 1.0
 ONE_GROUP = ""  # the group of every pair where there is no grouping
 Z95 = 1.959963984540054
@@ -41,6 +42,10 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.reward_gap)
+
+    def __getitem__(self, which: np.ndarray) -> "Pairs":
+        """The pairs at these positions, or where a mask is true."""
+        return Pairs(self.reward_gap[which], self.policy_gap[which], self.group[which])
 
     def regrouped(self, group: Sequence[str] | np.ndarray | None) -> "Pairs":
         """The same pairs under another grouping; None puts all into one group."""
@@ -103,13 +108,18 @@ class Arbiter:
         return found
 
 
-def prior_arbiter() -> Arbiter:
-    """The arbiter before any label: equal trust in both sources."""
-    return Arbiter((), np.full(2, PRIOR_MEAN), np.eye(2) * PRIOR_SD**2, 0.0, 0.0, 0)
+def prior_arbiter(trust: tuple[float, float] = PRIOR_TRUST) -> Arbiter:
+    """Returns the arbiter before any label, with this trust in the reward model and in the policy."""
+    return Arbiter((), np.array(trust, np.float64), np.eye(2) * PRIOR_SD**2, 0.0, 0.0, 0)
 
 
 def fit_arbiter(
-    pairs: Pairs, first_is_better: np.ndarray, *, weights: np.ndarray | None = None, spread: float | None = None
+    pairs: Pairs,
+    first_is_better: np.ndarray,
+    *,
+    weights: np.ndarray | None = None,
+    spread: float | None = None,
+    trust: tuple[float, float] = PRIOR_TRUST,
 ) -> Arbiter:
     """Fits the arbiter to labelled pairs.
 
@@ -118,6 +128,7 @@ def fit_arbiter(
         first_is_better: 1 where the first completion was preferred, 0 where the second was, shape (n,). A tie is 0.5.
         weights: weight of each label, shape (n,); see `selection_weights`. None: 1 each.
         spread: prior deviation of the group terms. None: the one of `SPREADS` with the highest evidence.
+        trust: prior means of the trust in the reward model and in the policy.
 
     Raises:
         ValueError: lengths differ, or a value is not finite.
@@ -129,10 +140,11 @@ def fit_arbiter(
     if not all(np.isfinite(a).all() for a in (pairs.reward_gap, pairs.policy_gap, outcome, weight)):
         raise ValueError("arbiter: expected finite gaps, outcomes and weights")
     if len(pairs) == 0:
-        return prior_arbiter()
+        return prior_arbiter(trust)
     several = len(set(pairs.group.tolist())) > 1
     spreads = (spread,) if spread is not None else SPREADS if several else (0.0,)
-    return max((_fit(pairs, outcome, weight, s) for s in spreads), key=lambda arbiter: arbiter.evidence)
+    fits = (_fit(pairs, outcome, weight, spread=s, trust=trust) for s in spreads)
+    return max(fits, key=lambda arbiter: arbiter.evidence)
 
 
 def fit_best_grouping(
@@ -141,7 +153,8 @@ def fit_best_grouping(
     groupings: Mapping[str, Sequence[str]],
     *,
     weights: np.ndarray | None = None,
-) -> tuple[str, Arbiter]:
+    trust: tuple[float, float] = PRIOR_TRUST,
+) -> tuple[str, Arbiter, dict[str, float]]:
     """Fits the arbiter under several groupings of the prompts and returns the one with the highest evidence.
 
     Args:
@@ -149,14 +162,16 @@ def fit_best_grouping(
         first_is_better: see `fit_arbiter`.
         groupings: by name, the group of each pair. One group for all (named "") is always a candidate.
         weights: see `fit_arbiter`.
+        trust: see `fit_arbiter`.
 
     Returns:
-        The name of the grouping, and its arbiter.
+        The name of the grouping, its arbiter, and the log evidence of every grouping by name.
     """
-    fits = [(ONE_GROUP, fit_arbiter(pairs.regrouped(None), first_is_better, weights=weights))]
+    fits = [(ONE_GROUP, fit_arbiter(pairs.regrouped(None), first_is_better, weights=weights, trust=trust))]
     for name, group in groupings.items():
-        fits.append((name, fit_arbiter(pairs.regrouped(group), first_is_better, weights=weights)))
-    return max(fits, key=lambda fit: fit[1].evidence)
+        fits.append((name, fit_arbiter(pairs.regrouped(group), first_is_better, weights=weights, trust=trust)))
+    name, best = max(fits, key=lambda fit: fit[1].evidence)
+    return name, best, {name: arbiter.evidence for name, arbiter in fits}
 
 
 def selection_weights(asked: np.ndarray, pool: np.ndarray, *, bins: int = 4, cap: float = 4.0) -> np.ndarray:
@@ -219,11 +234,13 @@ def most_informative(arbiter: Arbiter, candidates: Pairs, pool: Pairs, budget: i
     return chosen
 
 
-def _fit(pairs: Pairs, outcome: np.ndarray, weight: np.ndarray, spread: float) -> Arbiter:
+def _fit(
+    pairs: Pairs, outcome: np.ndarray, weight: np.ndarray, *, spread: float, trust: tuple[float, float]
+) -> Arbiter:
     """The mode by Newton's method with step halving; the objective is strictly convex."""
     groups = tuple(sorted(set(pairs.group.tolist()))) if spread > 0 else ()
     features = _features(pairs, groups)
-    prior_mean = np.concatenate([np.full(2, PRIOR_MEAN), np.zeros(len(groups))])
+    prior_mean = np.concatenate([np.array(trust, np.float64), np.zeros(len(groups))])
     precision = np.concatenate([np.full(2, PRIOR_SD**-2), np.full(len(groups), spread**-2 if spread else 0.0)])
 
     def objective(at: np.ndarray) -> float:

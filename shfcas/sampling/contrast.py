@@ -17,22 +17,46 @@ from shfcas.data.chat import encode_prompt, end_token_ids
 from shfcas.data.messages import Message, Prompt, as_messages
 from shfcas.data.templates import render
 from shfcas.models.loading import context_length
+from shfcas.utils.config import Options, fingerprint, option, unexpected
 from shfcas.utils.errors import UserError
+from shfcas.utils.files import read_text
 
-COLUMNS = ("good_logprobs", "bad_logprobs")
+PREFIX = "contrast_"  # of the columns, one per principle
+OPPOSITE = "Do the opposite of what these instructions ask for."
+TEXT_FILES = (".md", ".txt")
 
 
-@dataclass(frozen=True)
-class Principle:
-    """Two instructions that ask for opposite completions.
+@dataclass
+class Principle(Options):
+    """Two instructions that ask for opposite completions."""
 
-    Attributes:
-        good: asks for what people want.
-        bad: asks for the opposite.
-    """
+    good: str = option("", "instruction that asks for what people want: a text, or a .md or .txt file")
+    bad: str | None = option(None, "instruction that asks for the opposite (none: to do the opposite of good)")
 
-    good: str
-    bad: str
+    def texts(self) -> tuple[str, str]:
+        """Returns both instructions; the content of a file stands for its name.
+
+        Raises:
+            UserError: a file cannot be read or is empty, or both instructions are the same.
+        """
+        good = _text(self.good)
+        bad = f"{OPPOSITE}\n\n{good}" if self.bad is None else _text(self.bad)
+        if good == bad:
+            raise unexpected("principles", "two instructions that differ", good, "the contrast of equal texts is 0")
+        return good, bad
+
+    @property
+    def column(self) -> str:
+        """Name of the column of its contrasts, which depends on both texts."""
+        return f"{PREFIX}{fingerprint(self.texts())[:8]}"
+
+
+def _text(text_or_file: str) -> str:
+    named = text_or_file.endswith(TEXT_FILES) and "\n" not in text_or_file
+    text = (read_text(text_or_file) if named else text_or_file).strip()
+    if not text:
+        raise unexpected("principles", "an instruction", text_or_file, "write a sentence, or name a file with one")
+    return text
 
 
 def with_instruction(tokenizer: Any, prompt: Prompt, instruction: str) -> Prompt:
@@ -59,10 +83,10 @@ def with_instruction(tokenizer: Any, prompt: Prompt, instruction: str) -> Prompt
     )
 
 
-def contrast_logprobs(
+def contrasts(
     model: Any, tokenizer: Any, rows: Sequence[dict[str, Any]], *, principles: Sequence[Principle], batch_size: int = 64
 ) -> Iterator[dict[str, list[float]]]:
-    """Yields the log-probabilities of each row's completions under both instructions.
+    """Yields the contrasts of each row's completions.
 
     The prompt is read once for all of its completions, so both passes together cost less than scoring prompt and
     completion once each where completions are no longer than prompts.
@@ -71,37 +95,45 @@ def contrast_logprobs(
         model: a causal language model.
         tokenizer: its tokenizer.
         rows: rows with `prompt_id`, `prompt`, `completions` and, where known, `finished`.
-        principles: instruction pairs, over which the log-probabilities are averaged.
+        principles: instruction pairs.
         batch_size: completions per forward pass.
 
     Yields:
-        `good_logprobs` and `bad_logprobs` per row, in order: sums over the completion's tokens in nats. A finished
-        completion includes the token that ends it.
+        A list per principle, by the name of its column: log p(y | x, good) - log p(y | x, bad) in nats, summed over
+        the completion's tokens. A finished completion includes the token that ends it.
 
     Raises:
-        UserError: there is no principle, or a prompt and its completion are longer than the model's context.
+        UserError: a prompt and its completion are longer than the model's context.
     """
-    if not principles:
-        raise UserError(
-            "principles: expected at least one pair of good and bad, got none; policy_score contrast needs it"
-        )
-    ends = end_token_ids(model, tokenizer)
+    ends, texts = end_token_ids(model, tokenizer), {p.column: p.texts() for p in principles}
     for row in rows:
-        completions = [
-            completion_ids(tokenizer, text, ends, done)
-            for text, done in zip(
-                row["completions"], row.get("finished") or [True] * len(row["completions"]), strict=True
+        finished = row.get("finished") or [True] * len(row["completions"])
+        pairs = zip(row["completions"], finished, strict=True)
+        completions = [completion_ids(tokenizer, text, ends, done) for text, done in pairs]
+        found = {}
+        for column, instructions in texts.items():
+            good, bad = (
+                _logprobs(model, tokenizer, row, instruction=text, completions=completions, batch_size=batch_size)
+                for text in instructions
             )
-        ]
-        totals = {name: torch.zeros(len(completions), dtype=torch.float64) for name in COLUMNS}
-        for principle in principles:
-            for name, instruction in zip(COLUMNS, (principle.good, principle.bad), strict=True):
-                prompt = encode_prompt(tokenizer, with_instruction(tokenizer, row["prompt"], instruction))
-                _check_length(model, prompt, completions, row["prompt_id"])
-                for start in range(0, len(completions), batch_size):
-                    part = completions[start : start + batch_size]
-                    totals[name][start : start + len(part)] += completion_logprobs(model, prompt, part)
-        yield {name: (total / len(principles)).tolist() for name, total in totals.items()}
+            found[column] = (good - bad).tolist()
+        yield found
+
+
+def _logprobs(
+    model: Any,
+    tokenizer: Any,
+    row: dict[str, Any],
+    *,
+    instruction: str,
+    completions: Sequence[list[int]],
+    batch_size: int,
+) -> torch.Tensor:
+    """Log-probability of each completion under an instruction, shape (len(completions),)."""
+    prompt = encode_prompt(tokenizer, with_instruction(tokenizer, row["prompt"], instruction))
+    _check_length(model, prompt, completions, row["prompt_id"])
+    parts = (completions[start : start + batch_size] for start in range(0, len(completions), batch_size))
+    return torch.cat([completion_logprobs(model, prompt, part) for part in parts])
 
 
 def completion_ids(tokenizer: Any, text: str, ends: set[int], finished: bool) -> list[int]:

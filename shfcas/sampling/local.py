@@ -1,9 +1,11 @@
 """Sampler that uses transformers: completions and their log-probabilities in one generation pass.
 
-Each completion has its own random stream, derived from (seed, prompt id, completion index). So the samples of a prompt
-do not depend on other prompts in the batch, on their order, or on an interruption.
+A prompt is read once for all of its completions in a batch. Each completion has its own random stream, derived from
+(seed, prompt id, completion index). So the samples of a prompt do not depend on other prompts in the batch, on their
+order, or on an interruption.
 """
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -93,7 +95,10 @@ class LocalSampler:
         for start in range(0, len(requests), config.batch_size):
             batch = requests[start : start + config.batch_size]
             seeds = [derive_seed(self.seed, prompts[i]["prompt_id"], answer, bits=64) for i, answer in batch]
-            for (i, _), answer in zip(batch, self._generate([encoded[i] for i, _ in batch], seeds), strict=True):
+            unique = [*dict.fromkeys(i for i, _ in batch)]
+            which = [unique.index(i) for i, _ in batch]
+            drawn_now = self._generate([encoded[i] for i in unique], which, seeds)
+            for (i, _), answer in zip(batch, drawn_now, strict=True):
                 answers[i].append(answer)
                 if len(answers[i]) == config.num_completions:
                     done[i] = table_row(prompts[i], answers.pop(i))
@@ -119,14 +124,22 @@ class LocalSampler:
         return ids
 
     @torch.inference_mode()
-    def _generate(self, prompts: list[list[int]], seeds: list[int]) -> list[dict[str, Any]]:
-        """Samples one left-padded batch; returns one dictionary of table columns per sequence."""
+    def _generate(self, prompts: list[list[int]], which: list[int], seeds: list[int]) -> list[dict[str, Any]]:
+        """Samples one left-padded batch; returns one dictionary of table columns per sequence.
+
+        Args:
+            prompts: the different prompts of the batch.
+            which: the prompt of each sequence.
+            seeds: seed of each sequence.
+        """
         from transformers import GenerationConfig, LogitsProcessorList
 
         width = max(map(len, prompts))
         pad = self.tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=self.model.device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.model.device)
+        cache = self._read(ids, mask, which)
+        ids, mask = ids[which], mask[which]
         choice = _seeded_choice(seeds, self.config)
         config = GenerationConfig(
             do_sample=False,
@@ -143,6 +156,7 @@ class LocalSampler:
                 attention_mask=mask,
                 generation_config=config,
                 logits_processor=LogitsProcessorList([choice]),
+                **({} if cache is None else {"past_key_values": cache}),
             )
         finally:
             self.model.generation_config = own_config
@@ -159,3 +173,26 @@ class LocalSampler:
             drawn = {"completions": text, "num_tokens": length, "completion_ids": tokens[:length]}
             results.append({**drawn, "finished": end is not None, **sums})
         return results
+
+    def _read(self, ids: torch.Tensor, mask: torch.Tensor, which: list[int]) -> Any:
+        """Reads the prompts except for their last token; returns the cache for all sequences.
+
+        None where no prompt is shared, or the model's cache is not one of keys and values.
+        """
+        from transformers import DynamicCache
+
+        if len(which) == len(ids) or ids.shape[1] < 2 or not _has_key_value_cache(self.model):
+            return None
+        cache = DynamicCache(config=self.model.config.get_text_config(decoder=True))
+        positions = {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)[:, :-1]}
+        accepted = inspect.signature(self.model.forward).parameters
+        few = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+        where = positions if "position_ids" in accepted else {}
+        self.model(ids[:, :-1], attention_mask=mask[:, :-1], past_key_values=cache, use_cache=True, **where, **few)
+        cache.batch_select_indices(torch.tensor(which, device=ids.device))
+        return cache
+
+
+def _has_key_value_cache(model: Any) -> bool:
+    """Whether a model's state after a prompt is keys and values, which can be repeated for several sequences."""
+    return model._supports_default_dynamic_cache() and not model._is_stateful

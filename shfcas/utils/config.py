@@ -5,6 +5,7 @@ their fields are made by `option`. Nested classes become dotted flags such as `-
 line, `field: expected X, got Y; do Z`.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -187,11 +188,30 @@ def _convert(value: Any, annotation: Any, where: str) -> Any:
         origin = next((a for a in allowed if typing.get_origin(a) is list), None)
         if origin is not None:
             item = typing.get_args(origin)[0]
+            if dataclasses.is_dataclass(item):
+                return _sections(value, item, where)
             items = value.split(",") if isinstance(value, str) else value
             if isinstance(items, list):
                 return [_convert(v, item, where) for v in items]
     names = " or ".join("none" if t is type(None) else getattr(t, "__name__", str(t)) for t in allowed)
     raise unexpected(where, names, value)
+
+
+def _sections(value: Any, cls: Any, where: str) -> list[Any]:
+    """Makes a list of sections; a flag spells it as YAML."""
+    if isinstance(value, str):
+        import yaml
+
+        with contextlib.suppress(yaml.YAMLError):
+            value = yaml.safe_load(value)
+    keys = [field.name for field in dataclasses.fields(cls)]
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        remedy = f"write [{{{keys[0]}: ...}}]"
+        raise unexpected(where, f"a list of sections with the keys {', '.join(keys)}", value, remedy)
+    sections = [build(cls, item, f"{where}[{place}].") for place, item in enumerate(value)]
+    for place, section in enumerate(sections):
+        require(section, f"{where}[{place}].")
+    return sections
 
 
 def default_of(field: Any) -> Any:

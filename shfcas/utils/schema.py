@@ -4,6 +4,7 @@ import types
 import typing
 from typing import Any
 
+from shfcas.utils.config import Options
 from shfcas.utils.flags import Key, keys_of
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -50,8 +51,12 @@ def _types(key: Key) -> dict[str, Any]:
     for alternative in alternatives:
         if typing.get_origin(alternative) is list:
             names.append("array")
+            item = typing.get_args(alternative)[0]
+            if issubclass(item, Options):
+                items = {"items": _section(item())}
+                continue
             choices = {"enum": [*key.choices]} if key.choices else {}
-            items = {"items": {"type": NAMES[typing.get_args(alternative)[0]], **choices, **bounds}}
+            items = {"items": {"type": NAMES[item], **choices, **bounds}}
         else:
             names.append(NAMES[alternative])
     if "number" in names and "integer" in names:

@@ -46,7 +46,7 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ("run --feedback ", {"gold", "human", "judge", "none"}),
         ("run --help rl.ppo", {"rl.ppo", "rl.ppo.lora"}),
         ("run con", {"config.yaml"}),
-        ("run config.yaml --po", {"--policy", "--policy_score"}),
+        ("run config.yaml --po", {"--policy", "--policy_score", "--policy_score_model"}),
         ("run --config con", {"config.yaml"}),
         ("score --reward_model con", {"config.yaml"}),
     ],

@@ -24,10 +24,13 @@ def test_two_answers_that_disagree_by_hand() -> None:
 def test_ragged_rows_equal_the_reference_row_by_row(policy_score: str) -> None:
     made = add_conflicts(table(*random_rows([8, 2, 5, 1, 13])), policy_score)
     for row in made.rows():
+        contrast = [(a + b) / 2 for a, b in zip(row["contrast_a"], row["contrast_b"], strict=True)]
         score = {
             "logprob": row["logprobs"],
             "mean_logprob": [p / n for p, n in zip(row["logprobs"], row["num_tokens"], strict=True)],
             "logprob_ratio": [p - q for p, q in zip(row["logprobs"], row["reference_logprobs"], strict=True)],
+            "contrast": contrast,
+            "mean_contrast": [c / n for c, n in zip(contrast, row["num_tokens"], strict=True)],
         }[policy_score]
         rewards, scores = (torch.tensor(v, dtype=torch.float64) for v in (row["rewards"], score))
         expected = reference.conflict_scores(rewards, scores)
@@ -41,6 +44,14 @@ def test_the_three_policy_scores_by_hand() -> None:
     assert policy_scores(made.batch(), "logprob").values.tolist() == [-6.0, -4.0]
     assert policy_scores(made.batch(), "mean_logprob").values.tolist() == [-2.0, -4.0]
     assert policy_scores(made.batch(), "logprob_ratio").values.tolist() == [2.0, -3.0]
+
+
+def test_a_contrast_is_the_mean_over_all_principles_by_hand() -> None:
+    made = table({"contrast_x": [1.0, 3.0], "contrast_y": [2.0, -9.0], "num_tokens": [3, 2], "logprobs": [0.0, 0.0]})
+    assert policy_scores(made.batch(), "contrast").values.tolist() == [1.5, -3.0]
+    assert policy_scores(made.batch(), "mean_contrast").values.tolist() == [0.5, -1.5]
+    with pytest.raises(UserError, match=r"no column contrast_\*; shfcas score --principles"):
+        policy_scores(table({"logprobs": [0.0, 1.0]}).batch(), "contrast")
 
 
 def test_an_answer_without_tokens_has_a_mean() -> None:

@@ -70,10 +70,10 @@ def test_all_routes_hold_out_the_same_prompts(
     (tmp_path / "r").mkdir()  # a model that no one loads here
     (tmp_path / "r" / "config.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
-    state = State("p", "r", (original,))
+    state = State("p", "r", original)
 
     loop = Loop(RunDirectory(tmp_path / "run", {}, 3), build(RunConfig, values(tmp_path)))
-    loop.refine(state, labels, "round-1")
+    loop.refine(state, tmp_path / "conflicts.parquet", labels, "round-1")
 
     config = build(CompareConfig, {**values(tmp_path), "refine": "full", "reward": {"held_out": 0.1}})
     RunWork(tmp_path / "compared", config, state).train(LABELS, tmp_path / "model", tmp_path / "work", 5)

@@ -139,9 +139,10 @@ def test_new_labels_weigh_as_often_as_they_are_told_to(
     config = build(RunConfig, {**values, "reward": reward})
     loop = Loop(RunDirectory(tmp_path / "run", {}, 0), config)
     state = loop.prepare()
-    labels = labelled(loop, scored(loop, state), 1, config.selection)
+    conflicts = scored(loop, state)
+    labels = labelled(loop, conflicts, 1, config.selection)
     asked = read_preferences(labels)
-    after = loop.refine(replace(state, reward_model="refined before"), labels, "round-1")
+    after = loop.refine(replace(state, reward_model="refined before"), conflicts, labels, "round-1")
     model, pairs = calls.pop()
     assert model == values["reward_model"]  # from the backbone again, not from what was refined before
     assert [pairs.count(p) for p in asked] == [3] * len(asked)
@@ -169,7 +170,7 @@ def test_what_is_held_out_is_never_trained_on_in_any_round(
     state = loop.prepare()
     for number in (1, 2):
         labels = labelled(loop, conflicts, number, config.selection)
-        state = loop.refine(state, labels, f"round-{number}")
+        state = loop.refine(state, conflicts, labels, f"round-{number}")
     assert len(calls) == 3 and all(held_out for _, held_out in calls)
     trained, held_out = (set.union(*parts) for parts in zip(*calls, strict=True))
     assert not trained & held_out
@@ -198,7 +199,7 @@ def test_an_ensemble_is_refined_from_round_to_round_and_leaves_its_variances(
         assert ("reward_variances" in read_candidates(conflicts)) == (number == 2)  # the first proxy is one model
         selection = replace(config.selection, strategy="shf_cas" if number == 1 else "bald")
         labels = labelled(loop, conflicts, number, selection)
-        state = loop.refine(state, labels, f"round-{number}")
+        state = loop.refine(state, conflicts, labels, f"round-{number}")
     assert len(ensemble_members(str(state.reward_model))) == 2
     assert len(read_json(Path(state.reward_model) / "training.json")["members"]) == 2
 
@@ -220,7 +221,7 @@ def test_a_cost_model_is_refined_as_one(values: dict[str, Any], tmp_path: Path) 
     loop = Loop(RunDirectory(tmp_path / "run", {}, 0), config)
     state = loop.prepare()
     conflicts = scored(loop, state)
-    state = loop.refine(state, labelled(loop, conflicts, 1, config.selection), "round-1")
+    state = loop.refine(state, conflicts, labelled(loop, conflicts, 1, config.selection), "round-1")
     assert is_cost_model(str(state.reward_model))
 
 

@@ -173,8 +173,7 @@ def loads_models_at_import(path: Path) -> bool:
     """Trainers subclass those of transformers and TRL, so their modules are imported inside functions only."""
     folder, name = path.parent.relative_to(ROOT).as_posix(), path.stem
     return (folder == "training/ppo" and name not in ("__init__", "options", "train")) or (folder, name) in (
-        ("training/reward", "collator"),
-        ("training/reward", "cost_trainer"),
+        ("training/reward", "pair_trainer"),
         ("training/online", "trainer"),
     )
 

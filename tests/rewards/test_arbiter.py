@@ -105,10 +105,11 @@ def test_one_trust_for_all_is_kept_where_groups_do_not_differ() -> None:
 def test_the_grouping_that_explains_the_labels_is_chosen() -> None:
     pairs, outcome = made_pairs(150, 6, {"sound": 1.5, "blind": -1.5}, 0.3)
     rng = np.random.default_rng(0)
-    name, arbiter = fit_best_grouping(
+    name, arbiter, evidence = fit_best_grouping(
         pairs, outcome, {"topic": pairs.group, "nonsense": rng.choice(["x", "y", "z"], len(pairs))}
     )
     assert name == "topic" and arbiter.groups == ("blind", "sound")
+    assert [*evidence] == ["", "topic", "nonsense"] and evidence["topic"] == arbiter.evidence > evidence[""]
     alike, outcome = made_pairs(150, 7, {"a": 1.0}, 0.3)
     assert fit_best_grouping(alike, outcome, {"nonsense": rng.choice(["x", "y"], len(alike))})[1].spread == 0
 

@@ -16,8 +16,8 @@ from shfcas.rewards.metrics import pair_accuracy
 from shfcas.rewards.scorers import ModelScorer, accepted_inputs, load_scorer, negated
 from shfcas.rewards.shaping import CentredReward, PreferenceAsReward, shaped_reward
 from shfcas.rewards.table import add_rewards, score_rows
-from shfcas.training.reward.collator import PairCollator
 from shfcas.training.reward.data import encode_pairs
+from shfcas.training.reward.pair_trainer import PairCollator
 from shfcas.utils.errors import UserError
 from tests.support import architectures, tiny
 

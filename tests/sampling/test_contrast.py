@@ -1,5 +1,6 @@
 """The contrast of two instructions: exact against a plain forward pass, on several kinds of models and templates."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,8 +9,8 @@ import torch
 from shfcas.data.chat import encode_prompt, end_token_ids
 from shfcas.models.loading import load_policy
 from shfcas.sampling import contrast
-from shfcas.sampling.contrast import Principle, completion_ids, completion_logprobs, contrast_logprobs, with_instruction
-from shfcas.utils.errors import UserError
+from shfcas.sampling.contrast import Principle, completion_ids, completion_logprobs, contrasts, with_instruction
+from shfcas.utils.errors import UsageError, UserError
 
 GOOD, BAD = "the good soup", "the bad soup"
 USER = [{"role": "user", "content": "how was the soup?"}]
@@ -52,27 +53,48 @@ def test_a_model_without_a_cache_reads_the_prompt_again(
     torch.testing.assert_close(completion_logprobs(model, prompt, completions), expected, atol=1e-4, rtol=0)
 
 
-def test_rows_get_the_mean_over_principles(policy: tuple[Any, Any]) -> None:
+def test_a_contrast_is_the_difference_of_two_plain_scores(policy: tuple[Any, Any]) -> None:
     model, tokenizer = policy
     rows = [
         {"prompt_id": "a", "prompt": USER, "completions": ["good", "bad day", ""], "finished": [True, False, True]},
         {"prompt_id": "b", "prompt": "how was the soup?", "completions": ["fine"]},
     ]
     principles = [Principle(GOOD, BAD), Principle("a happy day", "a cold day")]
-    both = list(contrast_logprobs(model, tokenizer, rows, principles=principles, batch_size=2))
-    each = [list(contrast_logprobs(model, tokenizer, rows, principles=[p])) for p in principles]
+    found = list(contrasts(model, tokenizer, rows, principles=principles, batch_size=2))
     ends = end_token_ids(model, tokenizer)
     for number, row in enumerate(rows):
-        for column, side in (("good_logprobs", "good"), ("bad_logprobs", "bad")):
-            mean = [(x + y) / 2 for x, y in zip(each[0][number][column], each[1][number][column], strict=True)]
-            assert both[number][column] == pytest.approx(mean, abs=1e-4)
-            prompt = encode_prompt(tokenizer, with_instruction(tokenizer, row["prompt"], getattr(principles[0], side)))
-            done = row.get("finished", [True] * len(row["completions"]))
-            expected = [
-                plain_logprob(model, prompt, completion_ids(tokenizer, text, ends, finished))
-                for text, finished in zip(row["completions"], done, strict=True)
+        assert list(found[number]) == [p.column for p in principles]
+        done = row.get("finished", [True] * len(row["completions"]))
+        completions = [
+            completion_ids(tokenizer, text, ends, finished)
+            for text, finished in zip(row["completions"], done, strict=True)
+        ]
+        for principle in principles:
+            prompts = [
+                encode_prompt(tokenizer, with_instruction(tokenizer, row["prompt"], text)) for text in principle.texts()
             ]
-            assert each[0][number][column] == pytest.approx(expected, abs=2e-4)
+            expected = [
+                plain_logprob(model, prompts[0], ids) - plain_logprob(model, prompts[1], ids) for ids in completions
+            ]
+            assert found[number][principle.column] == pytest.approx(expected, abs=4e-4)
+
+
+def test_a_principle_is_text_or_a_file_and_has_an_opposite(tmp_path: Path) -> None:
+    guidelines = tmp_path / "guidelines.md"
+    guidelines.write_text("# Be kind\n\nPraise the soup.\n", encoding="utf-8")
+    named = Principle(str(guidelines))
+    good, bad = named.texts()
+    assert good == "# Be kind\n\nPraise the soup."
+    assert bad.endswith(good) and bad.startswith("Do the opposite")
+    assert named.column == Principle(good).column != Principle(GOOD, BAD).column
+    guidelines.write_text("Be rude.", encoding="utf-8")
+    assert named.column != Principle(good).column
+    with pytest.raises(UsageError, match="two instructions that differ"):
+        Principle(GOOD, GOOD).texts()
+    with pytest.raises(UsageError, match="principles: expected an instruction"):
+        Principle(" ", BAD).texts()
+    with pytest.raises(UserError, match=r"missing\.md"):
+        Principle("missing.md").texts()
 
 
 def test_the_prompt_is_read_once_for_all_completions(policy: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +108,7 @@ def test_the_prompt_is_read_once_for_all_completions(policy: tuple[Any, Any], mo
 
     monkeypatch.setattr(model, "forward", counting)
     row = {"prompt_id": "a", "prompt": USER, "completions": ["good day", "bad day"] * 8}
-    list(contrast_logprobs(model, tokenizer, [row], principles=[Principle(GOOD, BAD)]))
+    list(contrasts(model, tokenizer, [row], principles=[Principle(GOOD, BAD)]))
     prompt = len(encode_prompt(tokenizer, with_instruction(tokenizer, USER, GOOD)))
     width = max(len(completion_ids(tokenizer, t, end_token_ids(model, tokenizer), True)) for t in row["completions"])
     assert sum(tokens) <= 2 * (prompt + 2 + 16 * width)
@@ -124,11 +146,9 @@ def test_it_joins_the_system_turn_that_is_there(policy: tuple[Any, Any]) -> None
 def test_errors_name_the_remedy(policy: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokenizer = policy
     row = {"prompt_id": "a", "prompt": USER, "completions": ["good"]}
-    with pytest.raises(UserError, match="principles: expected at least one pair"):
-        list(contrast_logprobs(model, tokenizer, [row], principles=[]))
     monkeypatch.setattr(contrast, "context_length", lambda model: 4)
     with pytest.raises(UserError, match=r"prompt 'a': with its principle .* tokens, and the model's context has 4"):
-        list(contrast_logprobs(model, tokenizer, [row], principles=[Principle(GOOD, BAD)]))
+        list(contrasts(model, tokenizer, [row], principles=[Principle(GOOD, BAD)]))
     monkeypatch.setattr(tokenizer, "chat_template", "{{ 'nothing' }}")
     with pytest.raises(UserError, match=r"principles: the chat template of .* drops the instruction"):
         with_instruction(tokenizer, USER, GOOD)

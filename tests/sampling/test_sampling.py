@@ -133,6 +133,32 @@ def test_answers_do_not_depend_on_the_batch_or_the_order(policy: tuple[Any, Any]
         assert sample([row], 1) == {row["prompt_id"]: together[row["prompt_id"]]}
 
 
+@pytest.mark.parametrize("stateful", [False, True])
+def test_a_prompt_is_read_once_for_its_answers(
+    stateful: bool, policy: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = policy
+    rows = [QUESTION, {"prompt_id": "r", "prompt": "how was the long and rainy day with the soup?"}]
+    config = SamplingConfig(num_completions=4, max_new_tokens=3, batch_size=6)  # the second batch has one prompt
+    expected = list(LocalSampler(model, tokenizer, config=config)(rows))
+    read, forward = [], model.forward
+
+    def counting(*arguments: Any, **named: Any) -> Any:
+        ids = named["input_ids"] if "input_ids" in named else arguments[0]
+        read.append(ids.shape)
+        return forward(*arguments, **named)
+
+    monkeypatch.setattr(type(model), "_is_stateful", stateful)
+    monkeypatch.setattr(model, "forward", counting)
+    found = list(LocalSampler(model, tokenizer, config=config)(rows))
+    assert [row["completions"] for row in found] == [row["completions"] for row in expected]
+    for row, other in zip(found, expected, strict=True):
+        assert row["logprobs"] == pytest.approx(other["logprobs"], abs=1e-4)
+    width = max(len(encode_prompt(tokenizer, row["prompt"])) for row in rows)
+    of_prompts = [count for count, length in read if length in (width, width - 1)]
+    assert of_prompts == ([6, 2] if stateful else [2, 1])
+
+
 def test_rows_come_in_the_given_order_with_their_own_columns(policy: tuple[Any, Any]) -> None:
     prompts = tiny.prompts(7)[::-1]
     rows = list(

@@ -30,6 +30,8 @@ def random_rows(lengths: list[int]) -> list[dict]:
             "logprobs": [draw.uniform(-50, 0) for _ in range(n)],
             "reference_logprobs": [draw.uniform(-50, 0) for _ in range(n)],
             "num_tokens": [draw.randint(1, 20) for _ in range(n)],
+            "contrast_a": [draw.gauss(0, 3) for _ in range(n)],
+            "contrast_b": [draw.gauss(0, 3) for _ in range(n)],
         }
         for n in lengths
     ]

@@ -19,8 +19,8 @@ from shfcas.rewards.metrics import pair_accuracy
 from shfcas.rewards.scorers import load_scorer
 from shfcas.training.common import quiet_options
 from shfcas.training.reward.config import RewardModelConfig
-from shfcas.training.reward.cost_trainer import CostCollator, CostTrainer
 from shfcas.training.reward.data import encode_pairs
+from shfcas.training.reward.pair_trainer import PairCollator, PairTrainer
 from shfcas.training.reward.train import train_reward_model
 from shfcas.utils.errors import UserError
 from tests.support import tiny
@@ -62,14 +62,14 @@ def trained(tiny_models: dict[str, str], tmp_path_factory: pytest.TempPathFactor
     return str(folder / "out"), result
 
 
-def trainer(tiny_models: dict[str, str], rows: list[dict[str, Any]], folder: Path, **options: Any) -> CostTrainer:
+def trainer(tiny_models: dict[str, str], rows: list[dict[str, Any]], folder: Path, **options: Any) -> PairTrainer:
     model, tokenizer = load_reward_model(tiny_models["reward_model"])
-    return CostTrainer(
+    return PairTrainer(
         model=model,
         args=RewardConfig(**quiet_options(folder, 0), remove_unused_columns=False, **options),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
-        data_collator=CostCollator(pad_token_id=tokenizer.pad_token_id),
+        data_collator=PairCollator(pad_token_id=tokenizer.pad_token_id),
     )
 
 

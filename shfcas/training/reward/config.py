@@ -61,10 +61,44 @@ class RewardModelConfig(Options):
             raise unexpected("ensemble_size", "at least 2 with average_weights", self.ensemble_size)
 
 
+LABELS, SECOND_OPINION, ARBITRATE = "labels", "second_opinion", "arbitrate"  # ways to refine
+KEEP, DROP = "keep", "drop"
+
+
+@dataclass
+class SecondOpinionConfig(Options):
+    """Soft labels from reward model and policy together."""
+
+    reward_trust: float = option(0.5, "prior trust in the reward model, in log-odds per unit of z-score")
+    policy_trust: float = option(0.5, "prior trust in the policy's score, in the same unit")
+    group_by: str | None = option(
+        None,
+        "arbitrate: column of the prompts by which trust in the reward model may differ (none: clusters of the "
+        "prompts' embeddings)",
+    )
+    pairs_per_prompt: int | None = option(28, "soft labels per prompt, drawn at random (none: all pairs)", ge=1)
+    old_pairs: str = option(
+        DROP,
+        "keep the original preferences among the pairs, or drop them: what the reward model learned from them is in "
+        "its rewards",
+        (KEEP, DROP),
+    )
+
+
 @dataclass
 class RefineConfig(RewardModelConfig):
     """Refinement of the reward model in every round."""
 
+    refine: str = option(
+        LABELS,
+        "what the model learns: the labels as further pairs, as in the paper; with them a second opinion, soft labels "
+        "from reward model and policy together; or soft labels whose trust in the two is learned from the labels",
+        (LABELS, SECOND_OPINION, ARBITRATE),
+        common=True,
+    )
+    second_opinion: SecondOpinionConfig = option(
+        SecondOpinionConfig, "refine second_opinion, arbitrate: soft labels of all answers"
+    )
     start: str = option(
         "current", "model to refine: the current reward model, or the untrained backbone", ("current", "backbone")
     )

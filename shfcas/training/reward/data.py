@@ -20,10 +20,12 @@ def held_out_prompts(preferences: Sequence[Preference], share: float, seed: int)
     A prompt counts for the round and source where it first appears. Which prompts are held out depends only on the seed
     and their texts. So a prompt that is held out in one round stays held out when pairs of later rounds join, and no
     model is measured on pairs that an earlier round trained on. Shares are rounded down: among fewer than 1 / share
-    prompts, none is held out.
+    prompts, none is held out. Soft labels do not count: nothing is measured on them.
     """
     first: dict[str, tuple[int, str]] = {}
     for p in preferences:
+        if p.probability is not None:
+            continue
         key, stratum = prompt_key(p.prompt), (p.round, p.source)
         first[key] = min(stratum, first.get(key, stratum))
     apart: set[str] = set()
@@ -43,7 +45,7 @@ def split(preferences: Sequence[Preference], apart: set[str]) -> tuple[list[Pref
 
 def weighted(preferences: Sequence[Preference], new_pair_weight: int) -> list[Preference]:
     """Returns the pairs with those of a round repeated: TRL's trainer has no other weights."""
-    return [*preferences, *[p for p in preferences if p.round > 0] * (new_pair_weight - 1)]
+    return [*preferences, *[p for p in preferences if p.round > 0 and p.probability is None] * (new_pair_weight - 1)]
 
 
 def encode_pairs(
@@ -58,7 +60,7 @@ def encode_pairs(
 
     The trainer raises the output for `chosen_ids` above that for `rejected_ids`. A cost has to be higher for the
     rejected answer, so the objective `cost` swaps the two. Their `signs` are +1 for unsafe, -1 for safe and 0 for
-    unknown. A pair without a margin has margin 0 where others have one.
+    unknown. A pair without a margin has margin 0 where others have one, and a pair without a probability has 1.
 
     Args:
         preferences: the pairs. One that the tokenizer's template refuses is left out.
@@ -69,6 +71,7 @@ def encode_pairs(
         counts: gets the number of pairs by ("too_long" or "refused", source).
     """
     with_margin = any(p.margin is not None for p in preferences)
+    soft = any(p.probability is not None for p in preferences)
     counts = Counter() if counts is None else counts
     encoded, used = [], []
     for p in preferences:
@@ -94,6 +97,8 @@ def encode_pairs(
             row["signs"] = [_sign(p.rejected_safe), _sign(p.chosen_safe)]
         if with_margin:
             row["margin"] = p.margin or 0.0
+        if soft:
+            row["probability"] = 1.0 if p.probability is None else p.probability
         encoded.append(row)
         used.append(p)
     return encoded, used

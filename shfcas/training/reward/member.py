@@ -123,7 +123,8 @@ def reports(
     scorer: RewardScorer, used: Sequence[Preference], measured: Sequence[Preference], before: dict[str, Any] | None
 ) -> dict[str, Any]:
     """Returns the reports on training and held-out pairs, with their accuracies again at the top level."""
-    distinct = list({id(p): p for p in used}.values())  # a pair repeated for its weight counts once
+    # A pair repeated for its weight counts once; a soft label is no verdict to be right about.
+    distinct = list({id(p): p for p in used if p.probability is None}.values())
     train, held_out = _report(scorer, distinct), _report(scorer, measured)
     return {
         "train_accuracy": train["accuracy"]["mean"] if train else None,
@@ -145,10 +146,9 @@ def _trainer(
     **arguments: Any,
 ) -> Any:
     from transformers import EarlyStoppingCallback
-    from trl import RewardConfig, RewardTrainer
+    from trl import RewardConfig
 
-    from shfcas.training.reward.collator import PairCollator
-    from shfcas.training.reward.cost_trainer import CostCollator, CostTrainer
+    from shfcas.training.reward.pair_trainer import PairCollator, PairTrainer
 
     options = supervised_options(work_dir, seed, settings.checkpoint_steps)
     if measured:
@@ -165,11 +165,7 @@ def _trainer(
             greater_is_better=False,
             restore_callback_states_from_checkpoint=True,  # or a resumed run would restart its patience
         )
-    cost = settings.objective == "cost"
-    collator = CostCollator if cost else PairCollator
-    pad = arguments["processing_class"].pad_token_id
-    arguments["data_collator"] = collator(pad_token_id=pad, token_types=token_types)
-    trainer = (CostTrainer if cost else RewardTrainer)(
+    trainer = PairTrainer(
         args=RewardConfig(
             num_train_epochs=settings.num_train_epochs,
             learning_rate=settings.learning_rate,
@@ -177,9 +173,10 @@ def _trainer(
             weight_decay=settings.weight_decay,
             max_length=max_length,
             center_rewards_coefficient=settings.centering,
-            remove_unused_columns=False,  # the trainer knows no columns of signs and token types
+            remove_unused_columns=False,  # TRL knows no column of probabilities, signs or token types
             **options,
         ),
+        data_collator=PairCollator(arguments["processing_class"].pad_token_id, token_types=token_types),
         **arguments,
     )
     if stop_early:

@@ -66,6 +66,7 @@ def train_and_held_out(
     if eval_preferences is None:
         unmerged = [preference for group in groups for preference in group]
         pairs, held_out = split(merged, held_out_prompts(unmerged, settings.held_out, split_seed))
+        held_out = [p for p in held_out if p.probability is None]
     else:
         pairs, held_out = merged, list(eval_preferences)
         shared = len(split(held_out, {prompt_key(p.prompt) for p in pairs})[1])

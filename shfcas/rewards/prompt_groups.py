@@ -1,0 +1,76 @@
+"""Groups of prompts: a column of the table, or clusters of the prompts' embeddings."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from shfcas.data.messages import Prompt, plain_text
+from shfcas.models.loading import load_reward_model
+from shfcas.rewards.scorers import ensemble_members, padded, reward_max_length
+from shfcas.utils.callables import is_callable_name
+from shfcas.utils.errors import UserError
+from shfcas.utils.progress import progress
+
+CLUSTERS = (2, 4, 8)  # numbers of clusters to choose from
+BATCH = 64
+
+
+def groupings_of(
+    rows: Sequence[dict[str, Any]], reward_model: str, group_by: str | None, seed: int
+) -> Mapping[str, list[str]]:
+    """Returns ways to group the prompts, from which the labels choose by evidence.
+
+    Args:
+        rows: rows with `prompt`.
+        reward_model: the model whose encoder embeds the prompts. A reward function embeds none.
+        group_by: a column of the rows; None clusters the embeddings.
+        seed: seed of the clusters.
+
+    Returns:
+        By the grouping's name, the group of each row. Empty if there is nothing to group by.
+
+    Raises:
+        UserError: the rows have no column of that name.
+    """
+    if group_by is not None:
+        if any(row.get(group_by) is None for row in rows):
+            raise UserError(
+                f"reward.second_opinion.group_by: expected a column of all prompts, got {group_by}, which some lack"
+            )
+        return {group_by: [str(row[group_by]) for row in rows]}
+    if is_callable_name(reward_model):
+        return {}
+    vectors = prompt_embeddings(reward_model, [row["prompt"] for row in rows])
+    return {f"{count} clusters": clusters(vectors, count, seed) for count in CLUSTERS if count < len(rows)}
+
+
+def clusters(vectors: np.ndarray, count: int, seed: int) -> list[str]:
+    """Returns the k-means cluster of each vector, by name."""
+    from sklearn.cluster import KMeans
+
+    found = KMeans(count, n_init=10, random_state=seed).fit_predict(vectors)
+    return [f"cluster {number + 1} of {count}" for number in found]
+
+
+@torch.inference_mode()
+def prompt_embeddings(reward_model: str, prompts: Sequence[Prompt]) -> np.ndarray:
+    """Returns the mean last hidden state of each prompt's text in a reward model, of length 1, shape (n, D).
+
+    An ensemble embeds with its first member.
+    """
+    members = ensemble_members(reward_model)
+    model, tokenizer = load_reward_model(members[0] if members else reward_model)
+    encoder, limit = getattr(model, model.base_model_prefix), reward_max_length(model, tokenizer)
+    ids = [tokenizer(plain_text(prompt), truncation=True, max_length=limit)["input_ids"] for prompt in prompts]
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    vectors: list[Any] = [None] * len(ids)
+    for start in progress(range(0, len(ids), BATCH), "embedding"):
+        batch = order[start : start + BATCH]
+        inputs = padded([ids[i] for i in batch], tokenizer.pad_token_id, model.device)
+        hidden, mask = encoder(**inputs).last_hidden_state.float(), inputs["attention_mask"][..., None]
+        means = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1)
+        for i, vector in zip(batch, means.cpu().numpy(), strict=True):
+            vectors[i] = vector
+    return np.stack(vectors)
