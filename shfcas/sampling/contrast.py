@@ -129,11 +129,14 @@ def _logprobs(
     completions: Sequence[list[int]],
     batch_size: int,
 ) -> torch.Tensor:
-    """Log-probability of each completion under an instruction, shape (len(completions),)."""
+    """Log-probability of each completion under an instruction, shape (len(completions),); equal ones are read once."""
     prompt = encode_prompt(tokenizer, with_instruction(tokenizer, row["prompt"], instruction))
     _check_length(model, prompt, completions, row["prompt_id"])
-    parts = (completions[start : start + batch_size] for start in range(0, len(completions), batch_size))
-    return torch.cat([completion_logprobs(model, prompt, part) for part in parts])
+    places = {ids: place for place, ids in enumerate(dict.fromkeys(map(tuple, completions)))}
+    unique = [list(ids) for ids in places]
+    parts = (unique[start : start + batch_size] for start in range(0, len(unique), batch_size))
+    values = torch.cat([completion_logprobs(model, prompt, part) for part in parts])
+    return values[[places[tuple(ids)] for ids in completions]]
 
 
 def completion_ids(tokenizer: Any, text: str, ends: set[int], finished: bool) -> list[int]:
