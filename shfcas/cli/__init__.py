@@ -7,7 +7,6 @@ printed on stdout; logs go to stderr. Exit code 1 is a failure, 2 is wrong use, 
 import dataclasses
 import difflib
 import importlib
-import json
 import logging
 import os
 import signal
@@ -27,7 +26,7 @@ from shfcas.cli._template import placeholders
 from shfcas.utils import distributed
 from shfcas.utils.config import to_dict
 from shfcas.utils.errors import MissingExtra, UsageError, UserError
-from shfcas.utils.files import is_disk_full
+from shfcas.utils.files import is_disk_full, to_json
 from shfcas.utils.flags import from_flags
 
 logger = logging.getLogger(__name__)
@@ -227,7 +226,7 @@ def _fail(name: str, error: Exception, code: int) -> int:
 
 def _print(result: Any, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(result, indent=2, default=str))
+        print(to_json(result, indent=2, default=str))
     elif isinstance(result, dict):
         for key, value in result.items():
             if isinstance(value, str | int | float | bool) or value is None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from shfcas.data.candidates import CandidateTable, read_candidates, read_prompts, write_candidates
+from shfcas.data.formats import PromptColumn
 from shfcas.engines import ENGINES, RayConfig, open_engine
 from shfcas.evaluation.blind_pairs import describe, judged_win_rate, make_pairs
 from shfcas.evaluation.config import EvaluationConfig
@@ -28,11 +29,11 @@ from shfcas.feedback.judge.source import JudgeFeedback
 from shfcas.pipeline.config import RunConfig
 from shfcas.pipeline.policy_score import PolicyScore
 from shfcas.rewards.best_of_n import keep_best, kl_bound
-from shfcas.rewards.scorers import check_scorer
+from shfcas.rewards.scorers import TOO_LONG, TOO_LONG_HELP, check_scorer
 from shfcas.rewards.table import add_answer_rewards, answer_rewards
 from shfcas.sampling.contrast import Principle
 from shfcas.sampling.table import sample_policy
-from shfcas.utils.config import Options, option, with_default
+from shfcas.utils.config import option, with_default
 from shfcas.utils.errors import UsageError, UserError
 from shfcas.utils.files import work_folder, write_json
 
@@ -40,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Config(Options):
+class Config(PromptColumn):
     """`shfcas evaluate`."""
 
     policy: str = option("", "policy to evaluate", common=True)
@@ -54,10 +55,11 @@ class Config(Options):
     )
     reward_model: str = option("", "proxy reward: a model, or module:function", common=True)
     cost_model: bool = option(False, "the reward model is a cost model: lower is better")
+    too_long: str = option("cut", TOO_LONG_HELP, tuple(TOO_LONG))
     gold: str | None = option(
         None, "gold reward: a model, or module:function (none: only with evaluation.judge human or judge)", common=True
     )
-    prompts: str = option("", "held-out prompts: a .jsonl, .json or .parquet file, or module:function", common=True)
+    prompts: str = option("", "held-out prompts: a file, org/name on the Hub, or module:function", common=True)
     best_of_n: int = option(1, "answers sampled for each one kept, the one of highest reward (1: all are kept)", ge=1)
     policy_score: str = with_default(RunConfig, "policy_score", "logprob")
     principles: list[Principle] = with_default(RunConfig, "principles", list)
@@ -78,7 +80,7 @@ def run(config: Config) -> dict[str, Any]:
     output, n = Path(config.output), config.best_of_n
     sampling = config.evaluation.sampling
     _check(config)
-    prompts = read_prompts(config.prompts)
+    prompts = read_prompts(config.prompts, config.columns())
     before = _before(config, prompts)
     references = {"base_logprobs": config.base, "reference_logprobs": config.reference}
     with work_folder(output) as work_dir, open_engine(config.engine, config.ray) as engine:
@@ -92,7 +94,7 @@ def run(config: Config) -> dict[str, Any]:
             chat_template=config.chat_template,
             engine=engine,
         )
-        table = add_answer_rewards(engine, config.reward_model, table, config.cost_model)
+        table = add_answer_rewards(engine, config.reward_model, table, config.cost_model, config.too_long)
         if n > 1:
             table = keep_best(table, table.column("rewards"), n)
         if config.evaluation.conflicts:

@@ -16,7 +16,7 @@ from shfcas.data.preferences import read_preferences
 from shfcas.data.shards import SHARD_ROWS
 from shfcas.engines import ENGINES, RayConfig, open_engine
 from shfcas.rewards.laplace import HeadPosterior, LaplaceScorer, fit_laplace
-from shfcas.rewards.scorers import RewardScorer, load_scorer
+from shfcas.rewards.scorers import TOO_LONG, TOO_LONG_HELP, RewardScorer, load_scorer
 from shfcas.sampling.contrast import Principle
 from shfcas.utils.config import Options, option, unexpected
 from shfcas.utils.errors import UsageError
@@ -40,6 +40,7 @@ class Config(Options):
         None, "reward model: a model, or module:function (none: the table has rewards)", common=True
     )
     cost_model: bool = option(False, "the reward model is a cost model: lower is better", common=True)
+    too_long: str = option("cut", TOO_LONG_HELP, tuple(TOO_LONG))
     uncertainty: str = option(
         "none",
         "uncertainty of each reward of a single model, as reward_variances: laplace, of its last layer",
@@ -83,7 +84,7 @@ def run(config: Config) -> Any:
         if posterior:
             scorer = LaplaceScorer(config.reward_model, posterior, config.cost_model)
         else:
-            scorer = load_scorer(config.reward_model, config.cost_model)
+            scorer = load_scorer(config.reward_model, config.cost_model, config.too_long)
     contrasts = None
     if config.principles:
         if config.policy_score_model is None:
@@ -112,6 +113,7 @@ def run(config: Config) -> Any:
             shard_rows=config.shard_rows,
             reward_model=config.reward_model,
             cost_model=config.cost_model,
+            too_long=config.too_long,
             posterior=posterior,
             contrasts=contrasts,
             engine=None if here else engine,

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from shfcas.compare.heads import Head
-from shfcas.data.chat import Prompt, encode_answer
+from shfcas.data.chat import model_inputs
+from shfcas.data.messages import Completion, Prompt
 from shfcas.data.preferences import Preference
 from shfcas.models.loading import has_trained_head, load_reward_model, save_model
 from shfcas.models.resolve import is_cost_model
@@ -53,7 +54,7 @@ class FrozenModel:
             heads.append(torch.zeros_like(last_layer(backbone, model).weight, dtype=torch.float64).flatten())
         self.head = Head(torch.cat(heads).cpu().numpy())
 
-    def features(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> np.ndarray:
+    def features(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> np.ndarray:
         """Computes the features of answers, shape (T, D), float32."""
         each = [
             member_features(name, model, tokenizer=tokenizer, prompts=prompts, completions=completions)
@@ -64,7 +65,7 @@ class FrozenModel:
     def differences(self, preferences: Sequence[Preference]) -> tuple[np.ndarray, np.ndarray]:
         """Computes feature differences, chosen minus rejected, shape (n, D), and margins, shape (n,).
 
-        Pairs longer than the model's limit are skipped, as in training.
+        Pairs longer than the model's limit lose the beginning of their prompt, as in training.
         """
         used = list(preferences)
         for _, model, tokenizer in self.members:
@@ -90,9 +91,11 @@ class FrozenModel:
 
 
 def member_features(
-    name: str, model: Any, *, tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[str]
+    name: str, model: Any, *, tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[Completion]
 ) -> np.ndarray:
     """Computes the input of one model's last layer for each answer, shape (T, D)."""
     scorer = ModelScorer(model, tokenizer)
-    encoded = [encode_answer(tokenizer, p, c, scorer.max_length) for p, c in zip(prompts, completions, strict=True)]
+    encoded = [
+        model_inputs(tokenizer, p, c, scorer.max_length, cut=True) for p, c in zip(prompts, completions, strict=True)
+    ]
     return rewards_and_features(name, scorer, encoded, "features")[1]

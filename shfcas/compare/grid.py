@@ -18,7 +18,7 @@ from shfcas.compare.heads import torch_threads
 from shfcas.selection import SelectionConfig
 from shfcas.utils.config import differences, to_dict
 from shfcas.utils.errors import UserError
-from shfcas.utils.files import disk_errors
+from shfcas.utils.files import disk_errors, nan_for_null, to_json
 from shfcas.utils.progress import progress
 
 Work = Callable[[Cell], dict[str, Any]]
@@ -132,7 +132,7 @@ class Record:
                     "file to run them again, or name a new folder with --output"
                 )
         for line in lines[1:]:
-            cell = json.loads(line)
+            cell = nan_for_null(json.loads(line))
             self.done[Cell(cell["strategy"], cell["budget"], cell["seed"])] = cell
 
     def add(self, done: dict[str, Any]) -> None:
@@ -143,7 +143,7 @@ class Record:
 
     def _append(self, value: dict[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(value) + "\n")
+            file.write(to_json(value) + "\n")
             file.flush()
             os.fsync(file.fileno())
 

@@ -17,7 +17,7 @@ from shfcas.pipeline.run_directory import StageContext
 from shfcas.pipeline.steps import ModelName
 from shfcas.training.algorithms import PolicyTraining, train_policy
 from shfcas.training.reward.config import LABELS
-from shfcas.utils.files import read_json
+from shfcas.utils.files import read_numbers
 from shfcas.utils.seeds import derive_seed
 
 METRICS = {"policy_gold_reward": "gold_reward", "policy_win_rate": "win_rate", "policy_kl": "kl"}
@@ -31,7 +31,7 @@ def policies(loop: Loop, work: RunWork, start: Start) -> list[dict[str, Any]]:
     """
     rows = []
     for cell in policy_cells(work.config):
-        metrics = read_json(train_one(loop, work, start, cell))
+        metrics = read_numbers(train_one(loop, work, start, cell))
         for name, key in METRICS.items():
             value = metrics[key]["mean"] if isinstance(metrics[key], dict) else metrics[key]
             rows.append({**cell._asdict(), "metric": name, "group": "", "value": value})

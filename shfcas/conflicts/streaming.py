@@ -16,6 +16,7 @@ from shfcas.conflicts.columns import add_conflicts_to_batch, score_columns
 from shfcas.conflicts.contrasts import ContrastColumns
 from shfcas.conflicts.summary import ConflictSummary
 from shfcas.data.candidates import CandidateTable, arrow_columns
+from shfcas.data.reading import arrow_rows
 from shfcas.data.shards import BATCH_ROWS, SHARD_ROWS, Shard, find_shards, prefetch, read_batches
 from shfcas.engines import Engine, Tick
 from shfcas.engines.local import LocalEngine
@@ -34,6 +35,7 @@ from shfcas.utils.files import (
     locked_folder,
     parse_jsonl,
     read_object,
+    to_json,
     work_folder,
     write_json,
 )
@@ -75,6 +77,7 @@ def score_table(
     reward_model: str | None = None,
     cost_model: bool = False,
     posterior: HeadPosterior | None = None,
+    too_long: str = "cut",
     contrasts: ContrastColumns | None = None,
     engine: Engine | None = None,
 ) -> ConflictSummary:
@@ -91,6 +94,7 @@ def score_table(
         reward_model: the scorer's name, recorded in the parts.
         cost_model: whether the scorer flips the sign of that model.
         posterior: of the scorer's head, if it is a `LaplaceScorer`.
+        too_long: what workers do with an answer beyond its limit, see `shfcas.rewards.scorers.TOO_LONG`.
         contrasts: adds the columns of contrasts; None: the tables have those that the policy score reads.
         engine: engine that scores the parts; None scores in this process.
 
@@ -105,7 +109,7 @@ def score_table(
     load: Callable[[], RewardScorer] | None = None
     if engine and reward_model:
         check_scorer(reward_model)  # fail here rather than in a worker
-        load = partial(load_scorer, reward_model, cost_model)
+        load = partial(load_scorer, reward_model, cost_model, too_long)
         if posterior:
             load = partial(LaplaceScorer, reward_model, posterior, cost_model)
     recipe = _Recipe(
@@ -201,14 +205,17 @@ def score_lines(
             raise UserError(f"stdin: rows {first} to {first + len(rows) - 1}, {error}") from error
         recipe = _Recipe(batch.schema, policy_score, scorer=scorer, columns=columns, contrasts=contrasts)
         batch = recipe.scored(batch.select(recipe.read), "stdin", first)
-        output.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in batch.to_pylist())
+        output.writelines(to_json(row) + "\n" for row in arrow_rows(batch))
         summary += ConflictSummary.from_batch(batch, first)
         first, rows = first + len(rows), []
 
-    for row in parse_jsonl(lines, "stdin"):
-        rows.append(row)
-        if len(rows) == BATCH_ROWS:
-            flush()
+    try:
+        for row in parse_jsonl(lines, "stdin"):
+            rows.append(row)
+            if len(rows) == BATCH_ROWS:
+                flush()
+    except UnicodeDecodeError as error:
+        raise UserError(f"stdin: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
     if rows:
         flush()
     return summary

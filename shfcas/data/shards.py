@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from shfcas.data.reading import arrow_rows
 from shfcas.utils.config import differences
 from shfcas.utils.errors import UserError
 
@@ -216,7 +217,7 @@ class ShardRows:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yields one dictionary per row."""
         for batch in prefetch(b for shard in self.shards for _, b in read_batches(shard, BATCH_ROWS, self.columns)):
-            yield from batch.to_pylist()
+            yield from arrow_rows(batch)
 
 
 class TableRows(ShardRows):

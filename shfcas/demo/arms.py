@@ -27,7 +27,7 @@ from shfcas.pipeline.run_directory import Plan, RunDirectory
 from shfcas.rewards.table import answer_rewards, score_rows
 from shfcas.training.reward.config import ARBITRATE, LABELS, SECOND_OPINION
 from shfcas.utils.config import Options, build, option, read_yaml, to_dict, with_default
-from shfcas.utils.files import read_json, write_json, write_text
+from shfcas.utils.files import read_numbers, write_json, write_text
 
 SCORES, ADDED = "scores.json", "labels.json"
 
@@ -123,8 +123,8 @@ def run_demo(config: DemoConfig, *, approve: Callable[[Plan], bool] = refuse) ->
         results: dict[str, Any] = {
             "policies": policies(run.path, arms(settings)),
             "reward_models": reward_models(loop, run.path, arms=arms(settings), start=start),
-            "scores": read_json(run.path / SCORES),
-            "labels": read_json(run.path / ADDED),
+            "scores": read_numbers(run.path / SCORES),
+            "labels": read_numbers(run.path / ADDED),
             "asked": asked,
             "seconds": round(sum(stage.seconds for stage in run.manifest.stages.values())),
         }
@@ -197,7 +197,7 @@ def policies(path: Path, arms: dict[str, Arm]) -> list[dict[str, Any]]:
     gold = {label: _gold(folder) for label, folder in files.items()}
     base, biased = (gold[label] for label in ("base policy", ARMS["biased"].name))
     for label, folder in files.items():
-        row = {"policy": label, **read_json(folder / "metrics.json")}
+        row = {"policy": label, **read_numbers(folder / "metrics.json")}
         for name, before in (("difference", base), ("difference_to_biased", biased)):
             row[name] = mean_with_interval([gold[label][prompt] - value for prompt, value in before.items()])
         rows.append(row)

@@ -16,7 +16,7 @@ from shfcas.compare import AnswerSet, Bench, HeadFit, judge
 from shfcas.compare.crossed import Crossed
 from shfcas.compare.opinion import RefineOpinion
 from shfcas.data.candidates import CandidateTable
-from shfcas.data.chat import plain_text
+from shfcas.data.messages import plain_text
 from shfcas.evaluation.statistics import t_interval
 from shfcas.rewards.prompt_groups import text_embeddings
 from shfcas.selection import Comparison, SelectionConfig, select

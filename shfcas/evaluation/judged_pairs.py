@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from shfcas.data.chat import plain_text
+from shfcas.data.messages import prompt_key
 from shfcas.data.preferences import Preference
 from shfcas.rewards.scorers import RewardScorer
 from shfcas.rewards.table import score_rows
@@ -69,7 +69,7 @@ class JudgedSample:
         """
         groups: dict[str, list[Preference]] = {}
         for p in preferences:
-            groups.setdefault(plain_text(p.prompt), []).append(p)
+            groups.setdefault(prompt_key(p.prompt), []).append(p)
         drawn = heapq.nsmallest(prompts, groups, key=lambda text: derive_seed("diagnose", seed, text, bits=64))
         rows, pairs = [], []
         for number, text in enumerate(drawn):
@@ -132,15 +132,15 @@ def match(rows: Iterable[Row], preferences: Sequence[Preference]) -> tuple[Judge
         preferences: matched by prompt id and the answers' texts, or by all texts.
     """
     ids = {p.prompt_id for p in preferences if p.prompt_id}
-    texts = {plain_text(p.prompt) for p in preferences}
+    texts = {prompt_key(p.prompt) for p in preferences}
     known: dict[str, Row] = {}
     for row in rows:
-        text = plain_text(row["prompt"])
+        text = prompt_key(row["prompt"])
         if row["prompt_id"] in ids or text in texts:
             known[f"id {row['prompt_id']}"] = known[f"text {text}"] = row
     pairs, missing = [], []
     for p in preferences:
-        for key in (f"id {p.prompt_id}", f"text {plain_text(p.prompt)}"):
+        for key in (f"id {p.prompt_id}", f"text {prompt_key(p.prompt)}"):
             row = known.get(key, {})
             answers = row.get("completions", [])
             if p.chosen in answers and p.rejected in answers:

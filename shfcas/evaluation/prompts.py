@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from shfcas.data.chat import plain_text, prompt_key
+from shfcas.data.messages import plain_text, prompt_key
 from shfcas.utils.errors import UserError
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from shfcas.data.chat import set_chat_template, template_text
+from shfcas.data.templates import PINNED_DATE, set_chat_template, template_text, writes_date
 from shfcas.models.files import TRUST, check_files, unreadable
 from shfcas.models.resolve import (
     adapter_base,
@@ -164,7 +164,10 @@ def _tokenizer(name: str) -> Any:
     base = adapter_base(folder)
     if base is not None and not (Path(folder) / "tokenizer_config.json").exists():
         return _tokenizer(base)
-    return _from_pretrained("AutoTokenizer", name, folder)
+    tokenizer = _from_pretrained("AutoTokenizer", name, folder)
+    if writes_date(tokenizer):
+        _note_date(name)
+    return tokenizer
 
 
 def _padded(tokenizer: Any, name: str, model: Any = None) -> Any:
@@ -276,6 +279,13 @@ def _from_pretrained(auto_class: Any, name: str, folder: str, **options: Any) ->
         raise
     except Exception as error:  # libraries have no class for files that they cannot read
         raise unreadable(name, folder, error) from error
+
+
+@functools.cache
+def _note_date(name: str) -> None:
+    logger.info(
+        "the chat template of %s writes today's date; here it writes %s on any day", name, f"{PINNED_DATE:%d %b %Y}"
+    )
 
 
 @functools.cache

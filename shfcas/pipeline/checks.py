@@ -8,7 +8,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from shfcas.data.candidates import read_prompts
-from shfcas.data.chat import encode_prompt, plain_text
+from shfcas.data.chat import encode_prompt
+from shfcas.data.messages import plain_text
 from shfcas.data.preferences import read_preferences
 from shfcas.models.loading import policy_tokenizer
 from shfcas.pipeline.config import RunConfig
@@ -102,12 +103,14 @@ def check_leakage(config: RunConfig, left: Collection[str], eval_prompts: Rows) 
         UserError: a prompt is both trained and evaluated on.
     """
     if config.preferences and "round-0/preferences.jsonl" in left:
-        refuse_shared_prompts((p.prompt for p in read_preferences(config.preferences)), eval_prompts, "preferences")
+        refuse_shared_prompts(
+            (p.prompt for p in read_preferences(config.preferences, config.columns())), eval_prompts, "preferences"
+        )
     if config.demonstrations and "round-0/policy" in left:
-        demonstrations = read_demonstrations(config.demonstrations)
+        demonstrations = read_demonstrations(config.demonstrations, config.columns())
         refuse_shared_prompts((row["prompt"] for row in demonstrations), eval_prompts, "demonstrations")
     if config.bootstrap and "round-0/bootstrap.parquet" in left:
-        rows = read_prompts(config.bootstrap.prompts)
+        rows = read_prompts(config.bootstrap.prompts, config.columns())
         refuse_shared_prompts((row["prompt"] for row in rows), eval_prompts, "bootstrap.prompts")
 
 
@@ -131,7 +134,7 @@ def check_lengths(config: RunConfig, left: Collection[str], prompts: Rows, eval_
     if any(name.endswith("/evaluation_candidates.parquet") for name in left):
         cases.append(("eval_prompts", eval_prompts, "evaluation.sampling", config.evaluation.sampling))
     if config.bootstrap and "round-0/bootstrap.parquet" in left:
-        rows = read_prompts(config.bootstrap.prompts)
+        rows = read_prompts(config.bootstrap.prompts, config.columns())
         cases.append(("bootstrap.prompts", rows, "bootstrap.sampling", config.bootstrap.sampling))
     training = getattr(config.rl, config.rl.algorithm) if trains_policy(left) else None
     limited = hasattr(training, "max_prompt_length")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from shfcas.conflicts.columns import CONTRASTS, POLICY_SCORES
+from shfcas.data.formats import AllColumns
 from shfcas.engines import ENGINES, RayConfig
 from shfcas.evaluation.config import EvaluationConfig
 from shfcas.feedback.annotation.config import HumanConfig
@@ -10,21 +11,21 @@ from shfcas.feedback.human import HumanFeedback
 from shfcas.feedback.judge.config import JudgeConfig
 from shfcas.pipeline.demonstrations import BootstrapConfig
 from shfcas.rewards.preflight import PreflightConfig
-from shfcas.rewards.scorers import ensemble_members
+from shfcas.rewards.scorers import TOO_LONG, TOO_LONG_HELP, ensemble_members
 from shfcas.sampling.config import SamplingConfig
 from shfcas.sampling.contrast import Principle
 from shfcas.selection import STRATEGIES, SelectionConfig
 from shfcas.training.algorithms import RLConfig
 from shfcas.training.reward.config import ARBITRATE, LABELS, SECOND_OPINION, RefineConfig, RewardModelConfig
 from shfcas.training.sft import SFTStageConfig
-from shfcas.utils.config import Options, option, require, unexpected
+from shfcas.utils.config import option, require, unexpected
 from shfcas.utils.errors import UsageError
 
 SOURCES = ("gold", "human", "judge", "none")
 
 
 @dataclass
-class RunConfig(Options):
+class RunConfig(AllColumns):
     """A whole SHF-CAS run."""
 
     output: str = option("runs/shfcas", "run directory; run the same command again to resume", common=True)
@@ -37,20 +38,25 @@ class RunConfig(Options):
     )
     reward_model: str = option("", "proxy reward model: a model, or the backbone that it is trained from", common=True)
     cost_model: bool = option(False, "the reward model is a cost model: lower is better")
+    too_long: str = option("cut", TOO_LONG_HELP, tuple(TOO_LONG))
     gold: str | None = option(
         None,
         "gold reward: a model, or module:function; feedback gold needs it, otherwise it only measures",
         common=True,
     )
-    prompts: str = option("", "prompts to sample, select and train on: a file, or module:function", common=True)
-    eval_prompts: str = option("", "held-out prompts for evaluation: a file, or module:function", common=True)
+    prompts: str = option(
+        "", "prompts to sample, select and train on: a file, org/name on the Hub, or module:function", common=True
+    )
+    eval_prompts: str = option(
+        "", "held-out prompts for evaluation: a file, org/name on the Hub, or module:function", common=True
+    )
     preferences: str | None = option(
         None,
-        "original preferences in TRL's format: a file, or module:function (none: no original preferences)",
+        "original preferences: a file, org/name on the Hub, or module:function (none: no original preferences)",
         common=True,
     )
     demonstrations: str | None = option(
-        None, "JSON lines with prompt and completion for supervised fine-tuning (none: see bootstrap)"
+        None, "prompts with completions for supervised fine-tuning: a file, or the like (none: see bootstrap)"
     )
     bootstrap: BootstrapConfig | None = option(
         None, "make demonstrations from the policy's own best samples (none: do not)"

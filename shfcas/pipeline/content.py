@@ -10,7 +10,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from shfcas.data.chat import template_text
+from shfcas.data.reading import is_hub_name, read_rows
+from shfcas.data.templates import template_text
 from shfcas.models.resolve import adapter_base, resolve
 from shfcas.utils.callables import is_callable_name, load_callable, version
 from shfcas.utils.config import fingerprint
@@ -51,9 +52,11 @@ def scorer_source(name: str | Path) -> Model | Function:
     return Function(name) if isinstance(name, str) and is_callable_name(name) else Model(name)
 
 
-def data_source(name: str | Path) -> Path | Function:
-    """The source behind the name of data: a function, or a file."""
-    return Function(name) if isinstance(name, str) and is_callable_name(name) else Path(name)
+def data_source(name: str | Path) -> Path | Function | Value:
+    """The source behind the name of data: a function, a file, or the rows of a data set on the Hub."""
+    if isinstance(name, str) and is_callable_name(name):
+        return Function(name)
+    return Value(read_rows(name)) if isinstance(name, str) and is_hub_name(name) else Path(name)
 
 
 def template_content(chat_template: str | None) -> str | None:

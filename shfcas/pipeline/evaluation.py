@@ -37,6 +37,7 @@ def score_held_out(
     gold: str | None,
     best_of_n: int,
     cost_model: bool,
+    too_long: str,
     policy_score: PolicyScore | None,
     engine: Engine,
 ) -> Path:
@@ -51,6 +52,7 @@ def score_held_out(
         gold: the gold reward: a model, or `module:function`; None adds none.
         best_of_n: number of answers of which the best is kept; 1 keeps all.
         cost_model: the reward models are cost models: lower is better.
+        too_long: what happens to an answer beyond a reward model's limit.
         policy_score: the policy's score that rewards are compared with; None adds no conflicts.
         engine: where the answers are scored.
     """
@@ -58,8 +60,9 @@ def score_held_out(
     def make(context: StageContext) -> None:
         table = read_candidates(candidates)
         if best_of_n > 1:
-            table = keep_best(table, answer_rewards(engine, str(reward_model), table.rows(), cost_model), best_of_n)
-        table = with_rewards(table, proxy, cost_model=cost_model, engine=engine)
+            rewards = answer_rewards(engine, str(reward_model), table.rows(), cost_model, too_long)
+            table = keep_best(table, rewards, best_of_n)
+        table = with_rewards(table, proxy, cost_model=cost_model, too_long=too_long, engine=engine)
         if policy_score:
             table = policy_score.add_conflicts(table, engine)
         if gold:
@@ -69,7 +72,8 @@ def score_held_out(
         write_candidates(context.output, table)
 
     inputs: dict[str, Source] = {"candidates": candidates, "proxy": scorer_source(proxy)}
-    settings = {"cost_model": cost_model, "rl.best_of_n.n": best_of_n, "evaluation.conflicts": policy_score is not None}
+    settings = {"cost_model": cost_model, "too_long": too_long, "rl.best_of_n.n": best_of_n}
+    settings["evaluation.conflicts"] = policy_score is not None
     if policy_score:
         inputs |= policy_score.inputs()
         settings |= policy_score.settings()
@@ -90,6 +94,7 @@ def measure(
     best_of_n: int,
     group_by: str | None,
     cost_model: bool,
+    too_long: str,
     engine: Engine,
 ) -> Path:
     """Measures a policy on its scored held-out answers, and the current reward model on the first policy's.
@@ -107,6 +112,7 @@ def measure(
         best_of_n: number of answers of which each kept one is the best.
         group_by: a column of the prompts by whose values some metrics are also reported.
         cost_model: the reward model is a cost model: lower is better.
+        too_long: what happens to an answer beyond the reward model's limit.
         engine: where answers are scored.
     """
 
@@ -120,7 +126,7 @@ def measure(
         if gold is not None and base_gold is not None:
             if "pacs" in table:
                 metrics["detection"] = detection(table, gold)
-            rewards = answer_rewards(engine, str(reward_model), base.rows(), cost_model)
+            rewards = answer_rewards(engine, str(reward_model), base.rows(), cost_model, too_long)
             accuracy = [ranking_accuracy(*pair) for pair in zip(rewards, base_gold, strict=True)]
             metrics["pair_accuracy"] = float(np.nanmean(accuracy))
             if group_by:
@@ -135,7 +141,12 @@ def measure(
         output,
         make,
         inputs={"answers": answers, "before": before, "reward_model": scorer_source(reward_model)},
-        settings={"evaluation.group_by": group_by, "cost_model": cost_model, "rl.best_of_n.n": best_of_n},
+        settings={
+            "evaluation.group_by": group_by,
+            "cost_model": cost_model,
+            "too_long": too_long,
+            "rl.best_of_n.n": best_of_n,
+        },
     )
 
 

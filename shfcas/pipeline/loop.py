@@ -77,9 +77,12 @@ class Loop:
 
     def __init__(self, run: RunDirectory, config: RunConfig, engine: Engine | None = None) -> None:
         self.run, self.config, self.engine = run, config, engine or LocalEngine()
-        self.prompts = read_prompts(config.prompts)[: config.max_prompts]
-        self.eval_prompts = read_prompts(config.eval_prompts)
-        self.unlabelled_prompts = read_prompts(config.unlabelled_prompts) if config.unlabelled_prompts else []
+        columns = config.columns()
+        self.prompts = read_prompts(config.prompts, columns)[: config.max_prompts]
+        self.eval_prompts = read_prompts(config.eval_prompts, columns)
+        self.unlabelled_prompts = []
+        if config.unlabelled_prompts:
+            self.unlabelled_prompts = read_prompts(config.unlabelled_prompts, columns)
         for key, rows in {"prompts": self.prompts, "unlabelled_prompts": self.unlabelled_prompts}.items():
             preparation.refuse_shared_prompts((row["prompt"] for row in rows), self.eval_prompts, key)
         run.work = Workload(config, len(self.prompts), len(self.eval_prompts), len(self.unlabelled_prompts)).of
@@ -111,19 +114,22 @@ class Loop:
         """
         config, run = self.config, self.run
         preparation.warn_of_held_out(config)
-        demonstrations = Path(config.demonstrations) if config.demonstrations else None
+        demonstrations: str | Path | None = config.demonstrations
         if config.bootstrap and not demonstrations:
             demonstrations = preparation.make_demonstrations(
                 run,
                 "round-0/demonstrations.jsonl",
                 policy=config.policy,
                 bootstrap=config.bootstrap,
+                columns=config.columns(),
                 chat_template=config.chat_template,
                 engine=self.engine,
             )
         preferences = None
         if config.preferences:
-            preferences = preparation.copy_preferences(run, "round-0/preferences.jsonl", preferences=config.preferences)
+            preferences = preparation.copy_preferences(
+                run, "round-0/preferences.jsonl", preferences=config.preferences, columns=config.columns()
+            )
         policy: ModelName = config.policy
         if config.sft and demonstrations:
             policy = preparation.fine_tune_on_demonstrations(
@@ -131,6 +137,7 @@ class Loop:
                 "round-0/policy",
                 policy=config.policy,
                 demonstrations=demonstrations,
+                columns=config.columns(),
                 sft=config.sft,
                 chat_template=config.chat_template,
             )
@@ -220,6 +227,7 @@ class Loop:
             candidates=candidates,
             reward_model=state.reward_model,
             cost_model=self.config.cost_model,
+            too_long=self.config.too_long,
             policy_score=self._policy_score(state.policy),
             engine=self.engine,
         )
@@ -346,6 +354,7 @@ class Loop:
             rl=config.rl,
             gold=(lambda: self.gold) if config.gold else None,
             cost_model=config.cost_model,
+            too_long=config.too_long,
             chat_template=config.chat_template,
         )
         return replace(state, policy=policy)
@@ -381,6 +390,7 @@ class Loop:
             gold=config.gold,
             best_of_n=n,
             cost_model=config.cost_model,
+            too_long=config.too_long,
             policy_score=self._policy_score(state.policy) if config.evaluation.conflicts else None,
             engine=self.engine,
         )
@@ -393,6 +403,7 @@ class Loop:
             best_of_n=n,
             group_by=config.evaluation.group_by,
             cost_model=config.cost_model,
+            too_long=config.too_long,
             engine=self.engine,
         )
         return answers

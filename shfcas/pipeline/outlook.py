@@ -35,9 +35,10 @@ def outlook(config: RunConfig, plan: Plan) -> dict[str, Any]:
         `disk`: `needed` and `free` in bytes; the need is a rough estimate.
     """
     left = [stage.name for stage in plan.stages if stage.state != DONE]
-    rows = read_prompts(config.prompts)[: config.max_prompts]
-    unlabelled = read_prompts(config.unlabelled_prompts) if config.unlabelled_prompts else []
-    work = Workload(config, len(rows), len(read_prompts(config.eval_prompts)), len(unlabelled))
+    columns = config.columns()
+    rows = read_prompts(config.prompts, columns)[: config.max_prompts]
+    unlabelled = read_prompts(config.unlabelled_prompts, columns) if config.unlabelled_prompts else []
+    work = Workload(config, len(rows), len(read_prompts(config.eval_prompts, columns)), len(unlabelled))
     models = {
         role: {"name": name, "bytes": model_bytes(name)}
         for role, name in _models(config).items()

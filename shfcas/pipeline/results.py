@@ -9,7 +9,7 @@ from shfcas.data.candidates import read_candidates
 from shfcas.evaluation.statistics import mean_with_interval
 from shfcas.feedback.label_counts import label_counts
 from shfcas.pipeline.config import RunConfig
-from shfcas.utils.files import read_json
+from shfcas.utils.files import read_json, read_numbers
 
 GAP = "  "
 
@@ -35,7 +35,7 @@ def results(config: RunConfig, run: Path) -> list[dict[str, Any]]:
     accuracy = None
     for number in range(config.rounds + 1):
         folder = f"round-{number}"
-        metrics = read_json(run / folder / "metrics.json")
+        metrics = read_numbers(run / folder / "metrics.json")
         seconds = sum(stage["seconds"] for name, stage in stages.items() if name.startswith(f"{folder}/"))
         row: dict[str, Any] = {"round": number, "kl": metrics["kl"], "minutes": seconds / 60}
         if number and config.feedback != "none":

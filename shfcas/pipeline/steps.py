@@ -98,6 +98,7 @@ def score(
     candidates: Path,
     reward_model: ModelName,
     cost_model: bool,
+    too_long: str,
     policy_score: PolicyScore,
     engine: Engine,
 ) -> Path:
@@ -109,27 +110,30 @@ def score(
         candidates: a candidate table.
         reward_model: the proxy reward model.
         cost_model: lower is better.
+        too_long: what happens to an answer beyond the reward model's limit, see `shfcas.rewards.scorers.TOO_LONG`.
         policy_score: the policy's score that rewards are compared with.
         engine: where the answers are scored.
     """
 
     def make(context: StageContext) -> None:
-        rewarded = with_rewards(read_candidates(candidates), reward_model, cost_model=cost_model, engine=engine)
+        rewarded = with_rewards(
+            read_candidates(candidates), reward_model, cost_model=cost_model, too_long=too_long, engine=engine
+        )
         write_candidates(context.output, policy_score.add_conflicts(rewarded, engine))
 
     return run.stage(
         output,
         make,
         inputs={"candidates": candidates, "reward_model": scorer_source(reward_model), **policy_score.inputs()},
-        settings={**policy_score.settings(), "cost_model": cost_model},
+        settings={**policy_score.settings(), "cost_model": cost_model, "too_long": too_long},
     )
 
 
 def with_rewards(
-    candidates: CandidateTable, reward_model: ModelName, *, cost_model: bool, engine: Engine
+    candidates: CandidateTable, reward_model: ModelName, *, cost_model: bool, too_long: str, engine: Engine
 ) -> CandidateTable:
     """Adds rewards to a table, and records which model gave them."""
-    rewarded = add_answer_rewards(engine, str(reward_model), candidates, cost_model)
+    rewarded = add_answer_rewards(engine, str(reward_model), candidates, cost_model, too_long)
     return rewarded.with_metadata(reward_model=str(reward_model), **provenance(reward_model=str(reward_model)))
 
 
@@ -277,6 +281,7 @@ def fine_tune(
     rl: RLConfig,
     gold: Callable[[], RewardScorer] | None,
     cost_model: bool,
+    too_long: str,
     chat_template: str | None,
 ) -> Path:
     """Step 7: fine-tunes the policy against the reward model.
@@ -291,6 +296,7 @@ def fine_tune(
         rl: the algorithm and its settings.
         gold: loads the gold reward, which is measured and not trained on; None measures none.
         cost_model: lower is better.
+        too_long: what happens to an answer beyond the reward model's limit.
         chat_template: for a policy without one.
     """
 
@@ -301,6 +307,7 @@ def fine_tune(
             settings=rl,
             seed=context.seed,
             cost_model=cost_model,
+            too_long=too_long,
             prompts=prompts,
             candidates=read_candidates(candidates).rows(),
             gold=gold() if gold else None,
@@ -325,6 +332,7 @@ def fine_tune(
             "rl.reward_shaping": rl.reward_shaping,
             f"rl.{rl.algorithm}": settings,
             "cost_model": cost_model,
+            "too_long": too_long,
             "chat_template": template_content(chat_template),
             "seed": run.seed,
         },

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from shfcas.data.chat import ModelInputs
 from shfcas.rewards.scorers import Batch, ModelScorer
 from shfcas.utils.errors import UserError
 from shfcas.utils.progress import progress
@@ -26,18 +27,18 @@ def last_layer(name: str, model: Any) -> Any:
 
 
 def rewards_and_features(
-    name: str, scorer: ModelScorer, encoded: Sequence[list[int]], description: str | None = None
+    name: str, scorer: ModelScorer, encoded: Sequence[ModelInputs], description: str | None = None
 ) -> tuple[list[float], np.ndarray]:
     """Computes the rewards of conversations, and the input of the last layer at the token of the score.
 
     Args:
         name: the model's name, for errors.
         scorer: the reward model.
-        encoded: conversations as token ids.
+        encoded: conversations as the inputs of the model.
         description: of a progress bar (None: no bar).
 
     Returns:
-        The rewards, as `ModelScorer.score_tokens` returns them, and the features, shape (T, D), float32.
+        The rewards, as `ModelScorer.score_inputs` returns them, and the features, shape (T, D), float32.
 
     Raises:
         UserError: the score is not linear in the input of the last layer.
@@ -52,9 +53,10 @@ def rewards_and_features(
             batches = progress(batches, description, -(-len(encoded) // scorer.batch_size))
         for batch, inputs, scores in batches:
             found = _at_score(name, layer, read[-1].float(), scores=scores, mask=inputs["attention_mask"])
-            features[batch] = found.cpu().numpy()
-            for i, reward in zip(batch, scores.tolist(), strict=True):
-                rewards[i] = reward
+            for same, vector, reward in zip(batch, found.cpu().numpy(), scores.tolist(), strict=True):
+                features[same] = vector
+                for i in same:
+                    rewards[i] = reward
             read.clear()
     finally:
         hook.remove()

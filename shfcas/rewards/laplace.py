@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from shfcas.data.chat import Prompt, completion_text, encode_answer
+from shfcas.data.chat import model_inputs
+from shfcas.data.messages import Prompt, plain_completion
 from shfcas.data.preferences import Preference
 from shfcas.models.loading import load_reward_model
 from shfcas.models.resolve import is_cost_model
@@ -161,7 +162,7 @@ class LaplaceScorer:
     def rewards_and_features(self, prompts: list[Prompt], completions: list[Any]) -> tuple[list[float], np.ndarray]:
         """Returns the rewards of answers, and their features, shape (T, D)."""
         encoded = [
-            encode_answer(self.scorer.tokenizer, prompt, completion_text(completion), self.scorer.max_length)
+            model_inputs(self.scorer.tokenizer, prompt, plain_completion(completion), self.scorer.max_length, cut=True)
             for prompt, completion in zip(prompts, completions, strict=True)
         ]
         rewards, features = rewards_and_features(self.name, self.scorer, encoded)
@@ -199,7 +200,7 @@ def _differences(name: str, scorer: ModelScorer, preferences: Sequence[Preferenc
         chosen, rejected, margins = [], [], []
         for p in preferences[start : start + PAIRS_AT_ONCE]:
             try:
-                ids = [encode_answer(scorer.tokenizer, p.prompt, a, scorer.max_length) for a in (p.chosen, p.rejected)]
+                ids = [model_inputs(scorer.tokenizer, p.prompt, a, scorer.max_length) for a in (p.chosen, p.rejected)]
             except UserError:
                 continue
             chosen.append(ids[0])

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from shfcas.data.chat import completion_message
+from shfcas.data.messages import completion_message
 from shfcas.data.preferences import Preference
 from shfcas.rewards.calls import call_reward
 from shfcas.rewards.scorers import RewardScorer

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from shfcas.data.chat import plain_text
+from shfcas.data.messages import plain_text
 from shfcas.models.loading import load_reward_model
 from shfcas.rewards.scorers import ensemble_members, padded, reward_max_length
 from shfcas.utils.callables import is_callable_name

@@ -7,7 +7,7 @@ from statistics import fmean, variance
 from typing import Any
 
 from shfcas.data.candidates import CandidateTable
-from shfcas.data.chat import completion_message
+from shfcas.data.messages import completion_message
 from shfcas.engines import Engine, Tick
 from shfcas.rewards.calls import call_reward, describe_reward
 from shfcas.rewards.laplace import LaplaceScorer
@@ -19,26 +19,26 @@ BLOCK = 32  # prompts per task and per call of the scorer, as in `score_rows`
 
 
 def answer_rewards(
-    engine: Engine, scorer: str, rows: Sequence[dict[str, Any]], cost_model: bool = False
+    engine: Engine, scorer: str, rows: Sequence[dict[str, Any]], cost_model: bool = False, too_long: str = "cut"
 ) -> list[list[float]]:
     """Scores rows like `score_rows`, on workers that load the scorer by its name."""
-    return _each(engine, scorer, rows, cost_model, members=False)[0]
+    return _each(engine, scorer, rows, cost_model, too_long, members=False)[0]
 
 
 def add_answer_rewards(
-    engine: Engine, scorer: str, candidates: CandidateTable, cost_model: bool = False
+    engine: Engine, scorer: str, candidates: CandidateTable, cost_model: bool = False, too_long: str = "cut"
 ) -> CandidateTable:
     """Adds rewards like `add_rewards`, on workers that load the scorer by its name."""
-    return with_rewards(candidates, _each(engine, scorer, candidates.rows(), cost_model, members=True))
+    return with_rewards(candidates, _each(engine, scorer, candidates.rows(), cost_model, too_long, members=True))
 
 
 def _each(
-    engine: Engine, scorer: str, rows: Sequence[dict[str, Any]], cost_model: bool, members: bool
+    engine: Engine, scorer: str, rows: Sequence[dict[str, Any]], cost_model: bool, too_long: str, members: bool
 ) -> list[list[list[float]]]:
     """Returns the rewards of the scorer, or of each of its members."""
     tasks = [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
     bar = progress(total=len(rows), desc="scoring")
-    blocks = list(engine.map(partial(_BlockScorer, scorer, cost_model, members), tasks, bar.update))
+    blocks = list(engine.map(partial(_BlockScorer, scorer, cost_model, too_long, members), tasks, bar.update))
     bar.close()
     return [[row for block in member for row in block] for member in zip(*blocks, strict=True)]
 
@@ -46,8 +46,8 @@ def _each(
 class _BlockScorer:
     """Worker that scores a block of rows with one scorer, or with each member of an ensemble."""
 
-    def __init__(self, name: str, cost_model: bool, members: bool) -> None:
-        scorer = load_scorer(name, cost_model)
+    def __init__(self, name: str, cost_model: bool, too_long: str, members: bool) -> None:
+        scorer = load_scorer(name, cost_model, too_long)
         self.scorers = scorer.members if members and isinstance(scorer, EnsembleScorer) else [scorer]
 
     def __call__(self, rows: Sequence[dict[str, Any]], tick: Tick) -> list[list[list[float]]]:

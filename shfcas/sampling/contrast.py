@@ -14,7 +14,9 @@ from typing import Any
 
 import torch
 
-from shfcas.data.chat import Message, Prompt, as_messages, encode_prompt, end_token_ids, render
+from shfcas.data.chat import encode_prompt, end_token_ids
+from shfcas.data.messages import Message, Prompt, as_messages
+from shfcas.data.templates import render
 from shfcas.models.loading import context_length, has_key_value_cache
 from shfcas.rewards.scorers import padded
 from shfcas.utils.config import Options, fingerprint, option, unexpected
@@ -135,17 +137,19 @@ def _contrasts_of(
     group: Sequence[tuple[dict[str, Any], list[list[int]]]],
     texts: dict[str, tuple[str, str]],
 ) -> Iterator[dict[str, list[float]]]:
-    """Yields the contrasts of a few rows, which are scored together."""
-    prompts, completions = [], []
+    """Yields the contrasts of a few rows, which are scored together; equal completions of a row are scored once."""
+    prompts, completions, places = [], [], []
     for row, ids in group:
+        unique = {key: place for place, key in enumerate(dict.fromkeys(map(tuple, ids)))}
+        places.append([unique[tuple(one)] for one in ids])
         for instruction in (text for pair in texts.values() for text in pair):
             prompt = encode_prompt(tokenizer, with_instruction(tokenizer, row["prompt"], instruction))
             _check_length(model, prompt, ids, row["prompt_id"])
             prompts.append(prompt)
-            completions.append(ids)
+            completions.append([list(key) for key in unique])
     found = iter(completion_logprobs(model, prompts, completions))
-    for _ in group:
-        yield {column: (next(found) - next(found)).tolist() for column in texts}
+    for which in places:
+        yield {column: (next(found) - next(found))[which].tolist() for column in texts}
 
 
 def completion_ids(tokenizer: Any, text: str, ends: set[int], finished: bool) -> list[int]:

@@ -183,7 +183,7 @@ def mistakes() -> dict[str, tuple[list[str], int, str]]:
         "no completion": (
             ["sft", "--policy", "{policy}", "--demonstrations", "{prompts}"],
             1,
-            "row 0 has no completion",
+            "row 0 has no column completion",
         ),
         "no run": (["report", "--run", "."], 1, "manifest.json does not exist"),
     }

@@ -266,7 +266,7 @@ def test_the_page_says_first_where_labels_teach_nothing(done: Path) -> None:
     assert threats(config, [], [{**test, "low": -0.3, "high": -0.1}])[0].startswith("Seeds share the models")
 
 
-def test_a_decoder_is_read_at_its_last_token_and_long_pairs_are_left_out(tmp_path: Path) -> None:
+def test_a_decoder_is_read_at_its_last_token_and_long_pairs_are_cut(tmp_path: Path) -> None:
     from transformers import LlamaConfig, LlamaForSequenceClassification
 
     tokenizer = tiny.policy_tokenizer()
@@ -282,7 +282,7 @@ def test_a_decoder_is_read_at_its_last_token_and_long_pairs_are_left_out(tmp_pat
     assert np.ptp(model.features([prompt] * 3, texts) @ model.head.weight - np.array(expected)) < 1e-4
     pairs = [Preference(prompt, "good", "bad", margin=1.5), Preference(prompt, "good", "long " * 60)]
     differences, margins = model.differences(pairs)
-    assert differences.shape == (1, 16) and margins.tolist() == [1.5]
+    assert differences.shape == (2, 16) and margins.tolist() == [1.5, 0.0]
 
 
 def test_a_model_whose_score_is_not_linear_is_refused(policy: str) -> None:

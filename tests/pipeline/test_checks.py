@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from shfcas.cli import main
-from shfcas.data.chat import prompt_key
+from shfcas.data.messages import prompt_key
 from shfcas.pipeline.checks import check_gold
 from shfcas.pipeline.config import RunConfig
 from shfcas.pipeline.loop import plan, run

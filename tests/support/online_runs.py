@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from shfcas.data.chat import completion_text
+from shfcas.data.messages import completion_text
 from shfcas.models.loading import load_policy
 from shfcas.training.lora import AdapterConfig
 from shfcas.training.online.config import GRPOConfig, OnlineConfig, RLOOConfig

@@ -5,7 +5,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-from shfcas.data.chat import Message
+from shfcas.data.messages import Message
 from shfcas.feedback.judge.config import JudgeConfig
 from shfcas.feedback.judge.prompt import REPLY_SCHEMA
 from shfcas.utils.errors import UserError

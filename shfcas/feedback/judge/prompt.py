@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from shfcas.data.chat import Message, Prompt, as_messages
+from shfcas.data.messages import Message, Prompt, as_messages
 
 VERDICTS = ("A", "B", "TIE")
 REPLY_SCHEMA = {

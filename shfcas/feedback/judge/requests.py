@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from shfcas.data.chat import Message
+from shfcas.data.messages import Message
 from shfcas.feedback.judge.cache import Reply, ReplyCache
 from shfcas.feedback.judge.client import Completion, JudgeClient, RequestRefused
 from shfcas.feedback.judge.prompt import Empty, Malformed, asked_again, read_verdict, spoken

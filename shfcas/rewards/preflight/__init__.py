@@ -122,6 +122,8 @@ def check_model(
 ) -> list[Finding]:
     """Checks a model and its tokenizer; see `preflight`."""
     scorer = ModelScorer(model, tokenizer)
+    if (broken := checks.check_frame(tokenizer)) is not None:
+        return [broken]  # further checks need the tokens of answers
     lengths = [checks.pair_length(tokenizer, p) for p in preferences]
     answers = [checks.num_tokens(tokenizer, row["prompt"], text) for row in candidates for text in row["completions"]]
     short = [p for p, tokens in zip(preferences, lengths, strict=True) if tokens <= scorer.max_length]
