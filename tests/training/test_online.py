@@ -468,7 +468,7 @@ def test_a_reward_that_is_none_is_an_error(
         run(policy, tmp_path, short(algorithm), reward)
 
 
-def test_a_reward_model_has_a_tokenizer_of_its_own_and_its_input_is_never_cut(
+def test_a_reward_model_has_a_tokenizer_of_its_own_and_a_long_answer_does_not_stop_training(
     policy: str, reward_model: str, tmp_path: Path
 ) -> None:
     from shfcas.rewards.scorers import load_scorer
@@ -477,6 +477,9 @@ def test_a_reward_model_has_a_tokenizer_of_its_own_and_its_input_is_never_cut(
     history, _ = run(policy, tmp_path, short(RLOOConfig), scorer)
     assert history[0]["objective/scores_std"] > 0
     scorer.max_length = 8
+    history, _ = run(policy, tmp_path / "cut", short(RLOOConfig), scorer)
+    assert history[0]["objective/scores_std"] > 0 and scorer.too_long_count > 0
+    scorer.too_long = "error"
     with pytest.raises(UserError, match="more than the reward model's limit of 8"):
         run(policy, tmp_path / "long", short(RLOOConfig), scorer)
 
