@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
-from shfcas.data.chat import ModelInputs, TooLong, model_inputs
+from shfcas.data.chat import NO_LIMIT, ModelInputs, TooLong, model_inputs
 from shfcas.data.messages import Completion, Prompt, plain_completion
 from shfcas.models.loading import context_length, has_trained_head, load_reward_model
 from shfcas.models.resolve import is_cost_model
@@ -150,8 +150,8 @@ def accepted_inputs(model: Any, encoded: Sequence[ModelInputs]) -> list[str]:
     """Returns the names of the inputs, of those that a tokenizer made, which a model takes."""
     parameters = inspect.signature(model.forward).parameters
     names = [name for name in (encoded[0] if encoded else ()) if name == "input_ids" or name in parameters]
-    types = getattr(model.config, "type_vocab_size", None)  # BERT has 2, RoBERTa 1
-    if types is not None and any(max(inputs.get("token_type_ids", [0])) >= types for inputs in encoded):
+    types = getattr(model.config, "type_vocab_size", NO_LIMIT)  # BERT has 2, RoBERTa 1
+    if "token_type_ids" in names and any(max(inputs["token_type_ids"]) >= types for inputs in encoded):
         names.remove("token_type_ids")
     return names
 
