@@ -96,6 +96,7 @@ def test_the_stages_of_all_arms_are_planned_first(tiny_models: dict[str, str], t
         "eval_prompts": tiny.write_lines(tmp_path / "held_out.jsonl", tiny.held_out_prompts(2)),
         "sampling": {"max_new_tokens": 8},
         "evaluation": {"sampling": {"max_new_tokens": 8}},
+        "rl": {"ppo": {"max_completion_length": 8}},
         "rounds": 2,
     }
     with RunDirectory(tmp_path / "run", {}, 0) as directory:
