@@ -10,11 +10,11 @@ from typing import Any
 
 from shfcas.cli._approval import approval, without_flags, yes_option
 from shfcas.pipeline.config import RunConfig
-from shfcas.pipeline.loop import plan
-from shfcas.pipeline.loop import run as run_all
 from shfcas.pipeline.manifest import DONE
 from shfcas.pipeline.outlook import describe, outlook
 from shfcas.pipeline.results import results, table
+from shfcas.pipeline.run import plan
+from shfcas.pipeline.run import run as run_all
 from shfcas.utils.config import option
 from shfcas.utils.progress import duration
 

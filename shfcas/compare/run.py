@@ -11,7 +11,8 @@ from shfcas.compare.grid import Record, cells_of, run_cells, tidy
 from shfcas.compare.output import write_results
 from shfcas.compare.policies import policies, policy_cells, train_one
 from shfcas.compare.work import FEATURES, RunWork, prepare
-from shfcas.pipeline.loop import Loop, begin, refuse
+from shfcas.pipeline.loop import Loop
+from shfcas.pipeline.run import begin, refuse
 from shfcas.pipeline.run_directory import Plan, RunDirectory
 from shfcas.utils.config import to_dict
 from shfcas.utils.files import remove
@@ -28,7 +29,7 @@ def compare(config: CompareConfig, *, approve: Callable[[Plan], bool] = refuse) 
             default they may not.
 
     Raises:
-        UserError, UsageError: see `shfcas.pipeline.loop.begin`.
+        UserError, UsageError: see `shfcas.pipeline.run.begin`.
     """
     config.check_inputs()
     directory = RunDirectory(config.output, to_dict(config), config.seed)

@@ -22,7 +22,8 @@ from shfcas.feedback import read_queue
 from shfcas.feedback.annotation.config import HumanConfig
 from shfcas.pipeline.config import RunConfig
 from shfcas.pipeline.content import Function, Model, Value
-from shfcas.pipeline.loop import Loop, Start, begin, refuse
+from shfcas.pipeline.loop import Loop, Start
+from shfcas.pipeline.run import begin, refuse
 from shfcas.pipeline.run_directory import Plan, RunDirectory
 from shfcas.rewards.table import answer_rewards, score_rows
 from shfcas.training.reward.config import ARBITRATE, LABELS, SECOND_OPINION
@@ -111,7 +112,7 @@ def run_demo(config: DemoConfig, *, approve: Callable[[Plan], bool] = refuse) ->
             default they may not.
 
     Raises:
-        UserError, UsageError: see `shfcas.pipeline.loop.begin`.
+        UserError, UsageError: see `shfcas.pipeline.run.begin`.
     """
     settings = run_config(config)
     settings.check_inputs()

@@ -1,31 +1,23 @@
 """SHF-CAS, one round after another, in a run directory that can be killed and resumed at any point."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 from shfcas.data.candidates import read_prompts
-from shfcas.engines import Engine, open_engine
+from shfcas.engines import Engine
 from shfcas.engines.local import LocalEngine
-from shfcas.feedback import FeedbackSource
-from shfcas.feedback.gold import GoldFeedback
-from shfcas.feedback.human import HumanFeedback
-from shfcas.feedback.judge.source import JudgeFeedback
 from shfcas.pipeline import arbitration, evaluation, preparation, steps
-from shfcas.pipeline.checks import check_run
 from shfcas.pipeline.config import RunConfig
-from shfcas.pipeline.content import Source, data_source, scorer_source
 from shfcas.pipeline.policy_score import PolicyScore
-from shfcas.pipeline.run_directory import Plan, RunDirectory
+from shfcas.pipeline.run_directory import RunDirectory
 from shfcas.pipeline.steps import ModelName
+from shfcas.pipeline.verdicts import Verdicts
 from shfcas.pipeline.workload import Workload
 from shfcas.rewards.scorers import RewardScorer, load_scorer
 from shfcas.selection import SelectionConfig
 from shfcas.training.reward.config import DROP, LABELS
-from shfcas.utils.config import lasting, to_dict
 from shfcas.utils.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -86,9 +78,7 @@ class Loop:
         for key, rows in {"prompts": self.prompts, "unlabelled_prompts": self.unlabelled_prompts}.items():
             preparation.refuse_shared_prompts((row["prompt"] for row in rows), self.eval_prompts, key)
         run.work = Workload(config, len(self.prompts), len(self.eval_prompts), len(self.unlabelled_prompts)).of
-        # Made here to fail early if the API key is missing. All rounds share its replies.
-        asked = "judge" in (config.feedback, config.evaluation.judge)
-        self.judge = JudgeFeedback(config.judge, run.path / "judge.jsonl") if asked else None
+        self.verdicts = Verdicts(config, run.path, lambda: self.gold)
         # Models whose log-probabilities the policy score needs, by column.
         self.references: dict[str, ModelName] = {}
         if config.policy_score == "logprob_ratio":
@@ -253,39 +243,10 @@ class Loop:
             queue=queue,
             conflicts=conflicts,
             number=number,
-            source=partial(self._feedback, folder),
-            reads=self._reads(config.feedback),
-            settings={"feedback": config.feedback, **self._settings(config.feedback)},
+            source=partial(self.verdicts.source, config.feedback, folder),
+            reads=self.verdicts.reads(config.feedback),
+            settings={"feedback": config.feedback, **self.verdicts.settings(config.feedback)},
         )
-
-    def _reads(self, source: str) -> dict[str, Source]:
-        """What a source of verdicts reads besides the comparisons."""
-        config = self.config
-        if source == "gold" and config.gold:
-            return {"gold": scorer_source(config.gold)}
-        if source == "judge" and config.judge.guidelines:
-            return {"guidelines": data_source(config.judge.guidelines)}
-        return {}
-
-    def _settings(self, source: str) -> dict[str, Any]:
-        """The part of the configuration that a source of verdicts uses."""
-        judge = lasting(self.config.judge)
-        del judge["guidelines"]  # their content is an input
-        section = {"human": lasting(self.config.human), "judge": judge}.get(source)
-        return {} if section is None else {source: section, "seed": self.config.seed}
-
-    def _feedback(self, folder: str, seed: int) -> FeedbackSource:
-        """The source that labels the queue in a folder of the run directory."""
-        if self.config.feedback == "gold":
-            return GoldFeedback(self.gold, str(self.config.gold))
-        return self._ask(self.config.feedback, folder, seed)
-
-    def _ask(self, source: str, queue: str, seed: int) -> HumanFeedback | JudgeFeedback:
-        """People, who are asked in this queue, or the language model."""
-        if source == "judge" and self.judge:
-            return self.judge
-        settings, finish = self.config.human, self.config.finish_with_what_we_have
-        return HumanFeedback(self.run.path, queue, settings=settings, seed=seed, finish=finish)
 
     def refine(self, state: State, conflicts: Path, labels: Path | None, folder: str) -> State:
         """Step 6: trains the reward model on what was labelled, and on what policy and reward model say together.
@@ -428,104 +389,12 @@ class Loop:
             pairs=pairs,
             number=number,
             judge=judge,
-            source=partial(self._ask, judge, f"{folder}-evaluation"),
-            reads=self._reads(judge),
-            settings=self._settings(judge),
+            source=partial(self.verdicts.ask, judge, f"{folder}-evaluation"),
+            reads=self.verdicts.reads(judge),
+            settings=self.verdicts.settings(judge),
         )
 
     def _answers(self, state: State, folder: str) -> Path:
         """The held-out answers of a policy: as sampled, which no reward changes, or the best of n."""
         name = "evaluation.parquet" if state.best_of_n > 1 else "evaluation_candidates.parquet"
         return self.run.path / folder / name
-
-
-def run_rounds(loop: Loop) -> None:
-    """Runs all rounds, or those that are left of them; in a planning run directory, plans them."""
-    config = loop.config
-    start = loop.start()
-    state = start.state
-    selection = config.selection if config.feedback != "none" else None
-    for number in range(1, config.rounds + 1):
-        state = loop.round(state, number, start=start, selection=selection)
-
-
-def plan(config: RunConfig) -> Plan:
-    """Returns the stages of a run in order, with what is done, stale or to do. Makes nothing but the run's folder.
-
-    Raises:
-        UserError: the run would fail, see `shfcas.pipeline.checks`.
-    """
-    directory = open_run(config)
-    with directory:
-        loop = Loop(directory, config)
-        return plan_stages(loop, lambda: run_rounds(loop))
-
-
-def plan_stages(loop: Loop, make: Callable[[], object]) -> Plan:
-    """Plans stages of a run directory, and checks whatever those that are left depend on.
-
-    Args:
-        loop: its run directory and configuration.
-        make: makes the stages; in the planning run directory it plans them.
-
-    Raises:
-        UserError: a check failed, see `shfcas.pipeline.checks`.
-    """
-    with loop.run.planning() as planned:
-        make()
-    check_run(loop.config, planned, loop.prompts, loop.eval_prompts)
-    return planned
-
-
-def begin(loop: Loop, make: Callable[[], object], approve: Callable[[Plan], bool]) -> None:
-    """Plans and checks stages, asks before finished ones are made again, and opens the run directory for writing.
-
-    Args:
-        loop: its run directory and configuration.
-        make: makes the stages.
-        approve: asked whether finished stages may be made again because something that they depend on changed.
-
-    Raises:
-        UserError: a check failed, see `shfcas.pipeline.checks`.
-        UsageError: stages are stale and making them again was not approved; the message lists them with the reasons.
-    """
-    planned = plan_stages(loop, make)
-    if planned.stale():
-        if not approve(planned):
-            raise UsageError(f"{planned.stale_text()}; undo the changes, or make them again with --yes")
-        loop.run.approved = True
-    loop.run.begin()
-
-
-def refuse(planned: Plan) -> bool:
-    """Approves nothing."""
-    return False
-
-
-def run(config: RunConfig, *, approve: Callable[[Plan], bool] = refuse) -> Path:
-    """Runs all rounds, or those that are left of them, and returns the path of the report.
-
-    Args:
-        config: the configuration.
-        approve: asked whether finished stages may be made again because something that they depend on changed. By
-            default they may not.
-
-    Raises:
-        UserError, UsageError: see `begin`.
-    """
-    from shfcas.report import write_report
-
-    with open_run(config) as directory:
-        loop = Loop(directory, config)
-        begin(loop, lambda: run_rounds(loop), approve)
-        if not config.gold:
-            logger.info("no gold reward: the metrics leave out gold reward, win rate, pair accuracy and detection")
-        with open_engine(config.engine, config.ray) as loop.engine:
-            run_rounds(loop)
-        return write_report(directory.path)
-
-
-def open_run(config: RunConfig) -> RunDirectory:
-    """Opens the run directory of a configuration."""
-    config.check_inputs()
-    return RunDirectory(config.output, to_dict(config), config.seed)

@@ -14,7 +14,8 @@ from shfcas.demo.sentiment import BLIND_TOPICS, biased_annotator, gold
 from shfcas.demo.task import held_out_prompts, seed_prompts, train_prompts
 from shfcas.feedback.annotation.config import HumanConfig
 from shfcas.pipeline.config import RunConfig
-from shfcas.pipeline.loop import Loop, plan_stages
+from shfcas.pipeline.loop import Loop
+from shfcas.pipeline.run import plan_stages
 from shfcas.pipeline.run_directory import RunDirectory
 from shfcas.utils.config import build, read_yaml
 from shfcas.utils.errors import UsageError

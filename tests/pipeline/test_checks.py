@@ -11,7 +11,7 @@ from shfcas.cli import main
 from shfcas.data.messages import prompt_key
 from shfcas.pipeline.checks import check_gold
 from shfcas.pipeline.config import RunConfig
-from shfcas.pipeline.loop import plan, run
+from shfcas.pipeline.run import plan, run
 from shfcas.utils.config import build
 from shfcas.utils.errors import MissingExtra, UsageError, UserError
 from tests.support import tiny

@@ -13,8 +13,8 @@ from shfcas.feedback.web.annotators import Annotators
 from shfcas.feedback.web.server import running
 from shfcas.pipeline.config import RunConfig
 from shfcas.pipeline.inspection import status
-from shfcas.pipeline.loop import plan, run
 from shfcas.pipeline.results import results, table
+from shfcas.pipeline.run import plan, run
 from shfcas.utils.config import build
 from shfcas.utils.errors import UsageError
 from shfcas.utils.files import read_json

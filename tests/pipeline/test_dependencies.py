@@ -15,8 +15,9 @@ import pytest
 
 from shfcas.cli._parser import flat_keys
 from shfcas.pipeline.config import RunConfig
-from shfcas.pipeline.loop import Loop, run_rounds
+from shfcas.pipeline.loop import Loop
 from shfcas.pipeline.manifest import DONE
+from shfcas.pipeline.run import run_rounds
 from shfcas.pipeline.run_directory import RunDirectory
 from shfcas.sampling.contrast import Principle
 from shfcas.utils.config import build
