@@ -135,7 +135,7 @@ PPO, CONTRAST = "ppo, gold, people compare", "contrast, soft labels"
 def _no_judge() -> Iterator[None]:
     """No language model is asked, so none is connected to."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("shfcas.pipeline.loop.JudgeFeedback", lambda settings, cache: None)
+        patch.setattr("shfcas.pipeline.verdicts.JudgeFeedback", lambda settings, cache: None)
         yield
 
 
