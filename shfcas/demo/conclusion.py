@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from shfcas.demo.labels import NONE
 from shfcas.utils.numbers import interval
 
 
@@ -33,7 +34,7 @@ def _auroc(found: dict[str, float]) -> str:
 
 def _labels(rows: list[dict[str, Any]]) -> str:
     """Compares SHF-CAS labels as arbiters with the best arm without labels, at the largest budget."""
-    free = max((row for row in rows if row["strategy"] is None), key=lambda row: row["mean"])
+    free = max((row for row in rows if row["strategy"] == NONE), key=lambda row: row["mean"])
     budget = max(row["budget"] for row in rows)
     asked = next(r for r in rows if (r["strategy"], r["arm"], r["budget"]) == ("shf_cas", "arbiter", budget))
     compared = _direction(asked["vs_random"])

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from shfcas.demo.labels import LABEL_FREE, REFINED, STRATEGIES
+from shfcas.demo.labels import LABEL_FREE, NONE, REFINED, STRATEGIES
 
 COLOURS = {"random": "#9aa5b1", "shf_cas": "#d1495b"}
 DASHES = {"pairs": (0, (3, 2)), "arbiter": "solid"}
@@ -21,9 +21,9 @@ def labels_figure(rows: list[dict[str, Any]]) -> str:
     from shfcas.report.plots import inline_svg, plt
 
     figure, axes = plt.subplots(figsize=(7.2, 4.2))
-    budgets = sorted({row["budget"] for row in rows if row["strategy"]})
+    budgets = sorted({row["budget"] for row in rows if row["strategy"] != NONE})
     for row in rows:
-        if row["strategy"] is None:
+        if row["strategy"] == NONE:
             axes.axhline(row["mean"], color=FREE[row["arm"]], linewidth=1, linestyle=":")
             axes.annotate(
                 LABEL_FREE[row["arm"]],

@@ -34,7 +34,8 @@ LABEL_FREE = {
 }
 REFINED = {"pairs": "labels as pairs", "arbiter": "labels as arbiters"}
 STRATEGIES = {"random": "random", "shf_cas": "SHF-CAS"}
-Key = tuple[str | None, str, int]  # strategy, arm, budget
+NONE = "none"  # the strategy of arms without labels
+Key = tuple[str, str, int]  # strategy, arm, budget
 
 
 class Pool:
@@ -76,9 +77,9 @@ def accuracy_against_labels(
         seed: seed of the splits.
 
     Returns:
-        Rows with `arm`, `strategy` (None without labels), `refined` (None without labels), `budget`, and `mean`, `low`,
-        `high` of the accuracy: an interval of Student's t over the splits. `vs_random` is the same for the paired
-        difference to random labels that are used in the same way.
+        Rows with `strategy` (`none` without labels), `arm` (who gives the soft labels, or how labels are used),
+        `budget`, and `mean`, `low`, `high` of the accuracy: an interval of Student's t over the splits. `vs_random` is
+        the same for the paired difference to random labels that are used in the same way.
     """
     found: dict[Key, list[float]] = {}
     for number in range(SPLITS):
@@ -108,7 +109,7 @@ def _one_split(pool: Pool, blind: Sequence[str], selection: SelectionConfig, see
     def accuracy(refine: RefineOpinion, labels: Sequence[Any] = ()) -> float:
         return float(np.nanmean(held_out.pair_accuracy(refine(labels, 0))))
 
-    found: dict[Key, float] = {(None, arm, 0): accuracy(opinion(arm, False)) for arm in LABEL_FREE}
+    found: dict[Key, float] = {(NONE, arm, 0): accuracy(opinion(arm, False)) for arm in LABEL_FREE}
     refined = {"pairs": opinion("reward_alone", False), "arbiter": opinion("equal_trust", True)}
     bench = Bench(asked, held_out, refined["pairs"], "topic", blind, pool_share=1.0)
     for strategy in STRATEGIES:

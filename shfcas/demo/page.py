@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from shfcas.demo.labels import BUDGETS, LABEL_FREE, REFINED, STRATEGIES
+from shfcas.demo.labels import BUDGETS, LABEL_FREE, NONE, REFINED, STRATEGIES
 from shfcas.utils.numbers import fixed, interval
 
 GAP = "  "
@@ -30,7 +30,7 @@ def _scores(rows: list[dict[str, Any]]) -> str:
 
 def _labels(rows: list[dict[str, Any]]) -> str:
     found = {(row["strategy"], row["arm"], row["budget"]): row["mean"] for row in rows}
-    cells = [[name, fixed(found[None, arm, 0]), *[""] * len(BUDGETS)] for arm, name in LABEL_FREE.items()]
+    cells = [[name, fixed(found[NONE, arm, 0]), *[""] * len(BUDGETS)] for arm, name in LABEL_FREE.items()]
     for arm, use in REFINED.items():
         for strategy, name in STRATEGIES.items():
             cells.append([f"{name} {use}", "", *(fixed(found[strategy, arm, budget]) for budget in BUDGETS)])

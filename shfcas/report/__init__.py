@@ -12,7 +12,7 @@ from shfcas.report.conclusion import conclusion, label_of
 from shfcas.report.templates import page_environment
 from shfcas.sampling.provenance import describe_generation
 from shfcas.utils.errors import UserError
-from shfcas.utils.files import existing, read_numbers, read_object, write_text
+from shfcas.utils.files import existing, read_json, read_numbers, read_object, write_text
 
 EXAMPLES = 8
 
@@ -43,7 +43,7 @@ def write_report(run: Path) -> Path:
         has_gold=any("gold_reward" in row for row in rows),
         results=results,
         labels_figure=(run / "labels.svg").read_text(encoding="utf-8") if results else "",
-        compared=[{"policy": label_of(k), **read_numbers(run / k)} for k in _stages(manifest, "/win_rate.json")],
+        compared=[{"policy": label_of(k), **read_json(run / k)} for k in _stages(manifest, "/win_rate.json")],
         selections=[_selection(run, name) for name in _stages(manifest, "queue.jsonl")],
         training=plots.training_curves(
             {
@@ -90,7 +90,7 @@ def _stages(manifest: dict[str, Any], suffix: str) -> list[str]:
 def _reward_models(run: Path, manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Returns each trained reward model's metrics on its held-out pairs, if it has any."""
     files = {name: run / name / "training.json" for name in _stages(manifest, "/reward_model")}
-    reports = {label_of(name): read_numbers(file).get("held_out") for name, file in files.items() if file.exists()}
+    reports = {label_of(name): read_json(file).get("held_out") for name, file in files.items() if file.exists()}
     return {name: report for name, report in reports.items() if report}
 
 

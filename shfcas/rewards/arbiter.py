@@ -6,10 +6,10 @@ per prompt, the reward gap r and the policy gap p of a pair (first less second),
     P(first is better) = sigmoid((t_r + u_g) r + t_p p)
 
 `t_r` and `t_p` are the global trust in each source, `u_g` is how much more the reward model is trusted in group g.
-Priors: t_r ~ N(0.5, 1), t_p ~ N(0.5, 1), u_g ~ N(0, spread^2), so without labels both sources count alike; other prior
-means may be given. The posterior is the Laplace approximation at its mode (MacKay 1992, Neural Computation 4(5)): with
-dozens of labels and a handful of parameters it is close to Gaussian, and its evidence chooses the spread and the
-grouping.
+Priors: t_r ~ N(0.5, 0.35^2), t_p ~ N(0.5, 0.35^2), u_g ~ N(0, 0.7^2), so without labels both sources count alike, and
+a few labels change little; other prior means may be given. The posterior is the Laplace approximation at its mode
+(MacKay 1992, Neural Computation 4(5)): with dozens of labels and a handful of parameters it is close to Gaussian, and
+its evidence chooses among groupings.
 """
 
 import math
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-SPREADS = (0.0, 0.35, 0.7, 1.4)  # candidate prior deviations of the group terms; 0: one trust for all groups
+SPREAD = 0.7  # prior deviation of the group terms
 PRIOR_TRUST = (0.5, 0.5)  # prior means of t_r and t_p
 PRIOR_SD = 0.35
 ONE_GROUP = ""  # the group of every pair where there is no grouping
@@ -136,7 +136,7 @@ def fit_arbiter(
         pairs: the labelled pairs.
         first_is_better: 1 where the first completion was preferred, 0 where the second was, shape (n,). A tie is 0.5.
         weights: weight of each label, shape (n,); see `selection_weights`. None: 1 each.
-        spread: prior deviation of the group terms. None: the one of `SPREADS` with the highest evidence.
+        spread: prior deviation of the group terms. None: 0.7, or 0 with a single group.
         groups: groups with a term of their own, also if they have no labels. None: those of the labels.
         trust: prior means of the trust in the reward model and in the policy.
 
@@ -151,11 +151,10 @@ def fit_arbiter(
         raise ValueError("arbiter: expected finite gaps, outcomes and weights")
     if len(pairs) == 0:
         return prior_arbiter(trust, groups or (), spread) if spread else prior_arbiter(trust)
-    several = len(set(pairs.group.tolist())) > 1
-    spreads = (spread,) if spread is not None else SPREADS if several else (0.0,)
     names = tuple(sorted(set(pairs.group.tolist()) if groups is None else groups))
-    fits = (_fit(pairs, outcome, weight, spread=s, names=names, trust=trust) for s in spreads)
-    return max(fits, key=lambda arbiter: arbiter.evidence)
+    if spread is None:
+        spread = SPREAD if len(names) > 1 else 0.0
+    return _fit(pairs, outcome, weight, spread=spread, names=names, trust=trust)
 
 
 def fit_best_grouping(

@@ -23,8 +23,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from shfcas.rewards.arbiter import PRIOR_TRUST, SPREADS, Arbiter, Pairs, fit_arbiter, smallest_variance
+from shfcas.rewards.arbiter import PRIOR_TRUST, Arbiter, Pairs, fit_arbiter, smallest_variance
 
+SPREADS = (0.0, 0.35, 0.7, 1.4)  # prior deviations of the groups' trust to average over; 0: one trust for all groups
 TOLERANCE = 0.005
 AUDIT = 8
 NEARLY = 0.9  # random pairs are asked where they are expected to gain this share of what chosen ones do

@@ -15,12 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from shfcas.rewards.arbiter import ONE_GROUP, Arbiter, Pairs, prior_arbiter, smallest_variance
+from shfcas.rewards.arbiter import ONE_GROUP, SPREAD, Arbiter, Pairs, prior_arbiter, smallest_variance
 from shfcas.rewards.second_opinion import standard_scores
 from shfcas.selection.pairing import pair_positions, scored_pairs
 from shfcas.selection.protocol import Bounds, Comparison, Priority, Row
 
-GROUP_SPREAD = 0.7  # prior deviation of the trust of a group, the middle of `shfcas.rewards.arbiter.SPREADS`
 FIXED_POINT = 2.0**32  # sums of integers do not depend on the order of rows
 DIGITS = 12  # scores are rounded, so that rounding errors break no ties
 
@@ -137,7 +136,7 @@ def moment_matrix(moments: Moments, groups: Sequence[str]) -> np.ndarray:
 def first_belief(moments: Moments) -> Arbiter:
     """Returns the arbiter before any label, with a term for each group of the table if there are several."""
     groups = sorted({group for group, _ in moments})
-    return prior_arbiter(groups=groups, spread=GROUP_SPREAD) if len(groups) > 1 else prior_arbiter()
+    return prior_arbiter(groups=groups, spread=SPREAD) if len(groups) > 1 else prior_arbiter()
 
 
 def best_design(

@@ -74,8 +74,8 @@ def test_accuracy_against_labels(tiny_models: dict[str, str], monkeypatch: pytes
     rows = accuracy_against_labels(Pool(table, gold, tiny_models["reward_model"]), BLIND, SELECTION, 0)
     found = {(row["strategy"], row["arm"], row["budget"]): row for row in rows}
     assert len(found) == len(rows) == 3 + 2 * 2 * 2
-    assert found[None, "policy_alone", 0]["mean"] > found[None, "reward_alone", 0]["mean"] + 0.1
-    assert found["shf_cas", "arbiter", 8]["mean"] > found[None, "reward_alone", 0]["mean"] + 0.1
+    assert found["none", "policy_alone", 0]["mean"] > found["none", "reward_alone", 0]["mean"] + 0.1
+    assert found["shf_cas", "arbiter", 8]["mean"] > found["none", "reward_alone", 0]["mean"] + 0.1
     random, conflict = (found[strategy, "arbiter", 8]["mean"] for strategy in ("random", "shf_cas"))
     assert found["shf_cas", "arbiter", 8]["vs_random"]["mean"] == pytest.approx(conflict - random)
     assert "vs_random" not in found["random", "arbiter", 8]
@@ -89,7 +89,9 @@ def interval(mean: float, half: float = 0.05, name: str = "mean") -> dict[str, f
 
 def results(gain: float = 0.2, contrast: float = 0.8, free: float = 0.6) -> dict[str, Any]:
     """Results of a demo that was never run."""
-    found: list[dict[str, Any]] = [{"strategy": None, "arm": arm, "budget": 0, **interval(free)} for arm in LABEL_FREE]
+    found: list[dict[str, Any]] = [
+        {"strategy": "none", "arm": arm, "budget": 0, **interval(free)} for arm in LABEL_FREE
+    ]
     for strategy in ("random", "shf_cas"):
         for arm in REFINED:
             for budget in BUDGETS:

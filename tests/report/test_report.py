@@ -271,20 +271,23 @@ def find_all(text: str, part: str) -> list[int]:
     return [i for i in range(len(text)) if text.startswith(part, i)]
 
 
-@pytest.mark.parametrize("arms", [("shf_cas",), ("random", "shf_cas")])
-def test_the_demos_results_name_the_arms_that_were_asked(tmp_path: Path, arms: tuple[str, ...]) -> None:
-    """People answer for SHF-CAS alone, so the demo has no labels of the random arm then."""
+def test_the_demos_results_are_a_section_with_the_conclusion(tmp_path: Path) -> None:
     run = finished_run(tmp_path / "demo")
-    policy = {"policy": "base", **read_json(run / "round-1/metrics.json")}
+    interval = {"mean": 0.25, "low": 0.125, "high": 0.5}
     results = {
-        "policies": [policy | {"pair_accuracy_by_topic": {"sound": 0.9, "blind": 0.1}}],
-        "detection": {"kendall_finds_blind_topics": 0.7, "pacs_finds_wrong_answers": 0.6},
-        "labels": {arm: {"comparisons": 12, "blind": 6, "share": 0.5} for arm in arms},
+        "policies": [{"policy": "base", **read_json(run / "round-1/metrics.json")}],
+        "conclusion": ["Conflicts find the blind topics.", "The policies are alike."],
+        "scores": [{"name": "log-probability", "correlation": interval, "finds_blind": {**interval, "value": 0.75}}],
+        "reward_models": [{"arm": "biased proxy", "all": interval, "sound": interval, "blind": interval}],
     }
     write_json(run / "results.json", results)
-    text = " ".join(Page(write_report(run).read_text()).text.split())
-    labels = "random 50 %, SHF-CAS 50 %." if "random" in arms else "SHF-CAS 50 %."
-    assert f"Labels about blind topics: {labels}" in text
+    (run / "labels.svg").write_text("<svg><title>accuracy against labels</title></svg>", encoding="utf-8")
+    html = write_report(run).read_text()
+    text = " ".join(Page(html).text.split())
+    assert "Conflicts find the blind topics. The policies are alike." in text
+    assert "log-probability 0.250 [0.125, 0.500] 0.75 [0.12, 0.50]" in text
+    assert "biased proxy 0.250 [0.125, 0.500]" in text
+    assert "<title>accuracy against labels</title>" in html
 
 
 def test_hostile_text_is_shown_and_never_run(run: Path) -> None:

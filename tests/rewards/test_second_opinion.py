@@ -9,7 +9,7 @@ import pytest
 
 from shfcas.conflicts.columns import add_conflicts
 from shfcas.data.preferences import Preference
-from shfcas.rewards.arbiter import fit_arbiter, prior_arbiter
+from shfcas.rewards.arbiter import PRIOR_SD, fit_arbiter, prior_arbiter
 from shfcas.rewards.prompt_groups import clusters, groupings_of, text_embeddings
 from shfcas.rewards.second_opinion import labelled_pairs, pool_of, sides, soft_labels, standard_scores
 from shfcas.utils.errors import UserError
@@ -51,7 +51,7 @@ def test_a_soft_label_is_the_arbiters_probability_of_the_likelier_order() -> Non
         rewards, policy = standard_scores(row)
         i, j = label.chosen_index, label.rejected_index
         gap, other = rewards[i] - rewards[j], policy[i] - policy[j]
-        spread = math.sqrt(1 + math.pi / 8 * (gap**2 + other**2))  # both trusts have a prior deviation of 1
+        spread = math.sqrt(1 + math.pi / 8 * PRIOR_SD**2 * (gap**2 + other**2))
         assert label.probability == pytest.approx(1 / (1 + math.exp(-(0.3 * gap + 0.9 * other) / spread)), abs=1e-9)
         assert label.probability >= 0.5
         assert (label.chosen, label.rejected) == (row["completions"][i], row["completions"][j])

@@ -13,6 +13,7 @@ from scipy.stats import zscore
 
 from shfcas.data.shards import TableRows
 from shfcas.engines.local import LocalEngine
+from shfcas.rewards.arbiter import PRIOR_SD, SPREAD
 from shfcas.selection import SelectionConfig, columns_to_read, select, select_with_report
 from shfcas.selection.design import Scores, arbiter, first_belief, gap_moments, moment_matrix
 from shfcas.selection.protocol import Comparison
@@ -48,7 +49,7 @@ def features(rows: list[dict[str, Any]], groups: str) -> tuple[list[tuple[str, i
 def test_each_choice_shrinks_the_variance_of_all_verdicts_most(groups: str) -> None:
     rows = scored(8)
     keys, x = features(rows, groups)
-    prior = np.diag([1.0, 1.0, *[0.7**-2] * len(groups)])
+    prior = np.diag([PRIOR_SD**-2, PRIOR_SD**-2, *[SPREAD**-2] * len(groups)])
     odds = x @ np.array([0.5, 0.5, *[0.0] * len(groups)])
     weight = np.exp(odds) / (1 + np.exp(odds)) ** 2
 
@@ -119,7 +120,7 @@ def test_a_small_pool_costs_little() -> None:
         asked = select(rows, SelectionConfig("arbiter", 40, arbiter_pool=pool))
         chosen = np.array([by_key[c.prompt_id, c.first, c.second] for c in asked])
         q = 1 / (1 + np.exp(-chosen.sum(axis=1) / 2))
-        covariance = np.linalg.inv(np.eye(2) + (chosen * (q * (1 - q))[:, None]).T @ chosen)
+        covariance = np.linalg.inv(np.eye(2) / PRIOR_SD**2 + (chosen * (q * (1 - q))[:, None]).T @ chosen)
         return float(np.einsum("ij,jk,ik->i", x, covariance, x).mean())
 
     assert len(select(rows, SelectionConfig("arbiter", 40, arbiter_pool=2))) == 40  # never smaller than the budget
