@@ -1,8 +1,8 @@
 """Run all rounds of SHF-CAS. The same command resumes an interrupted run, with the same results.
 
-A finished run can be extended (--rounds) or changed: only stages that depend on a change are made again. Finished
-results are replaced only with approval, on the terminal or with --yes. --plan checks the configuration, shows what
-would be made and what it takes, and stops. At the end, a table has one row per round.
+A finished run can be extended (--rounds) or changed: only what depends on a change is made again. Results are replaced
+only with approval, on the terminal or by --yes. --plan checks the configuration, shows what would be made at what cost,
+and stops. A last table has a row per round.
 """
 
 from dataclasses import dataclass

@@ -47,16 +47,14 @@ class RunConfig(AllColumns):
     prompts: str = option(
         "", "prompts to sample, select and train on: a file, org/name on the Hub, or module:function", common=True
     )
-    eval_prompts: str = option(
-        "", "held-out prompts for evaluation: a file, org/name on the Hub, or module:function", common=True
-    )
+    eval_prompts: str = option("", "held-out prompts for evaluation: from any of these sources", common=True)
     preferences: str | None = option(
         None,
-        "original preferences: a file, org/name on the Hub, or module:function (none: no original preferences)",
+        "original preferences: from any of these sources (none: no original preferences)",
         common=True,
     )
     demonstrations: str | None = option(
-        None, "prompts with completions for supervised fine-tuning: a file, or the like (none: see bootstrap)"
+        None, "prompts with completions for supervised fine-tuning: from any of these sources (none: see bootstrap)"
     )
     bootstrap: BootstrapConfig | None = option(
         None, "make demonstrations from the policy's own best samples (none: do not)"
@@ -79,7 +77,7 @@ class RunConfig(AllColumns):
     unlabelled_prompts: str | None = option(
         None,
         "reward.refine second_opinion, arbitrate: further prompts whose answers get soft labels and are never asked "
-        "about: a file, or module:function (none: only the prompts)",
+        "about: from any of these sources (none: only the prompts)",
     )
     max_prompts: int | None = option(None, "use only this many prompts, the first ones (none: all)", ge=1)
     sampling: SamplingConfig = option(SamplingConfig, "candidate answers", common=True)

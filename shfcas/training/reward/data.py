@@ -53,6 +53,7 @@ def encode_pairs(
     tokenizer: Any,
     max_length: int,
     objective: str = "reward",
+    *,
     too_long: str = "cut",
     counts: Counter[tuple[str, str]] | None = None,
 ) -> tuple[list[dict[str, Any]], list[Preference]]:

@@ -57,8 +57,10 @@ def train_member(
     max_length = settings.max_length or reward_max_length(model, tokenizer)
     objective, on_long = settings.objective, settings.too_long
     counts, held_out_counts = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
-    pairs, used = encode_pairs(preferences, tokenizer, max_length, objective, on_long, counts)
-    held_out_pairs, measured = encode_pairs(held_out, tokenizer, max_length, objective, on_long, held_out_counts)
+    pairs, used = encode_pairs(preferences, tokenizer, max_length, objective, too_long=on_long, counts=counts)
+    held_out_pairs, measured = encode_pairs(
+        held_out, tokenizer, max_length, objective, too_long=on_long, counts=held_out_counts
+    )
     too_long = Counter({source: count for (why, source), count in counts.items() if why == "too_long"})
     refused = counts.total() - too_long.total()
     if not pairs:
