@@ -60,6 +60,9 @@ def test_a_session_fails_for_a_test_that_is_slow_by_itself(
     pytester.makeini("[pytest]\nmarkers =\n    slow\n    system\n")
     pytester.makepyfile(TESTS)
     options = ("-p", "no:xdist", "-p", "no:randomly")
+    result = pytester.runpytest_inprocess(*options, "-k", "quick", "--budget", "check", plugins=[budget])
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(["budget: there is no budget.json to compare with*"])
     result = pytester.runpytest_inprocess(*options, "--budget", "update", plugins=[budget])
     result.assert_outcomes(passed=5)
     written = json.loads(file.read_text())
