@@ -56,17 +56,17 @@ def test_rows_of_trust_name_their_source_and_group() -> None:
 
 
 def test_the_prior_is_that_of_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arbiter, "PRIOR_SD", 2.0)
+    monkeypatch.setattr(arbiter, "PRIOR_SD", 3.0)
     empty = prior_arbiter((0.25, 0.75))
     assert (empty.groups, empty.spread, empty.evidence, empty.labels) == ((), 0.0, 0.0, 0)
-    assert empty.mean.tolist() == [0.25, 0.75] and empty.covariance.tolist() == [[4.0, 0.0], [0.0, 4.0]]
+    assert empty.mean.tolist() == [0.25, 0.75] and empty.covariance.tolist() == [[9.0, 0.0], [0.0, 9.0]]
     some = pairs()
     nothing = fit_arbiter(some, np.zeros(12), weights=np.zeros(12), spread=0.5, trust=(0.25, 0.75))
     assert nothing.mean == pytest.approx([0.25, 0.75, 0.0, 0.0]) and nothing.evidence == pytest.approx(0.0, abs=1e-12)
-    assert nothing.covariance == pytest.approx(np.diag([4.0, 4.0, 0.25, 0.25]))
+    assert nothing.covariance == pytest.approx(np.diag([9.0, 9.0, 0.25, 0.25]))
     assert (nothing.groups, nothing.spread, nothing.labels) == (("a", "b"), 0.5, 12)
     alone = fit_arbiter(some, np.zeros(12), weights=np.zeros(12), spread=0.0)
-    assert (alone.groups, alone.spread) == ((), 0.0) and alone.covariance == pytest.approx(4 * np.eye(2))
+    assert (alone.groups, alone.spread) == ((), 0.0) and alone.covariance == pytest.approx(9 * np.eye(2))
 
 
 def test_groups_are_texts() -> None:
@@ -74,11 +74,21 @@ def test_groups_are_texts() -> None:
     assert some.regrouped(None).group.tolist() == ["", "", ""]
     assert some.regrouped([1, 2, 1]).group.tolist() == ["1", "2", "1"]
     assert some.regrouped(None).reward_gap is some.reward_gap
+    part = some[np.array([True, False, True])]
+    assert part.group.tolist() == ["a", "a"] and part.policy_gap.tolist() == some.policy_gap[[0, 2]].tolist()
+
+
+def test_one_label_is_a_label() -> None:
+    one = fit_arbiter(pairs(1), np.ones(1))
+    assert one.labels == 1 and one.evidence < 0
 
 
 def test_one_group_has_no_term_of_its_own_and_several_have_the_usual_spread() -> None:
     some, outcome = pairs(40), (np.arange(40) % 3 > 0).astype(float)
-    assert fit_arbiter(some.regrouped(None), outcome).groups == ()
+    # Labels that the reward gap decides would have more evidence under a wider prior, but one group has one trust.
+    sure = fit_arbiter(some.regrouped(None), (some.reward_gap > 0).astype(float))
+    wide = fit_arbiter(some.regrouped(None), (some.reward_gap > 0).astype(float), spread=1.4)
+    assert (sure.groups, sure.spread) == ((), 0.0) and wide.evidence > sure.evidence
     found, expected = fit_arbiter(some, outcome), fit_arbiter(some, outcome, spread=arbiter.SPREAD)
     assert (found.spread, found.evidence) == (arbiter.SPREAD, expected.evidence)
     assert found.mean.tolist() == expected.mean.tolist()
@@ -100,6 +110,7 @@ def test_every_grouping_is_fitted_with_the_weights_and_the_prior() -> None:
 def test_selection_weights_by_hand() -> None:
     pool = np.arange(8.0)  # quarters: 0 1, 2 3, 4 5, 6 7
     # three of four asked pairs are in the first quarter: 1/4 to 3/4, and 1/4 to 1/4; their mean is 1/2
+    assert selection_weights(np.array([0.0, 0.0, 1.0, 2.0]), pool) == pytest.approx([2 / 3, 2 / 3, 2 / 3, 2.0])
     assert selection_weights(np.array([0.0, 0.0, 1.0, 7.0]), pool) == pytest.approx([2 / 3, 2 / 3, 2 / 3, 2.0])
     # halves with bins=2: 1/2 to 3/4, and 1/2 to 1/4
     assert selection_weights(np.array([0.0, 3.0, 1.0, 7.0]), pool, bins=2) == pytest.approx([2 / 3, 2 / 3, 2 / 3, 2.0])

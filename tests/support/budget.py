@@ -110,8 +110,8 @@ class Budget:
     def pytest_runtest_protocol(self, item: pytest.Item) -> Any:
         if self.run % EVERY == 0:
             self.loop = loop_seconds()
-            # While the file is written, or before there is one, the loop of this moment is the reference.
-            self.reference = self.reference or (self.loop if self.action == "update" else read(FILE)["loop"])
+            known = self.action == "check" and FILE.exists()
+            self.reference = self.reference or (read(FILE)["loop"] if known else self.loop)
         self.run += 1
         return (yield)
 
@@ -151,6 +151,9 @@ class Budget:
         if self.action == "update":
             text = json.dumps(summary(self.costs, self.loop or loop_seconds()), indent=2, ensure_ascii=False)
             FILE.write_text(text + "\n", encoding="utf-8")
+            return
+        if not FILE.exists():
+            self.found = [f"there is no {FILE.name} to compare with; make budget writes it"]
             return
         self.found = findings(self.costs, read(FILE))
         if self.found and session.exitstatus == pytest.ExitCode.OK:
