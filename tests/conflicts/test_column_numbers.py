@@ -78,6 +78,14 @@ def test_an_error_names_table_row_and_column(function: object, column: str, valu
         function(batch(**{column: values}), "mean_logprob")  # type: ignore[operator]
 
 
+def test_a_null_in_a_slice_is_named_by_its_row_in_the_table() -> None:
+    part = batch(logprobs=[[-1.0, -2.0], [-3.0, -1.0, -2.0], [-1.0], [-5.0, None]]).slice(1)
+    with pytest.raises(UserError, match=r"^t: row 13, column logprobs: a value is null$"):
+        list_column(part, "logprobs", "t", 11)
+    with pytest.raises(UserError, match=r"^candidate table: row 2, column logprobs: a value is null$"):
+        list_column(part, "logprobs")
+
+
 def test_an_error_of_the_rewards_names_the_policys_column_too() -> None:
     wrong = batch(rewards=[[0.5, 1.0], [2.0, 3.0, -1.0], [4.0], [1.0]])
     with pytest.raises(UserError, match=r"^my table: row 13: 1 values in column rewards, 2 in logprobs$"):
