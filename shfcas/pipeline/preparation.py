@@ -102,12 +102,12 @@ def copy_preferences(run: RunDirectory, output: str, *, preferences: str, column
         output,
         lambda context: write_preferences(context.output, read_preferences(preferences, columns)),
         inputs={"preferences": data_source(preferences)},
-        settings=_column_settings(columns),
+        settings=_column_settings(columns, "prompt", "chosen", "rejected"),
     )
 
 
-def _column_settings(columns: Columns) -> dict[str, str]:
-    return {f"{name}_column": column for name, column in columns.items()}
+def _column_settings(columns: Columns, *names: str) -> dict[str, str]:
+    return {f"{name}_column": columns[name] for name in names if name in columns}
 
 
 def fine_tune_on_demonstrations(
@@ -148,7 +148,7 @@ def fine_tune_on_demonstrations(
         make,
         inputs={"policy": Model(policy), "demonstrations": data_source(demonstrations)},
         settings={
-            **_column_settings(columns),
+            **_column_settings(columns, "prompt", "completion"),
             "sft": sft,
             "chat_template": template_content(chat_template),
             "seed": run.seed,

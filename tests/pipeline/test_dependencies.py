@@ -43,6 +43,7 @@ STAGES: dict[str, tuple[str, ...]] = {
         "round-[12]/policy",
         "round-*/metrics.json",
     ),
+    "too_long": (*SCORED, "round-[12]/policy", "round-*/metrics.json"),
     "policy_score": (*SAMPLED[1:], *SCORED),  # logprob_ratio alone needs log-probabilities of the reference
     "principles": SCORED,
     "bootstrap.per_prompt": ("round-0/demonstrations.jsonl",),
@@ -70,6 +71,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "rl.*": ("round-[12]/policy",),
     "evaluation.sampling.*": ("round-*/evaluation_candidates.parquet",),
     "evaluation.group_by": ("round-*/metrics.json",),
+    "evaluation.conflicts": ("round-*/evaluation.parquet",),
     "evaluation.num_comparisons": ("round-[12]/blind_pairs.parquet",),
     "evaluation.judge": (WIN_RATES,),
     "seed": (
@@ -86,7 +88,8 @@ STAGES: dict[str, tuple[str, ...]] = {
 INPUTS = (
     "policy", "reference", "reward_model", "gold", "prompts", "eval_prompts", "preferences", "demonstrations",
     "bootstrap.prompts", "bootstrap.demonstrator", "judge.guidelines", "rl.ppo.value_model", "max_prompts",
-    "policy_score_model", "unlabelled_prompts",
+    "policy_score_model", "unlabelled_prompts", "prompt_column", "chosen_column", "rejected_column",
+    "completion_column",
 )  # fmt: skip
 # Keys on which no stage depends, and why.
 FREE = {

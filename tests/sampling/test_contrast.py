@@ -158,6 +158,6 @@ def test_errors_name_the_remedy(policy: tuple[Any, Any], monkeypatch: pytest.Mon
 
 def test_equal_completions_have_one_contrast(policy: tuple[Any, Any]) -> None:
     row = {"prompt_id": "p", "prompt": USER, "completions": ["good", "a bad night", "good", "good"]}
-    (found,) = contrasts(*policy, [row], principles=[Principle(GOOD, BAD)], batch_size=3)
+    (found,) = contrasts(*policy, [row], principles=[Principle(GOOD, BAD)], batch_tokens=9)
     (values,) = found.values()
     assert values[0] == values[2] == values[3] != values[1]

@@ -48,7 +48,7 @@ def test_a_seed_gives_the_same_weights_twice(algorithm: type, policy: str, tmp_p
     assert run(policy, tmp_path / "c", short(algorithm), seed=1)[1] != first[1]
 
 
-class KilledError(Exception):
+class KilledError(BaseException):
     pass
 
 

@@ -16,7 +16,7 @@ def test_a_pair_that_is_too_long_is_left_out_and_those_after_it_stay() -> None:
         Preference("q", "a", LONG),
         Preference("r", "b", "c"),
     ]
-    rows, used = encode_pairs(pairs, tiny.policy_tokenizer(), 40)
+    rows, used = encode_pairs(pairs, tiny.policy_tokenizer(), 40, too_long="floor")
     assert used == [pairs[0], pairs[3]] and len(rows) == 2
     alone = encode_pairs([pairs[3]], tiny.policy_tokenizer(), 40)[0]
     assert rows[1] == alone[0]
