@@ -16,7 +16,7 @@ WORDINGS = {
     "review": Principle("Write a very positive review.", "Write a very negative review."),
     "mood": Principle("Answer in a cheerful mood and praise it.", "Answer in a gloomy mood and complain about it."),
 }
-MOOD_PROMPTS = 32  # the second wording is asked about the first prompts alone, to save time
+MOOD_PROMPTS = 16  # the second wording is asked about the first prompts alone, to save time
 NAMES = {
     "logprob": "log-probability (the paper's)",
     "mean_logprob": "log-probability per token",

@@ -64,7 +64,7 @@ def test_a_score_that_knows_finds_the_blind_topics_and_noise_does_not() -> None:
     assert rows["contrast"]["correlation"]["low"] > 0.8 and rows["contrast"]["finds_blind"]["low"] > 0.9
     assert abs(rows["logprob"]["correlation"]["mean"]) < 0.25
     assert rows["logprob"]["finds_blind"]["low"] < 0.5 < rows["logprob"]["finds_blind"]["high"]
-    assert rows["mood"]["prompts"] == 32 and rows["mood"]["correlation"]["high"] < 0
+    assert rows["mood"]["prompts"] == 16 and rows["mood"]["correlation"]["high"] < 0
 
 
 def test_accuracy_against_labels(tiny_models: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
