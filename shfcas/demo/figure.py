@@ -28,7 +28,7 @@ def labels_figure(rows: list[dict[str, Any]]) -> str:
             axes.annotate(
                 LABEL_FREE[row["arm"]],
                 (budgets[-1], row["mean"]),
-                xytext=(4, 0),
+                xytext=(8, 0),
                 textcoords="offset points",
                 fontsize=8,
                 va="center",
