@@ -32,10 +32,15 @@ def compare(config: CompareConfig, *, approve: Callable[[Plan], bool] = refuse) 
         UserError, UsageError: see `shfcas.pipeline.run.begin`.
     """
     config.check_inputs()
-    directory = RunDirectory(config.output, to_dict(config), config.seed)
-    loop = Loop(directory, config)
-    begin(loop, lambda: _stages(loop, config), approve)
-    start = loop.start()
+    with RunDirectory(config.output, to_dict(config), config.seed) as directory:
+        loop = Loop(directory, config)
+        begin(loop, lambda: _stages(loop, config), approve)
+        return _compared(loop, config)
+
+
+def _compared(loop: Loop, config: CompareConfig) -> Path:
+    """Makes the stages and the cells that are left, and writes the results."""
+    directory, start = loop.run, loop.start()
     work = prepare(directory, loop, start.state, config)
     for name in config.strategies:  # fail early if a strategy lacks a column
         cell = Cell(name, max(config.budgets), 0)
