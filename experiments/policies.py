@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.grid import RESULTS, commit, machine, write_table
-from shfcas.utils.files import read_json, write_json
+from shfcas.utils.files import read_json, read_numbers, write_json
 
 RUN = Path("runs/experiments/ppo")
 BEFORE = "before"  # the policy at the start of PPO
@@ -22,7 +22,7 @@ def policies(run: Path) -> Iterator[dict[str, Any]]:
 
 def row(path: Path, strategy: str, budget: int = 0, seed: int = 0) -> dict[str, Any]:
     """Return one evaluation: gold reward, win rate and KL against the policy before, tokens, pair accuracy."""
-    metrics = read_json(path)
+    metrics = read_numbers(path)
     return {
         "strategy": strategy,
         "budget": budget,

@@ -7,23 +7,29 @@ printed on stdout; logs go to stderr. Exit code 1 is a failure, 2 is wrong use, 
 import dataclasses
 import difflib
 import importlib
-import json
 import logging
 import os
+import signal
+import stat
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from shfcas import __version__
+from shfcas.cli._outputs import check_outputs
 from shfcas.cli._parser import CommandParser
 from shfcas.cli._stop import exit_code, stoppable
 from shfcas.cli._template import placeholders
 from shfcas.utils import distributed
 from shfcas.utils.config import to_dict
 from shfcas.utils.errors import MissingExtra, UsageError, UserError
-from shfcas.utils.files import local_path
+from shfcas.utils.files import is_disk_full, to_json
 from shfcas.utils.flags import from_flags
+
+logger = logging.getLogger(__name__)
 
 GROUPS = {
     "Start": {
@@ -66,8 +72,6 @@ GROUPS = {
 }
 COMMANDS = {name: text for group in GROUPS.values() for name, text in group.items()}
 
-OUTPUTS = ("output", "out", "histogram")
-
 # Commands that several processes of `accelerate launch` run together; each process would repeat any other command.
 DISTRIBUTED = ("sft", "train-reward", "ppo")
 
@@ -102,6 +106,24 @@ EXTRAS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    name = arguments[0] if arguments and arguments[0] in COMMANDS else ""
+    try:
+        code = _dispatch(arguments)
+        sys.stdout.flush()  # errors come now, not at the end of the process
+        return code
+    except BrokenPipeError:  # the reader has seen enough, as head does
+        if not _is_pipe(sys.stdout):
+            raise
+        _discard_stdout()
+        return 128 + signal.SIGPIPE
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        _discard_stdout()
+        return _fail(name, UserError("no space left on the disk for the output; free some space and run it again"), 1)
+
+
+def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
         return 0 if arguments else 2
@@ -119,6 +141,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print(f"shfcas {name}: stopped; the same command resumes", file=sys.stderr)
         return exit_code(stop)
+
+
+def _is_pipe(stream: Any) -> bool:
+    try:
+        return stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode)
+    except (OSError, ValueError):  # a stream of a test has no file
+        return False
+
+
+def _discard_stdout() -> None:
+    """Sends what stdout could not take nowhere, or the interpreter would try again at its end."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def command_module(name: str) -> Any:
@@ -148,6 +183,7 @@ def _run(name: str, arguments: list[str]) -> int:
         config_file = getattr(parsed, getattr(module, "POSITIONAL", ""), None) or parsed.config
         config = from_flags(module.Config, parsed, config_file)
         _require(config)
+        check_outputs(name, config)
         result = module.run(config)
         if not distributed.is_main():
             return 0
@@ -172,32 +208,31 @@ def _run(name: str, arguments: list[str]) -> int:
 
 
 def _require(config: Any) -> None:
-    """Checks that required keys are given, that no placeholder is left, and that outputs are local files."""
+    """Checks that required keys are given, and that no placeholder is left."""
     missing = [f.name for f in dataclasses.fields(config) if f.default == "" and not getattr(config, f.name)]
     if missing:
         raise UsageError(f"missing: {', '.join(missing)}")
     left = placeholders(to_dict(config))
     if left:
         raise UsageError(f"{', '.join(left)}: expected values of your own, got placeholders; edit the configuration")
-    for name in OUTPUTS:
-        local_path(getattr(config, name, None) or "")  # before any work, not after it
 
 
 def _fail(name: str, error: Exception, code: int) -> int:
+    logger.debug("%s", "".join(traceback.format_exception(error)).rstrip())  # with --verbose
     who = "" if distributed.is_main() else f" (process {distributed.index()})"
-    print(f"shfcas {name}{who}: {error}", file=sys.stderr)
+    print(f"{f'shfcas {name}'.strip()}{who}: {error}", file=sys.stderr)
     return code
 
 
 def _print(result: Any, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(result, indent=2, default=str))
+        print(to_json(result, indent=2, default=str))
     elif isinstance(result, dict):
         for key, value in result.items():
             if isinstance(value, str | int | float | bool) or value is None:
-                print(f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}")
+                print(f"{key}: {value:z.4g}" if isinstance(value, float) else f"{key}: {value}")
             elif isinstance(value, dict) and "mean" in value:
-                print(f"{key}: {value['mean']:.4g} [{value['low']:.4g}, {value['high']:.4g}]")
+                print(f"{key}: {value['mean']:z.4g} [{value['low']:z.4g}, {value['high']:z.4g}]")
     elif result is not None:
         print(result)
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from shfcas.data.candidates import read_candidates, read_prompts
-from shfcas.rewards.scorers import check_scorer, load_scorer
+from shfcas.data.formats import PromptColumn
+from shfcas.rewards.scorers import TOO_LONG, TOO_LONG_HELP, check_scorer, load_scorer
 from shfcas.rewards.shaping import SHAPINGS
 from shfcas.training.algorithms import PolicyTraining, RLConfig, train_policy
 from shfcas.training.output import trained_folder
@@ -26,6 +27,7 @@ class PolicyCommand(Options):
     )
     reward_model: str = option("", "reward: a model, or module:function", common=True)
     cost_model: bool = option(False, "the reward model is a cost model: lower is better")
+    too_long: str = option("cut", TOO_LONG_HELP, tuple(TOO_LONG))
     gold: str | None = option(None, "gold reward to log, not trained on (none: not logged)", common=True)
     reward_shaping: str = option(
         "centre",
@@ -38,10 +40,10 @@ class PolicyCommand(Options):
 
 
 @dataclass
-class OnlineCommand(PolicyCommand):
+class OnlineCommand(PolicyCommand, PromptColumn):
     """Flags of the commands that sample while they train."""
 
-    prompts: str = option("", "prompts: a .jsonl, .json or .parquet file, or module:function", common=True)
+    prompts: str = option("", "prompts: a file, org/name on the Hub, or module:function", common=True)
     references: str | None = option(None, "candidate table of these prompts, for reward_shaping (none: plain rewards)")
 
 
@@ -56,7 +58,9 @@ def train_online_command(config: Any, algorithm: str, settings: Any) -> dict[str
     if config.reward_shaping == "par" and not config.references:
         raise UsageError("reward_shaping par compares rewards with those of other answers: give --references")
     references = read_candidates(config.references).rows() if config.references else []
-    return train_command(config, algorithm, settings, prompts=read_prompts(config.prompts), candidates=references)
+    return train_command(
+        config, algorithm, settings, prompts=read_prompts(config.prompts, config.columns()), candidates=references
+    )
 
 
 def train_command(
@@ -78,6 +82,7 @@ def train_command(
             settings=rl,
             seed=config.seed,
             cost_model=config.cost_model,
+            too_long=config.too_long,
             prompts=prompts,
             candidates=candidates,
             gold=load_scorer(config.gold) if config.gold else None,

@@ -103,7 +103,7 @@ def settings_of(folder: Path, config: Config) -> HumanConfig:
         UserError: the run has feedback human and another overlap.
     """
     file = folder / "config.yaml"
-    if config.overlap is not None and file.exists() and read_yaml(file).get("feedback") == "human":
+    if config.overlap is not None and file.exists() and _waits(read_yaml(file)):
         asked = settings_of_run(folder).overlap
         if config.overlap != asked:
             raise UserError(
@@ -113,6 +113,11 @@ def settings_of(folder: Path, config: Config) -> HumanConfig:
     names = ("host", "port", "address", "guidelines", "overlap", "repeat_share")
     given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
     return settings_of_run(folder, **given, **({"allow_public": True} if config.allow_public else {}))
+
+
+def _waits(values: dict[str, Any]) -> bool:
+    """Tells whether the run with this configuration waits for people."""
+    return "human" in (values.get("feedback"), (values.get("evaluation") or {}).get("judge"))
 
 
 def text(result: dict[str, Any]) -> str:

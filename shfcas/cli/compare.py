@@ -4,14 +4,24 @@ The policy, the proxy and a scored pool of answers are made once. Each cell (str
 pool, labels with gold, refines the reward model and measures it. Seeds and budgets can be added later.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
-from shfcas.compare.config import CompareConfig as Config
+from shfcas.cli._approval import approval, without_flags, yes_option
+from shfcas.compare.config import CompareConfig
 from shfcas.compare.run import compare
 
 POSITIONAL, POSITIONAL_HELP = "config_file", "the configuration, as with --config"
 
 
+@dataclass
+class Config(CompareConfig):
+    """`shfcas compare`."""
+
+    yes: bool = yes_option()
+
+
 def run(config: Config) -> dict[str, Any]:
     """Runs the cells that are left; returns the path of the report."""
-    return {"report": str(compare(config))}
+    report = compare(without_flags(config, CompareConfig), approve=approval("compare", config.yes))
+    return {"report": str(report)}

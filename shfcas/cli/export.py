@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from shfcas.data.candidates import read_prompts
+from shfcas.data.formats import PromptColumn
 from shfcas.training.export import ENGINES, export
 from shfcas.training.output import trained_folder
-from shfcas.utils.config import Options, option
+from shfcas.utils.config import option
 from shfcas.utils.errors import UsageError
 
 INPUTS, INPUTS_HELP = "engine", f"library to export for: {' or '.join(ENGINES)}"
@@ -14,11 +15,11 @@ CHOICES = tuple(ENGINES)
 
 
 @dataclass
-class Config(Options):
+class Config(PromptColumn):
     """`shfcas export`."""
 
     engine: list[str] = option(list, f"library to export for: {' or '.join(ENGINES)}")
-    prompts: str = option("", "prompts to train on: a .jsonl, .json or .parquet file, or module:function")
+    prompts: str = option("", "prompts to train on: a file, org/name on the Hub, or module:function")
     eval_prompts: str | None = option(None, "held-out prompts (none: no held-out prompts)")
     policy: str = option("", "policy to start from")
     chat_template: str | None = option(
@@ -33,8 +34,8 @@ def run(config: Config) -> dict[str, Any]:
     """Writes the folder."""
     if len(config.engine) != 1 or config.engine[0] not in ENGINES:
         raise UsageError(f"engine: expected {' or '.join(ENGINES)}, got {' '.join(config.engine) or 'none'}")
-    prompts = read_prompts(config.prompts)
-    held_out = read_prompts(config.eval_prompts) if config.eval_prompts else []
+    prompts = read_prompts(config.prompts, config.columns())
+    held_out = read_prompts(config.eval_prompts, config.columns()) if config.eval_prompts else []
     with trained_folder(config.output) as (partial, _):
         partial.mkdir()
         result = export(

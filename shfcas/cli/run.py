@@ -1,21 +1,22 @@
 """Run all rounds of SHF-CAS. The same command resumes an interrupted run, with the same results.
 
-A finished run can be extended (--rounds) or changed: only stages that depend on a change are made again. Finished
-results are replaced only with approval, on the terminal or with --yes. --plan checks the configuration, shows what
-would be made and what it takes, and stops. At the end, a table has one row per round.
+A finished run can be extended (--rounds) or changed: only what depends on a change is made again. Results are replaced
+only with approval, on the terminal or by --yes. --plan checks the configuration, shows what would be made at what cost,
+and stops. A last table has a row per round.
 """
 
-import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
+from shfcas.cli._approval import approval, without_flags, yes_option
 from shfcas.pipeline.config import RunConfig
-from shfcas.pipeline.loop import plan
-from shfcas.pipeline.loop import run as run_all
+from shfcas.pipeline.manifest import DONE
 from shfcas.pipeline.outlook import describe, outlook
 from shfcas.pipeline.results import results, table
-from shfcas.pipeline.run_directory import Plan
+from shfcas.pipeline.run import plan
+from shfcas.pipeline.run import run as run_all
 from shfcas.utils.config import option
+from shfcas.utils.progress import duration
 
 POSITIONAL, POSITIONAL_HELP = "config_file", "the configuration, as with --config"
 
@@ -25,17 +26,26 @@ class Config(RunConfig):
     """`shfcas run`."""
 
     plan: bool = option(False, "print the stages and what is done, stale or to do, and stop", volatile=True)
-    yes: bool = option(False, "make finished stages again that depend on a change, without asking", volatile=True)
+    yes: bool = yes_option()
 
 
 def run(config: Config) -> dict[str, Any]:
     """Runs the stages that are left, or plans them."""
-    settings = RunConfig(**{field.name: getattr(config, field.name) for field in fields(RunConfig)})
+    settings = without_flags(config, RunConfig)
     if config.plan:
         planned = plan(settings)
-        stages = [{"name": s.name, "state": s.state, "reasons": list(s.reasons)} for s in planned.stages]
+        stages = [
+            {
+                "name": stage.name,
+                "state": stage.state,
+                "reasons": list(stage.reasons),
+                "seconds": stage.seconds,
+                "asks_people": stage.asks_people,
+            }
+            for stage in planned.stages
+        ]
         return {"plan": stages, "outlook": outlook(settings, planned)}
-    report = run_all(settings, approve=lambda planned: config.yes or _ask(planned))
+    report = run_all(settings, approve=approval("run", config.yes))
     return {"rounds": results(settings, report.parent), "report": str(report)}
 
 
@@ -44,14 +54,19 @@ def text(result: dict[str, Any]) -> str:
     if "plan" not in result:
         return f"{table(result['rounds'])}\nreport: {result['report']}"
     width = max(len(stage["name"]) for stage in result["plan"])
-    rows = [f"{s['name']:<{width}}  {s['state']:<7}  {'; '.join(s['reasons'])}" for s in result["plan"]]
+    times = [_time(stage) for stage in result["plan"]]
+    column = max(map(len, times))
+    rows = [
+        f"{s['name']:<{width}}  {s['state']:<7}  {time:<{column}}  {'; '.join(s['reasons'])}"
+        for s, time in zip(result["plan"], times, strict=True)
+    ]
     return "\n".join([*(row.rstrip() for row in rows), "", *describe(result["outlook"])])
 
 
-def _ask(planned: Plan) -> bool:
-    """Asks on the terminal whether stale stages may be made again."""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        return False
-    print(f"shfcas run: {planned.stale_text()}", file=sys.stderr)
-    print("make them again? [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+def _time(stage: dict[str, Any]) -> str:
+    """The time that a planned stage will take, if this run has measured a stage of its kind."""
+    if stage["state"] == DONE:
+        return ""
+    if stage["asks_people"]:
+        return "waits for people"
+    return "no measured rate yet" if stage["seconds"] is None else f"about {duration(stage['seconds'])}"

@@ -5,19 +5,20 @@ from pathlib import Path
 from typing import Any
 
 from shfcas.data.candidates import read_prompts, write_candidates
+from shfcas.data.formats import PromptColumn
 from shfcas.engines import ENGINES, RayConfig, open_engine
 from shfcas.sampling.config import SamplingConfig
 from shfcas.sampling.table import sample_policy
-from shfcas.utils.config import Options, option
+from shfcas.utils.config import option
 from shfcas.utils.files import work_folder
 
 
 @dataclass
-class Config(Options):
+class Config(PromptColumn):
     """`shfcas sample`."""
 
     policy: str = option("", "policy: a folder, a hub id, or pypi:PACKAGE", common=True)
-    prompts: str = option("", "prompts: a .jsonl, .json or .parquet file, or module:function", common=True)
+    prompts: str = option("", "prompts: a file, org/name on the Hub, or module:function", common=True)
     output: str = option("candidates.parquet", "candidate table to write", common=True)
     reference: str | None = option(
         None, "model of the same vocabulary, for policy_score logprob_ratio (none: no reference)"
@@ -38,7 +39,7 @@ def run(config: Config) -> dict[str, Any]:
     with work_folder(output) as work_dir, open_engine(config.engine, config.ray) as engine:
         table = sample_policy(
             config.policy,
-            read_prompts(config.prompts),
+            read_prompts(config.prompts, config.columns()),
             config=config.sampling,
             seed=config.seed,
             work_dir=work_dir,

@@ -5,21 +5,25 @@ folder, an interrupted call resumes. `shfcas score -` reads and writes JSON line
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from shfcas.conflicts.columns import POLICY_SCORES
 from shfcas.conflicts.contrasts import ContrastColumns
 from shfcas.conflicts.streaming import score_lines, score_table
 from shfcas.conflicts.summary import ConflictSummary
+from shfcas.data.preferences import read_preferences
 from shfcas.data.shards import SHARD_ROWS
 from shfcas.engines import ENGINES, RayConfig, open_engine
-from shfcas.rewards.scorers import load_scorer
+from shfcas.rewards.laplace import HeadPosterior, LaplaceScorer, fit_laplace
+from shfcas.rewards.scorers import TOO_LONG, TOO_LONG_HELP, RewardScorer, load_scorer
 from shfcas.sampling.contrast import Principle
-from shfcas.utils.config import Options, option
+from shfcas.utils.config import Options, option, unexpected
 from shfcas.utils.errors import UsageError
 
 INPUTS, INPUTS_HELP = "input", "candidate tables [candidates.parquet]; - reads JSON lines from stdin, writes to stdout"
+
+UNCERTAINTIES = ("none", "laplace")
 
 
 @dataclass
@@ -36,6 +40,19 @@ class Config(Options):
         None, "reward model: a model, or module:function (none: the table has rewards)", common=True
     )
     cost_model: bool = option(False, "the reward model is a cost model: lower is better", common=True)
+    too_long: str = option("cut", TOO_LONG_HELP, tuple(TOO_LONG))
+    uncertainty: str = option(
+        "none",
+        "uncertainty of each reward of a single model, as reward_variances: laplace, of its last layer",
+        UNCERTAINTIES,
+        common=True,
+    )
+    preferences: str | None = option(
+        None, "uncertainty laplace: the preferences that the reward model was trained on", common=True
+    )
+    uncertainty_members: int = option(
+        0, "uncertainty laplace: heads to sample from its posterior, as member_rewards (0: none)", ge=0
+    )
     policy_score: str = option(
         "logprob", "score of the policy that rewards are compared with", POLICY_SCORES, common=True
     )
@@ -61,12 +78,18 @@ def run(config: Config) -> Any:
     here = config.engine == "local"
     if config.input == ["-"] and not here:
         raise UsageError("engine: expected local for JSON lines, got ray; name files, folders or URLs")
+    posterior = _posterior(config)
+    scorer: RewardScorer | None = None
+    if config.reward_model and here:
+        if posterior:
+            scorer = LaplaceScorer(config.reward_model, posterior, config.cost_model)
+        else:
+            scorer = load_scorer(config.reward_model, config.cost_model, config.too_long)
     contrasts = None
     if config.principles:
         if config.policy_score_model is None:
             raise UsageError("missing: policy_score_model; name the model to ask under the principles")
         contrasts = ContrastColumns(config.policy_score_model, config.principles, config.chat_template)
-    scorer = load_scorer(config.reward_model, config.cost_model) if config.reward_model and here else None
     if config.input == ["-"]:
         summary = score_lines(
             sys.stdin,
@@ -90,6 +113,8 @@ def run(config: Config) -> Any:
             shard_rows=config.shard_rows,
             reward_model=config.reward_model,
             cost_model=config.cost_model,
+            too_long=config.too_long,
+            posterior=posterior,
             contrasts=contrasts,
             engine=None if here else engine,
         )
@@ -105,6 +130,21 @@ def run(config: Config) -> Any:
         "mean_abs_pacs": summary.mean_abs_pacs,
         "output": config.output,
     }
+
+
+def _posterior(config: Config) -> HeadPosterior | None:
+    """Returns the posterior of the reward model's last layer, if uncertainty is asked for."""
+    if config.uncertainty == "none":
+        return None
+    if not config.reward_model or not config.preferences:
+        raise UsageError(
+            f"uncertainty: {config.uncertainty} needs reward_model and preferences; "
+            "name the model and the file that it was trained on"
+        )
+    if config.uncertainty_members == 1:
+        raise unexpected("uncertainty_members", "0 or at least 2", 1, "one head cannot disagree")
+    posterior = fit_laplace(config.reward_model, read_preferences(config.preferences), config.cost_model)
+    return replace(posterior, members=config.uncertainty_members)
 
 
 def _plot(config: Config, summary: ConflictSummary) -> None:

@@ -23,7 +23,7 @@ INPUTS, INPUTS_HELP = "input", "candidate tables with conflict columns [conflict
 @dataclass
 class _Files(Options):
     input: list[str] = option(lambda: ["conflicts.parquet"], "candidate tables with conflict columns", common=True)
-    output: str = option("queue.jsonl", "queue of comparisons to write: prompt_id, first, second", common=True)
+    output: str = option("queue.jsonl", "queue of comparisons to write: prompt_id, first, second, audit", common=True)
     shard_rows: int = option(SHARD_ROWS, "engine ray: approximate prompts per task", ge=1)
     engine: str = option("local", "where to run: in this process, or on a Ray cluster", ENGINES)
     ray: RayConfig = option(RayConfig, "engine ray: the cluster")
@@ -43,7 +43,7 @@ def run(config: Config) -> dict[str, Any]:
     else:
         with open_engine(config.engine, config.ray) as engine:
             selection = select_table(config.input, config, seed=0, engine=engine, shard_rows=config.shard_rows)
-    write_jsonl(config.output, [vars(c) for c in selection.comparisons])
+    write_jsonl(config.output, [c.to_row() for c in selection.comparisons])
     report = selection.report
     if report["shortfall"]:
         logger.warning("%s", report["shortfall"])

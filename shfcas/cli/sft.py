@@ -3,17 +3,20 @@
 from dataclasses import dataclass
 from typing import Any
 
+from shfcas.data.formats import AnswerColumn
 from shfcas.training.output import trained_folder
 from shfcas.training.sft import SFTStageConfig, read_demonstrations, train_sft
-from shfcas.utils.config import Options, option
+from shfcas.utils.config import option
 
 
 @dataclass
-class Config(Options):
+class Config(AnswerColumn):
     """`shfcas sft`."""
 
     policy: str = option("", "policy to start from")
-    demonstrations: str = option("demonstrations.jsonl", "JSON lines with prompt and completion")
+    demonstrations: str = option(
+        "demonstrations.jsonl", "prompts with completions: a file, org/name on the Hub, or module:function"
+    )
     chat_template: str | None = option(
         None, "chat template for a policy without one: plain, or a Jinja file (none: the policy's own)"
     )
@@ -24,7 +27,7 @@ class Config(Options):
 
 def run(config: Config) -> dict[str, Any]:
     """Trains and saves the policy."""
-    rows = read_demonstrations(config.demonstrations)
+    rows = read_demonstrations(config.demonstrations, config.columns())
     with trained_folder(config.output) as (partial, work_dir):
         history = train_sft(
             config.policy,

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shfcas.evaluation.blind_pairs import describe
 from shfcas.feedback.judge.report import summary
 from shfcas.pipeline.inspection import status
 from shfcas.utils.config import option
@@ -27,7 +28,7 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def text(result: dict[str, Any]) -> str:
-    """Formats a line per stage, per queue of annotators, and per report of a language model."""
+    """Formats a line per stage, per queue of annotators, per report of a language model, and per blind comparison."""
     width = max((len(stage["name"]) for stage in result["stages"]), default=0)
     rows = []
     for stage in result["stages"]:
@@ -38,6 +39,7 @@ def text(result: dict[str, Any]) -> str:
     rows.append(f"all stages: {result['seconds'] / 60:.1f} minutes")
     rows += [_queue(queue) for queue in result["queues"]]
     rows += [f"{name}: {summary(report)}" for name, report in result["judges"].items()]
+    rows += [f"{name}: {describe(found)}" for name, found in result["win_rates"].items()]
     return "\n".join(rows)
 
 

@@ -3,18 +3,19 @@
 from dataclasses import dataclass
 from typing import Any
 
+from shfcas.data.formats import PairColumns
 from shfcas.data.preferences import read_preferences
 from shfcas.training.output import trained_folder
 from shfcas.training.reward.config import RewardModelConfig
 from shfcas.training.reward.refine import train_on_groups
 from shfcas.utils import distributed
-from shfcas.utils.config import Options, option
+from shfcas.utils.config import option
 
 
 @dataclass
-class _Files(Options):
+class _Files(PairColumns):
     model: str = option("", "model to refine, or backbone that gets a new head", common=True)
-    preferences: list[str] = option(list, "preference files, comma-separated, the most trusted last", common=True)
+    preferences: list[str] = option(list, "preferences, comma-separated, the most trusted last", common=True)
     eval_preferences: str | None = option(
         None, "preferences to measure on, not trained on (none: held_out of the others)", common=True
     )
@@ -31,8 +32,10 @@ def run(config: Config) -> dict[str, Any]:
     """Trains and saves the model, and measures it on held-out pairs."""
     from shfcas.report.training import write_training_report
 
-    groups = [read_preferences(path) for path in config.preferences]
-    eval_preferences = read_preferences(config.eval_preferences) if config.eval_preferences else None
+    groups = [read_preferences(path, config.columns()) for path in config.preferences]
+    eval_preferences = None
+    if config.eval_preferences:
+        eval_preferences = read_preferences(config.eval_preferences, config.columns())
     with trained_folder(config.output) as (partial, work_dir):
         result = train_on_groups(
             config.model,
@@ -55,10 +58,10 @@ def text(result: dict[str, Any]) -> str:
     lines = [f"pairs: {result['pairs']} ({by_source})"]
     if result["pairs_too_long"]:
         by_source = ", ".join(f"{source} {count}" for source, count in result["pairs_too_long_by_source"].items())
-        lines.append(f"left out as too long: {result['pairs_too_long']} ({by_source})")
+        lines.append(f"longer than max_length: {result['pairs_too_long']} ({by_source})")
     if result.get("members"):
         lines.append(f"models: {len(result['members'])}")
-    lines.append(f"loss: {result['loss'][0]:.4f} at first, {result['loss'][-1]:.4f} at the end")
+    lines.append(f"loss: {result['loss'][0]:z.4f} at first, {result['loss'][-1]:z.4f} at the end")
     if result["best_step"] is not None:
         lines.append(f"best model: step {result['best_step']}")
     lines.append(f"accuracy on training pairs: {_share(result['train']['accuracy'])}")
@@ -72,12 +75,12 @@ def text(result: dict[str, Any]) -> str:
         if "safety_accuracy" in held_out:
             lines.append(f"  safe and unsafe told apart: {_share(held_out['safety_accuracy'])}")
         lines.append(f"  ties: {held_out['ties']}, each counted half")
-        lines.append(f"held-out loss: {held_out['loss']:.4f}, before {result['before']['loss']:.4f}")
-        lines.append(f"expected calibration error: {held_out['calibration']['expected_error']:.3f}")
+        lines.append(f"held-out loss: {held_out['loss']:z.4f}, before {result['before']['loss']:z.4f}")
+        lines.append(f"expected calibration error: {held_out['calibration']['expected_error']:z.3f}")
     else:
         lines.append("no pair was held out, so the accuracy on new prompts is unknown")
     return "\n".join([*lines, f"output: {result['output']}"])
 
 
 def _share(found: dict[str, Any]) -> str:
-    return f"{found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}] of {found['count']}"
+    return f"{found['mean']:z.3f} [{found['low']:z.3f}, {found['high']:z.3f}] of {found['count']}"

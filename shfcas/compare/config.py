@@ -87,6 +87,8 @@ class CompareConfig(RunConfig):
             raise unexpected("rounds", "1 in a comparison", self.rounds)
         if self.feedback != "gold":
             raise unexpected("feedback", "gold in a comparison", self.feedback)
+        if self.evaluation.judge != "gold":
+            raise unexpected("evaluation.judge", "gold in a comparison", self.evaluation.judge)
         if self.blind and not self.evaluation.group_by:
             raise unexpected("evaluation.group_by", "the column of the values in blind", self.evaluation.group_by)
 

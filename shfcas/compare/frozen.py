@@ -8,17 +8,16 @@ import numpy as np
 import torch
 
 from shfcas.compare.heads import Head
-from shfcas.data.chat import Prompt, encode_answer
+from shfcas.data.chat import model_inputs
+from shfcas.data.messages import Completion, Prompt
 from shfcas.data.preferences import Preference
 from shfcas.models.loading import has_trained_head, load_reward_model, save_model
 from shfcas.models.resolve import is_cost_model
-from shfcas.rewards.scorers import ENSEMBLE_FILE, ensemble_members, padded, reward_max_length
+from shfcas.rewards.features import last_layer, rewards_and_features
+from shfcas.rewards.scorers import ENSEMBLE_FILE, ModelScorer, ensemble_members, reward_max_length
 from shfcas.training.reward.data import encode_pairs
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import write_json
-from shfcas.utils.progress import progress
-
-BATCH = 64
 
 
 class FrozenModel:
@@ -55,7 +54,7 @@ class FrozenModel:
             heads.append(torch.zeros_like(last_layer(backbone, model).weight, dtype=torch.float64).flatten())
         self.head = Head(torch.cat(heads).cpu().numpy())
 
-    def features(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> np.ndarray:
+    def features(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> np.ndarray:
         """Computes the features of answers, shape (T, D), float32."""
         each = [
             member_features(name, model, tokenizer=tokenizer, prompts=prompts, completions=completions)
@@ -66,7 +65,7 @@ class FrozenModel:
     def differences(self, preferences: Sequence[Preference]) -> tuple[np.ndarray, np.ndarray]:
         """Computes feature differences, chosen minus rejected, shape (n, D), and margins, shape (n,).
 
-        Pairs longer than the model's limit are skipped, as in training.
+        Pairs longer than the model's limit lose the beginning of their prompt, as in training.
         """
         used = list(preferences)
         for _, model, tokenizer in self.members:
@@ -91,40 +90,12 @@ class FrozenModel:
             write_json(output / ENSEMBLE_FILE, {"members": members})
 
 
-def last_layer(name: str, model: Any) -> Any:
-    """Returns the linear layer with one output that computes the score."""
-    layers = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == 1]
-    if not layers:
-        raise UserError(f"{name} has no linear layer that computes its score; use refine: full")
-    return layers[-1]
-
-
-@torch.inference_mode()
 def member_features(
-    name: str, model: Any, *, tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[str]
+    name: str, model: Any, *, tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[Completion]
 ) -> np.ndarray:
-    """Computes the input of one model's last layer for each answer, in batches of similar length, shape (T, D)."""
-    limit = reward_max_length(model, tokenizer)
-    encoded = [encode_answer(tokenizer, p, c, limit) for p, c in zip(prompts, completions, strict=True)]
-    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
-    layer, read = last_layer(name, model), []
-    hook = layer.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0].float()))
-    features = np.empty((len(encoded), layer.in_features), np.float32)
-    try:
-        for start in progress(range(0, len(order), BATCH), "features"):
-            batch = order[start : start + BATCH]
-            inputs = padded([encoded[i] for i in batch], tokenizer.pad_token_id, model.device)
-            read.clear()
-            scores = model(**inputs).logits.float().flatten()
-            hidden = read[-1]
-            linear = torch.nn.functional.linear(hidden, layer.weight.float(), layer.bias).squeeze(-1)
-            if hidden.dim() == 3:  # the layer is applied to every token: find the token of the score
-                away = (linear - scores.unsqueeze(1)).abs().masked_fill(inputs["attention_mask"] == 0, torch.inf)
-                place = torch.arange(len(batch), device=away.device), away.argmin(dim=1)
-                hidden, linear = hidden[place], linear[place]
-            if not torch.allclose(linear, scores, rtol=1e-3, atol=1e-3):
-                raise UserError(f"{name}: its score is not the output of its last layer; use refine: full")
-            features[batch] = hidden.cpu().numpy()
-    finally:
-        hook.remove()
-    return features
+    """Computes the input of one model's last layer for each answer, shape (T, D)."""
+    scorer = ModelScorer(model, tokenizer)
+    encoded = [
+        model_inputs(tokenizer, p, c, scorer.max_length, cut=True) for p, c in zip(prompts, completions, strict=True)
+    ]
+    return rewards_and_features(name, scorer, encoded, "features")[1]

@@ -18,7 +18,7 @@ from shfcas.compare.heads import torch_threads
 from shfcas.selection import SelectionConfig
 from shfcas.utils.config import differences, to_dict
 from shfcas.utils.errors import UserError
-from shfcas.utils.files import disk_errors
+from shfcas.utils.files import disk_errors, nan_for_null, to_json
 from shfcas.utils.progress import progress
 
 Work = Callable[[Cell], dict[str, Any]]
@@ -109,24 +109,30 @@ class Record:
     Args:
         path: the file.
         inputs: inputs of the cells; a file with other inputs raises UserError.
+        again: empty a file with other inputs instead, so that its cells are run again.
     """
 
-    def __init__(self, path: str | Path, inputs: dict[str, Any] | None = None) -> None:
+    def __init__(self, path: str | Path, inputs: dict[str, Any] | None = None, again: bool = False) -> None:
         self.path, head = Path(path), {"inputs": inputs or {}}
         self.done: dict[Cell, dict[str, Any]] = {}
         with disk_errors(str(self.path)):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._drop_partial_line()
             lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+            before = json.loads(lines[0])["inputs"] if lines else {}
+            changed = differences(before, json.loads(json.dumps(head))["inputs"]) if lines else []
+            if changed and again:
+                self.path.unlink()
+                lines = []
             if not lines:
                 self._append(head)
-            elif changed := differences(json.loads(lines[0])["inputs"], json.loads(json.dumps(head))["inputs"]):
+            elif changed:
                 raise UserError(
                     f"{self.path} holds cells that were made otherwise ({'; '.join(changed)}); undo that, delete the "
                     "file to run them again, or name a new folder with --output"
                 )
         for line in lines[1:]:
-            cell = json.loads(line)
+            cell = nan_for_null(json.loads(line))
             self.done[Cell(cell["strategy"], cell["budget"], cell["seed"])] = cell
 
     def add(self, done: dict[str, Any]) -> None:
@@ -137,7 +143,7 @@ class Record:
 
     def _append(self, value: dict[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(value) + "\n")
+            file.write(to_json(value) + "\n")
             file.flush()
             os.fsync(file.fileno())
 

@@ -65,7 +65,7 @@ def accuracy_by_group(means: Sequence[Row]) -> list[dict[str, str]]:
     table: dict[str, dict[str, str]] = {}
     for row in found:
         if row["budget"] == largest or row["strategy"] == NONE:
-            table.setdefault(row["strategy"], {"strategy": row["strategy"]})[row["group"]] = f"{row['mean']:.3f}"
+            table.setdefault(row["strategy"], {"strategy": row["strategy"]})[row["group"]] = f"{row['mean']:z.3f}"
     return list(table.values())
 
 
@@ -77,8 +77,9 @@ def threats(config: dict[str, Any], means: Sequence[Row], tests: Sequence[Row]) 
         last = without[-1]
         found.append(
             f"Random labels do not help here: with {last['budget']} of them, pair accuracy is not clearly better than "
-            f"without ({-last['difference']:+.3f} [{-last['high']:+.3f}, {-last['low']:+.3f}]). If labels do not help, "
-            "a comparison of strategies means little: try more labels, another l2, other features or refine: full."
+            f"without ({-last['difference']:+z.3f} [{-last['high']:+z.3f}, {-last['low']:+z.3f}]). If labels do not "
+            "help, a comparison of strategies means little: try more labels, another l2, other features, or refine: "
+            "full."
         )
     found += [
         "Seeds share the models, the sampled answers and the held-out prompts; each samples "
@@ -100,7 +101,7 @@ def threats(config: dict[str, Any], means: Sequence[Row], tests: Sequence[Row]) 
     for row in rows_of(means, Key("comparisons")):
         if row["strategy"] in wanted and row["mean"] < row["budget"]:
             found.append(
-                f"{row['strategy']} selected {row['mean']:.1f} of {row['budget']} comparisons on average: no more "
+                f"{row['strategy']} selected {row['mean']:z.1f} of {row['budget']} comparisons on average: no more "
                 "passed its thresholds, so at this budget the comparison is not at equal numbers."
             )
     if not config["blind"]:

@@ -90,7 +90,7 @@ def test_cells(test: Row) -> dict[str, str]:
     return {
         "strategy": test["strategy"],
         "comparisons": str(test["budget"]),
-        "difference [95 %]": f"{test['difference']:+.3f} [{test['low']:+.3f}, {test['high']:+.3f}]",
+        "difference [95 %]": f"{test['difference']:+z.3f} [{test['low']:+z.3f}, {test['high']:+z.3f}]",
         "seeds better/worse": f"{test['better']}/{test['worse']} of {test['seeds']}",
         "p": f"{test['p']:.3g}",
         "p (Holm)": f"{test['p_holm']:.3g}",
@@ -99,7 +99,7 @@ def test_cells(test: Row) -> dict[str, str]:
 
 def format_interval(mean: float, row: Row) -> str:
     """Formats a mean with its interval."""
-    return f"{mean:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+    return f"{mean:z.3f} [{row['low']:z.3f}, {row['high']:z.3f}]"
 
 
 def mean_seconds(done: Sequence[dict[str, Any]]) -> list[Row]:

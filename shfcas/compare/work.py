@@ -11,17 +11,20 @@ from typing import Any
 import numpy as np
 
 from shfcas.compare.answers import AnswerSet
-from shfcas.compare.cells import Bench, Cell, Label, head_bench, run_cell
+from shfcas.compare.cells import Bench, Cell, Label, RefineHead, head_bench, run_cell
 from shfcas.compare.config import CompareConfig
 from shfcas.compare.frozen import FrozenModel
+from shfcas.compare.opinion import RefineOpinion
 from shfcas.data.candidates import read_candidates, write_candidates
 from shfcas.data.preferences import Preference, merge, read_preferences
 from shfcas.feedback.annotation.schema import make_preference
+from shfcas.pipeline.arbitration import judged
 from shfcas.pipeline.content import Model, Source, scorer_source
 from shfcas.pipeline.loop import Loop, State
 from shfcas.pipeline.run_directory import RunDirectory, StageContext, flat_settings
 from shfcas.rewards.scorers import load_scorer
 from shfcas.rewards.table import score_rows
+from shfcas.training.reward.config import ARBITRATE, KEEP, LABELS
 from shfcas.training.reward.refine import train_on_groups
 from shfcas.utils.files import content_hash
 
@@ -133,7 +136,7 @@ class RunWork:
         pool, held_out = (
             AnswerSet.from_table(table, arrays[name]) for name, table in zip(("pool", "held_out"), tables, strict=True)
         )
-        return head_bench(
+        made = head_bench(
             pool,
             held_out,
             earlier=arrays["earlier"],
@@ -143,6 +146,21 @@ class RunWork:
             margins=arrays["margins"],
             **options,
         )
+        settings, own = config.reward, config.reward.second_opinion
+        if settings.refine == LABELS:
+            return made
+        assert isinstance(made.refine, RefineHead)
+        opinion = RefineOpinion(
+            pool,
+            arrays["held_out"],
+            made.refine.fit,
+            arbitrate=settings.refine == ARBITRATE,
+            trust=(own.reward_trust, own.policy_trust),
+            group_by=own.group_by,
+            label_weight=settings.new_pair_weight,
+            earlier=float(own.old_pairs == KEEP),
+        )
+        return replace(made, refine=opinion)
 
     def preferences(self, pool: AnswerSet, labels: Sequence[Label]) -> list[Preference]:
         """Returns labels as preference records."""
@@ -153,13 +171,34 @@ class RunWork:
             found.append(make_preference(row, chosen, rejected, source="gold", annotator=self.config.gold, round=1))
         return found
 
-    def train(self, preferences: Sequence[Preference], output: Path, work_dir: Path, seed: int) -> None:
-        """Refines the full model, as a run does, and saves it."""
+    def train(
+        self,
+        preferences: Sequence[Preference],
+        output: Path,
+        *,
+        work_dir: Path,
+        seed: int,
+        rows: Sequence[dict[str, Any]] = (),
+    ) -> None:
+        """Refines the full model, as a run does, and saves it.
+
+        Args:
+            preferences: the labels of a cell.
+            output: the folder of the model.
+            work_dir: checkpoints.
+            seed: seed of the training.
+            rows: the pool, for the soft labels of a second opinion.
+        """
         config, settings = self.config, self.config.reward
         start = config.reward_model if settings.start == "backbone" else str(self.state.reward_model)
+        groups = [read_preferences(path) for path in self.state.preferences]
+        if settings.refine != LABELS:
+            model = str(self.state.reward_model)
+            opinion = judged(rows, [], preferences, reward_model=model, settings=settings, seed=seed)
+            groups = [opinion.soft_labels, *(groups if settings.second_opinion.old_pairs == KEEP else [])]
         train_on_groups(
             start,
-            [*(read_preferences(path) for path in self.state.preferences), preferences],
+            [*groups, preferences],
             settings=settings,
             output=output,
             work_dir=work_dir,
@@ -178,13 +217,14 @@ class RefineFull:
 
     def __call__(self, labels: Sequence[Label], seed: int) -> np.ndarray:
         """Returns the rewards of the held-out answers under the refined model."""
-        if not labels and not self.work.state.preferences:
+        if not labels and not self.work.state.preferences and self.work.config.reward.refine == LABELS:
             return self.held_out.rewards  # nothing to train on: the proxy as it is
         self.work.scratch.mkdir(exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=self.work.scratch))
         try:
             (folder / "work").mkdir()
-            self.work.train(self.work.preferences(self.pool, labels), folder / "model", folder / "work", seed)
+            preferences = self.work.preferences(self.pool, labels)
+            self.work.train(preferences, folder / "model", work_dir=folder / "work", seed=seed, rows=self.pool.rows)
             scorer = load_scorer(str(folder / "model"), self.work.config.cost_model)
             return np.concatenate([np.asarray(r) for r in score_rows(scorer, self.held_out.rows)])
         finally:

@@ -16,10 +16,12 @@ from shfcas.conflicts.columns import add_conflicts_to_batch, score_columns
 from shfcas.conflicts.contrasts import ContrastColumns
 from shfcas.conflicts.summary import ConflictSummary
 from shfcas.data.candidates import CandidateTable, arrow_columns
+from shfcas.data.reading import arrow_rows
 from shfcas.data.shards import BATCH_ROWS, SHARD_ROWS, Shard, find_shards, prefetch, read_batches
 from shfcas.engines import Engine, Tick
 from shfcas.engines.local import LocalEngine
 from shfcas.models.resolve import provenance
+from shfcas.rewards.laplace import HeadPosterior, LaplaceScorer
 from shfcas.rewards.scorers import RewardScorer, check_scorer, load_scorer
 from shfcas.rewards.table import add_rewards
 from shfcas.sampling.contrast import PREFIX
@@ -32,7 +34,8 @@ from shfcas.utils.files import (
     local_path,
     locked_folder,
     parse_jsonl,
-    read_json,
+    read_object,
+    to_json,
     work_folder,
     write_json,
 )
@@ -73,6 +76,8 @@ def score_table(
     shard_rows: int = SHARD_ROWS,
     reward_model: str | None = None,
     cost_model: bool = False,
+    posterior: HeadPosterior | None = None,
+    too_long: str = "cut",
     contrasts: ContrastColumns | None = None,
     engine: Engine | None = None,
 ) -> ConflictSummary:
@@ -88,6 +93,8 @@ def score_table(
         shard_rows: approximate rows per part.
         reward_model: the scorer's name, recorded in the parts.
         cost_model: whether the scorer flips the sign of that model.
+        posterior: of the scorer's head, if it is a `LaplaceScorer`.
+        too_long: what workers do with an answer beyond its limit, see `shfcas.rewards.scorers.TOO_LONG`.
         contrasts: adds the columns of contrasts; None: the tables have those that the policy score reads.
         engine: engine that scores the parts; None scores in this process.
 
@@ -99,9 +106,12 @@ def score_table(
     """
     output = local_path(output)
     shards, schema = find_shards(inputs, shard_rows)
-    load = partial(load_scorer, reward_model, cost_model) if engine and reward_model else None
-    if load and reward_model:
+    load: Callable[[], RewardScorer] | None = None
+    if engine and reward_model:
         check_scorer(reward_model)  # fail here rather than in a worker
+        load = partial(load_scorer, reward_model, cost_model, too_long)
+        if posterior:
+            load = partial(LaplaceScorer, reward_model, posterior, cost_model)
     recipe = _Recipe(
         schema,
         policy_score,
@@ -109,6 +119,7 @@ def score_table(
         columns=columns,
         reward_model=reward_model,
         cost_model=cost_model,
+        posterior=posterior,
         contrasts=contrasts,
         load=load,
     )
@@ -145,12 +156,21 @@ def _score_parts(
     for part, shard in work:
         if part in done:
             bar.update(shard.rows)
-            summary += ConflictSummary(**json.loads(pq.read_metadata(part).metadata[SUMMARY_KEY]))
+            summary += _summary_of(part)
         else:
             summary += next(made)
     for left_behind in folder.glob(".part-*.partial"):  # from workers that died
         left_behind.unlink(missing_ok=True)
     return summary
+
+
+def _summary_of(part: Path) -> ConflictSummary:
+    """Reads the summary in a finished part."""
+    try:
+        return ConflictSummary(**json.loads(pq.read_metadata(part).metadata[SUMMARY_KEY]))
+    except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{part}: damaged or cut off ({reason}); delete it and run the same command again") from error
 
 
 class _PartWriter:
@@ -185,14 +205,17 @@ def score_lines(
             raise UserError(f"stdin: rows {first} to {first + len(rows) - 1}, {error}") from error
         recipe = _Recipe(batch.schema, policy_score, scorer=scorer, columns=columns, contrasts=contrasts)
         batch = recipe.scored(batch.select(recipe.read), "stdin", first)
-        output.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in batch.to_pylist())
+        output.writelines(to_json(row) + "\n" for row in arrow_rows(batch))
         summary += ConflictSummary.from_batch(batch, first)
         first, rows = first + len(rows), []
 
-    for row in parse_jsonl(lines, "stdin"):
-        rows.append(row)
-        if len(rows) == BATCH_ROWS:
-            flush()
+    try:
+        for row in parse_jsonl(lines, "stdin"):
+            rows.append(row)
+            if len(rows) == BATCH_ROWS:
+                flush()
+    except UnicodeDecodeError as error:
+        raise UserError(f"stdin: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
     if rows:
         flush()
     return summary
@@ -210,6 +233,7 @@ class _Recipe:
         columns: Sequence[str] | None,
         reward_model: str | None = None,
         cost_model: bool = False,
+        posterior: HeadPosterior | None = None,
         contrasts: ContrastColumns | None = None,
         load: Callable[[], RewardScorer] | None = None,
     ) -> None:
@@ -222,6 +246,8 @@ class _Recipe:
             self.about |= {"reward_model": reward_model, **provenance(reward_model=reward_model)}
         if cost_model:
             self.about["cost_model"] = True
+        if posterior:
+            self.about["uncertainty"] = posterior.about()
         if contrasts:
             self.about |= contrasts.about
         self.function = scorer if not reward_model else None
@@ -323,7 +349,7 @@ def _begin(folder: Path, description: dict[str, Any]) -> None:
     """Writes the description of a new folder, or checks that it equals that of an existing one."""
     path = folder / "_score.json"  # readers of Parquet folders skip names with an underscore
     if path.exists():
-        changed = differences(read_json(path), description)
+        changed = differences(read_object(path), description)
         if changed:
             raise UserError(
                 f"{folder} was made with other inputs or settings; name a new folder, or undo: {'; '.join(changed)}"

@@ -7,6 +7,7 @@
 | `completions` | list<string> | N answers |
 | `logprobs` | list<double> | sum of the response tokens' log-probabilities at temperature 1 |
 | `num_tokens` | list<int32> | response tokens, including the end token |
+| `completion_ids` | list<list<int32>> | optional: the sampled tokens of each answer, including the end token |
 | `finished` | list<bool> | whether the answer ended with an end token |
 | `reference_logprobs` | list<double> | optional: the same sum under a reference model |
 | `base_logprobs` | list<double> | optional: the same sum under the policy before the first round, for the KL |
@@ -33,15 +34,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from shfcas.data.chat import check_prompt
-from shfcas.utils.callables import is_callable_name, load_callable
+from shfcas.data.formats import Columns, missing_column, prompt_row, warn_of_prompts
+from shfcas.data.messages import check_prompt
+from shfcas.data.reading import arrow_rows, arrow_values, read_rows
 from shfcas.utils.errors import UserError
-from shfcas.utils.files import atomic_file, read_json, read_jsonl, read_parquet
+from shfcas.utils.files import atomic_file, read_parquet, without_lone_surrogates
 
 LIST_COLUMNS = {
     "completions": pa.list_(pa.string()),
     "logprobs": pa.list_(pa.float64()),
     "num_tokens": pa.list_(pa.int32()),
+    "completion_ids": pa.list_(pa.list_(pa.int32())),
     "finished": pa.list_(pa.bool_()),
     "reference_logprobs": pa.list_(pa.float64()),
     "base_logprobs": pa.list_(pa.float64()),
@@ -89,11 +92,11 @@ class CandidateTable:
     def column(self, name: str) -> list[Any]:
         """Returns a column as Python values."""
         self.require(name)
-        return self.table.column(name).to_pylist()
+        return arrow_values(self.table.column(name))
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns the table as one dictionary per prompt."""
-        return self.table.to_pylist()
+        return arrow_rows(self.table)
 
     def batch(self) -> pa.RecordBatch:
         """Returns the table as one Arrow batch."""
@@ -162,7 +165,7 @@ class CandidateTable:
                 table = table.set_column(table.column_names.index(name), name, cast)
         lists = [name for name in LIST_COLUMNS if name in table.column_names]
         seen: set[str] = set()
-        for index, row in enumerate(table.select(["prompt_id", "prompt", *lists]).to_pylist()):
+        for index, row in enumerate(arrow_rows(table.select(["prompt_id", "prompt", *lists]))):
             here = f"{where}: row {index}"
             if not row["prompt_id"]:
                 raise UserError(f"{here}, column prompt_id: empty")
@@ -191,6 +194,9 @@ def arrow_columns(rows: Sequence[dict[str, Any]]) -> dict[str, pa.Array]:
     for name in dict.fromkeys(name for row in rows for name in row):
         try:
             columns[name] = pa.array([row.get(name) for row in rows], type=COLUMNS.get(name))
+        except UnicodeEncodeError:
+            values = without_lone_surrogates([row.get(name) for row in rows])
+            columns[name] = pa.array(values, type=COLUMNS.get(name))
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise UserError(f"column {name}: {error}") from error
     return columns
@@ -224,35 +230,41 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 
 
 def concatenate(tables: Iterable[CandidateTable]) -> CandidateTable:
-    """Concatenates tables; an additional column is null where a table lacks it."""
+    """Concatenates tables; an additional column is null where a table lacks it, and a list per answer is left out."""
     tables = list(tables)
-    arrow = pa.concat_tables([t.table for t in tables], promote_options="permissive")
+    partial = [name for name in LIST_COLUMNS if len({name in table for table in tables}) > 1]
+    parts = [t.table.drop_columns([name for name in partial if name in t]) for t in tables]
+    arrow = pa.concat_tables(parts, promote_options="permissive")
     return CandidateTable(arrow, tables[0].metadata)
 
 
-def read_prompts(path: str | Path) -> list[dict[str, Any]]:
-    """Reads prompts from .jsonl, .json or .parquet, or from a callable `module:function` that returns the rows.
+def read_prompts(path: str | Path, columns: Columns | None = None) -> list[dict[str, Any]]:
+    """Reads prompts, and warns of those that end in an assistant turn or occur twice.
 
-    A row has `prompt`, optionally `prompt_id`, and further columns. An id that is a number becomes text; rows
-    without an id get `p` and their position.
+    A row has `prompt`, optionally `prompt_id`, and further columns; for other layouts see `shfcas.data.formats`. An id
+    that is a number becomes text; rows without an id get `p` and their position.
+
+    Args:
+        path: see `shfcas.data.reading.read_rows`.
+        columns: names of the columns in the user's data, by ours.
     """
-    if is_callable_name(str(path)):
-        rows = load_callable(str(path))()
-    elif Path(path).suffix == ".parquet":
-        rows = read_parquet(path).to_pylist()
-    else:
-        rows = read_json(path) if Path(path).suffix == ".json" else read_jsonl(path)
-    if not isinstance(rows, list) or not rows:
+    given = read_rows(path, (columns or {}).values())
+    if not given:
         raise UserError(f"{path}: no prompts in it")
-    for index, row in enumerate(rows):
-        if not isinstance(row, dict) or "prompt" not in row:
-            raise UserError(f"{path}: row {index} has no column prompt")
-        check_prompt(row["prompt"], f"{path}: row {index}")
+    rows = []
+    for index, found in enumerate(given):
+        where = f"{path}: row {index}"
+        row = prompt_row(found, columns)
+        if "prompt" not in row:
+            raise missing_column("prompt", row, where)
+        row["prompt"] = check_prompt(row["prompt"], where)
+        rows.append(row)
         if isinstance(row["prompt"], str) != isinstance(rows[0]["prompt"], str):
-            raise UserError(f"{path}: row {index}: some prompts are text and some are messages; make them alike")
-        given = row.get("prompt_id")
-        row["prompt_id"] = f"p{index:06d}" if given in (None, "") else str(given)
+            raise UserError(f"{where}: some prompts are text and some are messages; make them alike")
+        own = row.get("prompt_id")
+        row["prompt_id"] = f"p{index:06d}" if own in (None, "") else str(own)
     duplicates = len(rows) - len({row["prompt_id"] for row in rows})
     if duplicates:
         raise UserError(f"{path}: {duplicates} prompt_id values occur more than once")
+    warn_of_prompts((row["prompt"] for row in rows), str(path))
     return rows

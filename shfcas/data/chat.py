@@ -1,107 +1,27 @@
-"""Prompts as text or chat messages, and their tokens under each model's own tokenizer and chat template.
+"""The tokens of prompts and answers under each model's own tokenizer and chat template.
 
-Models exchange only text or messages: the policy, the reward model and the gold model each have their own
-tokenizer and template.
+Models exchange only text or messages: the policy, the reward model and the gold model each have their own tokenizer
+and template. A template may trim an answer, cut its reasoning, or wrap it. So an answer is never searched for in a
+rendered conversation: the frame around an answer is rendered with a mark in its place, see `answer_frame`.
 """
 
-import json
-from collections.abc import Sequence
-from pathlib import Path
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from shfcas.data.messages import Completion, Message, Prompt, plain_text
+from shfcas.data.templates import answer_frame, conversation, render
 from shfcas.utils.errors import UserError
-from shfcas.utils.files import read_text
 
-Message = dict[str, str]
-Prompt = str | list[Message]
+TAG = re.compile(r"</?\w+>")  # of reasoning, such as <think>
+OPENED = re.compile(r"(<\w+>)\s*$")  # a tag that a generation prompt opens
+NO_LIMIT = 1 << 30
 
-# Chat template for base models without one: each message follows the name of its role; an end token ends answers.
-PLAIN_TEMPLATE = (
-    "{% if bos_token %}{{ bos_token }}{% endif %}"
-    "{% for message in messages %}"
-    "{{ message['role'] | capitalize }}: {{ message['content'] }}"
-    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}Assistant:{% endif %}"
-)
+ModelInputs = dict[str, list[int]]
 
 
-def check_prompt(prompt: Any, where: str) -> Prompt:
-    """Returns the prompt if it is non-empty text or a list of role/content messages; otherwise raises UserError."""
-    if isinstance(prompt, str):
-        if prompt.strip():
-            return prompt
-        raise UserError(f"{where}: the prompt is empty")
-    if isinstance(prompt, list) and prompt:
-        for message in prompt:
-            if not (
-                isinstance(message, dict)
-                and isinstance(message.get("role"), str)
-                and isinstance(message.get("content"), str)
-            ):
-                break
-        else:
-            return prompt
-    raise UserError(f"{where}: expected a prompt that is text or a non-empty list of {{role, content}} messages")
-
-
-def as_messages(prompt: Prompt) -> list[Message]:
-    """Returns the prompt as chat messages; plain text becomes one user turn."""
-    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-
-
-def prompt_key(prompt: Prompt) -> str:
-    """Returns a key that is equal for equal prompts, however they are written.
-
-    Text is one user message. White space around a text, and keys of a message without a value (`name: null`,
-    `tool_calls: []`), do not count.
-
-    >>> prompt_key("hi ") == prompt_key([{"role": "user", "content": "hi", "tool_calls": []}])
-    True
-    """
-    messages = [
-        {key: value for key, value in message.items() if value not in (None, "", [], {})}
-        | {"content": message["content"].strip()}
-        for message in as_messages(prompt)
-    ]
-    return json.dumps(messages, sort_keys=True, default=str)
-
-
-def plain_text(prompt: Prompt) -> str:
-    """Returns the prompt as readable text, for pages, lexicons and models without a chat template."""
-    return prompt if isinstance(prompt, str) else "\n\n".join(message["content"] for message in prompt)
-
-
-def set_chat_template(tokenizer: Any, template: str) -> None:
-    """Sets the chat template of a tokenizer: `plain`, or the content of a Jinja file."""
-    if template == "plain" and tokenizer.eos_token is None:
-        raise UserError("chat_template: expected a tokenizer with an end token for plain, got none; set eos_token")
-    tokenizer.chat_template = template_text(template)
-
-
-def template_text(template: str) -> str:
-    """Returns the chat template named `plain`, or the content of a Jinja file."""
-    return PLAIN_TEMPLATE if template == "plain" else read_text(Path(template).expanduser())
-
-
-def render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
-    """Renders messages with the tokenizer's chat template.
-
-    Raises:
-        UserError: the template rejects them (many allow no system turn, or require alternating roles).
-    """
-    from jinja2 import TemplateError
-
-    try:
-        return tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
-        )
-    except (TemplateError, TypeError, ValueError, KeyError) as error:
-        roles = ", ".join(message["role"] for message in messages)
-        raise UserError(
-            f"the chat template of {tokenizer.name_or_path or 'the tokenizer'} rejects a conversation of {roles} "
-            f"({' '.join(str(error).split())[:120]}): {plain_text(list(messages))[:60]!r}; change its roles"
-        ) from error
+class TooLong(UserError):
+    """A prompt with its answer that is longer than a model's limit."""
 
 
 def render_prompt(tokenizer: Any, prompt: Prompt) -> str:
@@ -133,14 +53,22 @@ def turn_end_id(tokenizer: Any) -> int | None:
     """Returns the special token that ends an answer in the chat template, if any; often not the EOS token."""
     if not tokenizer.chat_template:
         return None
-    mark = "answer"
     try:
-        text = render(tokenizer, [{"role": "user", "content": "question"}, {"role": "assistant", "content": mark}])
+        _, after = answer_frame(tokenizer, "question")
     except UserError:
         return None
-    ids = tokenizer(text.rpartition(mark)[2].lstrip(), add_special_tokens=False, verbose=False)["input_ids"]
-    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return ids[0] if ids and ids[0] in special | set(tokenizer.all_special_ids) else None
+    return _first_special(tokenizer, after)
+
+
+def _first_special(tokenizer: Any, text: str) -> int | None:
+    ids = tokenizer(text.lstrip(), add_special_tokens=False, verbose=False)["input_ids"]
+    return ids[0] if ids and ids[0] in special_ids(tokenizer) else None
+
+
+def special_ids(tokenizer: Any) -> set[int]:
+    """Returns the ids of special tokens."""
+    added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return added | set(tokenizer.all_special_ids)
 
 
 def end_token_ids(model: Any, tokenizer: Any) -> set[int]:
@@ -163,77 +91,194 @@ def answer_text(tokenizer: Any, tokens: Sequence[int], finished: bool) -> str:
 
 
 def encode_demonstration(
-    tokenizer: Any, prompt: Prompt, completion: str, end_ids: set[int]
+    tokenizer: Any, prompt: Prompt, completion: str, end_ids: set[int], sampled: Sequence[int] | None = None
 ) -> tuple[list[int], list[int]]:
-    """Returns the token ids of a prompt, as in sampling, and of the answer to learn, with its end token.
+    """Returns the token ids of a prompt, as in sampling, and of the answer to learn: all of it, then one end token.
 
     Args:
         tokenizer: the policy's.
         prompt: text or messages.
         completion: the answer. Text follows its prompt without a space between them, as in TRL.
-        end_ids: tokens that end an answer. If the template adds none of them, the tokenizer's end token is added.
+        end_ids: tokens that end an answer. The template's own is learned, or else the tokenizer's end token.
+        sampled: token ids of the answer if it was sampled, see `encode_sampled`.
 
     Raises:
-        UserError: there is no token to end the answer with.
+        UserError: the template refuses the answer, an end token occurs inside it, or there is no end token.
     """
-    prompt_ids, prompt_text = encode_prompt(tokenizer, prompt), render_prompt(tokenizer, prompt)
-    if isinstance(prompt, str):
-        whole = prompt + completion
-    else:
-        whole = render(tokenizer, [*prompt, {"role": "assistant", "content": completion}])
-        if not whole.startswith(prompt_text):  # for example templates that drop the beginning of an answer
-            whole = prompt_text + whole[whole.rfind(completion) :]
-    ids = tokenizer(whole, add_special_tokens=isinstance(prompt, str), verbose=False)["input_ids"]
-    if ids[: len(prompt_ids)] == prompt_ids:
-        answer = ids[len(prompt_ids) :]
-    else:  # a token spans the boundary: keep the prompt tokens of sampling
-        answer = tokenizer(whole[len(prompt_text) :], add_special_tokens=False, verbose=False)["input_ids"]
-    if not end_ids.intersection(answer):
-        if tokenizer.eos_token_id is None:
-            raise UserError("the tokenizer has no end token, so the policy cannot learn to end answers; set eos_token")
-        answer = [*answer, tokenizer.eos_token_id]
-    return prompt_ids, answer
+    prompt_ids = encode_prompt(tokenizer, prompt)
+    if sampled and _are_tokens_of(tokenizer, sampled, completion, end_ids):
+        ended = sampled[-1] in end_ids
+        return prompt_ids, [*sampled] if ended else [*sampled, _end(tokenizer, turn_end_id(tokenizer), end_ids)]
+    completion = following_text(prompt, completion) if sampled else completion  # tokens of another tokenizer
+    said, after = (completion, "") if isinstance(prompt, str) else _continuation(tokenizer, prompt, completion)
+    for text in tokenizer.convert_ids_to_tokens(sorted(end_ids & special_ids(tokenizer))):
+        said = said.removesuffix(text)
+    answer = _tokens_behind(tokenizer, prompt, prompt_ids, said)
+    if inside := end_ids.intersection(answer):
+        raise UserError(
+            f"the completion has the end token {tokenizer.decode([min(inside)])!r} inside ({said[:60]!r}), where the "
+            "policy would stop; remove it"
+        )
+    return prompt_ids, [*answer, _end(tokenizer, _first_special(tokenizer, after), end_ids)]
 
 
-def encode_answer(tokenizer: Any, prompt: Prompt, completion: str, max_length: int) -> list[int]:
-    """Returns the token ids of a prompt and its answer for a reward model, the same in training and in scoring.
+def _continuation(tokenizer: Any, prompt: list[Message], completion: str) -> tuple[str, str]:
+    """Returns the text that a policy says behind the rendered prompt to give an answer, and what follows it."""
+    prompt_text = render_prompt(tokenizer, prompt)
+    before, after = answer_frame(tokenizer, prompt)
+    rendered = render(tokenizer, [*prompt, {"role": "assistant", "content": completion}])
+    if opened := OPENED.search(prompt_text):  # such as <think>: the policy itself says only what follows
+        own, closing = completion.lstrip(), opened[1].replace("<", "</")
+        if closing in completion or own.startswith(opened[1]):
+            return own.removeprefix(opened[0]).removeprefix(opened[1]), after
+    if rendered.endswith(after):
+        inner = rendered[: len(rendered) - len(after)]
+        for kept in (completion, completion.rstrip(), completion.lstrip(), completion.strip()):  # or as trimmed
+            if inner.startswith(prompt_text) and inner[len(prompt_text) :].endswith(kept):
+                return inner[len(prompt_text) :], after
+            if inner == before + kept:  # the generation prompt says more or less than the turn
+                return kept, after
+    lead = before.removeprefix(prompt_text) if before.startswith(prompt_text) else ""  # the template rewrote the answer
+    return (completion if any(tag in completion for tag in TAG.findall(lead)) else lead + completion), after
+
+
+def _end(tokenizer: Any, template_end: int | None, end_ids: set[int]) -> int:
+    """Returns the token that ends an answer: the template's, or else the tokenizer's."""
+    for end in (template_end, tokenizer.eos_token_id, *sorted(end_ids)):
+        if end is not None and (not end_ids or end in end_ids):
+            return end
+    raise UserError("the tokenizer has no end token, so the policy cannot learn to end answers; set eos_token")
+
+
+def _tokens_behind(tokenizer: Any, prompt: Prompt, prompt_ids: list[int], text: str) -> list[int]:
+    """Returns the tokens of a text behind those of a prompt, which stay as they are in sampling.
+
+    Together they decode to the prompt and the text. Where a token would span the seam, the text has tokens of its own.
+    """
+
+    def decoded(ids: list[int]) -> str:
+        return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    if not text:
+        return []
+    expected = decoded(prompt_ids) + text
+    found = list(_tokenisations(tokenizer, prompt, prompt_ids, text))
+    return next((ids for ids in found if decoded(prompt_ids + ids) == expected), found[0])
+
+
+def _tokenisations(tokenizer: Any, prompt: Prompt, prompt_ids: list[int], text: str) -> Iterator[list[int]]:
+    """Yields tokens of a text: behind its prompt, alone, and behind a line break, where SentencePiece adds no space."""
+
+    def ids_of(text: str, special: bool = False) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
+
+    whole = ids_of(render_prompt(tokenizer, prompt) + text, special=isinstance(prompt, str))
+    if isinstance(prompt, str) and whole[-1:] == [tokenizer.eos_token_id]:
+        whole = whole[:-1]
+    if whole[: len(prompt_ids)] == prompt_ids:
+        yield whole[len(prompt_ids) :]
+    yield ids_of(text)
+    line, both = ids_of("\n"), ids_of(f"\n{text}")
+    if both[: len(line)] == line:
+        yield both[len(line) :]
+
+
+def encode_sampled(
+    tokenizer: Any, row: Mapping[str, Any], index: int, end_ids: set[int]
+) -> tuple[list[int], list[int]]:
+    """Returns the token ids of a prompt and of one of its sampled answers, with an end token if it has finished.
+
+    Stored token ids (`completion_ids`) count if they are of this tokenizer, that is, if they decode to the answer. Of
+    other answers only the text is known, see `following_text`.
+
+    Args:
+        tokenizer: that of the policy to train.
+        row: a row of a candidate table.
+        index: position of the answer.
+        end_ids: tokens that end an answer.
+
+    Raises:
+        UserError: see `encode_demonstration`.
+    """
+    prompt, text = row["prompt"], row["completions"][index]
+    sampled = row["completion_ids"][index] if row.get("completion_ids") else None
+    if sampled and _are_tokens_of(tokenizer, sampled, text, end_ids):
+        return encode_prompt(tokenizer, prompt), list(sampled)
+    prompt_ids, answer = encode_demonstration(tokenizer, prompt, following_text(prompt, text), end_ids)
+    finished = row["finished"][index] if row.get("finished") else True
+    return prompt_ids, answer if finished or len(answer) == 1 else answer[:-1]
+
+
+def following_text(prompt: Prompt, text: str) -> str:
+    """Returns the text of a sampled answer as it follows its prompt.
+
+    Tables keep it without the white space around it. So behind a text prompt that does not end in white space, a space
+    comes first.
+    """
+    return f" {text}" if isinstance(prompt, str) and text and not prompt[-1:].isspace() else text
+
+
+def _are_tokens_of(tokenizer: Any, ids: Sequence[int], text: str, end_ids: set[int]) -> bool:
+    return max(ids) < len(tokenizer) and answer_text(tokenizer, ids, ids[-1] in end_ids) == text
+
+
+def model_inputs(
+    tokenizer: Any, prompt: Prompt, completion: Completion, max_length: int = NO_LIMIT, cut: bool = False
+) -> ModelInputs:
+    """Returns the inputs of a reward model for a prompt and its answer, the same in training and in scoring.
 
     With a chat template, the whole conversation is rendered. Without one, a tokenizer with a separator (BERT)
     encodes the two texts as a pair. Any other joins them with a blank line and appends its end token.
 
+    Args:
+        tokenizer: the reward model's.
+        prompt: text or messages.
+        completion: text, or messages if the answer has several turns.
+        max_length: maximum number of tokens.
+        cut: leave out the first tokens of a longer conversation, behind its leading special token.
+
+    Returns:
+        `input_ids`, and `token_type_ids` of a tokenizer that has them.
+
     Raises:
-        UserError: the conversation is longer than `max_length`.
+        TooLong: the conversation is longer than `max_length`, and not to be cut.
+        UserError: the template refuses the conversation, or there is none for an answer of several turns.
     """
+    end = tokenizer.eos_token_id
     if tokenizer.chat_template:
-        text = render(tokenizer, [*as_messages(prompt), {"role": "assistant", "content": completion}])
-        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    elif tokenizer.sep_token_id is not None:
-        ids = tokenizer(plain_text(prompt), completion, verbose=False)["input_ids"]
-    else:
-        ids = tokenizer(f"{plain_text(prompt)}\n\n{completion}", verbose=False)["input_ids"]
-        if tokenizer.eos_token_id is not None and ids[-1:] != [tokenizer.eos_token_id]:
-            ids = [*ids, tokenizer.eos_token_id]
-    if len(ids) > max_length:
+        encoded = tokenizer(conversation(tokenizer, prompt, completion), add_special_tokens=False, verbose=False)
+    elif not isinstance(completion, str):
         raise UserError(
-            f"a prompt with its answer has {len(ids)} tokens, more than the reward model's limit of {max_length}: "
+            "an answer has several turns, and the reward model's tokenizer has no chat template to render them: "
+            f"{plain_text(prompt)[:60]!r}; give answers as text, or use a model with a chat template"
+        )
+    elif tokenizer.sep_token_id is not None:
+        encoded = tokenizer(plain_text(prompt), completion, verbose=False)
+    else:
+        encoded = tokenizer(f"{plain_text(prompt)}\n\n{completion}", verbose=False)
+        if end is not None and encoded["input_ids"][-1:] != [end]:
+            encoded = {name: [*values, end if name == "input_ids" else values[-1]] for name, values in encoded.items()}
+    inputs = {name: list(encoded[name]) for name in ("input_ids", "token_type_ids") if name in encoded}
+    length = len(inputs["input_ids"])
+    if length > max_length and cut:
+        kept = int(inputs["input_ids"][0] in special_ids(tokenizer))
+        return {name: [*values[:kept], *values[length - max_length + kept :]] for name, values in inputs.items()}
+    if length > max_length:
+        raise TooLong(
+            f"a prompt with its answer has {length} tokens, more than the reward model's limit of {max_length}: "
             f"{plain_text(prompt)[:60]!r}; raise max_length or shorten the prompt"
         )
-    return ids
+    return inputs
 
 
-def completion_message(prompt: Prompt, completion: str) -> str | list[Message]:
-    """Returns the completion in the format of its prompt: text, or one assistant message."""
-    return completion if isinstance(prompt, str) else [{"role": "assistant", "content": completion}]
-
-
-def completion_text(completion: str | Sequence[Message]) -> str:
-    """Returns the text of a completion given as text or as messages."""
-    return completion if isinstance(completion, str) else "".join(message["content"] for message in completion)
+def encode_answer(tokenizer: Any, prompt: Prompt, completion: Completion, max_length: int = NO_LIMIT) -> list[int]:
+    """Returns the token ids of a prompt and its answer for a reward model, see `model_inputs`."""
+    return model_inputs(tokenizer, prompt, completion, max_length)["input_ids"]
 
 
 def answer_suffix_ids(tokenizer: Any, prompt: Prompt) -> list[int]:
     """Returns the tokens after every answer in a reward model's input, such as an end token."""
-    one, other = (encode_answer(tokenizer, prompt, answer, 1 << 30) for answer in ("yes", "no"))
+    one, other = (encode_answer(tokenizer, prompt, answer) for answer in ("yes", "no"))
     shared = 0
     while shared < min(len(one), len(other)) and one[-1 - shared] == other[-1 - shared]:
         shared += 1

@@ -1,17 +1,29 @@
 """Pairwise preferences: one record per labelled comparison, in TRL's explicit-prompt format, with provenance."""
 
 import dataclasses
-import json
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shfcas.data.chat import Prompt, check_prompt
-from shfcas.utils.callables import is_callable_name, load_callable
+from shfcas.data.formats import Columns, missing_column, preference_row, split_prompt
+from shfcas.data.messages import (
+    Completion,
+    Prompt,
+    answer_key,
+    are_messages,
+    check_prompt,
+    completion_message,
+    normalised,
+    prompt_key,
+)
+from shfcas.data.reading import read_rows
 from shfcas.utils.errors import UserError
-from shfcas.utils.files import read_jsonl, read_parquet, write_jsonl
+from shfcas.utils.files import write_jsonl
+
+logger = logging.getLogger(__name__)
 
 SOURCES = ("human", "gold", "judge", "original", "second_opinion")
 
@@ -22,8 +34,8 @@ class Preference:
 
     Attributes:
         prompt: text, or chat messages.
-        chosen: the better answer, as text.
-        rejected: the worse answer, as text.
+        chosen: the better answer: text, or messages if it is not one plain assistant turn.
+        rejected: the worse answer.
         margin: how much better the chosen answer is; None if no strength was given.
         prompt_id: the prompt's id in the candidate table.
         chosen_index: position of the chosen answer among the prompt's completions (-1: not from a table).
@@ -38,8 +50,8 @@ class Preference:
     """
 
     prompt: Prompt
-    chosen: str
-    rejected: str
+    chosen: Completion
+    rejected: Completion
     margin: float | None = None
     prompt_id: str = ""
     chosen_index: int = -1
@@ -54,29 +66,41 @@ class Preference:
     def to_row(self) -> dict[str, Any]:
         """Returns the record in TRL's format: messages for a conversational prompt, no columns for missing values."""
         row = dataclasses.asdict(self)
-        if not isinstance(self.prompt, str):
-            for side in ("chosen", "rejected"):
-                row[side] = [{"role": "assistant", "content": row[side]}]
+        for side in ("chosen", "rejected"):
+            row[side] = completion_message(self.prompt, row[side])
         for name in ("margin", "chosen_safe", "rejected_safe", "probability"):
             if row[name] is None:
                 del row[name]
         return row
 
+    @property
+    def is_tie(self) -> bool:
+        """Returns whether both answers are the same text, which says nothing."""
+        one, other = (a.strip() if isinstance(a, str) else a for a in (self.chosen, self.rejected))
+        return one == other
+
     @classmethod
     def from_row(cls, row: dict[str, Any], where: str = "preference") -> "Preference":
         """Reads a TRL row (text or messages); unknown columns are ignored, and null means missing.
+
+        Turns that both answers share belong to the prompt, see `shfcas.data.formats.split_prompt`.
 
         Raises:
             UserError: a column is missing or malformed; the message names the row.
         """
         known = {f.name for f in dataclasses.fields(cls)}
         values: dict[str, Any] = {name: value for name, value in row.items() if name in known and value is not None}
-        for name in ("prompt", "chosen", "rejected"):
+        for name in ("chosen", "rejected"):
             if name not in row:
-                raise UserError(f"{where}: no {name}; expected the columns prompt, chosen, rejected")
-        check_prompt(values.get("prompt"), where)
-        for side in ("chosen", "rejected"):
-            values[side] = _answer_text(values.get(side), f"{where}, {side}")
+                raise missing_column(name, row, where)
+            if not _is_answer(values.get(name)):
+                raise UserError(f"{where}, {name}: expected text or a list with an assistant message")
+        values["prompt"], values["chosen"], values["rejected"] = split_prompt(
+            normalised(values.get("prompt")), values["chosen"], values["rejected"]
+        )
+        if values["prompt"] is None and "prompt" not in row:
+            raise missing_column("prompt", row, where)
+        values["prompt"] = check_prompt(values["prompt"], where)
         if values.get("source", "original") not in SOURCES:
             raise UserError(f"{where}, source: {values['source']!r} is not one of {', '.join(SOURCES)}")
         for name, check in _CHECKS.items():
@@ -85,14 +109,12 @@ class Preference:
         return cls(**values)
 
 
-def _answer_text(answer: Any, where: str) -> str:
-    """Returns the text of an answer given as text, or as a list whose last assistant message is the answer."""
-    if isinstance(answer, list):
-        contents = [m.get("content") for m in answer if isinstance(m, dict) and m.get("role") == "assistant"]
-        answer = contents[-1] if contents else None
-    if not isinstance(answer, str):
-        raise UserError(f"{where}: expected text or a list with an assistant message")
-    return answer
+def _is_answer(answer: Any) -> bool:
+    """Returns whether an answer is text, or messages of which one is the assistant's."""
+    if isinstance(answer, str):
+        return True
+    turns = normalised(answer)
+    return are_messages(turns) and any(turn["role"] == "assistant" for turn in turns)
 
 
 def _is_number(value: Any) -> bool:
@@ -151,19 +173,27 @@ def write_preferences(path: str | Path, preferences: Iterable[Preference]) -> No
     write_jsonl(path, (preference.to_row() for preference in preferences))
 
 
-def read_preferences(path: str | Path) -> list[Preference]:
-    """Reads TRL's preference format from JSON lines, Parquet or a callable `module:function`; errors name the row.
+def read_preferences(path: str | Path, columns: Columns | None = None) -> list[Preference]:
+    """Reads preferences in TRL's format, or in another layout of `shfcas.data.formats`; errors name the row.
 
-    A callable returns rows, or `Preference` records.
+    Ties, and pairs whose answers are the same text, are left out with a warning.
+
+    Args:
+        path: see `shfcas.data.reading.read_rows`.
+        columns: names of the columns in the user's data, by ours.
     """
-    if is_callable_name(str(path)):
-        made = load_callable(str(path))()
-        rows = [p.to_row() if isinstance(p, Preference) else p for p in made]
-    elif Path(path).suffix == ".parquet":
-        rows = read_parquet(path).to_pylist()
-    else:
-        rows = read_jsonl(path)
-    return [Preference.from_row(row, f"{path}: row {index}") for index, row in enumerate(rows)]
+    found, ties = [], 0
+    for index, given in enumerate(read_rows(path, (columns or {}).values())):
+        row = preference_row(given, columns)
+        preference = None if row is None else Preference.from_row(row, f"{path}: row {index}")
+        if preference is None or preference.is_tie:
+            ties += 1
+        else:
+            found.append(preference)
+    if ties:
+        total = ties + len(found)
+        logger.warning("%s: %d of %d pairs are ties or twice the same answer, and left out", path, ties, total)
+    return found
 
 
 def merge(*groups: Sequence[Preference]) -> list[Preference]:
@@ -176,8 +206,8 @@ def merge(*groups: Sequence[Preference]) -> list[Preference]:
     for group in groups:
         fresh: dict[tuple[str, frozenset[str]], list[Preference]] = {}
         for preference in group:
-            key = (json.dumps(preference.prompt, sort_keys=True), frozenset((preference.chosen, preference.rejected)))
-            judged = fresh.setdefault(key, [])
+            answers = frozenset(map(answer_key, (preference.chosen, preference.rejected)))
+            judged = fresh.setdefault((prompt_key(preference.prompt), answers), [])
             if all(preference.chosen != other.chosen for other in judged):
                 judged.append(preference)
         kept.update(fresh)

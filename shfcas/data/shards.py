@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from shfcas.data.reading import arrow_rows
 from shfcas.utils.config import differences
 from shfcas.utils.errors import UserError
 
@@ -173,9 +174,13 @@ def _difference(schema: pa.Schema, other: pa.Schema) -> str:
 
 def _made_by(schema: pa.Schema) -> dict[str, Any]:
     """Returns the metadata that must agree for tables to be joined; a model with a revision may have any path."""
-    about = json.loads((schema.metadata or {}).get(b"shfcas", b"{}"))
+    about = _metadata(schema)
     models = {role: about.get(f"{role}_revision", about.get(role)) for role in MODELS}
     return models | {name: about.get(name) for name in SETTINGS}
+
+
+def _metadata(schema: pa.Schema) -> dict[str, Any]:
+    return json.loads((schema.metadata or {}).get(b"shfcas", b"{}"))
 
 
 def _opened(name: str, path: str, filesystem: fs.FileSystem) -> pq.ParquetFile:
@@ -212,7 +217,7 @@ class ShardRows:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yields one dictionary per row."""
         for batch in prefetch(b for shard in self.shards for _, b in read_batches(shard, BATCH_ROWS, self.columns)):
-            yield from batch.to_pylist()
+            yield from arrow_rows(batch)
 
 
 class TableRows(ShardRows):
@@ -229,6 +234,11 @@ class TableRows(ShardRows):
     def __init__(self, inputs: Sequence[str], columns: Sequence[str] | None = None) -> None:
         shards, self.schema = find_shards(inputs, SHARD_ROWS)
         super().__init__(shards, columns)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Returns the provenance of the first table, see `CandidateTable`; models and settings are those of all."""
+        return _metadata(self.schema)
 
 
 def prefetch(items: Iterable[Item], count: int = 1) -> Iterator[Item]:

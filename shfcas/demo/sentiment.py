@@ -6,7 +6,7 @@ VADER (Hutto and Gilbert 2014) is a sentiment lexicon with rules; its compound s
 from functools import cache
 from typing import Any
 
-from shfcas.data.chat import completion_text
+from shfcas.data.messages import completion_text
 from shfcas.utils.errors import MissingExtra
 
 BLIND_TOPICS = ("travel", "film", "technology")

@@ -46,7 +46,9 @@ class DiagnoseConfig(Options):
     budgets: list[int] = option(
         lambda: [25, 50, 100, 200], "numbers of comparisons for which the share of errors is reported", ge=1
     )
-    prompts: int = option(100, "prompts to draw where a gold reward judges", ge=1)
+    prompts: int = option(
+        100, "prompts to draw where a gold reward judges, and of original pairs that are not in the table", ge=1
+    )
     seed: int = option(0, "seed of the draw and of the intervals")
 
     def check(self) -> None:
@@ -68,6 +70,8 @@ def diagnose(pairs: JudgedPairs, settings: DiagnoseConfig | None = None) -> dict
         A dictionary with
 
         - `verdict`, one sentence, and `informative`: True, False, or None with too little data;
+        - `tested`: for each of `CONFLICT` its AUROC with the interval that the verdict compares with 0.5, and its
+          `level`; empty with too little data;
         - `pairs`, `prompts`, `errors` (share of wrong pairs), `left_out`;
         - `signals`: for each of `SIGNALS` its `auroc`, its `precision` at each budget beside that at `random`, and
           its `deciles` (calibration);
@@ -130,29 +134,33 @@ def _slices(pairs: JudgedPairs, settings: DiagnoseConfig) -> dict[str, Any]:
 
 
 def _verdict(pairs: JudgedPairs, signals: dict[str, Any], resampled: Resampled) -> dict[str, Any]:
-    """Returns the verdict. Conflict signals share the error rate of 5 % (Bonferroni): the best one is reported."""
+    """Returns the verdict with the intervals it tests; the best conflict signal is reported.
+
+    The conflict signals share the error rate of 5 % (Bonferroni).
+    """
     wrong, prompts = int(pairs.wrong.sum()), int(pairs.prompts.max()) + 1
     if prompts < MIN_PROMPTS or min(wrong, len(pairs) - wrong) < MIN_PAIRS:
         counts = f"{prompts} prompts, {len(pairs)} pairs, {wrong} of them wrong"
-        return {"informative": None, "verdict": f"too little data ({counts}): judge more pairs, drawn at random"}
-    strict = {}
+        verdict = f"too little data ({counts}): judge more pairs, drawn at random"
+        return {"informative": None, "verdict": verdict, "tested": {}}
+    strict, level = {}, 1 - 0.05 / len(CONFLICT)
     for name in CONFLICT:
         measure = weighted_auroc(pairs.signals[name], pairs.wrong)
         value = float(measure(np.ones(len(pairs))))
-        strict[name] = with_interval(value, resampled(measure), 1 - 0.05 / len(CONFLICT))
+        strict[name] = {**with_interval(value, resampled(measure), level), "level": level}
     best = max(strict, key=lambda name: strict[name]["low"] or 0.0)
-    result = f"{SIGNALS[best]}, {format_auroc(signals[best]['auroc'])}"
+    result = f"{SIGNALS[best]}, {format_auroc(strict[best])} at a level of {100 * level:.1f} %"
     margin = signals["small_margin"]["auroc"]
     if (strict[best]["low"] or 0.0) > 0.5:
         text = f"conflict finds errors better than chance: {result}"
         if margin["value"] >= signals[best]["auroc"]["value"]:
             text += f"; but small margins of the reward model find them at least as well, {format_auroc(margin)}"
-        return {"informative": True, "verdict": text}
+        return {"informative": True, "verdict": text, "tested": strict}
     best = max(strict, key=lambda name: signals[name]["auroc"]["value"])
-    result = f"{SIGNALS[best]}, {format_auroc(signals[best]['auroc'])}"
+    result = f"{SIGNALS[best]}, {format_auroc(strict[best])} at a level of {100 * level:.1f} %"
     text = f"no evidence that conflict finds errors (best: {result}): select at random"
     if all((interval["high"] or 1.0) < 0.5 for interval in strict.values()):
         text = f"conflict finds errors worse than chance (best: {result}): select at random"
     if margin["low"] is not None and margin["low"] > 0.5:
         text += f", or by small reward margin, {format_auroc(margin)}"
-    return {"informative": False, "verdict": text}
+    return {"informative": False, "verdict": text, "tested": strict}

@@ -4,12 +4,13 @@ import heapq
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from shfcas.data.chat import plain_text
+from shfcas.data.messages import prompt_key
 from shfcas.data.preferences import Preference
 from shfcas.rewards.scorers import RewardScorer
 from shfcas.rewards.table import score_rows
@@ -28,6 +29,59 @@ CONFLICT = ("kendall_distance", "abs_pacs", "opposition")
 
 
 @dataclass(frozen=True)
+class JudgedSample:
+    """Prompts with judged pairs of their answers.
+
+    Attributes:
+        rows: rows with `prompt_id`, `prompt`, `completions`, and other columns where they are known; each has a pair.
+        pairs: of each pair, the position of its row, and those of the better and the worse answer.
+    """
+
+    rows: Sequence[Row]
+    pairs: Sequence[tuple[int, int, int]]
+
+    @cached_property
+    def prompts(self) -> np.ndarray:
+        """Returns the position of each pair's row, shape (n,), int."""
+        return np.array([row for row, _, _ in self.pairs], int)
+
+    @classmethod
+    def of_answers(cls, pairs: Iterable[tuple[Row, int, int]]) -> "JudgedSample":
+        """Makes a sample from rows and the positions of their better and worse answers."""
+        rows: list[Row] = []
+        places: dict[int, int] = {}
+        found = []
+        for row, better, worse in pairs:
+            if id(row) not in places:
+                places[id(row)] = len(rows)
+                rows.append(row)
+            found.append((places[id(row)], better, worse))
+        return cls(rows, found)
+
+    @classmethod
+    def of_texts(cls, preferences: Iterable[Preference], *, prompts: int, seed: int = 0) -> "JudgedSample":
+        """Makes a sample from preferences alone, whatever table their answers come from.
+
+        Args:
+            preferences: preferences; those of one prompt become one row.
+            prompts: number of prompts to draw. The draw does not depend on the order of the preferences.
+            seed: seed of the draw.
+        """
+        groups: dict[str, list[Preference]] = {}
+        for p in preferences:
+            groups.setdefault(prompt_key(p.prompt), []).append(p)
+        drawn = heapq.nsmallest(prompts, groups, key=lambda text: derive_seed("diagnose", seed, text, bits=64))
+        rows, pairs = [], []
+        for number, text in enumerate(drawn):
+            group = groups[text]
+            answers = list(dict.fromkeys(answer for p in group for answer in (p.chosen, p.rejected)))
+            name = group[0].prompt_id or f"preference {number}"
+            rows.append({"prompt_id": name, "prompt": group[0].prompt, "completions": answers})
+            pairs += [(number, answers.index(p.chosen), answers.index(p.rejected)) for p in group]
+        return cls(rows, pairs)
+
+
+@dataclass(frozen=True)
 class JudgedPairs:
     """Judged pairs of answers, n in all.
 
@@ -37,6 +91,7 @@ class JudgedPairs:
         signals: the signals by their names in `SIGNALS`, shape (n,) each; a higher value suggests an error.
         groups: each pair's value of the `group_by` column as text, shape (n,); empty text without `group_by`.
         left_out: number of pairs left out, by reason.
+        sample: the judged pairs with their rows, also of degenerate prompts and with equal rewards.
     """
 
     prompts: np.ndarray
@@ -44,6 +99,7 @@ class JudgedPairs:
     signals: dict[str, np.ndarray]
     groups: np.ndarray
     left_out: dict[str, int]
+    sample: JudgedSample
 
     def __len__(self) -> int:
         return len(self.wrong)
@@ -62,25 +118,37 @@ def from_preferences(
     Raises:
         UserError: no preference is about answers in the table.
     """
+    sample, missing = match(rows, preferences)
+    if not sample.pairs:
+        raise UserError(f"none of the {len(preferences)} preferences is about answers in the table")
+    return _collect(sample, group_by, {"not in the table": len(missing)})
+
+
+def match(rows: Iterable[Row], preferences: Sequence[Preference]) -> tuple[JudgedSample, list[Preference]]:
+    """Finds the answers that preferences are about; returns them, and the preferences about other answers.
+
+    Args:
+        rows: rows of a table; iterated once.
+        preferences: matched by prompt id and the answers' texts, or by all texts.
+    """
     ids = {p.prompt_id for p in preferences if p.prompt_id}
-    texts = {plain_text(p.prompt) for p in preferences}
+    texts = {prompt_key(p.prompt) for p in preferences}
     known: dict[str, Row] = {}
     for row in rows:
-        text = plain_text(row["prompt"])
+        text = prompt_key(row["prompt"])
         if row["prompt_id"] in ids or text in texts:
             known[f"id {row['prompt_id']}"] = known[f"text {text}"] = row
-    pairs = []
+    pairs, missing = [], []
     for p in preferences:
-        for key in (f"id {p.prompt_id}", f"text {plain_text(p.prompt)}"):
+        for key in (f"id {p.prompt_id}", f"text {prompt_key(p.prompt)}"):
             row = known.get(key, {})
             answers = row.get("completions", [])
             if p.chosen in answers and p.rejected in answers:
                 pairs.append((row, answers.index(p.chosen), answers.index(p.rejected)))
                 break
-    missing = len(preferences) - len(pairs)
-    if not pairs:
-        raise UserError(f"none of the {len(preferences)} preferences is about answers in the table")
-    return _collect(pairs, group_by, {"not in the table": missing})
+        else:
+            missing.append(p)
+    return JudgedSample.of_answers(pairs), missing
 
 
 def from_gold(
@@ -105,7 +173,8 @@ def from_gold(
         raise UserError("gold: missing; set preferences or gold, or give a table with a column gold")
     known = [_gold(row) for row in drawn] if gold is None else score_rows(gold, drawn)
     pairs, left_out = [], {"equal gold": 0, "no gold": 0}
-    for row, values in zip(drawn, known, strict=True):
+    for drawn_row, values in zip(drawn, known, strict=True):
+        row = {**drawn_row, "gold": values}
         for one, other in combinations(range(len(values)), 2):
             if not (math.isfinite(values[one]) and math.isfinite(values[other])):
                 left_out["no gold"] += 1
@@ -113,7 +182,7 @@ def from_gold(
                 left_out["equal gold"] += 1
             else:
                 pairs.append((row, one, other) if values[one] > values[other] else (row, other, one))
-    return _collect(pairs, group_by, left_out)
+    return _collect(JudgedSample.of_answers(pairs), group_by, left_out)
 
 
 def _gold(row: Row) -> list[float]:
@@ -126,12 +195,13 @@ def _gold(row: Row) -> list[float]:
     return [math.nan if value is None else value for value in values]
 
 
-def _collect(pairs: Sequence[tuple[Row, int, int]], group_by: str | None, left_out: dict[str, int]) -> JudgedPairs:
-    """Makes arrays from rows and the positions of their better and worse answers."""
+def _collect(sample: JudgedSample, group_by: str | None, left_out: dict[str, int]) -> JudgedPairs:
+    """Makes arrays of the pairs that can be right or wrong."""
     left_out = {"degenerate prompt": 0, "equal rewards": 0, **left_out}
 
     def usable() -> Iterator[tuple[Row, int, int]]:
-        for row, better, worse in pairs:
+        for place, better, worse in sample.pairs:
+            row = sample.rows[place]
             if row["degenerate"] or not np.isfinite([*row["pacs"], row["kendall_distance"]]).all():
                 left_out["degenerate prompt"] += 1
             elif row["rewards"][better] == row["rewards"][worse]:
@@ -156,4 +226,5 @@ def _collect(pairs: Sequence[tuple[Row, int, int]], group_by: str | None, left_o
         },
         groups=np.array([str(row[group_by]) if group_by else "" for row, _, _ in kept]),
         left_out={reason: count for reason, count in left_out.items() if count},
+        sample=sample,
     )

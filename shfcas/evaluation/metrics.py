@@ -74,8 +74,8 @@ def summarize(
     """Computes the metrics of a policy from a table of its answers.
 
     Args:
-        candidates: a table with rewards, conflict columns and, for the KL, `base_logprobs` (without it, the policy
-            is the base).
+        candidates: a table with rewards, conflict columns if they were measured and, for the KL, `base_logprobs`
+            (without it, the policy is the base).
         gold: gold rewards, one list per prompt; None leaves out gold reward and win rate.
         before: gold rewards of the previous policy, for the win rate.
 
@@ -89,8 +89,11 @@ def summarize(
         "answers": sum(map(len, tokens)),
         **({} if gold is None else {"gold_reward": mean_with_interval([float(np.mean(g)) for g in gold])}),
         "proxy_reward": mean_with_interval([float(np.mean(r)) for r in candidates.column("rewards")]),
-        "kendall_distance": float(np.nanmean(candidates.column("kendall_distance"))),
-        "mean_abs_pacs": float(np.nanmean(candidates.column("mean_abs_pacs"))),
+        **{
+            name: float(np.nanmean(candidates.column(name)))
+            for name in ("kendall_distance", "mean_abs_pacs")
+            if name in candidates
+        },
         "mean_length": float(np.mean([t for row in tokens for t in row])),
         "finished": float(np.mean([f for row in candidates.column("finished") for f in row])),
     }

@@ -1,4 +1,4 @@
-"""Bootstrap intervals over prompts, and the area under the ROC curve."""
+"""Bootstrap intervals over prompts, Student's over seeds, and the area under the ROC curve."""
 
 from collections.abc import Sequence
 
@@ -28,6 +28,21 @@ def mean_with_interval(values: Sequence[float]) -> dict[str, float]:
     """Returns the mean over prompts with its 95 % bootstrap interval."""
     low, high = bootstrap_interval(values)
     return {"mean": float(np.mean(values)), "low": low, "high": high}
+
+
+def t_interval(values: Sequence[float], level: float = 0.95) -> dict[str, float]:
+    """Returns the mean of a few independent values, such as one per seed, with Student's interval.
+
+    The percentile bootstrap of ten values covers too little. A single value has no interval: `low` and `high` are NaN.
+    """
+    array = np.asarray(values, dtype=float)
+    mean = float(array.mean())
+    if len(array) < 2:
+        return {"mean": mean, "low": float("nan"), "high": float("nan")}
+    from scipy.stats import t
+
+    half = float(t.ppf((1 + level) / 2, len(array) - 1) * array.std(ddof=1) / np.sqrt(len(array)))
+    return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
 def auroc(scores: Sequence[float], labels: Sequence[bool]) -> float:

@@ -19,7 +19,7 @@ class FeedbackSource(Protocol):
 
 
 def read_queue(path: str | Path) -> list[Comparison]:
-    """Reads a queue file: JSON lines of `prompt_id`, `first`, `second`.
+    """Reads a queue file: JSON lines of `prompt_id`, `first`, `second`, and `audit` where a pair belongs to the audit.
 
     Raises:
         UserError: a row lacks a field; the message names the row.
@@ -27,7 +27,8 @@ def read_queue(path: str | Path) -> list[Comparison]:
     comparisons = []
     for index, row in enumerate(read_jsonl(path)):
         try:
-            comparisons.append(Comparison(str(row["prompt_id"]), int(row["first"]), int(row["second"])))
+            first, second, audit = int(row["first"]), int(row["second"]), bool(row.get("audit", False))
+            comparisons.append(Comparison(str(row["prompt_id"]), first, second, audit))
         except (KeyError, TypeError, ValueError):
             raise UserError(f"{path}: row {index} needs prompt_id, first and second") from None
     return comparisons

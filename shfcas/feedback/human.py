@@ -46,6 +46,9 @@ class HumanFeedback:
         finish: do not wait, and use the answers so far. Only for comparisons that are in the store already: nobody
             can have answered new ones.
         poll: seconds between two polls of the store.
+
+    Attributes:
+        ties: comparisons of the last call whose answers are equally good, or both bad.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class HumanFeedback:
     ) -> None:
         self.folder, self.queue, self.settings, self.seed = folder, queue, settings, seed
         self.finish, self.poll = finish, poll
+        self.ties: list[Comparison] = []
 
     @staticmethod
     def check(settings: HumanConfig) -> None:
@@ -78,6 +82,7 @@ class HumanFeedback:
             StoreError: the store cannot be read or written.
         """
         items = make_items(comparisons, candidates, self.queue, round)
+        self.ties = []
         if not items:
             return []
         with Store(self.folder / STORE) as store:
@@ -98,7 +103,11 @@ class HumanFeedback:
                         new,
                     )
                 self._wait(store, items, rows=len(log))
-            made = preferences(items, store.judgements(self.queue), self.settings, only_settled=False)
+            log = store.judgements(self.queue)
+        made = preferences(items, log, self.settings, only_settled=False)
+        reached = verdicts(items, log, self.settings)
+        tied = (item for item in items if reached[item.id].state in ("tie", "both_bad"))
+        self.ties = [Comparison(item.prompt_id, item.first, item.second) for item in tied]
         logger.info("%d comparisons, %d preferences", len(items), len(made))
         return made
 

@@ -23,7 +23,8 @@ from typing import Any
 
 import torch
 
-from shfcas.data.chat import set_chat_template, template_text
+from shfcas.data.templates import PINNED_DATE, set_chat_template, template_text, writes_date
+from shfcas.models.files import TRUST, check_files, unreadable
 from shfcas.models.resolve import (
     adapter_base,
     model_config,
@@ -149,6 +150,11 @@ def context_length(model: Any) -> int:
     return length if unused is None else length - unused - 1
 
 
+def has_key_value_cache(model: Any) -> bool:
+    """Whether a causal model's state after a prompt is keys and values, which can be repeated for several sequences."""
+    return model._supports_default_dynamic_cache() and not model._is_stateful
+
+
 # -- loading ------------------------------------------------------------------------------------------------
 
 
@@ -158,7 +164,10 @@ def _tokenizer(name: str) -> Any:
     base = adapter_base(folder)
     if base is not None and not (Path(folder) / "tokenizer_config.json").exists():
         return _tokenizer(base)
-    return _from_pretrained("AutoTokenizer", name, folder)
+    tokenizer = _from_pretrained("AutoTokenizer", name, folder)
+    if writes_date(tokenizer):
+        _note_date(name)
+    return tokenizer
 
 
 def _padded(tokenizer: Any, name: str, model: Any = None) -> Any:
@@ -229,17 +238,21 @@ def _refuse_missing(name: str, missing: Any) -> None:
 def _adapter_config(folder: str) -> Any:
     from peft import PeftConfig
 
-    return PeftConfig.from_pretrained(folder)
+    try:
+        return PeftConfig.from_pretrained(folder)
+    except (TypeError, KeyError, ValueError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"no usable adapter {folder}: adapter_config.json cannot be read ({reason})") from error
 
 
 def _merged_adapter(model: Any, name: str, folder: str) -> Any:
     from peft import PeftModel
-    from safetensors import SafetensorError
 
+    check_files(name, folder, trusts_remote_code())
     try:
         merged = PeftModel.from_pretrained(model, folder).merge_and_unload()
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except Exception as error:  # of the many kinds that PEFT has
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(f"no usable adapter {name}: it does not fit its base model ({reason})") from error
     merged.config._name_or_path = name
     return merged
@@ -248,32 +261,48 @@ def _merged_adapter(model: Any, name: str, folder: str) -> Any:
 def _from_pretrained(auto_class: Any, name: str, folder: str, **options: Any) -> Any:
     """Calls `from_pretrained` of a transformers class; errors are one line."""
     import transformers
-    from safetensors import SafetensorError
 
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
     if trusts_remote_code():
         _warn_of_code(name)
+    else:
+        _refuse_kernels()
     cls = getattr(transformers, auto_class) if isinstance(auto_class, str) else auto_class
     if isinstance(auto_class, str) or cls.__name__.startswith("Auto"):
         options["trust_remote_code"] = trusts_remote_code()
+    check_files(name, folder, trusts_remote_code())
     try:
         with _quiet_transformers():
             return cls.from_pretrained(folder, **options)
-    except (OSError, ValueError, AssertionError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        if "trust_remote_code" in str(error):
-            reason = "it needs remote code; if you trust its author, set SHFCAS_TRUST_REMOTE_CODE=1"
-        raise UserError(f"no usable model {name}: {reason}") from error
-    except RuntimeError as error:
-        if "mismatched" not in str(error):
-            raise
-        raise UserError(f"no usable model {name}: its weights do not have the shapes of its config.json") from error
+    except UserError:
+        raise
+    except Exception as error:  # libraries have no class for files that they cannot read
+        raise unreadable(name, folder, error) from error
+
+
+@functools.cache
+def _note_date(name: str) -> None:
+    logger.info(
+        "the chat template of %s writes today's date; here it writes %s on any day", name, f"{PINNED_DATE:%d %b %Y}"
+    )
 
 
 @functools.cache
 def _warn_of_code(name: str) -> None:
     logger.warning("SHFCAS_TRUST_REMOTE_CODE is set: %s may run remote code", name)
+
+
+def _refuse_kernels() -> None:
+    """Keeps transformers from loading kernels of the hub, which are remote code, with the package `kernels`."""
+    from transformers.integrations import hub_kernels
+
+    def refuse(kernel: str, **options: Any) -> None:
+        raise UserError(f"the kernel {kernel} of the hub is remote code; if you trust its author, set {TRUST}=1")
+
+    module: Any = hub_kernels
+    module._kernels_enabled = False  # kernels that make a model faster are left out
+    module.get_kernel_hub = refuse  # those that it needs
 
 
 @contextmanager

@@ -12,9 +12,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from shfcas.models.files import unreadable
 from shfcas.utils.callables import is_callable_name
 from shfcas.utils.errors import MissingExtra, UserError
-from shfcas.utils.files import publish, read_json, remove
+from shfcas.utils.files import publish, read_object, remove
 
 logger = logging.getLogger(__name__)
 
@@ -139,8 +140,8 @@ def _converted(gguf: Path, target: Path) -> Path:
     try:
         loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    except (OSError, ValueError, KeyError, IndexError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except Exception as error:  # damaged files have errors of many kinds
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(f"no usable model {gguf}: it cannot be converted from GGUF ({reason})") from error
     # transformers cannot save a model with a quantisation history, so the weights move to a new model.
     if hasattr(loaded.config, "quantization_config"):
@@ -163,16 +164,41 @@ def _converted(gguf: Path, target: Path) -> Path:
 
 
 def adapter_base(folder: str) -> str | None:
-    """Returns the name of an adapter's base model; None if the folder is not an adapter."""
-    path = Path(folder)
+    """Returns the name of an adapter's base model; None if the folder is not an adapter.
+
+    Raises:
+        UserError: the adapter names no base model, or its base models lead back to it.
+    """
+    base = _base_of(Path(folder))
+    seen, following = {Path(folder).resolve()}, base
+    while following is not None:
+        path = Path(following).expanduser()
+        if path.resolve() in seen or _snapshots_of(following) in Path(folder).parts:
+            raise UserError(
+                f"the adapter {folder} leads back to itself through its base model {following}; set "
+                "base_model_name_or_path in adapter_config.json to the model it was trained on"
+            )
+        seen.add(path.resolve())
+        following = _base_of(path) if path.is_dir() else None
+    return base
+
+
+def _snapshots_of(hub_id: str) -> str:
+    """Returns the name of the folder in the hub's cache that holds the snapshots of a repository."""
+    return f"models--{hub_id.partition('@')[0].replace('/', '--')}"
+
+
+def _base_of(path: Path) -> str | None:
     if not any((path / f"adapter_model{suffix}").exists() for suffix in WEIGHTS):
         return None
-    config = read_json(path / "adapter_config.json")
+    config = read_object(path / "adapter_config.json")
     base, revision = config.get("base_model_name_or_path"), config.get("revision")
-    if not base:
-        raise UserError(f"the adapter {folder} does not name its base model; set base_model_name_or_path")
+    if not base or not isinstance(base, str):
+        raise UserError(
+            f"the adapter {path} does not name its base model; set base_model_name_or_path in adapter_config.json"
+        )
     local = Path(base).expanduser().is_dir() or base.startswith((".", "/", "~", "pypi:"))
-    return f"{base}@{revision}" if revision and not local else str(base)
+    return f"{base}@{revision}" if revision and not local else base
 
 
 def model_config(name: str) -> dict[str, Any]:
@@ -184,8 +210,7 @@ def model_config(name: str) -> dict[str, Any]:
     path = Path(folder) / "config.json"
     if not path.exists():
         raise UserError(f"no usable model {name}: there is no config.json in {folder}")
-    config = read_json(path)
-    return config if isinstance(config, dict) else {}
+    return read_object(path)
 
 
 def is_cost_model(name: str) -> bool:
@@ -200,13 +225,16 @@ def find_tensors(folder: str, names: set[str]) -> dict[str, Any]:
     from safetensors import safe_open
 
     found: dict[str, Any] = {}
-    for file in sorted(Path(folder).glob("*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
-            found |= {key: tensors.get_tensor(key) for key in names.intersection(tensors.keys())}
-    if not found:
-        for file in sorted(Path(folder).glob("pytorch_model*.bin")):
-            loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-            found |= {key: loaded[key] for key in names.intersection(loaded)}
+    try:
+        for file in sorted(Path(folder).glob("*.safetensors")):
+            with safe_open(file, framework="pt") as tensors:
+                found |= {key: tensors.get_tensor(key) for key in names.intersection(tensors.keys())}
+        if not found:
+            for file in sorted(Path(folder).glob("pytorch_model*.bin")):
+                loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+                found |= {key: loaded[key] for key in names.intersection(loaded)}
+    except Exception as error:  # damaged files have errors of many kinds
+        raise unreadable(folder, folder, error) from error
     return found
 
 

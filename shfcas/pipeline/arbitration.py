@@ -17,7 +17,7 @@ from shfcas.data.preferences import Preference, read_preferences, write_preferen
 from shfcas.pipeline.content import Source, scorer_source
 from shfcas.pipeline.run_directory import RunDirectory
 from shfcas.pipeline.steps import SOFT_LABELS, ModelName
-from shfcas.rewards.arbiter import ONE_GROUP, fit_best_grouping, prior_arbiter
+from shfcas.rewards.arbiter import ONE_GROUP, fit_arbiter, fit_best_grouping, prior_arbiter
 from shfcas.rewards.prompt_groups import groupings_of
 from shfcas.rewards.second_opinion import Row, labelled_pairs, pool_of, sides, soft_labels
 from shfcas.training.reward.config import ARBITRATE, RefineConfig
@@ -118,6 +118,9 @@ def judged(
         place = {row["prompt_id"]: number for number, row in enumerate(asked)}
         of_pairs = {key: [of_rows[place[p.prompt_id]] for p in used] for key, of_rows in groupings.items()}
         name, arbiter, evidence = fit_best_grouping(pairs, np.ones(len(pairs)), of_pairs, trust=trust)
+        if own.group_by is not None:  # a column that was named is used
+            name = own.group_by
+            arbiter = fit_arbiter(pairs.regrouped(of_pairs[name]), np.ones(len(pairs)), trust=trust)
         groups = list(groupings[name]) if name != ONE_GROUP else None
     soft = soft_labels(rows, pool_of(rows, groups), arbiter, per_prompt=own.pairs_per_prompt, seed=seed)
     by_group = {}

@@ -3,13 +3,13 @@
 Each check is about stages that are left to make; what is done already is not checked again.
 """
 
-import math
 from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 from typing import Any
 
 from shfcas.data.candidates import read_prompts
-from shfcas.data.chat import encode_prompt, plain_text
+from shfcas.data.chat import encode_prompt
+from shfcas.data.messages import plain_text
 from shfcas.data.preferences import read_preferences
 from shfcas.models.loading import policy_tokenizer
 from shfcas.pipeline.config import RunConfig
@@ -17,7 +17,7 @@ from shfcas.pipeline.manifest import DONE
 from shfcas.pipeline.preparation import refuse_shared_prompts
 from shfcas.pipeline.run_directory import Plan
 from shfcas.rewards.scorers import check_scorer, load_scorer
-from shfcas.rewards.table import raw_rewards
+from shfcas.rewards.table import score_block
 from shfcas.sampling.config import SamplingConfig
 from shfcas.training.sft import read_demonstrations
 from shfcas.utils.callables import is_callable_name
@@ -48,9 +48,13 @@ def check_run(config: RunConfig, plan: Plan, prompts: Rows, eval_prompts: Rows) 
     if any(name.endswith("/queue.jsonl") for name in left):
         check_pairs(config)
     check_lengths(config, left.keys(), prompts, eval_prompts)
-    trains = any(name.endswith("/policy") and name != "round-0/policy" for name in left)
-    if config.gold and (trains or any("gold" in stage.inputs for stage in left.values())):
+    if config.gold and (trains_policy(left) or any("gold" in stage.inputs for stage in left.values())):
         check_gold(config.gold, prompts[0] if config.feedback == "gold" else eval_prompts[0])
+
+
+def trains_policy(left: Collection[str]) -> bool:
+    """Tells whether a policy of a round is left to train, given the names of the stages that are not done."""
+    return any(name.endswith("/policy") and name != "round-0/policy" for name in left)
 
 
 def check_extras(config: RunConfig) -> None:
@@ -65,7 +69,7 @@ def check_extras(config: RunConfig) -> None:
     needed = [GENERATORS[section.generator] for section in sections if section.generator in GENERATORS]
     if config.engine == "ray":
         needed.append(("ray", "ray"))
-    if config.feedback == "judge":
+    if "judge" in (config.feedback, config.evaluation.judge):
         needed.append(("httpx2", "rlhf"))
     for package, extra in needed:
         if find_spec(package) is None:
@@ -99,17 +103,19 @@ def check_leakage(config: RunConfig, left: Collection[str], eval_prompts: Rows) 
         UserError: a prompt is both trained and evaluated on.
     """
     if config.preferences and "round-0/preferences.jsonl" in left:
-        refuse_shared_prompts((p.prompt for p in read_preferences(config.preferences)), eval_prompts, "preferences")
+        refuse_shared_prompts(
+            (p.prompt for p in read_preferences(config.preferences, config.columns())), eval_prompts, "preferences"
+        )
     if config.demonstrations and "round-0/policy" in left:
-        demonstrations = read_demonstrations(config.demonstrations)
+        demonstrations = read_demonstrations(config.demonstrations, config.columns())
         refuse_shared_prompts((row["prompt"] for row in demonstrations), eval_prompts, "demonstrations")
     if config.bootstrap and "round-0/bootstrap.parquet" in left:
-        rows = read_prompts(config.bootstrap.prompts)
+        rows = read_prompts(config.bootstrap.prompts, config.columns())
         refuse_shared_prompts((row["prompt"] for row in rows), eval_prompts, "bootstrap.prompts")
 
 
 def check_lengths(config: RunConfig, left: Collection[str], prompts: Rows, eval_prompts: Rows) -> None:
-    """Renders each prompt that is still to be sampled from, and checks that an answer fits behind it.
+    """Renders each prompt that is still to be sampled from or trained on, and checks that an answer fits behind it.
 
     Args:
         config: the configuration of the run.
@@ -123,28 +129,67 @@ def check_lengths(config: RunConfig, left: Collection[str], prompts: Rows, eval_
     cases: list[tuple[str, Rows, str, SamplingConfig]] = []
     if any(name.endswith("/candidates.parquet") for name in left):
         cases.append(("prompts", prompts, "sampling", config.sampling))
+    if config.unlabelled_prompts and any(name.endswith("/unlabelled_candidates.parquet") for name in left):
+        cases.append(("unlabelled_prompts", read_prompts(config.unlabelled_prompts), "sampling", config.sampling))
     if any(name.endswith("/evaluation_candidates.parquet") for name in left):
         cases.append(("eval_prompts", eval_prompts, "evaluation.sampling", config.evaluation.sampling))
     if config.bootstrap and "round-0/bootstrap.parquet" in left:
-        rows = read_prompts(config.bootstrap.prompts)
+        rows = read_prompts(config.bootstrap.prompts, config.columns())
         cases.append(("bootstrap.prompts", rows, "bootstrap.sampling", config.bootstrap.sampling))
-    if not cases:
+    training = getattr(config.rl, config.rl.algorithm) if trains_policy(left) else None
+    limited = hasattr(training, "max_prompt_length")
+    if not (cases or limited):
         return
     tokenizer, context = policy_tokenizer(config.policy, config.chat_template)
+    if limited:
+        check_training_lengths(f"rl.{config.rl.algorithm}", training, prompts, tokenizer, context)
     for key, asked, section, sampling in cases:
         own = sampling.vllm.max_model_len if sampling.generator == "vllm" else None
         most = min(context, own or context)
         for row in asked:
-            try:
-                length = len(encode_prompt(tokenizer, row["prompt"]))
-            except UserError as error:
-                raise UserError(f"{key}: prompt {row['prompt_id']!r}: {error}") from error
+            length = _tokens(tokenizer, key, row)
             if length > most - sampling.max_new_tokens:
                 raise UserError(
                     f"{key}: prompt {row['prompt_id']!r} has {length} tokens ({plain_text(row['prompt'])[:60]!r}), and "
                     f"{section}.max_new_tokens {sampling.max_new_tokens} of a context of {most} leave "
                     f"{max(most - sampling.max_new_tokens, 0)}; shorten the prompt or lower {section}.max_new_tokens"
                 )
+
+
+def check_training_lengths(section: str, settings: Any, prompts: Rows, tokenizer: Any, context: int) -> None:
+    """Checks that the training of the policy takes every prompt: it truncates and drops none.
+
+    Args:
+        section: the section of the algorithm, such as `rl.ppo`.
+        settings: its settings, with `max_prompt_length` and `max_completion_length`.
+        prompts: rows to train on.
+        tokenizer: the policy's.
+        context: the policy's context in tokens.
+
+    Raises:
+        UserError: prompts are too long; the message counts them and names the first.
+    """
+    most, room = settings.max_prompt_length, context - settings.max_completion_length
+    lengths = [_tokens(tokenizer, "prompts", row) for row in prompts]
+    long = [i for i, length in enumerate(lengths) if length > min(most, room)]
+    if not long:
+        return
+    name, remedy = "max_prompt_length", f"raise {section}.max_prompt_length"
+    if room < most:
+        name, remedy = "context less max_completion_length", f"lower {section}.max_completion_length"
+    raise UserError(
+        f"{section}.max_prompt_length: {len(long):,} of {len(lengths):,} prompts are longer than {name} "
+        f"{min(most, room)}, first prompt {prompts[long[0]]['prompt_id']!r} with {lengths[long[0]]} tokens, the "
+        f"longest with {max(lengths)}; shorten or drop them, or {remedy}"
+    )
+
+
+def _tokens(tokenizer: Any, key: str, row: dict[str, Any]) -> int:
+    """Number of tokens of a prompt as the policy reads it; an error names the prompt."""
+    try:
+        return len(encode_prompt(tokenizer, row["prompt"]))
+    except UserError as error:
+        raise UserError(f"{key}: prompt {row['prompt_id']!r}: {error}") from error
 
 
 def check_gold(name: str, row: dict[str, Any]) -> None:
@@ -160,20 +205,7 @@ def check_gold(name: str, row: dict[str, Any]) -> None:
     if not is_callable_name(name):
         check_scorer(name)
         return
-    scorer = load_scorer(name)
     try:
-        values = raw_rewards(scorer, [{**row, "completions": list(ANSWERS)}])
-    except Exception as error:  # of any kind: the function is the user's
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UserError(
-            f"gold: {name} failed on two answers to prompt {row['prompt_id']!r} ({reason}); fix it"
-        ) from error
-    if len(values) != len(ANSWERS):
-        raise UserError(f"gold: expected {name} to return one reward per answer, got {len(values)} for {len(ANSWERS)}")
-    for value in values:
-        try:
-            wrong = isinstance(value, str) or math.isnan(value)
-        except TypeError:
-            wrong = True
-        if wrong:
-            raise UserError(f"gold: expected {name} to return numbers, got {value!r} for an answer; fix it")
+        score_block(load_scorer(name), [{**row, "completions": list(ANSWERS)}])
+    except UserError as error:
+        raise UserError(f"gold: {error}") from error

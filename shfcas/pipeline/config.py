@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from shfcas.conflicts.columns import CONTRASTS, POLICY_SCORES
+from shfcas.data.formats import AllColumns
 from shfcas.engines import ENGINES, RayConfig
 from shfcas.evaluation.config import EvaluationConfig
 from shfcas.feedback.annotation.config import HumanConfig
@@ -10,21 +11,21 @@ from shfcas.feedback.human import HumanFeedback
 from shfcas.feedback.judge.config import JudgeConfig
 from shfcas.pipeline.demonstrations import BootstrapConfig
 from shfcas.rewards.preflight import PreflightConfig
-from shfcas.rewards.scorers import ensemble_members
+from shfcas.rewards.scorers import TOO_LONG, TOO_LONG_HELP, ensemble_members
 from shfcas.sampling.config import SamplingConfig
 from shfcas.sampling.contrast import Principle
 from shfcas.selection import STRATEGIES, SelectionConfig
 from shfcas.training.algorithms import RLConfig
 from shfcas.training.reward.config import ARBITRATE, LABELS, SECOND_OPINION, RefineConfig, RewardModelConfig
 from shfcas.training.sft import SFTStageConfig
-from shfcas.utils.config import Options, option, require, unexpected
+from shfcas.utils.config import option, require, unexpected
 from shfcas.utils.errors import UsageError
 
 SOURCES = ("gold", "human", "judge", "none")
 
 
 @dataclass
-class RunConfig(Options):
+class RunConfig(AllColumns):
     """A whole SHF-CAS run."""
 
     output: str = option("runs/shfcas", "run directory; run the same command again to resume", common=True)
@@ -37,20 +38,23 @@ class RunConfig(Options):
     )
     reward_model: str = option("", "proxy reward model: a model, or the backbone that it is trained from", common=True)
     cost_model: bool = option(False, "the reward model is a cost model: lower is better")
+    too_long: str = option("cut", TOO_LONG_HELP, tuple(TOO_LONG))
     gold: str | None = option(
         None,
         "gold reward: a model, or module:function; feedback gold needs it, otherwise it only measures",
         common=True,
     )
-    prompts: str = option("", "prompts to sample, select and train on: a file, or module:function", common=True)
-    eval_prompts: str = option("", "held-out prompts for evaluation: a file, or module:function", common=True)
+    prompts: str = option(
+        "", "prompts to sample, select and train on: a file, org/name on the Hub, or module:function", common=True
+    )
+    eval_prompts: str = option("", "held-out prompts for evaluation: from any of these sources", common=True)
     preferences: str | None = option(
         None,
-        "original preferences in TRL's format: a file, or module:function (none: no original preferences)",
+        "original preferences: from any of these sources (none: no original preferences)",
         common=True,
     )
     demonstrations: str | None = option(
-        None, "JSON lines with prompt and completion for supervised fine-tuning (none: see bootstrap)"
+        None, "prompts with completions for supervised fine-tuning: from any of these sources (none: see bootstrap)"
     )
     bootstrap: BootstrapConfig | None = option(
         None, "make demonstrations from the policy's own best samples (none: do not)"
@@ -73,7 +77,7 @@ class RunConfig(Options):
     unlabelled_prompts: str | None = option(
         None,
         "reward.refine second_opinion, arbitrate: further prompts whose answers get soft labels and are never asked "
-        "about: a file, or module:function (none: only the prompts)",
+        "about: from any of these sources (none: only the prompts)",
     )
     max_prompts: int | None = option(None, "use only this many prompts, the first ones (none: all)", ge=1)
     sampling: SamplingConfig = option(SamplingConfig, "candidate answers", common=True)
@@ -81,10 +85,10 @@ class RunConfig(Options):
     feedback: str = option(
         "gold", "who labels: the gold reward, people, a language model, or no one", SOURCES, common=True
     )
-    human: HumanConfig = option(HumanConfig, "feedback human: people, through a page")
-    judge: JudgeConfig = option(JudgeConfig, "feedback judge: the language model")
+    human: HumanConfig = option(HumanConfig, "feedback or evaluation.judge human: people, through a page")
+    judge: JudgeConfig = option(JudgeConfig, "feedback or evaluation.judge judge: the language model")
     finish_with_what_we_have: bool = option(
-        False, "feedback human: continue with the answers so far, without waiting for the others", volatile=True
+        False, "people: continue with the answers so far, without waiting for the others", volatile=True
     )
     reward: RefineConfig = option(RefineConfig, "refinement of the reward model")
     preflight: PreflightConfig | None = option(
@@ -135,12 +139,18 @@ class RunConfig(Options):
             raise UsageError("missing: gold; name the gold reward, or set feedback to human, judge or none")
         if self.bootstrap:
             require(self.bootstrap, "bootstrap.")
-        if self.feedback == "judge":
+        asked = (self.feedback, self.evaluation.judge)
+        if "judge" in asked:
             require(self.judge, "judge.")
-        if self.feedback == "human":
+        if "human" in asked:
             HumanFeedback.check(self.human)
         if self.feedback != "none":
             self._check_ensemble()
+
+    def compares_blindly(self, number: int) -> bool:
+        """Tells whether people or a language model compare the policy of a round with the base."""
+        chosen = self.evaluation.judge_rounds == "each" or number == self.rounds
+        return self.evaluation.judge != "gold" and chosen
 
     def _check_ensemble(self) -> None:
         """Checks that a strategy that reads rewards of an ensemble gets one."""

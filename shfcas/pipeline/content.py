@@ -10,12 +10,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from shfcas.data.chat import template_text
+from shfcas.data.reading import is_hub_name, read_rows
+from shfcas.data.templates import template_text
 from shfcas.models.resolve import adapter_base, resolve
 from shfcas.utils.callables import is_callable_name, load_callable, version
 from shfcas.utils.config import fingerprint
 from shfcas.utils.errors import UserError
-from shfcas.utils.files import existing, read_json, write_json
+from shfcas.utils.files import add_content, existing, read_json, write_json
 
 # Files of a model folder that change what the model says: weights, configurations, tokenizer, templates, code.
 MODEL_FILES = {".safetensors", ".bin", ".json", ".jinja", ".txt", ".model", ".bpe", ".tiktoken", ".py"}
@@ -51,9 +52,11 @@ def scorer_source(name: str | Path) -> Model | Function:
     return Function(name) if isinstance(name, str) and is_callable_name(name) else Model(name)
 
 
-def data_source(name: str | Path) -> Path | Function:
-    """The source behind the name of data: a function, or a file."""
-    return Function(name) if isinstance(name, str) and is_callable_name(name) else Path(name)
+def data_source(name: str | Path) -> Path | Function | Value:
+    """The source behind the name of data: a function, a file, or the rows of a data set on the Hub."""
+    if isinstance(name, str) and is_callable_name(name):
+        return Function(name)
+    return Value(read_rows(name)) if isinstance(name, str) and is_hub_name(name) else Path(name)
 
 
 def template_content(chat_template: str | None) -> str | None:
@@ -133,9 +136,7 @@ def content_of(source: Source, hashes: FileHashes) -> str:
 def hash_file(path: Path) -> str:
     """Returns the SHA-256 of a file, read in blocks."""
     digest = sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
+    add_content(digest, path)
     return digest.hexdigest()
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from shfcas.data.candidates import CandidateTable
+from shfcas.data.chat import following_text
 from shfcas.rewards.scorers import load_scorer
 from shfcas.rewards.table import score_rows
 from shfcas.sampling.config import SamplingConfig
@@ -31,8 +32,15 @@ class BootstrapConfig(Options):
         parse_threshold(self.threshold)
 
 
+def _demonstration(row: dict[str, Any], index: int) -> dict[str, Any]:
+    text = row["completions"][index]
+    if row.get("completion_ids"):
+        return {"prompt": row["prompt"], "completion": text, "completion_ids": row["completion_ids"][index]}
+    return {"prompt": row["prompt"], "completion": following_text(row["prompt"], text)}
+
+
 def demonstrations(candidates: CandidateTable, settings: BootstrapConfig) -> list[dict[str, Any]]:
-    """Returns the best answers of each prompt, as rows with `prompt` and `completion`.
+    """Returns the best answers of each prompt, as rows with `prompt`, `completion` and `completion_ids`.
 
     Raises:
         UserError: no answer passes the threshold.
@@ -41,7 +49,7 @@ def demonstrations(candidates: CandidateTable, settings: BootstrapConfig) -> lis
     scores = score_rows(load_scorer(settings.demonstrator), rows)
     bound = threshold(settings.threshold, np.concatenate(scores))
     chosen = [
-        {"prompt": row["prompt"], "completion": row["completions"][i]}
+        _demonstration(row, i)
         for row, liked in zip(rows, scores, strict=True)
         for i in np.argsort(-np.array(liked), kind="stable")[: settings.per_prompt]
         if liked[i] >= bound and row["completions"][i]

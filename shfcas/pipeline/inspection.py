@@ -80,7 +80,8 @@ def status(run: Path) -> dict[str, Any]:
 
     Returns:
         `run`, `seconds` in all; `stages`: rows with `name`, `state`, `seconds`, `finished`, `because`; `queues`: see
-        `queues`; `judges`: the reports of language models, by stage.
+        `queues`; `judges`: the reports of language models, by stage; `win_rates`: results of blind comparisons with
+        the base, by stage.
 
     Raises:
         UserError: the folder is not a run directory, or its manifest, its labels or a report is damaged.
@@ -101,12 +102,20 @@ def status(run: Path) -> dict[str, Any]:
         for name, record in manifest.stages.items()
         if record.settings.get("feedback") == "judge" and (report := (run / name).with_name("judge.json")).exists()
     }
+    judges = {name: read_json(report) for name, report in reports.items()}
+    win_rates = {
+        name: read_json(run / name)
+        for name, record in manifest.stages.items()
+        if "evaluation.judge" in record.settings and record.state == DONE and (run / name).exists()
+    }
+    judges |= {name: result["report"] for name, result in win_rates.items() if "report" in result}
     return {
         "run": str(run),
         "seconds": round(sum(row["seconds"] for row in stages), 3),
         "stages": stages,
         "queues": queues(run),
-        "judges": {name: read_json(report) for name, report in reports.items()},
+        "judges": judges,
+        "win_rates": win_rates,
     }
 
 

@@ -1,30 +1,23 @@
 """SHF-CAS, one round after another, in a run directory that can be killed and resumed at any point."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 from shfcas.data.candidates import read_prompts
-from shfcas.engines import Engine, open_engine
+from shfcas.engines import Engine
 from shfcas.engines.local import LocalEngine
-from shfcas.feedback import FeedbackSource
-from shfcas.feedback.gold import GoldFeedback
-from shfcas.feedback.human import HumanFeedback
-from shfcas.feedback.judge.source import JudgeFeedback
 from shfcas.pipeline import arbitration, evaluation, preparation, steps
-from shfcas.pipeline.checks import check_run
 from shfcas.pipeline.config import RunConfig
-from shfcas.pipeline.content import Source, data_source, scorer_source
 from shfcas.pipeline.policy_score import PolicyScore
-from shfcas.pipeline.run_directory import Plan, RunDirectory
+from shfcas.pipeline.run_directory import RunDirectory
 from shfcas.pipeline.steps import ModelName
+from shfcas.pipeline.verdicts import Verdicts
+from shfcas.pipeline.workload import Workload
 from shfcas.rewards.scorers import RewardScorer, load_scorer
 from shfcas.selection import SelectionConfig
 from shfcas.training.reward.config import DROP, LABELS
-from shfcas.utils.config import to_dict
 from shfcas.utils.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -76,13 +69,16 @@ class Loop:
 
     def __init__(self, run: RunDirectory, config: RunConfig, engine: Engine | None = None) -> None:
         self.run, self.config, self.engine = run, config, engine or LocalEngine()
-        self.prompts = read_prompts(config.prompts)[: config.max_prompts]
-        self.eval_prompts = read_prompts(config.eval_prompts)
-        self.unlabelled_prompts = read_prompts(config.unlabelled_prompts) if config.unlabelled_prompts else []
+        columns = config.columns()
+        self.prompts = read_prompts(config.prompts, columns)[: config.max_prompts]
+        self.eval_prompts = read_prompts(config.eval_prompts, columns)
+        self.unlabelled_prompts = []
+        if config.unlabelled_prompts:
+            self.unlabelled_prompts = read_prompts(config.unlabelled_prompts, columns)
         for key, rows in {"prompts": self.prompts, "unlabelled_prompts": self.unlabelled_prompts}.items():
             preparation.refuse_shared_prompts((row["prompt"] for row in rows), self.eval_prompts, key)
-        # Made here to fail early if the API key is missing. All rounds share its replies.
-        self.judge = JudgeFeedback(config.judge, run.path / "judge.jsonl") if config.feedback == "judge" else None
+        run.work = Workload(config, len(self.prompts), len(self.eval_prompts), len(self.unlabelled_prompts)).of
+        self.verdicts = Verdicts(config, run.path, lambda: self.gold)
         # Models whose log-probabilities the policy score needs, by column.
         self.references: dict[str, ModelName] = {}
         if config.policy_score == "logprob_ratio":
@@ -108,19 +104,22 @@ class Loop:
         """
         config, run = self.config, self.run
         preparation.warn_of_held_out(config)
-        demonstrations = Path(config.demonstrations) if config.demonstrations else None
+        demonstrations: str | Path | None = config.demonstrations
         if config.bootstrap and not demonstrations:
             demonstrations = preparation.make_demonstrations(
                 run,
                 "round-0/demonstrations.jsonl",
                 policy=config.policy,
                 bootstrap=config.bootstrap,
+                columns=config.columns(),
                 chat_template=config.chat_template,
                 engine=self.engine,
             )
         preferences = None
         if config.preferences:
-            preferences = preparation.copy_preferences(run, "round-0/preferences.jsonl", preferences=config.preferences)
+            preferences = preparation.copy_preferences(
+                run, "round-0/preferences.jsonl", preferences=config.preferences, columns=config.columns()
+            )
         policy: ModelName = config.policy
         if config.sft and demonstrations:
             policy = preparation.fine_tune_on_demonstrations(
@@ -128,6 +127,7 @@ class Loop:
                 "round-0/policy",
                 policy=config.policy,
                 demonstrations=demonstrations,
+                columns=config.columns(),
                 sft=config.sft,
                 chat_template=config.chat_template,
             )
@@ -181,7 +181,7 @@ class Loop:
             arm: a folder in the run directory that the round's folder is put into.
             conflicts: a scored candidate table to select from; None samples one from the policy.
         """
-        folder = f"{arm}/round-{number}" if arm else f"round-{number}"
+        config, folder = self.config, f"{arm}/round-{number}" if arm else f"round-{number}"
         if conflicts is None:
             candidates = self.sample(state, folder)
             conflicts = self.score(state, candidates, folder)
@@ -192,6 +192,8 @@ class Loop:
         state = self.refine(state, conflicts, labels, folder)
         state = self.fine_tune(state, conflicts, folder)
         self.evaluate(state, folder, start)
+        if config.compares_blindly(number):
+            self.compare_blindly(state, folder, start, number)
         return state
 
     def sample(self, state: State, folder: str) -> Path:
@@ -215,6 +217,7 @@ class Loop:
             candidates=candidates,
             reward_model=state.reward_model,
             cost_model=self.config.cost_model,
+            too_long=self.config.too_long,
             policy_score=self._policy_score(state.policy),
             engine=self.engine,
         )
@@ -233,42 +236,17 @@ class Loop:
 
     def label(self, queue: Path, conflicts: Path, folder: str, number: int) -> Path:
         """Step 5: labels the selected comparisons."""
+        config = self.config
         return steps.label(
             self.run,
             f"{folder}/preferences.jsonl",
             queue=queue,
             conflicts=conflicts,
             number=number,
-            source=partial(self._feedback, folder),
-            reads=self._feedback_reads(),
-            settings=self._feedback_settings(),
+            source=partial(self.verdicts.source, config.feedback, folder),
+            reads=self.verdicts.reads(config.feedback),
+            settings={"feedback": config.feedback, **self.verdicts.settings(config.feedback)},
         )
-
-    def _feedback_reads(self) -> dict[str, Source]:
-        """What the source of feedback reads besides the comparisons."""
-        config = self.config
-        if config.feedback == "gold" and config.gold:
-            return {"gold": scorer_source(config.gold)}
-        if config.feedback == "judge" and config.judge.guidelines:
-            return {"guidelines": data_source(config.judge.guidelines)}
-        return {}
-
-    def _feedback_settings(self) -> dict[str, Any]:
-        """The part of the configuration that the source of feedback uses."""
-        config = self.config
-        section = {"human": config.human, "judge": config.judge}.get(config.feedback)
-        found: dict[str, Any] = {"feedback": config.feedback}
-        if section is not None:
-            found |= {config.feedback: section, "seed": config.seed}
-        return found
-
-    def _feedback(self, folder: str, seed: int) -> FeedbackSource:
-        """The source that labels the queue in a folder of the run directory."""
-        config = self.config
-        if config.feedback == "human":
-            finish = config.finish_with_what_we_have
-            return HumanFeedback(self.run.path, folder, settings=config.human, seed=seed, finish=finish)
-        return self.judge or GoldFeedback(self.gold, str(config.gold))
 
     def refine(self, state: State, conflicts: Path, labels: Path | None, folder: str) -> State:
         """Step 6: trains the reward model on what was labelled, and on what policy and reward model say together.
@@ -335,8 +313,9 @@ class Loop:
             candidates=candidates,
             prompts=self.prompts,
             rl=config.rl,
-            gold=self.gold if config.gold else None,
+            gold=(lambda: self.gold) if config.gold else None,
             cost_model=config.cost_model,
+            too_long=config.too_long,
             chat_template=config.chat_template,
         )
         return replace(state, policy=policy)
@@ -372,7 +351,8 @@ class Loop:
             gold=config.gold,
             best_of_n=n,
             cost_model=config.cost_model,
-            policy_score=self._policy_score(state.policy),
+            too_long=config.too_long,
+            policy_score=self._policy_score(state.policy) if config.evaluation.conflicts else None,
             engine=self.engine,
         )
         evaluation.measure(
@@ -384,73 +364,37 @@ class Loop:
             best_of_n=n,
             group_by=config.evaluation.group_by,
             cost_model=config.cost_model,
+            too_long=config.too_long,
             engine=self.engine,
         )
         return answers
 
+    def compare_blindly(self, state: State, folder: str, start: Start, number: int) -> Path:
+        """Has people or a language model compare the policy's held-out answers with those of the first policy.
 
-def run_rounds(loop: Loop) -> None:
-    """Runs all rounds, or those that are left of them; in a planning run directory, plans them."""
-    config = loop.config
-    start = loop.start()
-    state = start.state
-    selection = config.selection if config.feedback != "none" else None
-    for number in range(1, config.rounds + 1):
-        state = loop.round(state, number, start=start, selection=selection)
+        The win rate is in `win_rate.json`. Annotators have a queue of their own, such as `round-1-evaluation`.
+        """
+        config = self.config
+        judge = config.evaluation.judge
+        pairs = evaluation.pair_answers(
+            self.run,
+            f"{folder}/blind_pairs.parquet",
+            base=self._answers(start.state, "round-0"),
+            policy=self._answers(state, folder),
+            count=config.evaluation.num_comparisons,
+        )
+        return evaluation.compare_blindly(
+            self.run,
+            f"{folder}/win_rate.json",
+            pairs=pairs,
+            number=number,
+            judge=judge,
+            source=partial(self.verdicts.ask, judge, f"{folder}-evaluation"),
+            reads=self.verdicts.reads(judge),
+            settings=self.verdicts.settings(judge),
+        )
 
-
-def plan(config: RunConfig) -> Plan:
-    """Returns the stages of a run in order, with what is done, stale or to do. Makes nothing but the run's folder.
-
-    Raises:
-        UserError: the run would fail, see `shfcas.pipeline.checks`.
-    """
-    directory = open_run(config)
-    with directory:
-        return plan_rounds(Loop(directory, config))
-
-
-def plan_rounds(loop: Loop) -> Plan:
-    """Plans all rounds, and checks whatever the stages that are left depend on.
-
-    Raises:
-        UserError: a check failed, see `shfcas.pipeline.checks`.
-    """
-    with loop.run.planning() as planned:
-        run_rounds(loop)
-    check_run(loop.config, planned, loop.prompts, loop.eval_prompts)
-    return planned
-
-
-def run(config: RunConfig, *, approve: Callable[[Plan], bool] = lambda planned: False) -> Path:
-    """Runs all rounds, or those that are left of them, and returns the path of the report.
-
-    Args:
-        config: the configuration.
-        approve: asked whether finished stages may be made again because something that they depend on changed. By
-            default they may not.
-
-    Raises:
-        UsageError: stages are stale and making them again was not approved; the message lists them with the reasons.
-    """
-    from shfcas.report import write_report
-
-    with open_run(config) as directory:
-        loop = Loop(directory, config)
-        planned = plan_rounds(loop)
-        if planned.stale():
-            if not approve(planned):
-                raise UsageError(f"{planned.stale_text()}; undo the changes, or make them again with --yes")
-            directory.approved = True
-        directory.begin()
-        if not config.gold:
-            logger.info("no gold reward: the metrics leave out gold reward, win rate, pair accuracy and detection")
-        with open_engine(config.engine, config.ray) as loop.engine:
-            run_rounds(loop)
-        return write_report(directory.path)
-
-
-def open_run(config: RunConfig) -> RunDirectory:
-    """Opens the run directory of a configuration."""
-    config.check_inputs()
-    return RunDirectory(config.output, to_dict(config), config.seed)
+    def _answers(self, state: State, folder: str) -> Path:
+        """The held-out answers of a policy: as sampled, which no reward changes, or the best of n."""
+        name = "evaluation.parquet" if state.best_of_n > 1 else "evaluation_candidates.parquet"
+        return self.run.path / folder / name

@@ -29,6 +29,7 @@ class Record:
         seconds: how long the start took that finished it.
         finished: when it was finished.
         because: why it was last made, where it had been made before.
+        work: `kind` and `amount` of the work that took these seconds; empty if a part of it was done in another start.
     """
 
     state: str
@@ -41,6 +42,7 @@ class Record:
     finished: str = ""
     because: list[str] = field(default_factory=list)
     reads: dict[str, str] = field(default_factory=dict)
+    work: dict[str, Any] = field(default_factory=dict)
 
     @property
     def output(self) -> str:

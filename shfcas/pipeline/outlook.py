@@ -1,4 +1,4 @@
-"""Outlook of a run: how much the stages that are left will sample, ask and write, before any of them is made."""
+"""Outlook of a run: what the stages that are left will sample, ask, take and write, before any is made."""
 
 import shutil
 from pathlib import Path
@@ -9,8 +9,10 @@ from shfcas.models.resolve import WEIGHTS, adapter_base, resolve
 from shfcas.pipeline.config import RunConfig
 from shfcas.pipeline.manifest import DONE
 from shfcas.pipeline.run_directory import Plan
+from shfcas.pipeline.workload import Workload, judge_tokens
 from shfcas.rewards.scorers import ensemble_members
 from shfcas.utils.callables import is_callable_name
+from shfcas.utils.progress import duration
 
 ANSWER_BYTES = 2000  # of a table, per answer: text, token ids and numbers
 CHECKPOINT = 6  # two checkpoints of a model in training, each with two moments per weight
@@ -25,29 +27,54 @@ def outlook(config: RunConfig, plan: Plan) -> dict[str, Any]:
 
     Returns:
         `models`: role to `name` and `bytes` on disk. `prompts` and `eval_prompts`: numbers. `comparisons`: the most
-        that will be asked for. `completions`: answers to sample into tables. `rollouts`: answers to sample in training.
+        that will be labelled, and `compared`: the most pairs that people or a language model will compare.
+        `completions`: answers to sample into tables, `rollouts`: answers to sample in training, and `tokens`: the most
+        tokens of both. `judge`: what a language model will read and write, see
+        `shfcas.pipeline.workload.judge_tokens`; None if it is not asked. `time`: `seconds` of the stages for which this
+        run has a measured rate, how many stages are `estimated`, how many `unknown`, and how many wait for `people`.
         `disk`: `needed` and `free` in bytes; the need is a rough estimate.
     """
     left = [stage.name for stage in plan.stages if stage.state != DONE]
-    prompts = len(read_prompts(config.prompts)[: config.max_prompts])
-    eval_prompts = len(read_prompts(config.eval_prompts))
+    columns = config.columns()
+    rows = read_prompts(config.prompts, columns)[: config.max_prompts]
+    unlabelled = read_prompts(config.unlabelled_prompts, columns) if config.unlabelled_prompts else []
+    work = Workload(config, len(rows), len(read_prompts(config.eval_prompts, columns)), len(unlabelled))
     models = {
         role: {"name": name, "bytes": model_bytes(name)}
         for role, name in _models(config).items()
         if not is_callable_name(name)
     }
-    completions = _completions(config, left, prompts, eval_prompts)
-    comparisons = sum(name.endswith("/queue.jsonl") for name in left) * config.selection.budget
-    disk = {"needed": _needed(config, left, models, completions), "free": free_bytes(Path(config.output))}
+    completions = sum(work.completions(name) for name in left if work.tokens(name))
+    rollouts = work.rollouts() * sum(name.endswith("/policy") and not name.startswith("round-0/") for name in left)
+    longest = getattr(getattr(config.rl, config.rl.algorithm), "max_completion_length", 0)
+    asked = {
+        source: sum(work.comparisons(name) for name in left if name.endswith(output))
+        for source, output in (("feedback", "/preferences.jsonl"), ("evaluation", "/win_rate.json"))
+    }
+    by_judge = asked["feedback"] * (config.feedback == "judge")
+    by_judge += asked["evaluation"] * (config.evaluation.judge == "judge")
     return {
         "models": models,
-        "prompts": prompts,
-        "eval_prompts": eval_prompts,
-        "comparisons": comparisons,
+        "prompts": work.prompts,
+        "eval_prompts": work.eval_prompts,
+        "comparisons": asked["feedback"],
+        "compared": asked["evaluation"],
         "completions": completions,
-        "rollouts": _rollouts(config, left),
-        "disk": disk,
+        "rollouts": rollouts,
+        "tokens": sum(map(work.tokens, left)) + rollouts * longest,
+        "judge": judge_tokens(config, by_judge, rows) if by_judge else None,
+        "time": _time(plan),
+        "disk": {"needed": _needed(config, left, models, completions), "free": free_bytes(Path(config.output))},
     }
+
+
+def _time(plan: Plan) -> dict[str, Any]:
+    """Seconds of the stages that are left, as far as this run has measured rates."""
+    left = [stage for stage in plan.stages if stage.state != DONE]
+    people = sum(stage.asks_people for stage in left)
+    known = [stage.seconds for stage in left if stage.seconds is not None]
+    unknown = len(left) - len(known) - people
+    return {"seconds": sum(known), "estimated": len(known), "unknown": unknown, "people": people}
 
 
 def model_bytes(name: str) -> int:
@@ -69,16 +96,43 @@ def free_bytes(path: Path) -> int:
 def describe(found: dict[str, Any]) -> list[str]:
     """Formats an outlook, one fact per line, with a warning if the disk is too small."""
     rows = [(role, f"{model['name']}  {size(model['bytes'])}") for role, model in found["models"].items()]
+    rows.append(("prompts", f"{found['prompts']:,} and {found['eval_prompts']:,} held out"))
+    compared = f", and {found['compared']:,} pairs to compare with the base" if found["compared"] else ""
     rows += [
-        ("prompts", f"{found['prompts']:,} and {found['eval_prompts']:,} held out"),
-        ("comparisons", f"at most {found['comparisons']:,} to label"),
+        ("comparisons", f"at most {found['comparisons']:,} to label{compared}"),
         ("completions", f"{found['completions']:,} to sample, and {found['rollouts']:,} in training"),
+        ("tokens", f"at most {found['tokens']:,} to sample, also in training"),
+        *([("judge", _judge(found["judge"]))] if found["judge"] else []),
+        ("time", _duration(found["time"])),
         ("disk", f"about {size(found['disk']['needed'])} needed, {size(found['disk']['free'])} free"),
     ]
     lines = [f"{key + ':':<14}{value}" for key, value in rows]
     if found["disk"]["needed"] > found["disk"]["free"]:
         lines.append("warning: the disk may be too small; free some space, or name another folder with --output")
     return lines
+
+
+def _judge(found: dict[str, Any]) -> str:
+    """The judge's tokens and price."""
+    price = (
+        "set judge.price_per_million_input and judge.price_per_million_output to see the price"
+        if found["price"] is None
+        else f"price {found['price']:.4g}"
+    )
+    source = "about" if found["measured"] else "at most about"
+    return f"{source} {found['input_tokens']:,} tokens to send and {found['output_tokens']:,} to receive; {price}"
+
+
+def _duration(time: dict[str, Any]) -> str:
+    """The time of the stages that are left."""
+    parts = []
+    if time["estimated"]:
+        parts.append(f"about {duration(time['seconds'])} for {time['estimated']:,} stages")
+    if time["unknown"]:
+        parts.append(f"no measured rate yet for {time['unknown']:,} stages")
+    if time["people"]:
+        parts.append(f"{time['people']:,} stages wait for people")
+    return "; ".join(parts) or "nothing is left to do"
 
 
 def size(count: int) -> str:
@@ -100,28 +154,6 @@ def _models(config: RunConfig) -> dict[str, str]:
     if config.policy_score == "logprob_ratio":
         roles["reference"] = config.reference
     return {role: name for role, name in roles.items() if name}
-
-
-def _completions(config: RunConfig, left: list[str], prompts: int, eval_prompts: int) -> int:
-    """Answers of the tables that are left to sample."""
-    best_of_n = config.rl.best_of_n.n if config.rl.algorithm == "best_of_n" else 1
-    found = 0
-    for name in left:
-        if name.endswith("/candidates.parquet"):
-            found += prompts * config.sampling.num_completions
-        elif name.endswith("/evaluation_candidates.parquet"):
-            kept = eval_prompts * config.evaluation.sampling.num_completions
-            found += kept if name.startswith("round-0/") else kept * best_of_n
-        elif name.endswith("/bootstrap.parquet") and config.bootstrap:
-            found += len(read_prompts(config.bootstrap.prompts)) * config.bootstrap.sampling.num_completions
-    return found
-
-
-def _rollouts(config: RunConfig, left: list[str]) -> int:
-    """Answers that the policy's training will sample."""
-    settings = getattr(config.rl, config.rl.algorithm)
-    policies = sum(name.endswith("/policy") and not name.startswith("round-0/") for name in left)
-    return policies * getattr(settings, "num_rollouts", 0) * getattr(settings, "rollout_batch_size", 0)
 
 
 def _needed(config: RunConfig, left: list[str], models: dict[str, Any], completions: int) -> int:

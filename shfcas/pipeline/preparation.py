@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from shfcas.data.candidates import read_candidates, read_prompts
-from shfcas.data.chat import Prompt, plain_text, prompt_key
+from shfcas.data.formats import Columns
+from shfcas.data.messages import Prompt, plain_text, prompt_key
 from shfcas.data.preferences import read_preferences, write_preferences
 from shfcas.engines import Engine
 from shfcas.pipeline.config import RunConfig
@@ -61,6 +62,7 @@ def make_demonstrations(
     *,
     policy: ModelName,
     bootstrap: BootstrapConfig,
+    columns: Columns,
     chat_template: str | None,
     engine: Engine,
 ) -> Path:
@@ -71,6 +73,7 @@ def make_demonstrations(
         output: the demonstrations to write.
         policy: the raw policy.
         bootstrap: prompts, sampling parameters, and which samples become demonstrations.
+        columns: names of the columns in the user's data.
         chat_template: for a policy without one.
         engine: where the answers are sampled.
     """
@@ -78,7 +81,7 @@ def make_demonstrations(
         run,
         str(Path(output).with_name("bootstrap.parquet")),
         policy=policy,
-        prompts=read_prompts(bootstrap.prompts),
+        prompts=read_prompts(bootstrap.prompts, columns),
         sampling=bootstrap.sampling,
         references={},
         chat_template=chat_template,
@@ -93,13 +96,18 @@ def make_demonstrations(
     )
 
 
-def copy_preferences(run: RunDirectory, output: str, *, preferences: str) -> Path:
-    """Copies the original preferences, of a file or a function, into the run directory."""
+def copy_preferences(run: RunDirectory, output: str, *, preferences: str, columns: Columns) -> Path:
+    """Copies the original preferences, see `shfcas.data.reading.read_rows`, into the run directory."""
     return run.stage(
         output,
-        lambda context: write_preferences(context.output, read_preferences(preferences)),
+        lambda context: write_preferences(context.output, read_preferences(preferences, columns)),
         inputs={"preferences": data_source(preferences)},
+        settings=_column_settings(columns, "prompt", "chosen", "rejected"),
     )
+
+
+def _column_settings(columns: Columns, *names: str) -> dict[str, str]:
+    return {f"{name}_column": columns[name] for name in names if name in columns}
 
 
 def fine_tune_on_demonstrations(
@@ -107,7 +115,8 @@ def fine_tune_on_demonstrations(
     output: str,
     *,
     policy: str,
-    demonstrations: Path,
+    demonstrations: str | Path,
+    columns: Columns,
     sft: SFTStageConfig,
     chat_template: str | None,
 ) -> Path:
@@ -117,7 +126,8 @@ def fine_tune_on_demonstrations(
         run: the run directory.
         output: the folder of the new policy.
         policy: the raw policy.
-        demonstrations: JSON lines with `prompt` and `completion`.
+        demonstrations: rows with `prompt` and `completion`, see `shfcas.data.reading.read_rows`.
+        columns: names of the columns in the user's data.
         sft: settings of the training.
         chat_template: for a policy without one.
     """
@@ -125,7 +135,7 @@ def fine_tune_on_demonstrations(
     def make(context: StageContext) -> None:
         train_sft(
             policy,
-            read_demonstrations(demonstrations),
+            read_demonstrations(demonstrations, columns),
             settings=sft,
             output=context.output,
             work_dir=context.work_dir,
@@ -136,8 +146,13 @@ def fine_tune_on_demonstrations(
     return run.stage(
         output,
         make,
-        inputs={"policy": Model(policy), "demonstrations": demonstrations},
-        settings={"sft": sft, "chat_template": template_content(chat_template), "seed": run.seed},
+        inputs={"policy": Model(policy), "demonstrations": data_source(demonstrations)},
+        settings={
+            **_column_settings(columns, "prompt", "completion"),
+            "sft": sft,
+            "chat_template": template_content(chat_template),
+            "seed": run.seed,
+        },
     )
 
 

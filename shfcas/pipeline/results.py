@@ -6,13 +6,10 @@ from typing import Any
 import numpy as np
 
 from shfcas.data.candidates import read_candidates
-from shfcas.data.preferences import read_preferences
 from shfcas.evaluation.statistics import mean_with_interval
-from shfcas.feedback import read_queue
-from shfcas.feedback.annotation.aggregation import verdicts
-from shfcas.feedback.annotation.store import STORE, Store
+from shfcas.feedback.label_counts import label_counts
 from shfcas.pipeline.config import RunConfig
-from shfcas.utils.files import read_json
+from shfcas.utils.files import read_json, read_numbers
 
 GAP = "  "
 
@@ -28,7 +25,9 @@ def results(config: RunConfig, run: Path) -> list[dict[str, Any]]:
         Rows with `round`, `kl` (nats), `minutes` and, for rounds with feedback, `labels`, see `label_counts`. With gold
         also `gold_reward` and `win_rate` (mean, low, high); `difference` of the gold reward to round 0, paired
         over the held-out prompts (mean, low, high); `distinguishable`, whether its 95 % interval excludes 0; and
-        `accuracy_before` and `accuracy_after`, of the reward model before and after the round's labels.
+        `accuracy_before` and `accuracy_after`, of the reward model before and after the round's labels. Where people
+        or a language model compared the policy with the base, `judged`, see `shfcas.pipeline.evaluation`. `cost`: of
+        the language model in this round, if its prices are known.
     """
     stages = read_json(run / "manifest.json")["stages"]
     found: list[dict[str, Any]] = []
@@ -36,11 +35,15 @@ def results(config: RunConfig, run: Path) -> list[dict[str, Any]]:
     accuracy = None
     for number in range(config.rounds + 1):
         folder = f"round-{number}"
-        metrics = read_json(run / folder / "metrics.json")
+        metrics = read_numbers(run / folder / "metrics.json")
         seconds = sum(stage["seconds"] for name, stage in stages.items() if name.startswith(f"{folder}/"))
         row: dict[str, Any] = {"round": number, "kl": metrics["kl"], "minutes": seconds / 60}
         if number and config.feedback != "none":
-            row["labels"] = label_counts(config, run, folder)
+            row["labels"] = label_counts(run, run / folder, config.feedback, config.selection.budget)
+        if number and config.compares_blindly(number):
+            row["judged"] = read_json(run / folder / "win_rate.json")
+        if (cost := _cost(run / folder, row.get("judged", {}))) is not None:
+            row["cost"] = cost
         if first is not None:
             row |= {"gold_reward": metrics["gold_reward"], "win_rate": metrics["win_rate"]}
             row |= {"accuracy_before": accuracy, "accuracy_after": metrics["pair_accuracy"]}
@@ -54,48 +57,33 @@ def results(config: RunConfig, run: Path) -> list[dict[str, Any]]:
     return found
 
 
-def label_counts(config: RunConfig, run: Path, folder: str) -> dict[str, int]:
-    """Counts the labels of a round.
-
-    Args:
-        config: the configuration of the run.
-        run: the run directory.
-        folder: the round's folder in it.
-
-    Returns:
-        `asked`: selected comparisons. `answered`: those with a verdict, ties among them. `ties`: those without a
-        preferred answer; of a judge also those whose verdict depends on the order. `budget`.
-    """
-    asked = len(read_queue(run / folder / "queue.jsonl"))
-    preferred = len(read_preferences(run / folder / "preferences.jsonl"))
-    ties = asked - preferred  # gold judges all, and equal rewards are a tie
-    report = run / folder / "judge.json"
-    if config.feedback == "judge" and report.exists():
-        judge = read_json(report)
-        ties = judge["ties"] + judge["order_disagreements"]
-    elif config.feedback == "human":
-        with Store(run / STORE) as store:
-            reached = verdicts(store.items(folder), store.judgements(folder), config.human)
-        ties = sum(verdict.state in ("tie", "both_bad") for verdict in reached.values())
-    return {"asked": asked, "answered": preferred + ties, "ties": ties, "budget": config.selection.budget}
-
-
 def table(rows: list[dict[str, Any]]) -> str:
     """Formats the rows of `results` as a table with aligned columns; a dash is an unknown value."""
     has_gold = any("gold_reward" in row for row in rows)
     heads = ["round"]
     if has_gold:
         heads += ["gold reward", "minus round 0 [95 %]", "win rate", "accuracy before", "after"]
+    judged = next((f"win rate by {row['judged']['judge']} [95 %]" for row in rows if "judged" in row), "")
+    if judged:
+        heads += [judged, "compared"]
     if any("labels" in row for row in rows):
         heads += ["asked", "answered", "ties", "budget"]
-    heads += ["KL", "minutes"]
+    heads += ["KL", "minutes", *(["cost"] if any("cost" in row for row in rows) else [])]
     lines = [heads]
     for row in rows:
-        cells = {"round": str(row["round"]), "KL": f"{row['kl']:.2f}", "minutes": f"{row['minutes']:.1f}"}
+        cells = {"round": str(row["round"]), "KL": f"{row['kl']:z.2f}", "minutes": f"{row['minutes']:z.1f}"}
         cells |= {name: f"{count:,}" for name, count in row.get("labels", {}).items()}
         if "gold_reward" in row:
-            cells |= {"gold reward": f"{row['gold_reward']['mean']:.3f}", "win rate": f"{row['win_rate']['mean']:.3f}"}
+            cells |= {
+                "gold reward": f"{row['gold_reward']['mean']:z.3f}",
+                "win rate": f"{row['win_rate']['mean']:z.3f}",
+            }
             cells |= {"accuracy before": _share(row["accuracy_before"]), "after": _share(row["accuracy_after"])}
+        if "judged" in row:
+            cells[judged] = _interval(row["judged"]["win_rate"])
+            cells["compared"] = f"{row['judged']['answered']:,} of {row['judged']['asked']:,}"
+        if "cost" in row:
+            cells["cost"] = f"{row['cost']:.4g}"
         if "difference" in row:
             cells["minus round 0 [95 %]"] = _difference(row)
         lines.append([cells.get(head, "-") for head in heads])
@@ -107,11 +95,24 @@ def table(rows: list[dict[str, Any]]) -> str:
 def _difference(row: dict[str, Any]) -> str:
     d = row["difference"]
     note = "" if row["distinguishable"] else " not distinguishable"
-    return f"{d['mean']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]{note}"
+    return f"{d['mean']:+z.3f} [{d['low']:+z.3f}, {d['high']:+z.3f}]{note}"
+
+
+def _interval(value: dict[str, float] | None) -> str:
+    """Formats a mean with its interval; a dash is an unknown value."""
+    return f"{value['mean']:z.3f} [{value['low']:z.3f}, {value['high']:z.3f}]" if value else "-"
+
+
+def _cost(folder: Path, judged: dict[str, Any]) -> float | None:
+    """Cost of a language model in a round: its labels and its comparisons of policies."""
+    labels = folder / "judge.json"
+    reports = [judged.get("report"), read_json(labels) if labels.exists() else None]
+    costs = [report["cost"] for report in reports if report and report.get("cost") is not None]
+    return sum(costs) if costs else None
 
 
 def _share(value: float | None) -> str:
-    return "-" if value is None or np.isnan(value) else f"{value:.3f}"
+    return "-" if value is None or np.isnan(value) else f"{value:z.3f}"
 
 
 def _gold(run: Path, number: int) -> dict[str, float] | None:

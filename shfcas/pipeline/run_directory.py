@@ -41,7 +41,7 @@ class StageContext:
     Attributes:
         output: where to write the result, a file or a folder that does not exist yet.
         work_dir: a folder that survives a kill, for shards and checkpoints.
-        seed: the stage's own seed, derived from the run's seed and the stage's name.
+        seed: the stage's own seed, derived from the run's seed and the stage's name without the name of an arm.
     """
 
     output: Path
@@ -60,6 +60,7 @@ class PlannedStage:
         inputs: content hash of everything the stage reads.
         settings: the configuration that it uses.
         reads: inputs that are outputs of other stages, with the names of those stages.
+        seconds: how long it will take at the rate of finished stages of its kind; None without a measured rate.
     """
 
     name: str
@@ -68,6 +69,12 @@ class PlannedStage:
     inputs: dict[str, str]
     settings: dict[str, Any]
     reads: dict[str, str]
+    seconds: float | None = None
+
+    @property
+    def asks_people(self) -> bool:
+        """Whether it waits for annotators, so that nobody can tell how long."""
+        return "human" in (self.settings.get("feedback"), self.settings.get("evaluation.judge"))
 
 
 @dataclass
@@ -96,6 +103,9 @@ class RunDirectory:
         seed: the run's seed.
         approved: make stale stages again without asking.
 
+    Attributes:
+        work: returns the kind and the amount of work of a stage, by its name; stages of one kind have one rate.
+
     Raises:
         UserError: another process works in the folder, or its manifest is missing or damaged.
     """
@@ -109,6 +119,7 @@ class RunDirectory:
         approved: bool = False,
     ) -> None:
         self.path, self.config, self.seed, self.approved = Path(path), config, seed, approved
+        self.work: Callable[[str], tuple[str, float]] = lambda name: (name, 1.0)
         self._plan: Plan | None = None
         with disk_errors(str(self.path)):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -184,7 +195,8 @@ class RunDirectory:
         reads = {key: stage for key, source in inputs.items() if (stage := self._stage_of(source)) is not None}
 
         def planned(state: str, reasons: tuple[str, ...] = ()) -> PlannedStage:
-            return PlannedStage(name, state, reasons, hashes, settings, reads)
+            seconds = None if state == DONE else self._expected(name)
+            return PlannedStage(name, state, reasons, hashes, settings, reads, seconds)
 
         if record is None or (record.state == DONE and not output.exists()):
             return planned(TODO)
@@ -196,6 +208,13 @@ class RunDirectory:
             if found:
                 raise UserError(f"{found[0]}; restore it from a copy, or delete {output} to make it again")
         return planned(STALE if reasons else DONE, reasons)
+
+    def _expected(self, name: str) -> float | None:
+        """Seconds that a stage will take, at the mean rate of finished stages of its kind."""
+        kind, amount = self.work(name)
+        known = [record for record in self.manifest.stages.values() if record.work.get("kind") == kind]
+        done = sum(record.work["amount"] for record in known)
+        return amount * sum(record.seconds for record in known) / done if done else None
 
     def _changes(
         self, record: Record, inputs: dict[str, Source], hashes: dict[str, str], settings: dict[str, Any]
@@ -243,7 +262,8 @@ class RunDirectory:
     def _make(self, planned: PlannedStage, make: Callable[[StageContext], Any]) -> None:
         name, output = planned.name, self.path / planned.name
         partial, work_dir = hidden(output, "partial"), hidden(output, "work")
-        seed, started = derive_seed(self.seed, name), time.time()
+        # Arms of a comparison, `random/round-1/policy` and `shf_cas/round-1/policy`, share their random numbers.
+        seed, started = derive_seed(self.seed, "/".join(name.split("/")[-2:])), time.time()
         before = self.manifest.stages.get(name)
         resumed = before is not None and planned.state == RUNNING
         if before is not None and not resumed:
@@ -265,6 +285,8 @@ class RunDirectory:
             record = self.manifest.stages[name]
             record.state, record.files, record.versions = DONE, describe_files(output), versions()
             record.seconds = round(time.time() - started, 3)
+            if not resumed:  # otherwise the time is that of a part
+                record.work = dict(zip(("kind", "amount"), self.work(name), strict=True))
             record.finished = time.strftime("%Y-%m-%dT%H:%M:%S%z")
             self.manifest.save()
             self.hashes.save()

@@ -28,6 +28,7 @@ from shfcas.selection.sharded import select_table
 from shfcas.training.algorithms import PolicyTraining, RLConfig, train_policy
 from shfcas.training.reward.config import RefineConfig, RewardModelConfig
 from shfcas.training.reward.refine import train_on_groups
+from shfcas.utils.config import lasting
 from shfcas.utils.files import write_json, write_jsonl
 
 logger = logging.getLogger(__name__)
@@ -97,6 +98,7 @@ def score(
     candidates: Path,
     reward_model: ModelName,
     cost_model: bool,
+    too_long: str,
     policy_score: PolicyScore,
     engine: Engine,
 ) -> Path:
@@ -108,31 +110,31 @@ def score(
         candidates: a candidate table.
         reward_model: the proxy reward model.
         cost_model: lower is better.
+        too_long: what happens to an answer beyond the reward model's limit, see `shfcas.rewards.scorers.TOO_LONG`.
         policy_score: the policy's score that rewards are compared with.
         engine: where the answers are scored.
     """
 
     def make(context: StageContext) -> None:
-        table = read_candidates(candidates)
-        scored = with_conflicts(table, reward_model, cost_model=cost_model, policy_score=policy_score, engine=engine)
-        write_candidates(context.output, scored)
+        rewarded = with_rewards(
+            read_candidates(candidates), reward_model, cost_model=cost_model, too_long=too_long, engine=engine
+        )
+        write_candidates(context.output, policy_score.add_conflicts(rewarded, engine))
 
     return run.stage(
         output,
         make,
         inputs={"candidates": candidates, "reward_model": scorer_source(reward_model), **policy_score.inputs()},
-        settings={**policy_score.settings(), "cost_model": cost_model},
+        settings={**policy_score.settings(), "cost_model": cost_model, "too_long": too_long},
     )
 
 
-def with_conflicts(
-    candidates: CandidateTable, reward_model: ModelName, *, cost_model: bool, policy_score: PolicyScore, engine: Engine
+def with_rewards(
+    candidates: CandidateTable, reward_model: ModelName, *, cost_model: bool, too_long: str, engine: Engine
 ) -> CandidateTable:
-    """Adds rewards and conflict columns to a table, and records which model gave the rewards."""
-    rewarded = add_answer_rewards(engine, str(reward_model), candidates, cost_model)
-    return policy_score.add_conflicts(rewarded, engine).with_metadata(
-        reward_model=str(reward_model), **provenance(reward_model=str(reward_model))
-    )
+    """Adds rewards to a table, and records which model gave them."""
+    rewarded = add_answer_rewards(engine, str(reward_model), candidates, cost_model, too_long)
+    return rewarded.with_metadata(reward_model=str(reward_model), **provenance(reward_model=str(reward_model)))
 
 
 def select(run: RunDirectory, output: str, *, conflicts: Path, selection: SelectionConfig, engine: Engine) -> Path:
@@ -150,7 +152,7 @@ def select(run: RunDirectory, output: str, *, conflicts: Path, selection: Select
         chosen = select_table([str(conflicts)], selection, seed=context.seed, engine=engine)
         if chosen.report["shortfall"]:
             logger.warning("%s", chosen.report["shortfall"])
-        write_jsonl(context.output, [vars(comparison) for comparison in chosen.comparisons])
+        write_jsonl(context.output, [comparison.to_row() for comparison in chosen.comparisons])
 
     return run.stage(output, make, inputs={"conflicts": conflicts}, settings={"selection": selection, "seed": run.seed})
 
@@ -277,8 +279,9 @@ def fine_tune(
     candidates: Path,
     prompts: Sequence[dict[str, Any]],
     rl: RLConfig,
-    gold: RewardScorer | None,
+    gold: Callable[[], RewardScorer] | None,
     cost_model: bool,
+    too_long: str,
     chat_template: str | None,
 ) -> Path:
     """Step 7: fine-tunes the policy against the reward model.
@@ -291,8 +294,9 @@ def fine_tune(
         candidates: answers to the prompts, by which rewards are made comparable across prompts.
         prompts: rows with `prompt_id` and `prompt`.
         rl: the algorithm and its settings.
-        gold: the gold reward, which is measured and not trained on; None measures none.
+        gold: loads the gold reward, which is measured and not trained on; None measures none.
         cost_model: lower is better.
+        too_long: what happens to an answer beyond the reward model's limit.
         chat_template: for a policy without one.
     """
 
@@ -303,13 +307,16 @@ def fine_tune(
             settings=rl,
             seed=context.seed,
             cost_model=cost_model,
+            too_long=too_long,
             prompts=prompts,
             candidates=read_candidates(candidates).rows(),
-            gold=gold,
+            gold=gold() if gold else None,
             chat_template=chat_template,
         )
         train_policy(training, context.output, context.work_dir)
 
+    settings = lasting(getattr(rl, rl.algorithm))
+    value_model = settings.pop("value_model", None)  # its content is an input
     return run.stage(
         output,
         make,
@@ -318,12 +325,14 @@ def fine_tune(
             "reward_model": scorer_source(reward_model),
             "candidates": candidates,
             "prompts": Value(prompts),
+            **({"value_model": Model(value_model)} if value_model else {}),
         },
         settings={
             "rl.algorithm": rl.algorithm,
             "rl.reward_shaping": rl.reward_shaping,
-            f"rl.{rl.algorithm}": getattr(rl, rl.algorithm),
+            f"rl.{rl.algorithm}": settings,
             "cost_model": cost_model,
+            "too_long": too_long,
             "chat_template": template_content(chat_template),
             "seed": run.seed,
         },

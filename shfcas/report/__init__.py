@@ -4,13 +4,15 @@ from pathlib import Path
 from typing import Any
 
 from shfcas.data.candidates import CandidateTable, read_candidates
-from shfcas.data.chat import plain_text
+from shfcas.data.messages import plain_text
 from shfcas.data.preferences import read_preferences
 from shfcas.feedback import read_queue
 from shfcas.report import plots
+from shfcas.report.conclusion import conclusion, label_of
+from shfcas.report.templates import page_environment
 from shfcas.sampling.provenance import describe_generation
 from shfcas.utils.errors import UserError
-from shfcas.utils.files import existing, read_json, write_text
+from shfcas.utils.files import existing, read_json, read_numbers, read_object, write_text
 
 EXAMPLES = 8
 
@@ -23,40 +25,54 @@ def write_report(run: Path) -> Path:
     Raises:
         UserError: the folder is not a run directory, or no stage has been evaluated yet.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    manifest = read_json(existing(run / "manifest.json"))
-    metrics = {name: read_json(run / name) for name in _stages(manifest, "metrics.json")}
+    manifest = _read_manifest(run)
+    metrics = {name: read_numbers(run / name) for name in _stages(manifest, "metrics.json")}
     if not metrics:
         raise UserError(f"{run}: no stage has been evaluated yet; continue the run first")
-    results = read_json(run / "results.json") if (run / "results.json").exists() else None
-    environment = Environment(
-        loader=PackageLoader("shfcas.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    rows = results["policies"] if results else [{"policy": _label(k), **v} for k, v in metrics.items()]
+    results = read_numbers(run / "results.json") if (run / "results.json").exists() else None
+    environment = page_environment()
+    done = {name: stage for name, stage in manifest["stages"].items() if stage["state"] == "done"}
+    rows = results["policies"] if results else [{"policy": label_of(k), **v} for k, v in metrics.items()]
     page = environment.get_template("page.html.j2").render(
         title=run.name,
         config=manifest["config"],
         versions=manifest["versions"],
-        stages={name: stage for name, stage in manifest["stages"].items() if stage["state"] == "done"},
+        stages=done,
+        conclusion=conclusion(run, manifest["config"], list(done), sum(stage["seconds"] for stage in done.values())),
         rows=rows,
         has_gold=any("gold_reward" in row for row in rows),
         results=results,
+        labels_figure=(run / "labels.svg").read_text(encoding="utf-8") if results else "",
+        compared=[{"policy": label_of(k), **read_json(run / k)} for k in _stages(manifest, "/win_rate.json")],
         selections=[_selection(run, name) for name in _stages(manifest, "queue.jsonl")],
         training=plots.training_curves(
             {
-                _label(name): read_json(run / name / "history.json")
+                label_of(name): read_numbers(run / name / "history.json")
                 for name in _stages(manifest, "/policy")
                 if (run / name / "history.json").exists()
             }
         ),
         reward_models=(reward_models := _reward_models(run, manifest)),
+        few=plots.CALIBRATION_PAIRS,
         calibration=plots.calibration({name: m["calibration"] for name, m in reward_models.items()}),
         diagnosis=_diagnosis(run),
-        groups=plots.accuracy_by_group({_label(name): m["groups"] for name, m in metrics.items() if "groups" in m}),
+        groups=plots.accuracy_by_group({label_of(name): m["groups"] for name, m in metrics.items() if "groups" in m}),
     )
     write_text(run / "report.html", page)
     return run / "report.html"
+
+
+def _read_manifest(run: Path) -> dict[str, Any]:
+    """Reads the manifest of a run directory, and checks that it has what a report needs."""
+    path = existing(run / "manifest.json")
+    manifest = read_object(path)
+    stages = manifest.get("stages")
+    whole = isinstance(stages, dict) and all(
+        isinstance(stage, dict) and {"state", "seconds", "output"} <= stage.keys() for stage in stages.values()
+    )
+    if not whole or not all(isinstance(manifest.get(key), dict) for key in ("config", "versions")):
+        raise UserError(f"{path}: expected stages, config and versions as shfcas run writes them; restore the file")
+    return manifest
 
 
 def _diagnosis(run: Path) -> dict[str, Any] | None:
@@ -74,13 +90,8 @@ def _stages(manifest: dict[str, Any], suffix: str) -> list[str]:
 def _reward_models(run: Path, manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Returns each trained reward model's metrics on its held-out pairs, if it has any."""
     files = {name: run / name / "training.json" for name in _stages(manifest, "/reward_model")}
-    reports = {_label(name): read_json(file).get("held_out") for name, file in files.items() if file.exists()}
+    reports = {label_of(name): read_json(file).get("held_out") for name, file in files.items() if file.exists()}
     return {name: report for name, report in reports.items() if report}
-
-
-def _label(stage: str) -> str:
-    """Returns a label such as `random, round 1` for `random/round-1/policy`."""
-    return stage.rpartition("/")[0].replace("/", ", ").replace("round-", "round ").replace("_", " ")
 
 
 def _selection(run: Path, queue_name: str) -> dict[str, Any]:
@@ -101,7 +112,7 @@ def _selection(run: Path, queue_name: str) -> dict[str, Any]:
     )
     chosen = {(c.prompt_id, i) for c in queue for i in (c.first, c.second)}
     return {
-        "name": _label(queue_name),
+        "name": label_of(queue_name),
         "comparisons": len(queue),
         "generation": describe_generation(table),
         "scatter": plots.conflict_scatter(table, chosen),

@@ -4,6 +4,7 @@ import textwrap
 from typing import Any
 
 from shfcas.report.plots import COLOURS, inline_svg, plt
+from shfcas.report.templates import page_environment
 
 MARKERS = "osD^vP*X"
 STYLES = ("-", "--", ":", "-.")
@@ -11,12 +12,7 @@ STYLES = ("-", "--", ":", "-.")
 
 def render(**values: Any) -> str:
     """Renders the page from the values that `shfcas.compare.page` collects."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("shfcas.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template("comparison.html.j2").render(**values)
+    return page_environment().get_template("comparison.html.j2").render(**values)
 
 
 def curves(panels: dict[str, list[dict[str, Any]]], baseline: str) -> str:

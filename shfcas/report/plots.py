@@ -1,6 +1,7 @@
 """Plots of the report as inline SVG."""
 
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ COLOURS = ("#30638e", "#edae49", "#d1495b", "#00798c", "#66497a", "#6b8f71")
 plt.rcParams.update(
     {
         "svg.hashsalt": "shfcas",  # equal data gives equal files
+        "svg.fonttype": "none",  # text stays text, in whatever letters
+        "text.parse_math": False,  # a $ is a dollar
         "font.size": 10,
         "axes.spines.top": False,
         "axes.spines.right": False,
@@ -35,9 +38,11 @@ plt.rcParams.update(
 def inline_svg(figure: Any, tight: bool = True) -> str:
     """Renders a figure as an `<svg>` element and closes it."""
     buffer = io.StringIO()
-    if tight:
-        figure.tight_layout()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the browser has the letters
+        if tight:
+            figure.tight_layout()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     plt.close(figure)
     text = buffer.getvalue()
     return text[text.index("<svg") :]
@@ -157,8 +162,22 @@ def conflict_histograms(summary: ConflictSummary, path: str) -> None:
     plt.close(figure)
 
 
+CALIBRATION_PAIRS = 20  # a curve of fewer held-out pairs would show noise
+
+
 def calibration(models: dict[str, dict[str, Any]]) -> str:
-    """Plots reward models' accuracy on held-out pairs against confidence; calibrated models are on the diagonal."""
+    """Plots reward models' accuracy on held-out pairs against confidence; calibrated models are on the diagonal.
+
+    Models with fewer than `CALIBRATION_PAIRS` pairs are left out; the plot is empty without others.
+
+    Args:
+        models: by label, the `calibration` of `shfcas.rewards.metrics.pair_report`.
+    """
+    models = {
+        label: result
+        for label, result in models.items()
+        if sum(part["count"] for part in result["bins"]) >= CALIBRATION_PAIRS
+    }
     if not models:
         return ""
     figure, axes = plt.subplots(figsize=(5.2, 4.4))

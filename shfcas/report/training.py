@@ -7,9 +7,11 @@ from shfcas.utils.files import write_json, write_text
 
 
 def write_training_report(folder: Path, metrics: dict[str, Any]) -> None:
-    """Writes `training.json` and, with held-out pairs, `calibration.svg` into a reward model's folder."""
+    """Writes `training.json` and, with enough held-out pairs, `calibration.svg` into a reward model's folder."""
     write_json(folder / "training.json", metrics)
     if metrics.get("held_out"):
         from shfcas.report.plots import calibration
 
-        write_text(folder / "calibration.svg", calibration({"held-out pairs": metrics["held_out"]["calibration"]}))
+        plot = calibration({"held-out pairs": metrics["held_out"]["calibration"]})
+        if plot:
+            write_text(folder / "calibration.svg", plot)

@@ -6,10 +6,10 @@ per prompt, the reward gap r and the policy gap p of a pair (first less second),
     P(first is better) = sigmoid((t_r + u_g) r + t_p p)
 
 `t_r` and `t_p` are the global trust in each source, `u_g` is how much more the reward model is trusted in group g.
-Priors: t_r ~ N(0.5, 1), t_p ~ N(0.5, 1), u_g ~ N(0, spread^2), so without labels both sources count alike; other prior
-means may be given. The posterior is the Laplace approximation at its mode (MacKay 1992, Neural Computation 4(5)): with
-dozens of labels and a handful of parameters it is close to Gaussian, and its evidence chooses the spread and the
-grouping.
+Priors: t_r ~ N(0.5, 0.35^2), t_p ~ N(0.5, 0.35^2), u_g ~ N(0, 0.7^2), so without labels both sources count alike, and
+a few labels change little; other prior means may be given. The posterior is the Laplace approximation at its mode
+(MacKay 1992, Neural Computation 4(5)): with dozens of labels and a handful of parameters it is close to Gaussian, and
+its evidence chooses among groupings.
 """
 
 import math
@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-SPREADS = (0.0, 0.35, 0.7, 1.4)  # candidate prior deviations of the group terms; 0: one trust for all groups
+SPREAD = 0.7  # prior deviation of the group terms
 PRIOR_TRUST = (0.5, 0.5)  # prior means of t_r and t_p
-PRIOR_SD = 1.0
+PRIOR_SD = 0.35
 ONE_GROUP = ""  # the group of every pair where there is no grouping
 Z95 = 1.959963984540054
 
@@ -108,9 +108,17 @@ class Arbiter:
         return found
 
 
-def prior_arbiter(trust: tuple[float, float] = PRIOR_TRUST) -> Arbiter:
-    """Returns the arbiter before any label, with this trust in the reward model and in the policy."""
-    return Arbiter((), np.array(trust, np.float64), np.eye(2) * PRIOR_SD**2, 0.0, 0.0, 0)
+def prior_arbiter(trust: tuple[float, float] = PRIOR_TRUST, groups: Sequence[str] = (), spread: float = 0.0) -> Arbiter:
+    """Returns the arbiter before any label, which trusts the reward model alike in all groups.
+
+    Args:
+        trust: trust in the reward model and in the policy.
+        groups: groups with a term of their own.
+        spread: prior deviation of these terms.
+    """
+    mean = np.concatenate([np.array(trust, np.float64), np.zeros(len(groups))])
+    covariance = np.diag(np.concatenate([np.full(2, PRIOR_SD**2), np.full(len(groups), spread**2)]))
+    return Arbiter(tuple(groups), mean, covariance, spread, 0.0, 0)
 
 
 def fit_arbiter(
@@ -119,6 +127,7 @@ def fit_arbiter(
     *,
     weights: np.ndarray | None = None,
     spread: float | None = None,
+    groups: Sequence[str] | None = None,
     trust: tuple[float, float] = PRIOR_TRUST,
 ) -> Arbiter:
     """Fits the arbiter to labelled pairs.
@@ -127,7 +136,8 @@ def fit_arbiter(
         pairs: the labelled pairs.
         first_is_better: 1 where the first completion was preferred, 0 where the second was, shape (n,). A tie is 0.5.
         weights: weight of each label, shape (n,); see `selection_weights`. None: 1 each.
-        spread: prior deviation of the group terms. None: the one of `SPREADS` with the highest evidence.
+        spread: prior deviation of the group terms. None: 0.7, or 0 with a single group.
+        groups: groups with a term of their own, also if they have no labels. None: those of the labels.
         trust: prior means of the trust in the reward model and in the policy.
 
     Raises:
@@ -140,11 +150,11 @@ def fit_arbiter(
     if not all(np.isfinite(a).all() for a in (pairs.reward_gap, pairs.policy_gap, outcome, weight)):
         raise ValueError("arbiter: expected finite gaps, outcomes and weights")
     if len(pairs) == 0:
-        return prior_arbiter(trust)
-    several = len(set(pairs.group.tolist())) > 1
-    spreads = (spread,) if spread is not None else SPREADS if several else (0.0,)
-    fits = (_fit(pairs, outcome, weight, spread=s, trust=trust) for s in spreads)
-    return max(fits, key=lambda arbiter: arbiter.evidence)
+        return prior_arbiter(trust, groups or (), spread) if spread else prior_arbiter(trust)
+    names = tuple(sorted(set(pairs.group.tolist()) if groups is None else groups))
+    if spread is None:
+        spread = SPREAD if len(names) > 1 else 0.0
+    return _fit(pairs, outcome, weight, spread=spread, names=names, trust=trust)
 
 
 def fit_best_grouping(
@@ -204,8 +214,9 @@ def most_informative(arbiter: Arbiter, candidates: Pairs, pool: Pairs, budget: i
     """Chooses the comparisons that shrink the posterior variance of the pool's verdicts most, one after another.
 
     The formal version of conflict: a label tells the trusts apart where the sources' gaps point different ways and the
-    verdict is open. With the Laplace posterior the variance after a label does not depend on its outcome, so the whole
-    batch can be chosen before anything is asked (V-optimal design; Chaloner and Verdinelli 1995, Stat. Sci. 10(3)).
+    verdict is open. Once that is known, pairs on which the sources agree tell how far to trust both. The variance is
+    that of the log-odds. With the Laplace posterior it does not depend on a label's outcome, so the whole batch can be
+    chosen before anything is asked (V-optimal design; Chaloner and Verdinelli 1995, Stat. Sci. 10(3)).
 
     Args:
         arbiter: the current posterior.
@@ -216,18 +227,49 @@ def most_informative(arbiter: Arbiter, candidates: Pairs, pool: Pairs, budget: i
     Returns:
         Positions among the candidates, most informative first; fewer than `budget` if there are fewer candidates.
     """
-    features, target = arbiter.features(candidates), arbiter.features(pool)
+    target = arbiter.features(pool)
+    return smallest_variance(arbiter, candidates, target.T @ target / max(len(target), 1), budget)
+
+
+def smallest_variance(
+    arbiter: Arbiter,
+    candidates: Pairs,
+    moment: np.ndarray,
+    budget: int,
+    *,
+    take_turns: Sequence[Any] | None = None,
+) -> list[int]:
+    """Chooses comparisons like `most_informative`, for a pool that is described by its second moments.
+
+    Args:
+        arbiter: the current posterior.
+        candidates: comparisons that may be asked.
+        moment: mean outer product of the features of the pool, shape (2 + G, 2 + G). The posterior variance of the
+            log-odds, averaged over the pool, is the trace of its product with the covariance.
+        budget: how many to choose.
+        take_turns: the prompt of each candidate. No prompt is chosen again before all others with candidates left
+            have been chosen as often. None: candidates of one prompt do not wait for others.
+
+    Returns:
+        Positions among the candidates, most informative first; fewer than `budget` if there are fewer candidates.
+    """
+    features = arbiter.features(candidates)
     probability = _sigmoid(features @ arbiter.mean)
     information = probability * (1 - probability)
-    moment = target.T @ target / max(len(target), 1)
+    prompts = np.unique(np.asarray(take_turns, dtype=str), return_inverse=True)[1] if take_turns is not None else None
     covariance, left, chosen = arbiter.covariance.copy(), np.ones(len(features), bool), []
+    waiting = np.zeros(len(features), bool)
     for _ in range(min(budget, len(features))):
+        if not (left & ~waiting).any():
+            waiting[:] = False
         projected = features @ covariance
         gain = np.einsum("ij,jk,ik->i", projected, moment, projected)
         gain = information * gain / (1 + information * np.einsum("ij,ij->i", projected, features))
-        best = int(np.where(left, gain, -np.inf).argmax())
+        best = int(np.where(left & ~waiting, gain, -np.inf).argmax())
         chosen.append(best)
         left[best] = False
+        if prompts is not None:
+            waiting |= prompts == prompts[best]
         step = projected[best]
         scale = information[best] / (1 + information[best] * float(step @ features[best]))
         covariance -= scale * np.outer(step, step)
@@ -235,10 +277,16 @@ def most_informative(arbiter: Arbiter, candidates: Pairs, pool: Pairs, budget: i
 
 
 def _fit(
-    pairs: Pairs, outcome: np.ndarray, weight: np.ndarray, *, spread: float, trust: tuple[float, float]
+    pairs: Pairs,
+    outcome: np.ndarray,
+    weight: np.ndarray,
+    *,
+    spread: float,
+    names: tuple[str, ...],
+    trust: tuple[float, float],
 ) -> Arbiter:
     """The mode by Newton's method with step halving; the objective is strictly convex."""
-    groups = tuple(sorted(set(pairs.group.tolist()))) if spread > 0 else ()
+    groups = names if spread > 0 else ()
     features = _features(pairs, groups)
     prior_mean = np.concatenate([np.array(trust, np.float64), np.zeros(len(groups))])
     precision = np.concatenate([np.full(2, PRIOR_SD**-2), np.full(len(groups), spread**-2 if spread else 0.0)])

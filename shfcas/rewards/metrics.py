@@ -1,12 +1,14 @@
 """Reward model metrics on labelled pairs: accuracy with an interval, calibration, loss."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from shfcas.data.chat import completion_message
+from shfcas.data.messages import completion_message
 from shfcas.data.preferences import Preference
+from shfcas.rewards.calls import call_reward
 from shfcas.rewards.scorers import RewardScorer
 from shfcas.utils.statistics import wilson_interval
 
@@ -77,11 +79,12 @@ def pair_report(
 
 
 def pair_rewards(scorer: RewardScorer, preferences: Sequence[Preference]) -> tuple[list[float], list[float]]:
-    """Returns the rewards of the chosen and of the rejected answers."""
+    """Returns the rewards of the chosen and of the rejected answers; NaN if the reward does not apply."""
     prompts = [p.prompt for p in preferences] * 2
     answers = [completion_message(p.prompt, p.chosen) for p in preferences]
     answers += [completion_message(p.prompt, p.rejected) for p in preferences]
-    rewards = list(scorer(prompts=prompts, completions=answers))
+    values = call_reward(scorer, len(answers), {"prompts": prompts, "completions": answers})
+    rewards = [math.nan if value is None else value for value in values]
     return rewards[: len(preferences)], rewards[len(preferences) :]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from shfcas.data.chat import Prompt, plain_text
+from shfcas.data.messages import plain_text
 from shfcas.models.loading import load_reward_model
 from shfcas.rewards.scorers import ensemble_members, padded, reward_max_length
 from shfcas.utils.callables import is_callable_name
@@ -42,7 +42,7 @@ def groupings_of(
         return {group_by: [str(row[group_by]) for row in rows]}
     if is_callable_name(reward_model):
         return {}
-    vectors = prompt_embeddings(reward_model, [row["prompt"] for row in rows])
+    vectors = text_embeddings(reward_model, [plain_text(row["prompt"]) for row in rows])
     return {f"{count} clusters": clusters(vectors, count, seed) for count in CLUSTERS if count < len(rows)}
 
 
@@ -55,15 +55,15 @@ def clusters(vectors: np.ndarray, count: int, seed: int) -> list[str]:
 
 
 @torch.inference_mode()
-def prompt_embeddings(reward_model: str, prompts: Sequence[Prompt]) -> np.ndarray:
-    """Returns the mean last hidden state of each prompt's text in a reward model, of length 1, shape (n, D).
+def text_embeddings(reward_model: str, texts: Sequence[str]) -> np.ndarray:
+    """Returns the mean last hidden state of each text in a reward model's encoder, of length 1, shape (n, D).
 
     An ensemble embeds with its first member.
     """
     members = ensemble_members(reward_model)
     model, tokenizer = load_reward_model(members[0] if members else reward_model)
     encoder, limit = getattr(model, model.base_model_prefix), reward_max_length(model, tokenizer)
-    ids = [tokenizer(plain_text(prompt), truncation=True, max_length=limit)["input_ids"] for prompt in prompts]
+    ids = [tokenizer(text, truncation=True, max_length=limit)["input_ids"] for text in texts]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     vectors: list[Any] = [None] * len(ids)
     for start in progress(range(0, len(ids), BATCH), "embedding"):

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from shfcas.rewards.calls import call_reward
 from shfcas.rewards.scorers import RewardScorer
 from shfcas.rewards.table import score_rows
 from shfcas.utils.config import unexpected
@@ -26,15 +27,16 @@ class ReferencedReward:
         rewards = score_rows(scorer, references)
         self.references = {row["prompt_id"]: r for row, r in zip(references, rewards, strict=True)}
 
-    def __call__(self, prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
+    def __call__(self, prompts: list[Any], completions: list[Any], **columns: Any) -> list[float | None]:
         """Returns shaped rewards; the prompts of the column `prompt_id` must be among the references."""
         ids = columns.get("prompt_id", [])
         unknown = set(ids) - self.references.keys()
         if unknown or not ids:
             which = f"prompt {min(unknown)!r}" if unknown else "prompts without a prompt_id"
             raise UserError(f"no reference answers for {which}: sample all training prompts first")
-        rewards = self.scorer(prompts=prompts, completions=completions, **columns)
-        return [self.compare(r, self.references[p]) for r, p in zip(rewards, ids, strict=True)]
+        arguments = {"prompts": prompts, "completions": completions, **columns}
+        rewards = call_reward(self.scorer, len(completions), arguments)
+        return [None if r is None else self.compare(r, self.references[p]) for r, p in zip(rewards, ids, strict=True)]
 
     def compare(self, reward: float, references: list[float]) -> float:
         """Returns the shaped reward, given the rewards of the reference answers."""

@@ -7,14 +7,18 @@ people state in words, such as their annotation guidelines. Contrastive prompts 
 2023 (RLCD, arXiv 2307.12950), Liu et al. 2024 (DLMA, arXiv 2402.11907).
 """
 
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from shfcas.data.chat import Message, Prompt, as_messages, encode_prompt, end_token_ids, render
-from shfcas.models.loading import context_length
+from shfcas.data.chat import encode_prompt, end_token_ids
+from shfcas.data.messages import Message, Prompt, as_messages
+from shfcas.data.templates import render
+from shfcas.models.loading import context_length, has_key_value_cache
+from shfcas.rewards.scorers import padded
 from shfcas.utils.config import Options, fingerprint, option, unexpected
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import read_text
@@ -82,19 +86,24 @@ def with_instruction(tokenizer: Any, prompt: Prompt, instruction: str) -> Prompt
 
 
 def contrasts(
-    model: Any, tokenizer: Any, rows: Sequence[dict[str, Any]], *, principles: Sequence[Principle], batch_size: int = 64
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[dict[str, Any]],
+    *,
+    principles: Sequence[Principle],
+    batch_tokens: int = 1024,
 ) -> Iterator[dict[str, list[float]]]:
     """Yields the contrasts of each row's completions.
 
-    The prompt is read once for all of its completions, so both passes together cost less than scoring prompt and
-    completion once each where completions are no longer than prompts.
+    A prompt is read once per instruction for all of its completions, so both passes together cost less than scoring
+    prompt and completion once each where completions are no longer than prompts.
 
     Args:
         model: a causal language model.
         tokenizer: its tokenizer.
         rows: rows with `prompt_id`, `prompt`, `completions` and, where known, `finished`.
         principles: instruction pairs.
-        batch_size: completions per forward pass.
+        batch_tokens: tokens of completions per forward pass, with their padding; limits the memory of the logits.
 
     Yields:
         A list per principle, by the name of its column: log p(y | x, good) - log p(y | x, bad) in nats, summed over
@@ -104,34 +113,43 @@ def contrasts(
         UserError: a prompt and its completion are longer than the model's context.
     """
     ends, texts = end_token_ids(model, tokenizer), {p.column: p.texts() for p in principles}
+    waiting: list[tuple[dict[str, Any], list[list[int]]]] = []
     for row in rows:
         finished = row.get("finished") or [True] * len(row["completions"])
         pairs = zip(row["completions"], finished, strict=True)
         completions = [completion_ids(tokenizer, text, ends, done) for text, done in pairs]
-        found = {}
-        for column, instructions in texts.items():
-            good, bad = (
-                _logprobs(model, tokenizer, row, instruction=text, completions=completions, batch_size=batch_size)
-                for text in instructions
-            )
-            found[column] = (good - bad).tolist()
-        yield found
+        if waiting and 2 * len(texts) * _padded_tokens([*waiting, (row, completions)]) > batch_tokens:
+            yield from _contrasts_of(model, tokenizer, waiting, texts)
+            waiting = []
+        waiting.append((row, completions))
+    if waiting:
+        yield from _contrasts_of(model, tokenizer, waiting, texts)
 
 
-def _logprobs(
+def _padded_tokens(group: Sequence[tuple[dict[str, Any], list[list[int]]]]) -> int:
+    everything = [ids for _, completions in group for ids in completions]
+    return len(everything) * max(map(len, everything), default=0)
+
+
+def _contrasts_of(
     model: Any,
     tokenizer: Any,
-    row: dict[str, Any],
-    *,
-    instruction: str,
-    completions: Sequence[list[int]],
-    batch_size: int,
-) -> torch.Tensor:
-    """Log-probability of each completion under an instruction, shape (len(completions),)."""
-    prompt = encode_prompt(tokenizer, with_instruction(tokenizer, row["prompt"], instruction))
-    _check_length(model, prompt, completions, row["prompt_id"])
-    parts = (completions[start : start + batch_size] for start in range(0, len(completions), batch_size))
-    return torch.cat([completion_logprobs(model, prompt, part) for part in parts])
+    group: Sequence[tuple[dict[str, Any], list[list[int]]]],
+    texts: dict[str, tuple[str, str]],
+) -> Iterator[dict[str, list[float]]]:
+    """Yields the contrasts of a few rows, which are scored together; equal completions of a row are scored once."""
+    prompts, completions, places = [], [], []
+    for row, ids in group:
+        unique = {key: place for place, key in enumerate(dict.fromkeys(map(tuple, ids)))}
+        places.append([unique[tuple(one)] for one in ids])
+        for instruction in (text for pair in texts.values() for text in pair):
+            prompt = encode_prompt(tokenizer, with_instruction(tokenizer, row["prompt"], instruction))
+            _check_length(model, prompt, ids, row["prompt_id"])
+            prompts.append(prompt)
+            completions.append([list(key) for key in unique])
+    found = iter(completion_logprobs(model, prompts, completions))
+    for which in places:
+        yield {column: (next(found) - next(found))[which].tolist() for column in texts}
 
 
 def completion_ids(tokenizer: Any, text: str, ends: set[int], finished: bool) -> list[int]:
@@ -143,40 +161,53 @@ def completion_ids(tokenizer: Any, text: str, ends: set[int], finished: bool) ->
 
 
 @torch.inference_mode()
-def completion_logprobs(model: Any, prompt: list[int], completions: Sequence[list[int]]) -> torch.Tensor:
-    """Log-probability of each completion after one prompt, which is read once.
+def completion_logprobs(
+    model: Any, prompts: Sequence[list[int]], completions: Sequence[Sequence[list[int]]]
+) -> list[torch.Tensor]:
+    """Log-probability of each completion after its prompt; each prompt is read once.
 
     Args:
         model: a causal language model. One without a key-value cache reads the prompt again for each completion.
-        prompt: token ids; at least one.
-        completions: token ids of each completion; an empty one has log-probability 0.
+        prompts: token ids of each prompt; at least one.
+        completions: token ids of the completions of each prompt; an empty one has log-probability 0.
 
     Returns:
-        Sums of log-probabilities in nats at temperature 1, shape (len(completions),), float64, on the CPU.
+        Per prompt, sums of log-probabilities in nats at temperature 1, shape (number of completions,), float64, on the
+        CPU.
     """
     from transformers import DynamicCache
 
-    count, width = len(completions), max(map(len, completions), default=0)
+    flat, counts = [ids for group in completions for ids in group], [len(group) for group in completions]
+    which = torch.arange(len(prompts)).repeat_interleave(torch.tensor(counts)).to(model.device)
+    width = max(map(len, flat), default=0)
     if width == 0:
-        return torch.zeros(count, dtype=torch.float64)
-    device = model.device
-    ids = torch.zeros(count, width, dtype=torch.long, device=device)
-    mask = torch.zeros(count, width, dtype=torch.long, device=device)
-    for row, tokens in enumerate(completions):
-        ids[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
-        mask[row, : len(tokens)] = 1
-    first = model(input_ids=torch.tensor([prompt], device=device), use_cache=True)
-    cache = first.past_key_values
-    if isinstance(cache, DynamicCache):
-        cache.batch_repeat_interleave(count)
-        seen = torch.ones(count, len(prompt), dtype=torch.long, device=device)
-        rest = model(input_ids=ids, attention_mask=torch.cat([seen, mask], dim=1), past_key_values=cache)
-        logits = torch.cat([first.logits[:, -1:].expand(count, -1, -1), rest.logits[:, :-1]], dim=1)
+        return [torch.zeros(count, dtype=torch.float64) for count in counts]
+    before = padded(prompts, 0, model.device, "left")
+    after = padded(flat, 0, model.device)
+    ids, inside = after["input_ids"], after["attention_mask"]
+    cache = DynamicCache(config=model.config.get_text_config(decoder=True)) if has_key_value_cache(model) else None
+    if cache is not None:
+        first = _forward(model, before["input_ids"], before["attention_mask"], kept=1, past_key_values=cache)
+        cache.batch_select_indices(which)
+        mask = torch.cat([before["attention_mask"][which], inside], dim=1)
+        rest = _forward(model, ids, mask, kept=width, past_key_values=cache)
+        logits = torch.cat([first[which, -1:], rest[:, :-1]], dim=1)
     else:
-        whole = torch.cat([torch.tensor([prompt], device=device).expand(count, -1), ids], dim=1)
-        logits = model(input_ids=whole).logits[:, len(prompt) - 1 : -1]
+        whole = torch.cat([before["input_ids"][which], ids], dim=1)
+        mask = torch.cat([before["attention_mask"][which], inside], dim=1)
+        logits = _forward(model, whole, mask, kept=width + 1)[:, :-1]
     chosen = logits.gather(-1, ids[..., None]).squeeze(-1).float() - logits.float().logsumexp(-1)
-    return (chosen.double() * mask).sum(dim=1).cpu()
+    return list((chosen.double() * inside).sum(dim=1).cpu().split(counts))
+
+
+def _forward(model: Any, ids: torch.Tensor, mask: torch.Tensor, *, kept: int, **options: Any) -> torch.Tensor:
+    """Logits of the last `kept` positions; `mask` also covers what is in a cache."""
+    accepted = inspect.signature(model.forward).parameters
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+    where = {"position_ids": positions} if "position_ids" in accepted else {}
+    few = {"logits_to_keep": kept} if "logits_to_keep" in accepted else {}
+    use = {"use_cache": True} if options else {}
+    return model(input_ids=ids, attention_mask=mask, **where, **few, **use, **options).logits[:, -kept:]
 
 
 def _in_system_turn(messages: Sequence[Message], instruction: str) -> list[Message]:

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from shfcas.data.chat import answer_text, encode_prompt, end_token_ids, plain_text
-from shfcas.models.loading import context_length
+from shfcas.data.chat import answer_text, encode_prompt, end_token_ids
+from shfcas.data.messages import plain_text
+from shfcas.models.loading import context_length, has_key_value_cache
 from shfcas.sampling.config import SamplingConfig
 from shfcas.sampling.logprobs import response_logprobs
 from shfcas.utils.errors import UserError
@@ -36,6 +37,17 @@ def _seeded_choice(seeds: Sequence[int], config: SamplingConfig) -> SeededChoice
     if config.top_p < 1:
         warpers.append(TopPLogitsWarper(config.top_p))
     return SeededChoice(seeds, config.max_new_tokens, warpers)
+
+
+def table_row(prompt: dict[str, Any], answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Returns a prompt with its answers as a row of a candidate table, one list per column.
+
+    An answer with the text of an earlier one is that answer again. So equal texts have one log-probability, not two
+    that differ by rounding, and are a tie.
+    """
+    first: dict[str, dict[str, Any]] = {}
+    answers = [first.setdefault(answer["completions"], answer) for answer in answers]
+    return {**prompt, **{name: [answer[name] for answer in answers] for name in answers[0]}}
 
 
 class LocalSampler:
@@ -89,8 +101,7 @@ class LocalSampler:
             for (i, _), answer in zip(batch, drawn_now, strict=True):
                 answers[i].append(answer)
                 if len(answers[i]) == config.num_completions:
-                    drawn = answers.pop(i)
-                    done[i] = {**prompts[i], **{name: [a[name] for a in drawn] for name in drawn[0]}}
+                    done[i] = table_row(prompts[i], answers.pop(i))
             while following in done:
                 yield done.pop(following)
                 following += 1
@@ -159,7 +170,8 @@ class LocalSampler:
             length = len(tokens) if end is None else end + 1
             text = answer_text(self.tokenizer, tokens[:length], end is not None)
             sums = {column: values[row, :length].double().sum().item() for column, values in logprobs.items()}
-            results.append({"completions": text, "num_tokens": length, "finished": end is not None, **sums})
+            drawn = {"completions": text, "num_tokens": length, "completion_ids": tokens[:length]}
+            results.append({**drawn, "finished": end is not None, **sums})
         return results
 
     def _read(self, ids: torch.Tensor, mask: torch.Tensor, which: list[int]) -> Any:
@@ -169,7 +181,7 @@ class LocalSampler:
         """
         from transformers import DynamicCache
 
-        if len(which) == len(ids) or ids.shape[1] < 2 or not _has_key_value_cache(self.model):
+        if len(which) == len(ids) or ids.shape[1] < 2 or not has_key_value_cache(self.model):
             return None
         cache = DynamicCache(config=self.model.config.get_text_config(decoder=True))
         positions = {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)[:, :-1]}
@@ -179,8 +191,3 @@ class LocalSampler:
         self.model(ids[:, :-1], attention_mask=mask[:, :-1], past_key_values=cache, use_cache=True, **where, **few)
         cache.batch_select_indices(torch.tensor(which, device=ids.device))
         return cache
-
-
-def _has_key_value_cache(model: Any) -> bool:
-    """Whether a model's state after a prompt is keys and values, which can be repeated for several sequences."""
-    return model._supports_default_dynamic_cache() and not model._is_stateful

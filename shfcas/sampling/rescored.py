@@ -18,7 +18,7 @@ from shfcas.models.loading import context_length, load_policy
 from shfcas.rewards.scorers import padded
 from shfcas.sampling import vllm as vllm_generator
 from shfcas.sampling.config import SamplingConfig
-from shfcas.sampling.local import LocalSampler
+from shfcas.sampling.local import LocalSampler, table_row
 from shfcas.sampling.logprobs import response_logprobs
 from shfcas.sampling.protocol import Answer, Generator, Request
 from shfcas.sampling.server import ServerGenerator
@@ -78,13 +78,19 @@ class RescoredSampler(LocalSampler):
         self._check_gap(flat)
         columns = set.intersection(*(set(answer.columns) for answer in flat))  # known for all answers
         for row, drawn in zip(prompts, answers, strict=True):
-            yield {
-                **row,
-                "completions": [answer.text for answer in drawn],
-                "num_tokens": [len(answer.tokens) for answer in drawn],
-                "finished": [answer.finished for answer in drawn],
-                **{name: [answer.columns[name] for answer in drawn] for name in sorted(columns)},
-            }
+            yield table_row(
+                row,
+                [
+                    {
+                        "completions": answer.text,
+                        "num_tokens": len(answer.tokens),
+                        "completion_ids": answer.tokens,
+                        "finished": answer.finished,
+                        **{name: answer.columns[name] for name in sorted(columns)},
+                    }
+                    for answer in drawn
+                ],
+            )
 
     def close(self) -> None:
         """Closes the generator."""

@@ -60,7 +60,14 @@ def _sample_shards(
     for _ in engine.map(partial(_ShardWriter, load, metadata), tasks, bar.update):
         pass
     bar.close()
-    return concatenate(read_candidates(path) for path in shards)
+    return concatenate(_read_shard(path) for path in shards)
+
+
+def _read_shard(path: Path) -> CandidateTable:
+    try:
+        return read_candidates(path)
+    except UserError as error:
+        raise UserError(f"{error}; delete it and run the same command again") from error
 
 
 class _ShardWriter:

@@ -5,10 +5,12 @@ the first comparisons over all rows. So a table of any size needs constant memor
 their distribution over files matters.
 """
 
+from shfcas.selection.bandits import delta_ucb, drts, maxmin_lcb
 from shfcas.selection.budget import Selection, columns_to_read, select, select_with_report
 from shfcas.selection.committee import bald, disagreement, double_thompson, infomax
 from shfcas.selection.config import SelectionConfig
 from shfcas.selection.conflict import kendall, mean_pacs, pacs, random_pairs, shf_cas
+from shfcas.selection.design import arbiter
 from shfcas.selection.pairing import PAIRINGS, all_pairs, opposed_pairs, scored_pairs
 from shfcas.selection.protocol import Bounds, Comparison, Priority, Row, Strategy
 from shfcas.selection.rewards import least_margin, reward_margin, reward_variance, rso
@@ -27,14 +29,18 @@ __all__ = [
     "SelectionConfig",
     "Strategy",
     "all_pairs",
+    "arbiter",
     "bald",
     "columns_to_read",
+    "delta_ucb",
     "disagreement",
     "double_thompson",
+    "drts",
     "infomax",
     "is_usable",
     "kendall",
     "least_margin",
+    "maxmin_lcb",
     "mean_pacs",
     "opposed_pairs",
     "pacs",

@@ -1,22 +1,20 @@
 """Label budget: the top comparisons of a table by priority, in constant memory."""
 
-import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
-from operator import itemgetter
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
-from shfcas.selection import diversity
+from shfcas.selection import design, diversity
+from shfcas.selection.audit import audit_count, interleave
 from shfcas.selection.config import SelectionConfig
-from shfcas.selection.false_discovery import AUTO, Cases, kendall_bound, kendall_cases
+from shfcas.selection.false_discovery import AUTO, kendall_bound
+from shfcas.selection.passes import Passes, Ranked, RowPasses
 from shfcas.selection.protocol import Bounds, Comparison, Row
 from shfcas.selection.shortfall import reason, shortfall
 from shfcas.selection.strategies import STRATEGIES
-from shfcas.selection.thresholds import count_row_values, threshold
-from shfcas.selection.usable import ALWAYS, UsableRows, check_columns
+from shfcas.selection.thresholds import threshold
+from shfcas.selection.usable import ALWAYS, check_columns
 from shfcas.utils.errors import NothingSelected, UserError
-from shfcas.utils.quantiles import CountPass
 
 
 @dataclass(frozen=True)
@@ -26,8 +24,9 @@ class Selection:
     Attributes:
         comparisons: in order of priority.
         report: `strategy`; the numbers of `prompts` and of `degenerate` prompts; `bounds`, the thresholds as numbers;
-            and with `kendall_threshold: auto` also `kendall`, see `false_discovery.kendall_report`; and
-            `shortfall`, why there are fewer comparisons than the budget, or None.
+            with an audit also `audits`, the number of its comparisons; with `kendall_threshold: auto` also `kendall`,
+            see `false_discovery.kendall_report`; and `shortfall`, why there are fewer comparisons than the budget, or
+            None.
     """
 
     comparisons: list[Comparison]
@@ -42,8 +41,8 @@ def select(rows: Iterable[Row], config: SelectionConfig, seed: int = 0) -> list[
     Args:
         rows: one dictionary per prompt, with `prompt_id`, the columns that the strategy needs and, to detect equal
             texts, `completions`. They are read once, twice more for each quantile threshold (up to four times for
-            millions of rows), and once more for the threshold `auto`.
-        config: strategy, budget, thresholds, pairing and diversity.
+            millions of rows), and once more for each of: the threshold `auto`, an audit; twice more for `arbiter`.
+        config: strategy, budget, audit, thresholds, pairing and diversity.
         seed: used if `config.seed` is None.
 
     Raises:
@@ -58,108 +57,59 @@ def select_with_report(rows: Iterable[Row], config: SelectionConfig, seed: int =
     return choose(RowPasses(rows, config, seed), config)
 
 
-class TopComparisons(NamedTuple):
-    """The top comparisons of some rows.
-
-    Attributes:
-        ranked: priority, comparison, source of its embedding (with diversity), and an identifier of its row; in order
-            of priority.
-        seen: number of rows read.
-        skipped: number of these rows that were not usable.
-    """
-
-    ranked: list[tuple[Any, Comparison, Any, Any]]
-    seen: int
-    skipped: int
-
-
-def merge_top(parts: Sequence[TopComparisons], config: SelectionConfig) -> TopComparisons:
-    """Merges the top comparisons of all parts of a table."""
-    every = ((*found[:3], (number, found[3])) for number, part in enumerate(parts) for found in part.ranked)
-    ranked = heapq.nsmallest(_pool(config), every, key=itemgetter(0))
-    return TopComparisons(ranked, sum(part.seen for part in parts), sum(part.skipped for part in parts))
-
-
-class Passes(Protocol):
-    """Protocol of the passes of a selection over a table; results of parts of a table can be merged."""
-
-    def values(self, name: str, bounds: Bounds) -> CountPass:
-        """Returns a pass that counts the values of a quantile threshold."""
-
-    def cases(self) -> Cases:
-        """Counts cases, see `false_discovery.kendall_cases`."""
-
-    def top(self, bounds: Bounds) -> TopComparisons:
-        """Returns the top comparisons under these thresholds."""
-
-
-class RowPasses:
-    """Passes over rows in this process.
-
-    Args:
-        rows: an iterable that each pass reads from the beginning.
-        config: settings of the selection.
-        seed: used if `config.seed` is None.
-    """
-
-    def __init__(self, rows: Iterable[Row], config: SelectionConfig, seed: int = 0) -> None:
-        self.config, self.seed = config, seed if config.seed is None else config.seed
-        self.strategy = STRATEGIES[config.strategy]
-        self.usable = UsableRows(rows, config.strategy, self.strategy)
-
-    def values(self, name: str, bounds: Bounds) -> CountPass:
-        """Returns a counting pass, see `Passes`."""
-        return count_row_values(self.usable, self.strategy.bounds[name], bounds)
-
-    def cases(self) -> Cases:
-        """Counts cases, see `Passes`."""
-        return kendall_cases(self.usable)
-
-    def top(self, bounds: Bounds) -> TopComparisons:
-        """Returns the top comparisons, see `Passes`."""
-        config, spread = self.config, self.config.diversity != "none"
-        comparisons_of = self.strategy.comparisons
-        if self.strategy.settings:
-            settings = {name: getattr(config, name) for name in self.strategy.settings}
-            comparisons_of = partial(comparisons_of, **settings)
-
-        def ranked() -> Iterator[tuple[Any, Comparison, Any, Any]]:
-            for number, row in enumerate(self.usable):
-                texts = row.get("completions")
-                for priority, c in comparisons_of(row, bounds, self.seed):
-                    if texts is None or texts[c.first] != texts[c.second]:
-                        yield priority, c, diversity.embedding_source(row, c) if spread else None, number
-
-        best = heapq.nsmallest(_pool(config), ranked(), key=itemgetter(0))
-        return TopComparisons(best, self.usable.seen, self.usable.skipped)
-
-
 def choose(passes: Passes, config: SelectionConfig) -> Selection:
-    """Computes the thresholds, then selects the top comparisons.
+    """Computes the thresholds, then selects the random pairs of the audit and the top comparisons of the strategy.
 
     Raises:
         UserError: see `select`.
     """
     bounds, report = _bounds(passes, config)
-    best, seen, skipped = passes.top(bounds)
-    if not best:
+    audits = audit_count(config.budget, config.audit_share)
+    count = config.budget - audits
+    wanted = count * (config.diversity_pool if config.diversity != "none" else 1)
+    designed = STRATEGIES[config.strategy].design
+    half = max(config.arbiter_pool // 2, wanted) if designed else 0
+    top = passes.top(bounds, max(half, wanted) + audits)  # the audit may take some of them away
+    drawn = passes.drawn(audits + half).ranked if audits or designed else []
+    audit = drawn[:audits]
+    taken = {found.comparison.pair for found in audit}
+    best = [found for found in top.ranked if found.comparison.pair not in taken][: max(half, wanted)]
+    if best and designed:
+        best = _designed([*drawn[audits:], *best], passes.moments(), wanted)
+    if not best and not audit:
         raise NothingSelected(
-            f"strategy {config.strategy} selected nothing from {seen} prompts ({skipped} of them degenerate): "
-            f"{reason(seen, skipped, config)}"
+            f"strategy {config.strategy} selected nothing from {top.seen} prompts ({top.skipped} of them degenerate): "
+            f"{reason(top.seen, top.skipped, config)}"
         )
+    _check_prompt_ids([*audit, *best])
+    if best and config.diversity != "none":
+        vectors = diversity.embed([found.source for found in best])
+        best = [best[position] for position in diversity.k_centre(vectors, count)]
+    comparisons = interleave([found.comparison for found in audit], [found.comparison for found in best])
+    about = {"strategy": config.strategy, "prompts": top.seen, "degenerate": top.skipped, "bounds": bounds}
+    if audits:
+        about["audits"] = len(audit)
+    about["shortfall"] = shortfall(len(comparisons), top.seen, top.skipped, config)
+    return Selection(comparisons, about | report)
+
+
+def _designed(pool: Iterable[Ranked], moments: design.Moments, count: int) -> list[Ranked]:
+    """Chooses from the strategy's top comparisons and random pairs, which may have some in common."""
+    candidates = [*{found.comparison.pair: found for found in pool}.values()]
+    gaps = [(c.comparison.prompt_id, c.scores.gaps(c.comparison)) for c in candidates if c.scores]
+    chosen = design.best_design(gaps, moments, count)
+    return [candidates[position] for position in chosen]
+
+
+def _check_prompt_ids(found: Iterable[Ranked]) -> None:
+    """Checks that no two rows with the same prompt id were selected from."""
     rows: dict[str, Any] = {}
-    for _, comparison, _, row in best:
+    for comparison, row in ((each.comparison, each.row) for each in found):
         if rows.setdefault(comparison.prompt_id, row) != row:
             raise UserError(
                 f"prompt id {comparison.prompt_id!r}: expected one row, got two, so its answers are ambiguous; "
                 "use unique prompt ids across files"
             )
-    if config.diversity != "none":
-        vectors = diversity.embed([source for _, _, source, _ in best])
-        best = [best[position] for position in diversity.k_centre(vectors, config.budget)]
-    about = {"strategy": config.strategy, "prompts": seen, "degenerate": skipped, "bounds": bounds}
-    about["shortfall"] = shortfall(len(best), seen, skipped, config)
-    return Selection([comparison for _, comparison, *_ in best], about | report)
 
 
 def columns_to_read(config: SelectionConfig, present: Iterable[str]) -> list[str]:
@@ -169,17 +119,12 @@ def columns_to_read(config: SelectionConfig, present: Iterable[str]) -> list[str
         UserError: a column is missing; the message names the command that adds it.
     """
     present = list(present)
-    needed = (*ALWAYS, *STRATEGIES[config.strategy].needs)
+    needed = (*ALWAYS, *STRATEGIES[config.strategy].needs, *config.group_columns())
     check_columns(config.strategy, needed, present)
     further = ["completions"]
     if config.diversity != "none":
         further += [name for name in diversity.COLUMNS if name in present][:1]
     return [*dict.fromkeys((*needed, *(name for name in further if name in present)))]
-
-
-def _pool(config: SelectionConfig) -> int:
-    """Returns the number of top comparisons to keep, from which diversity selects."""
-    return config.budget * (config.diversity_pool if config.diversity != "none" else 1)
 
 
 def _bounds(passes: Passes, config: SelectionConfig) -> tuple[Bounds, dict[str, Any]]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from shfcas.selection.pairing import pair_positions, scored_pairs
+from shfcas.selection.pairing import pair_positions, sampled_pairs, scored_pairs
 from shfcas.selection.protocol import Bounds, Comparison, Priority, Row
 from shfcas.utils.errors import UserError
 from shfcas.utils.seeds import derive_seed
@@ -91,22 +91,12 @@ def double_thompson(row: Row, bounds: Bounds, seed: int) -> Iterator[tuple[Prior
     as many such pairs as answers; repeated pairs are dropped. Prompts take turns in a random order. All random numbers
     depend only on the seed and the prompt.
     """
-    prompt, rewards = row["prompt_id"], member_rewards(row)
-    answers, members = rewards.shape
+    rewards = member_rewards(row)
     favourites = rewards.argmax(axis=0).tolist()
-    differ = len(set(favourites)) > 1
-    rng = random.Random(derive_seed("double thompson", seed, prompt, bits=63))
-    chance = derive_seed("double thompson prompts", seed, prompt, bits=64)
-    seen: set[frozenset[int]] = set()
-    for _ in range(answers):
-        first = second = favourites[rng.randrange(members)]
-        for _ in range(TRIES if differ else 0):
-            second = favourites[rng.randrange(members)]
-            if second != first:
-                break
-        if second == first:
-            second = (first + 1 + rng.randrange(answers - 1)) % answers
-        pair = frozenset((first, second))
-        if pair not in seen:
-            yield (len(seen), chance, prompt), Comparison(prompt, first, second)
-            seen.add(pair)
+    rng = random.Random(derive_seed("double thompson", seed, row["prompt_id"], bits=63))
+
+    def favourite() -> int:
+        return favourites[rng.randrange(len(favourites))]
+
+    tries = TRIES if len(set(favourites)) > 1 else 0
+    return sampled_pairs(row, seed, "double thompson", rng=rng, first=favourite, second=favourite, tries=tries)

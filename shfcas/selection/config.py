@@ -16,6 +16,12 @@ class SelectionConfig(Options):
 
     strategy: str = option("shf_cas", "acquisition strategy", STRATEGIES, common=True)
     budget: int = option(100, "label budget: maximum number of comparisons", ge=1, common=True)
+    audit_share: float = option(
+        0.0,
+        "share of the budget that asks about random pairs, which measure without bias; the strategy chooses the rest",
+        ge=0,
+        le=1,
+    )
     pairing: str = option(
         "extreme",
         "shf_cas, kendall, pacs: pair answers of opposed PACS, neighbours in PACS, at random, or all",
@@ -44,11 +50,22 @@ class SelectionConfig(Options):
     rso_beta: float = option(
         0.5, "rso: beta of the target pi exp(r / beta), in units of the reward (Liu et al. 2023)", gt=0
     )
+    confidence_beta: float = option(
+        1.0, "delta_ucb, drts, maxmin_lcb: half-width of a reward's interval, in its standard deviations", ge=0
+    )
+    group_by: str | None = option(
+        None, "arbiter: column of prompts whose values may each have a trust of their own (none: one trust for all)"
+    )
+    arbiter_pool: int = option(2000, "arbiter: comparisons to choose from; twice the budget where that is more", ge=2)
     diversity: str = option(
         "none", "spread comparisons over embeddings, or over the words of prompts where there are none", DIVERSITIES
     )
     diversity_pool: int = option(5, "diversity: highest-priority comparisons to choose from, per unit of budget", ge=1)
     seed: int | None = option(None, "seed of random strategies and of ties (none: the run's seed)")
+
+    def group_columns(self) -> tuple[str, ...]:
+        """Returns the column of groups, if the strategy reads one."""
+        return (self.group_by,) if self.group_by and STRATEGIES[self.strategy].design else ()
 
     def check(self) -> None:
         """Checks that thresholds are numbers or quantiles."""

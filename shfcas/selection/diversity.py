@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from shfcas.data.chat import plain_text
+from shfcas.data.messages import plain_text
 from shfcas.selection.protocol import Comparison, Row
 from shfcas.utils.errors import UserError
 

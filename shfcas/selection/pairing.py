@@ -1,5 +1,6 @@
 """Pairing of a prompt's answers: four ways to pair them, and all pairs ranked by a score."""
 
+import random
 from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import combinations
@@ -36,7 +37,8 @@ def shuffled_pairs(row: Row, answers: list[int], seed: int = 0) -> Iterator[Comp
     """Pairs the answers of one prompt at random, each answer once; the same pairs for the same seed and prompt."""
     order = sorted(answers, key=lambda i: derive_seed("random pairing", seed, row["prompt_id"], i, bits=64))
     for one, other in zip(order[::2], order[1::2], strict=False):
-        yield Comparison(row["prompt_id"], *sorted((one, other), key=lambda i: -row["pacs"][i]))
+        first, second = sorted((one, other), key=lambda i: -row["pacs"][i])
+        yield Comparison(row["prompt_id"], first, second)
 
 
 def crossed_pairs(row: Row, answers: list[int], seed: int = 0) -> Iterator[Comparison]:
@@ -86,3 +88,43 @@ def scored_pairs(row: Row, scores: np.ndarray, seed: int) -> Iterator[tuple[Prio
         turn = turn + 1 if score == before else 0
         before = score
         yield (-score, turn, chance, prompt), Comparison(prompt, first, second)
+
+
+def sampled_pairs(
+    row: Row,
+    seed: int,
+    name: str,
+    *,
+    rng: random.Random,
+    first: Callable[[], int],
+    second: Callable[[], int],
+    tries: int,
+) -> Iterator[tuple[Priority, Comparison]]:
+    """Yields as many pairs of sampled answers as there are answers, without repeated pairs.
+
+    Prompts take turns in a random order. All random numbers depend only on the seed and the prompt.
+
+    Args:
+        row: the prompt.
+        seed: seed of the order of prompts.
+        name: name of the strategy, for the seeds.
+        rng: random numbers of this prompt.
+        first: samples the first answer.
+        second: samples the second answer, again until it differs from the first.
+        tries: how often at most; then the second answer is a random one.
+    """
+    prompt, answers = row["prompt_id"], len(row["pacs"])
+    chance = derive_seed(f"{name} prompts", seed, prompt, bits=64)
+    seen: set[frozenset[int]] = set()
+    for _ in range(answers):
+        one = other = first()
+        for _ in range(tries):
+            other = second()
+            if other != one:
+                break
+        if other == one:
+            other = (one + 1 + rng.randrange(answers - 1)) % answers
+        pair = frozenset((one, other))
+        if pair not in seen:
+            yield (len(seen), chance, prompt), Comparison(prompt, one, other)
+            seen.add(pair)

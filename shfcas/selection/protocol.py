@@ -18,11 +18,23 @@ class Comparison:
         prompt_id: the prompt.
         first: position of one answer among the prompt's completions.
         second: position of the other.
+        audit: whether it is a random pair of the audit, see `SelectionConfig.audit_share`. Annotators do not see it.
     """
 
     prompt_id: str
     first: int
     second: int
+    audit: bool = False
+
+    @property
+    def pair(self) -> tuple[str, frozenset[int]]:
+        """The prompt and its two answers, in whichever order they are asked about."""
+        return self.prompt_id, frozenset((self.first, self.second))
+
+    def to_row(self) -> dict[str, Any]:
+        """Returns the comparison as a row of a queue file, where `audit` is written only if it is true."""
+        row: dict[str, Any] = {"prompt_id": self.prompt_id, "first": self.first, "second": self.second}
+        return row | {"audit": True} if self.audit else row
 
 
 class Strategy(NamedTuple):
@@ -35,9 +47,11 @@ class Strategy(NamedTuple):
             returns a row's values for a quantile.
         needs: columns that it reads in addition to `prompt_id`, `pacs` and `degenerate`.
         settings: fields of `SelectionConfig` that it takes.
+        design: whether the comparisons are chosen together from a pool, see `shfcas.selection.design`.
     """
 
     comparisons: Callable[..., Ranked]
     bounds: Mapping[str, Callable[[Row, Bounds], Iterable[float]]] = {}
     needs: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
+    design: bool = False

@@ -7,9 +7,11 @@ from typing import Any
 
 from shfcas.data.shards import SHARD_ROWS, Shard, ShardRows, find_shards
 from shfcas.engines import Engine, Tick
-from shfcas.selection.budget import RowPasses, Selection, TopComparisons, choose, columns_to_read, merge_top
+from shfcas.selection.budget import Selection, choose, columns_to_read
 from shfcas.selection.config import SelectionConfig
+from shfcas.selection.design import Moments
 from shfcas.selection.false_discovery import Cases
+from shfcas.selection.passes import RowPasses, TopComparisons, merge_top
 from shfcas.selection.protocol import Bounds
 from shfcas.utils.quantiles import CountPass, merge_counts
 
@@ -50,8 +52,17 @@ class _ShardPasses:
     def cases(self) -> Cases:
         return sum(self._each("cases"), Counter())
 
-    def top(self, bounds: Bounds) -> TopComparisons:
-        return merge_top([*self._each("top", bounds)], self.config)
+    def moments(self) -> Moments:
+        found: Moments = Counter()
+        for part in self._each("moments"):
+            found.update(part)  # a sum of counters would drop negative values
+        return found
+
+    def top(self, bounds: Bounds, count: int) -> TopComparisons:
+        return merge_top([*self._each("top", bounds, count)], count)
+
+    def drawn(self, count: int) -> TopComparisons:
+        return merge_top([*self._each("drawn", count)], count)
 
     def _each(self, kind: str, *arguments: Any) -> Iterator[Any]:
         tasks = [(shard, kind, arguments) for shard in self.shards]
@@ -71,4 +82,4 @@ class _Pass:
         if kind == "values":
             name, bounds, window = arguments
             return merge_counts(passes.values(name, bounds)(window))
-        return passes.cases() if kind == "cases" else passes.top(*arguments)
+        return getattr(passes, kind)(*arguments)

@@ -1,5 +1,6 @@
 """Strategies by name; docs/strategies.md describes them in a table."""
 
+from shfcas.selection.bandits import delta_ucb, drts, maxmin_lcb
 from shfcas.selection.committee import bald, disagreement, double_thompson, infomax
 from shfcas.selection.conflict import (
     kendall,
@@ -12,6 +13,7 @@ from shfcas.selection.conflict import (
     random_pairs,
     shf_cas,
 )
+from shfcas.selection.design import arbiter
 from shfcas.selection.protocol import Strategy
 from shfcas.selection.rewards import least_margin, reward_margin, reward_variance, rso
 
@@ -31,6 +33,7 @@ STRATEGIES: dict[str, Strategy] = {
     "pacs": Strategy(pacs, {"pacs_threshold": pacs_of}, settings=("pairing",)),
     "mean_pacs": Strategy(mean_pacs, {"mean_pacs_threshold": mean_pacs_of}, needs=("mean_abs_pacs",)),
     "random": Strategy(random_pairs),
+    "arbiter": Strategy(arbiter, needs=("rewards",), design=True),
     "reward_margin": Strategy(reward_margin, needs=("rewards",)),
     "least_margin": Strategy(least_margin, needs=("rewards",)),
     "reward_variance": Strategy(reward_variance, needs=("reward_variances",)),
@@ -38,5 +41,8 @@ STRATEGIES: dict[str, Strategy] = {
     "bald": Strategy(bald, needs=("member_rewards",)),
     "infomax": Strategy(infomax, needs=("member_rewards",)),
     "double_thompson": Strategy(double_thompson, needs=("member_rewards",)),
+    "delta_ucb": Strategy(delta_ucb, needs=("rewards", "reward_variances"), settings=("confidence_beta",)),
+    "drts": Strategy(drts, needs=("rewards", "reward_variances"), settings=("confidence_beta",)),
+    "maxmin_lcb": Strategy(maxmin_lcb, needs=("rewards", "reward_variances"), settings=("confidence_beta",)),
     "rso": Strategy(rso, needs=("rewards",), settings=("rso_samples", "rso_beta")),
 }

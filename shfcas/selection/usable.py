@@ -17,8 +17,8 @@ MAKERS = {
     "kendall_distance": "shfcas score adds it",
     "mean_abs_pacs": "shfcas score adds it",
     "rewards": "shfcas score --reward_model MODEL adds it",
-    "reward_variances": ENSEMBLE,
-    "member_rewards": ENSEMBLE,
+    "reward_variances": f"{ENSEMBLE}; or score one model with --uncertainty laplace",
+    "member_rewards": f"{ENSEMBLE}; or score one model with --uncertainty laplace --uncertainty_members 10",
 }
 ALWAYS = ("prompt_id", "pacs", "degenerate")
 NUMBERS = ("rewards", "reward_variances", "member_rewards")  # per answer; PACS does not show a NaN in them
@@ -46,6 +46,7 @@ class UsableRows:
         rows: all rows.
         name: the strategy's name, for errors.
         strategy: strategy with the needed columns.
+        further: other columns that every row must have.
 
     Attributes:
         seen: number of rows in the last complete pass.
@@ -53,9 +54,9 @@ class UsableRows:
         checked: whether a pass has found every column in every row, so that later passes skip the check.
     """
 
-    def __init__(self, rows: Iterable[Row], name: str, strategy: Strategy) -> None:
+    def __init__(self, rows: Iterable[Row], name: str, strategy: Strategy, further: Iterable[str] = ()) -> None:
         self.rows, self.name = rows, name
-        self.needed = (*ALWAYS, *strategy.needs)
+        self.needed = (*ALWAYS, *strategy.needs, *further)
         self.numbers = tuple(column for column in strategy.needs if column in NUMBERS)
         self.seen = self.skipped = 0
         self.checked = False

@@ -51,6 +51,7 @@ class PolicyTraining:
         settings: the algorithm with its settings, and the shaping of rewards; `best_of_n` trains nothing.
         seed: seed of everything random.
         cost_model: the reward model is a cost model: lower is better.
+        too_long: what happens to an answer beyond the reward model's limit, see `shfcas.rewards.scorers.TOO_LONG`.
         prompts: rows with `prompt`; further columns reach the reward as TRL passes them. `rso` needs none.
         candidates: rows of a candidate table of these prompts. Rewards are shaped by them, and `rso` learns from them.
             Without candidates, rewards stay as they are.
@@ -63,6 +64,7 @@ class PolicyTraining:
     settings: RLConfig
     seed: int
     cost_model: bool = False
+    too_long: str = "cut"
     prompts: Sequence[dict[str, Any]] = ()
     candidates: Sequence[dict[str, Any]] = ()
     gold: RewardScorer | None = None
@@ -86,7 +88,7 @@ def train_policy(training: PolicyTraining, output: Path, work_dir: Path) -> list
     settings = training.settings
     if settings.algorithm == "best_of_n":
         raise UserError("best_of_n trains nothing: the policy stays as it is, and evaluation chooses among its answers")
-    reward = load_scorer(training.reward_model, training.cost_model)
+    reward = load_scorer(training.reward_model, training.cost_model, training.too_long)
     if training.candidates:
         reward = shaped_reward(reward, training.candidates, settings.reward_shaping)
     shared: dict[str, Any] = {

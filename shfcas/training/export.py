@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 
-from shfcas.data.chat import Prompt, as_messages, encode_prompt, render
+from shfcas.data.chat import encode_prompt
+from shfcas.data.messages import Prompt, as_messages
+from shfcas.data.templates import render
 from shfcas.models.loading import has_trained_head, load_policy, load_reward_model, save_model
 from shfcas.models.resolve import is_cost_model
 from shfcas.rewards.scorers import ModelScorer, ensemble_members, padded

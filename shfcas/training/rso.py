@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from shfcas.data.chat import encode_prompt, plain_text
+from shfcas.data.chat import encode_prompt, encode_sampled, end_token_ids
+from shfcas.data.messages import plain_text
 from shfcas.models.loading import context_length, load_policy, save_model
 from shfcas.rewards.scorers import RewardScorer
 from shfcas.rewards.table import score_rows
@@ -84,18 +85,29 @@ def tournament(accepted: Sequence[int], rewards: Sequence[float]) -> list[tuple[
 RANKINGS = {"first_round": first_round, "tournament": tournament}
 
 
-def encode_pair(tokenizer: Any, row: Mapping[str, Any], *, better: int, worse: int, limit: int) -> dict[str, list[int]]:
-    """Encodes a prompt and two of its answers as the policy samples them: an end token where one was sampled.
+def encode_pair(
+    tokenizer: Any, row: Mapping[str, Any], *, better: int, worse: int, limit: int, end_ids: set[int] | None = None
+) -> dict[str, list[int]]:
+    """Encodes a prompt and two of its answers as the policy sampled them, see `shfcas.data.chat.encode_sampled`.
+
+    Args:
+        tokenizer: the policy's.
+        row: a row of a candidate table.
+        better: position of the better answer.
+        worse: position of the worse answer.
+        limit: maximum tokens of prompt and answer.
+        end_ids: tokens that end an answer; None takes those of the tokenizer and its template.
 
     Raises:
         UserError: an answer does not fit into `limit` tokens with its prompt.
     """
-    prompt = encode_prompt(tokenizer, row["prompt"])
+    prompt, ends = encode_prompt(tokenizer, row["prompt"]), end_ids or end_token_ids(None, tokenizer)
 
     def answer(i: int) -> list[int]:
-        ids = tokenizer(row["completions"][i], add_special_tokens=False, verbose=False)["input_ids"]
-        finished = "finished" not in row or row["finished"][i]
-        ids = [*ids, tokenizer.eos_token_id] if finished or not ids else ids
+        try:
+            _, ids = encode_sampled(tokenizer, row, i, ends)
+        except UserError as error:
+            raise UserError(f"RSO: answer {i} of prompt {row['prompt_id']!r}: {error}") from error
         if len(prompt) + len(ids) > limit:
             raise UserError(
                 f"RSO: answer {i} of prompt {row['prompt_id']!r} has {len(prompt) + len(ids)} tokens with its prompt, "
@@ -161,13 +173,17 @@ def train_rso(
     model, tokenizer = load_policy(policy, chat_template, settings.lora.base_dtype)
     rewards = score_rows(reward, candidates)
     limit = min(settings.max_length or context_length(model), context_length(model))
+    end_ids = end_token_ids(model, tokenizer)
     pairs, accepted_rewards = [], []
     for row, values in zip(candidates, rewards, strict=True):
         rng = np.random.default_rng(derive_seed("rso", seed, row["prompt_id"], bits=63))
         accepted = rejection_sample(values, settings.num_samples, settings.rejection_beta, rng)
         accepted_rewards += [values[i] for i in accepted]
         ordered = RANKINGS[settings.ranking](accepted, values)
-        pairs += [encode_pair(tokenizer, row, better=better, worse=worse, limit=limit) for better, worse in ordered]
+        pairs += [
+            encode_pair(tokenizer, row, better=better, worse=worse, limit=limit, end_ids=end_ids)
+            for better, worse in ordered
+        ]
     if not pairs:
         raise UserError("RSO: the reward orders no pair of accepted answers; are all rewards of a prompt alike?")
     flat = np.concatenate(rewards)

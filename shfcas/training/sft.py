@@ -5,14 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shfcas.data.chat import check_prompt, encode_demonstration, end_token_ids, plain_text
+from shfcas.data.chat import encode_demonstration, end_token_ids
+from shfcas.data.formats import Columns, demonstration_row, missing_column
+from shfcas.data.messages import check_prompt, plain_text
+from shfcas.data.reading import read_rows
 from shfcas.models.loading import context_length, load_policy, save_model
 from shfcas.training.common import merged, supervised_options, train
 from shfcas.training.lora import AdapterConfig
 from shfcas.utils import distributed
 from shfcas.utils.config import Options, option
 from shfcas.utils.errors import UserError
-from shfcas.utils.files import read_jsonl
 
 
 @dataclass
@@ -27,13 +29,26 @@ class SFTStageConfig(Options):
     lora: AdapterConfig = option(AdapterConfig, "adapters")
 
 
-def read_demonstrations(path: str | Path) -> list[dict[str, Any]]:
-    """Reads JSON lines with `prompt` and `completion` (text); an error names the row."""
-    rows = read_jsonl(path)
-    for index, row in enumerate(rows):
-        check_prompt(row.get("prompt"), f"{path}: row {index}")
-        if not isinstance(row.get("completion"), str) or not row["completion"].strip():
-            raise UserError(f"{path}: row {index} has no completion")
+def read_demonstrations(path: str | Path, columns: Columns | None = None) -> list[dict[str, Any]]:
+    """Reads rows with `prompt` and `completion` (text), or in another layout of `shfcas.data.formats`.
+
+    Args:
+        path: see `shfcas.data.reading.read_rows`.
+        columns: names of the columns in the user's data, by ours.
+
+    Raises:
+        UserError: a row has no prompt or no completion; the message names it.
+    """
+    rows = []
+    for index, given in enumerate(read_rows(path, (columns or {}).values())):
+        where, row = f"{path}: row {index}", demonstration_row(given, columns)
+        for name in ("prompt", "completion"):
+            if name not in row:
+                raise missing_column(name, row, where)
+        row["prompt"] = check_prompt(row["prompt"], where)
+        if not isinstance(row["completion"], str) or not row["completion"].strip():
+            raise UserError(f"{where} has no completion; expected text, or one assistant turn")
+        rows.append(row)
     if not rows:
         raise UserError(f"{path}: no demonstrations in it")
     return rows
@@ -52,7 +67,9 @@ def encode_demonstrations(
     rows = []
     for index, row in enumerate(demonstrations):
         try:
-            prompt, answer = encode_demonstration(tokenizer, row["prompt"], row["completion"], end_ids)
+            prompt, answer = encode_demonstration(
+                tokenizer, row["prompt"], row["completion"], end_ids, row.get("completion_ids")
+            )
         except UserError as error:
             raise UserError(f"demonstration {index}: {error}") from error
         length = len(prompt) + len(answer)

@@ -1,8 +1,11 @@
 """Python callables that a configuration names as `module:function`."""
 
+import functools
 import importlib
+import inspect
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,19 +26,81 @@ def is_callable_name(name: str) -> bool:
 
 
 def load_callable(name: str) -> Callable[..., Any]:
-    """Imports `module:function`; the import path includes the current folder."""
+    """Imports `module:function`; the import path includes the current folder.
+
+    Raises:
+        UserError: the module cannot be imported, has no such function, or the name is not callable.
+    """
     module_name, _, function = name.partition(":")
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     try:
-        value = getattr(importlib.import_module(module_name), function)
-    except ImportError as error:
-        raise UserError(f"{name}: cannot import {module_name} ({error})") from error
-    except AttributeError:
-        raise UserError(f"{name}: the module {module_name} has no function {function}") from None
+        module = importlib.import_module(module_name)
+    except UserError:
+        raise
+    except Exception as error:  # of any kind: the module is the user's
+        raise UserError(f"{name}: cannot import {module_name} ({_import_error(error)})") from error
+    value = getattr(module, function, None)
+    if value is None:
+        raise UserError(f"{name}: the module {module_name} has no function {function}")
     if not callable(value):
         raise UserError(f"{name} is not callable")
     return value
+
+
+def describe(function: Callable[..., Any]) -> str:
+    """Returns `module:function (file:line)` of a callable, with the line of its definition."""
+    return _describe(_plain(function), None)
+
+
+def failure(function: Callable[..., Any], error: BaseException) -> str:
+    """Describes the error of a callable on one line, with the line of its file at which it failed."""
+    plain, line = _plain(function), None
+    place = _place(plain)
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        if place and frame.f_code.co_filename == place[0]:
+            line = number
+    return f"{_describe(plain, line)} failed: {_one_line(error)}"
+
+
+def _describe(plain: Any, line: int | None) -> str:
+    named = plain if hasattr(plain, "__qualname__") else type(plain)
+    name, place = f"{named.__module__}:{named.__qualname__.removesuffix('.__call__')}", _place(plain)
+    return f"{name} ({place[0]}:{line or place[1]})" if place else name
+
+
+def _place(plain: Any) -> tuple[str, int] | None:
+    """Returns the file and the line at which a function or class is defined; None if it is not written in Python."""
+    try:
+        return inspect.getfile(plain), inspect.findsource(plain)[1] + 1
+    except (TypeError, OSError):
+        return None
+
+
+def _plain(function: Any) -> Any:
+    """Returns the function behind partial objects, decorators and callable instances."""
+    while True:
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif hasattr(function, "__wrapped__"):
+            function = function.__wrapped__
+        elif not hasattr(function, "__code__") and hasattr(type(function).__call__, "__code__"):
+            return type(function).__call__
+        else:
+            return getattr(function, "__func__", function)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+def _import_error(error: Exception) -> str:
+    """Describes why a module cannot be imported, with the file and line at which it failed."""
+    if isinstance(error, ImportError):
+        return str(error)
+    frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    file, line = (error.filename, error.lineno) if isinstance(error, SyntaxError) else frames[-1]
+    return f"{_one_line(error)}, {file}:{line}"
 
 
 def version(function: Callable[..., Any]) -> str:

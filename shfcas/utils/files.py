@@ -1,18 +1,23 @@
 """Files that are complete or absent: atomic writes, content hashes, JSON lines."""
 
+import codecs
 import errno
 import fcntl
 import hashlib
 import json
+import math
+import numbers
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from shfcas.utils.errors import UserError
+
+_ESCAPED_SURROGATE = re.compile(r"\\ud[89a-f]", re.IGNORECASE)
 
 
 def local_path(path: str | Path) -> Path:
@@ -114,7 +119,7 @@ def disk_errors(what: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        if _is_disk_full(error):
+        if is_disk_full(error):
             raise UserError(
                 f"no space left on the disk while writing {what}; all finished work is kept: "
                 "free some space and run the same command again"
@@ -124,7 +129,7 @@ def disk_errors(what: str) -> Iterator[None]:
         raise
 
 
-def _is_disk_full(error: Exception) -> bool:
+def is_disk_full(error: Exception) -> bool:
     """Returns whether the disk is full; safetensors and torch archives report it with errors of their own."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -189,31 +194,115 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Writes readable JSON atomically."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=float) + "\n")
+    write_text(path, to_json(value, indent=2) + "\n")
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
     """Writes one JSON object per line, atomically."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_text(path, "".join(to_json(row) + "\n" for row in rows))
+
+
+def to_json(value: Any, indent: int | None = None, default: Callable[[Any], Any] = float) -> str:
+    """Returns valid JSON: null for a number that is not finite, and no lone surrogates.
+
+    Args:
+        value: what to write.
+        indent: spaces per level; None writes one line.
+        default: converts an object that JSON does not know.
+
+    >>> to_json({"tau": float("nan")})
+    '{"tau": null}'
+    """
+    options: dict[str, Any] = {"indent": indent, "ensure_ascii": False, "allow_nan": False, "default": default}
+    try:
+        text = json.dumps(value, **options)
+    except ValueError:  # a number that JSON does not know
+        text = json.dumps(null_for_nan(value), **options)
+    return without_lone_surrogates(text)
+
+
+def null_for_nan(value: Any) -> Any:
+    """Returns a value with None for each number that is not finite."""
+    if isinstance(value, dict):
+        return {key: null_for_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [null_for_nan(item) for item in value]
+    return None if isinstance(value, numbers.Real) and not math.isfinite(value) else value
+
+
+def without_lone_surrogates(value: Any) -> Any:
+    """Returns a text, or all texts in lists and dictionaries, with U+FFFD for surrogates that UTF-8 cannot write."""
+    if isinstance(value, dict):
+        return {without_lone_surrogates(key): without_lone_surrogates(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_lone_surrogates(item) for item in value]
+    if not isinstance(value, str) or value.isascii():
+        return value
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return value
 
 
 def read_text(path: str | Path) -> str:
     """Reads a text file; the error names the file."""
     path = existing(path)
     try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from error
+        return decoded(path.read_bytes(), str(path)).replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
+def decoded(data: bytes, where: str) -> str:
+    """Decodes UTF-8 text, with or without a byte order mark; UTF-16 text if it has one.
+
+    Raises:
+        UserError: it is neither.
+    """
+    try:
+        if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            return data.decode("utf-16")
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+
+
 def read_json(path: str | Path) -> Any:
     """Reads a JSON file; the error names the file."""
+    return parse_json(read_text(path), str(path))
+
+
+def read_numbers(path: str | Path) -> Any:
+    """Reads a JSON file of numbers, such as metrics: null stands for a number that is unknown, and becomes NaN."""
+    return nan_for_null(read_json(path))
+
+
+def nan_for_null(value: Any) -> Any:
+    """Returns a value with NaN for each null in its lists and objects."""
+    if isinstance(value, dict):
+        return {key: nan_for_null(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [nan_for_null(item) for item in value]
+    return math.nan if value is None else value
+
+
+def parse_json(text: str, where: str) -> Any:
+    """Parses JSON text; the error names the line."""
     try:
-        return json.loads(read_text(path))
+        value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not valid JSON (line {error.lineno}: {error.msg})") from error
+        raise UserError(f"{where}: not valid JSON (line {error.lineno}: {error.msg})") from error
+    return without_lone_surrogates(value) if _ESCAPED_SURROGATE.search(text) else value
+
+
+def read_object(path: str | Path) -> dict[str, Any]:
+    """Reads a JSON file that holds one object; the error names the file."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        kind = {list: "a list", str: "text", type(None): "null", bool: "a boolean"}.get(type(value), "a number")
+        raise UserError(f"{path}: expected a JSON object, got {kind}; restore the file")
+    return value
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
@@ -224,6 +313,7 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
 def parse_jsonl(lines: Iterable[str], where: str) -> Iterator[dict[str, Any]]:
     """Yields the objects of JSON lines; an error names the line."""
     for number, line in enumerate(lines, start=1):
+        line = line.removeprefix("\ufeff") if number == 1 else line
         if not line.strip():
             continue
         try:
@@ -232,7 +322,7 @@ def parse_jsonl(lines: Iterable[str], where: str) -> Iterator[dict[str, Any]]:
             raise UserError(f"{where}: line {number} is not valid JSON ({error.msg})") from error
         if not isinstance(row, dict):
             raise UserError(f"{where}: line {number} is not a JSON object")
-        yield row
+        yield without_lone_surrogates(row) if _ESCAPED_SURROGATE.search(line) else row
 
 
 def read_parquet(path: str | Path) -> Any:
@@ -265,10 +355,14 @@ def content_hash(path: str | Path) -> str:
     digest = hashlib.sha256()
     for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
         digest.update(f"{file.relative_to(path)}\0{file.stat().st_size}\0".encode())
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
+        add_content(digest, file)
     return digest.hexdigest()
+
+
+def add_content(digest: Any, file: Path) -> None:
+    """Adds the content of a file to a digest of hashlib, read in blocks."""
+    with file.open("rb") as stream:
+        hashlib.file_digest(stream, lambda: digest)
 
 
 def remove(path: Path) -> None:

@@ -183,7 +183,7 @@ def mistakes() -> dict[str, tuple[list[str], int, str]]:
         "no completion": (
             ["sft", "--policy", "{policy}", "--demonstrations", "{prompts}"],
             1,
-            "row 0 has no completion",
+            "row 0 has no column completion",
         ),
         "no run": (["report", "--run", "."], 1, "manifest.json does not exist"),
     }
@@ -277,7 +277,7 @@ def test_the_commands_form_a_chain(
     result = shfcas(*proxy, "--preferences", files["original"], "--learning_rate", "1e-3", "--output", "proxy")
     assert result["pairs"] == 9 and 0 <= result["held_out_accuracy"] <= 1
     assert json.loads(Path("proxy/training.json").read_text())["held_out"] == result["held_out"]
-    assert Path("proxy/calibration.svg").read_text().startswith("<svg")
+    assert not Path("proxy/calibration.svg").exists()  # 9 held-out pairs are too few
     checks = shfcas("preflight", "--reward_model", "./proxy", "--candidates", "candidates.parquet")
     assert {check["status"] for check in checks} <= {"pass", "warn"}
 

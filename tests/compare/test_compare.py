@@ -144,6 +144,24 @@ def test_a_grid_may_grow_and_what_it_stands_on_may_not_change(
     assert "(settings.l2: 10.0 -> 3.0); undo that" in capsys.readouterr().err
 
 
+def test_stale_stages_are_made_again_only_with_approval(
+    values: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    config, output = tmp_path / "config.json", tmp_path / "changed"
+    config.write_text(json.dumps({**values, "output": str(output), "seeds": 1, "budgets": [3]}))
+    assert main(["compare", str(config)]) == 0
+    before, cells = results(output), (output / "cells.jsonl").read_text().splitlines()
+    assert main(["compare", str(config), "--sampling.temperature", "0.7"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("shfcas compare: sampling.temperature: 1.0 -> 0.7; made again: round-1/candidates.parquet,")
+    assert "pool.parquet, features" in error and error.endswith("or make them again with --yes")
+    assert results(output) == before
+    assert main(["compare", str(config), "--sampling.temperature", "0.7", "--yes"]) == 0
+    again = (output / "cells.jsonl").read_text().splitlines()
+    assert len(again) == len(cells) and again[0] != cells[0]
+    assert results(output) != before and "yes" not in read_json(output / "manifest.json")["config"]
+
+
 def test_the_full_model_is_refined_with_the_same_labels(values: dict[str, Any], tmp_path: Path) -> None:
     reward = {"learning_rate": 1e-2, "num_train_epochs": 1}
     settings = {"refine": "full", "reward": reward, "seeds": 1, "budgets": [4], "jobs": 1}
@@ -156,6 +174,21 @@ def test_the_full_model_is_refined_with_the_same_labels(values: dict[str, Any], 
     assert [r for r in results(full) if r["metric"] in asked] == [r for r in results(head) if r["metric"] in asked]
     found = [r["value"] for r in results(full) if r["metric"] == "mean_abs_pacs"]
     assert len(set(found)) == 2  # none and random: each has learned something else
+
+
+@pytest.mark.parametrize("refine", ["head", "full"])
+def test_cells_may_be_refined_on_soft_labels(refine: str, values: dict[str, Any], tmp_path: Path) -> None:
+    reward = {"learning_rate": 1e-2, "num_train_epochs": 1, "refine": "arbitrate", "held_out": 0}
+    reward["second_opinion"] = {"group_by": "topic", "pairs_per_prompt": 2}
+    config = {"refine": refine, "reward": reward, "seeds": 1, "budgets": [4], "jobs": 1, "strategies": ["random"]}
+    compare(build(CompareConfig, {**values, **config, "output": str(tmp_path / "soft")}))
+    rows = results(tmp_path / "soft")
+    conflict = [r["value"] for r in rows if r["metric"] == "mean_abs_pacs"]
+    assert len(set(conflict)) == 2  # without labels, the second opinion; with them, another trust
+    plain = {**config, "reward": {**reward, "refine": "labels"}}
+    compare(build(CompareConfig, {**values, **plain, "output": str(tmp_path / "pairs")}))
+    others = [r["value"] for r in results(tmp_path / "pairs") if r["metric"] == "mean_abs_pacs"]
+    assert not {*others} & {*conflict}
 
 
 def test_policies_follow_the_refined_rewards(values: dict[str, Any], tmp_path: Path) -> None:
@@ -177,6 +210,11 @@ def test_policies_follow_the_refined_rewards(values: dict[str, Any], tmp_path: P
         if (r["metric"], r["group"], r["strategy"]) == ("pair_accuracy", "", "shf_cas")
     ]
     assert accuracy == pytest.approx(same)
+    longer = {**config, "rl": {"ppo": {**ppo, "max_completion_length": 7}}, "output": str(folder)}
+    with pytest.raises(
+        UsageError, match=r"rl\.ppo\.max_completion_length: 6 -> 7; made again: policies/none/.*/policy, "
+    ):
+        compare(build(CompareConfig, longer))
 
 
 def test_an_ensemble_and_a_cost_model_are_taken_apart_and_put_together(tmp_path: Path) -> None:
@@ -228,7 +266,7 @@ def test_the_page_says_first_where_labels_teach_nothing(done: Path) -> None:
     assert threats(config, [], [{**test, "low": -0.3, "high": -0.1}])[0].startswith("Seeds share the models")
 
 
-def test_a_decoder_is_read_at_its_last_token_and_long_pairs_are_left_out(tmp_path: Path) -> None:
+def test_a_decoder_is_read_at_its_last_token_and_long_pairs_are_cut(tmp_path: Path) -> None:
     from transformers import LlamaConfig, LlamaForSequenceClassification
 
     tokenizer = tiny.policy_tokenizer()
@@ -244,7 +282,7 @@ def test_a_decoder_is_read_at_its_last_token_and_long_pairs_are_left_out(tmp_pat
     assert np.ptp(model.features([prompt] * 3, texts) @ model.head.weight - np.array(expected)) < 1e-4
     pairs = [Preference(prompt, "good", "bad", margin=1.5), Preference(prompt, "good", "long " * 60)]
     differences, margins = model.differences(pairs)
-    assert differences.shape == (1, 16) and margins.tolist() == [1.5]
+    assert differences.shape == (2, 16) and margins.tolist() == [1.5, 0.0]
 
 
 def test_a_model_whose_score_is_not_linear_is_refused(policy: str) -> None:

@@ -54,7 +54,8 @@ def test_each_principle_is_a_column_with_its_texts_in_the_metadata(
     on_an_engine = shipped.on(LocalEngine(), answers())
     assert on_an_engine.column(GOOD.column) == [pytest.approx(row, abs=1e-5) for row in one]
     again = ContrastColumns(tiny_models["policy"], [BAD])(made)
-    assert GOOD.column not in again and again.column(BAD.column) == two
+    assert GOOD.column not in again
+    assert again.column(BAD.column) == [pytest.approx(row, abs=1e-4) for row in two]
 
 
 def test_score_adds_them_to_tables_and_lines(tiny_models: dict[str, str], tmp_path: Path) -> None:

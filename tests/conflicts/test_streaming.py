@@ -239,6 +239,31 @@ def test_killed_and_started_again_gives_the_same_bytes(tmp_path: Path) -> None:
     check_same_parts(tmp_path / "killed", tmp_path / "unbroken", before, 120)
 
 
+@pytest.mark.parametrize("kept", [0, 5, 0.5, -3])
+def test_a_part_that_is_cut_off_is_named(candidates: Path, tmp_path: Path, kept: float) -> None:
+    folder = tmp_path / "parts"
+    score_table([str(candidates)], folder, shard_rows=20)
+    part = folder / "part-00001.parquet"
+    whole = part.read_bytes()
+    part.write_bytes(whole[: int(kept * len(whole)) if kept == 0.5 else int(kept)])
+    with pytest.raises(
+        UserError, match=r"part-00001.parquet: damaged or cut off .*; delete it and run the same"
+    ) as error:
+        score_table([str(candidates)], folder, shard_rows=20)
+    assert "\n" not in str(error.value)
+    part.unlink()
+    score_table([str(candidates)], folder, shard_rows=20)
+    assert part.read_bytes() == whole
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '"text"', "3"])
+def test_a_description_that_is_no_object_is_named(candidates: Path, tmp_path: Path, content: str) -> None:
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "_score.json").write_text(content)
+    with pytest.raises(UserError, match=r"_score\.json: expected a JSON object, got .*; restore the file"):
+        score_table([str(candidates)], tmp_path / "parts")
+
+
 @pytest.fixture(autouse=True)
 def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -250,10 +275,11 @@ def test_json_lines(candidates: Path) -> None:
     lines = [json.dumps({**row, "extra": {"a": i}}) for i, row in enumerate(read_candidates(candidates).rows())]
     output = io.StringIO()
     summary = score_lines([*lines[:3], "\n", *lines[3:]], output)
-    made = [json.loads(line) for line in output.getvalue().splitlines()]
+    made = [json.loads(line, parse_constant=pytest.fail) for line in output.getvalue().splitlines()]
     assert [row["extra"] for row in made] == [{"a": i} for i in range(60)]
     assert [row["prompt_id"] for row in made] == whole.column("prompt_id")
-    np.testing.assert_array_equal([row["kendall_distance"] for row in made], whole.column("kendall_distance"))
+    distances = np.array([row["kendall_distance"] for row in made], dtype=float)  # null for a number that is none
+    np.testing.assert_array_equal(distances, whole.column("kendall_distance"))
     assert summary.prompts == 60 and summary.nan == 1
 
 

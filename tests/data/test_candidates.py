@@ -221,9 +221,8 @@ def test_prompts_come_from_a_callable(tmp_path: Path, monkeypatch: pytest.Monkey
     ("text", "message"),
     [
         ("[]", "no prompts in it"),
-        ('{"prompt": "how?"}', "no prompts in it"),
         ('[{"prompt": "how?"}, {"question": "why?"}]', "row 1 has no column prompt"),
-        ('["how?"]', "row 0 has no column prompt"),
+        ('["how?"]', "row 0 is not a JSON object"),
         ('[{"prompt": ""}]', "row 0: the prompt is empty"),
         ('[{"prompt": [{"role": "user"}]}]', "row 0: expected a prompt that is text or"),
         ('[{"prompt": "a"}, {"prompt": [{"role": "user", "content": "b"}]}]', "row 1: some prompts are text and some"),

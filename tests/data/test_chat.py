@@ -8,20 +8,9 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer, ByT5Tokenizer
 
-from shfcas.data.chat import (
-    answer_text,
-    as_messages,
-    check_prompt,
-    completion_message,
-    completion_text,
-    encode_answer,
-    encode_prompt,
-    end_token_ids,
-    plain_text,
-    render_prompt,
-    set_chat_template,
-    turn_end_id,
-)
+from shfcas.data.chat import answer_text, encode_answer, encode_prompt, end_token_ids, render_prompt, turn_end_id
+from shfcas.data.messages import as_messages, check_prompt, completion_message, completion_text, plain_text
+from shfcas.data.templates import set_chat_template
 from shfcas.utils.errors import UserError
 from tests.support import architectures
 from tests.support.tiny import policy_tokenizer, reward_tokenizer
@@ -41,7 +30,7 @@ def bert() -> Any:
 
 @pytest.mark.parametrize("prompt", ["how?", CHAT])
 def test_good_prompts_pass_unchanged(prompt: Any) -> None:
-    assert check_prompt(prompt, "row 3") is prompt
+    assert check_prompt(prompt, "row 3") == prompt
 
 
 @pytest.mark.parametrize(

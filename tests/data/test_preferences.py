@@ -90,7 +90,7 @@ def test_files_that_are_not_there_or_no_table_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("missing", ["prompt", "chosen", "rejected"])
 def test_a_missing_column_is_named(missing: str) -> None:
     row = {name: "x" for name in ("prompt", "chosen", "rejected") if name != missing}
-    with pytest.raises(UserError, match=f"row 4: no {missing}; expected the columns"):
+    with pytest.raises(UserError, match=f"row 4 has no column {missing}; its columns are"):
         Preference.from_row(row, "row 4")
 
 
@@ -101,8 +101,13 @@ def test_a_new_label_overrules_an_old_one_about_the_same_answers() -> None:
 
 
 def test_the_same_answers_of_another_prompt_are_another_pair() -> None:
-    groups = [pair("a", "b")], [pair("b", "a", "why?")], [pair("b", "a", CHAT)]
+    groups = [pair("a", "b")], [pair("b", "a", "why?")], [pair("b", "a", [*CHAT, *CHAT])]
     assert merge(*groups) == [p for group in groups for p in group]
+
+
+def test_text_and_message_of_a_prompt_are_one_prompt() -> None:
+    old, new = pair("a", "b"), pair("b", "a", [{**CHAT[0], "name": None, "tool_calls": []}])
+    assert merge([old], [new]) == [new]
 
 
 def test_messages_are_the_same_whatever_the_order_of_their_keys() -> None:

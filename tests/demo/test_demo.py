@@ -8,13 +8,18 @@ from pathlib import Path
 import pytest
 
 from shfcas.demo import remarks
-from shfcas.demo.arms import DemoConfig, arms, run_config, table
+from shfcas.demo.arms import DemoConfig, arms, run_arms, run_config
+from shfcas.demo.scores import WORDINGS
 from shfcas.demo.sentiment import BLIND_TOPICS, biased_annotator, gold
 from shfcas.demo.task import held_out_prompts, seed_prompts, train_prompts
 from shfcas.feedback.annotation.config import HumanConfig
 from shfcas.pipeline.config import RunConfig
+from shfcas.pipeline.loop import Loop
+from shfcas.pipeline.run import plan_stages
+from shfcas.pipeline.run_directory import RunDirectory
 from shfcas.utils.config import build, read_yaml
 from shfcas.utils.errors import UsageError
+from tests.support import tiny
 
 
 def text(row: dict) -> str:
@@ -63,16 +68,16 @@ def test_original_preferences_follow_the_annotators() -> None:
 def test_the_configuration_is_a_run_configuration() -> None:
     values = read_yaml(resources.files("shfcas.demo") / "demo.yaml")
     config = build(RunConfig, values)
-    assert config.policy_score == "logprob_ratio"
+    assert (config.policy_score, config.reward.refine) == ("contrast", "arbitrate")
     assert config.selection.strategy == "shf_cas"
+    assert [p.texts() for p in config.principles] == [WORDINGS["review"].texts()]
 
 
 def test_flags_reach_the_run() -> None:
-    config = run_config(DemoConfig(output="x", prompts=16, budget=7, rounds=2, seed=3))
-    assert (config.output, config.max_prompts, config.selection.budget) == ("x", 16, 7)
-    assert (config.rounds, config.seed) == (2, 3)
-    for prompts in (4, len(train_prompts()) + 1):
-        with pytest.raises(UsageError, match=f"prompts: expected at least 8 and at most 96, got {prompts}"):
+    config = run_config(DemoConfig(output="x", prompts=16, budget=7, seed=3))
+    assert (config.output, config.max_prompts, config.selection.budget, config.seed) == ("x", 16, 7, 3)
+    for prompts in (8, len(train_prompts()) + 1):
+        with pytest.raises(UsageError, match=f"prompts: expected at least 16 and at most 96, got {prompts}"):
             DemoConfig(prompts=prompts)
 
 
@@ -80,8 +85,29 @@ def test_people_are_asked_in_one_arm_alone() -> None:
     asked = DemoConfig(feedback="human", human=HumanConfig(port=0, overlap=2), finish_with_what_we_have=True)
     config = run_config(asked)
     assert (config.feedback, config.human, config.finish_with_what_we_have) == ("human", asked.human, True)
-    assert list(arms(config)) == ["no_feedback", "shf_cas"]
-    assert list(arms(run_config(DemoConfig()))) == ["no_feedback", "random", "shf_cas"]
+    assert list(arms(config)) == ["biased", "second_opinion", "shf_cas"]
+    assert list(arms(run_config(DemoConfig()))) == ["biased", "second_opinion", "random", "shf_cas"]
+
+
+def test_the_stages_of_all_arms_are_planned_first(tiny_models: dict[str, str], tmp_path: Path) -> None:
+    values = {
+        "policy": tiny_models["policy"],
+        "reward_model": tiny_models["reward_model"],
+        "gold": "tests.support.tiny:letter_reward",
+        "prompts": tiny.write_lines(tmp_path / "prompts.jsonl", tiny.prompts(4)),
+        "eval_prompts": tiny.write_lines(tmp_path / "held_out.jsonl", tiny.held_out_prompts(2)),
+        "sampling": {"max_new_tokens": 8},
+        "evaluation": {"sampling": {"max_new_tokens": 8}},
+        "rl": {"ppo": {"max_completion_length": 6}},
+    }
+    with RunDirectory(tmp_path / "run", {}, 0) as directory:
+        loop = Loop(directory, build(RunConfig, values))
+        planned = [stage.name for stage in plan_stages(loop, lambda: run_arms(loop)).stages]
+    assert sum(name.endswith("/metrics.json") for name in planned) == 1 + 3
+    assert "biased/round-1/policy" in planned and "biased/round-1/reward_model" not in planned
+    assert "random/round-1/reward_model" in planned and "random/round-1/policy" not in planned
+    assert "second_opinion/round-1/queue.jsonl" not in planned and "shf_cas/round-1/queue.jsonl" in planned
+    assert planned.count("round-1/conflicts.parquet") == 1 and "shf_cas/round-1/conflicts.parquet" not in planned
 
 
 def test_the_extra_of_the_demo_has_what_the_page_needs() -> None:
@@ -90,38 +116,3 @@ def test_the_extra_of_the_demo_has_what_the_page_needs() -> None:
     ]
     assert "shfcas[web]" in extras["demo"]
     assert "shfcas[rlhf]" in extras["web"]
-
-
-def table_of(labels: dict) -> list[str]:
-    interval = {"mean": 0.25, "low": 0.2, "high": 0.3}
-    row = {
-        "policy": "base policy",
-        "gold_reward": interval,
-        "win_rate": interval,
-        "proxy_reward": interval,
-        "kl": 1.5,
-        "kendall_distance": 0.45,
-        "mean_abs_pacs": 0.9,
-        "pair_accuracy_by_topic": {"sound": 0.7, "blind": 0.4},
-    }
-    return table(
-        {
-            "policies": [row],
-            "detection": {"kendall_finds_blind_topics": 0.75, "pacs_finds_wrong_answers": 0.6},
-            "labels": labels,
-            "seconds": 90,
-        }
-    ).splitlines()
-
-
-def test_table() -> None:
-    labels = {"comparisons": 100, "blind": 60, "share": 0.6}
-    lines = table_of({"random": {**labels, "share": 0.375}, "shf_cas": labels})
-    assert lines[0].split()[:2] == ["policy", "gold"]
-    assert lines[2].split("  ")[0] == "base policy"
-    assert "0.250 [0.200, 0.300]" in lines[2] and lines[2].split()[-2:] == ["0.700", "0.400"]
-    assert "AUROC 0.75" in lines[4]
-    assert lines[5] == "labels about blind topics: random 38%, SHF-CAS 60% of 100"
-    assert lines[6].startswith("policy score: log pi_sft / pi_base")
-    assert lines[7] == "all stages took 1.5 minutes"
-    assert table_of({"shf_cas": labels})[5] == "labels about blind topics: SHF-CAS 60% of 100"

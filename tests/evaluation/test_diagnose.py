@@ -69,6 +69,20 @@ def preferences(table: CandidateTable, count: int, ids: bool = True) -> list[Pre
     return found
 
 
+def assert_prints_what_it_tests(found: dict[str, Any]) -> None:
+    """The interval in the verdict is one of those that are compared with 0.5, wider than the 95 % one beside it."""
+    texts = {
+        f"AUROC {t['value']:.2f} [{t['low']:.2f}, {t['high']:.2f}] at a level of 98.3 %": name
+        for name, t in found["tested"].items()
+    }
+    (name,) = {name for text, name in texts.items() if text in found["verdict"]}
+    tested, plain = found["tested"][name], found["signals"][name]["auroc"]
+    assert tested["level"] == pytest.approx(1 - 0.05 / 3) and tested["value"] == pytest.approx(plain["value"])
+    assert tested["low"] < plain["low"] and plain["high"] < tested["high"]
+    if found["informative"]:
+        assert tested["low"] > 0.5
+
+
 # -- where the answer is known --------------------------------------------------------------------------------
 
 
@@ -76,7 +90,7 @@ def test_an_informed_policy_is_found_to_be_one() -> None:
     found = diagnosed(scored(2.0))
     assert found["informative"] is True
     assert found["verdict"].startswith("conflict finds errors better than chance: ")
-    assert "AUROC 0." in found["verdict"]
+    assert_prints_what_it_tests(found)
     for name in ("kendall_distance", "opposition"):
         assert found["signals"][name]["auroc"]["low"] > 0.7
         (first, *_) = found["signals"][name]["precision"]
@@ -91,6 +105,7 @@ def test_an_uninformed_policy_is_no_evidence(seed: int) -> None:
     found = diagnosed(scored(0.0, seed=seed))
     assert found["informative"] is False
     assert "select at random" in found["verdict"]
+    assert_prints_what_it_tests(found)
     interval = found["signals"]["kendall_distance"]["auroc"]
     assert interval["low"] < 0.5 < interval["high"]
 
@@ -118,6 +133,7 @@ def test_errors_of_unsure_pairs_are_found_by_the_margin() -> None:
 def test_too_little_is_said_to_be_too_little() -> None:
     found = diagnosed(scored(2.0, prompts=6))
     assert found["informative"] is None and found["verdict"].startswith("too little data (6 prompts")
+    assert found["tested"] == {}
     perfect = [{**row, "rewards": row["gold"]} for row in scored(1.0).rows()]
     found = diagnosed(add_conflicts(CandidateTable.from_rows(perfect)))
     assert found["informative"] is None and "0 of them wrong" in found["verdict"]

@@ -17,7 +17,7 @@ from shfcas.data.chat import encode_prompt
 from shfcas.data.preferences import Preference
 from shfcas.models.loading import load_policy, load_reward_model
 from shfcas.pipeline.config import RunConfig
-from shfcas.pipeline.loop import run
+from shfcas.pipeline.run import run
 from shfcas.rewards.scorers import ModelScorer, load_scorer
 from shfcas.sampling.config import SamplingConfig
 from shfcas.sampling.local import LocalSampler

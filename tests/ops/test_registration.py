@@ -65,15 +65,16 @@ def parts(result):
     return list(result) if isinstance(result, tuple | list) else [result]
 
 
-@pytest.mark.parametrize("name", [*OPS, *GRADIENTS])
-def test_opcheck(name):
-    for arguments in samples(name):
-        options = {}
-        if name.startswith("kendall") and len(arguments) == 3:
-            *arguments, options["offsets"] = arguments
-        if name in DIFFERENTIABLE:
-            arguments = [a.requires_grad_() if a is not None and a.is_floating_point() else a for a in arguments]
-        torch.library.opcheck(op_of(name), tuple(arguments), options)
+@pytest.mark.parametrize(
+    ("name", "number"), [(name, k) for name in (*OPS, *GRADIENTS) for k, _ in enumerate(samples(name))]
+)
+def test_opcheck(name, number):
+    arguments, options = list(samples(name))[number], {}
+    if name.startswith("kendall") and len(arguments) == 3:
+        *arguments, options["offsets"] = arguments
+    if name in DIFFERENTIABLE:
+        arguments = [a.requires_grad_() if a is not None and a.is_floating_point() else a for a in arguments]
+    torch.library.opcheck(op_of(name), tuple(arguments), options)
 
 
 @pytest.mark.parametrize("name", [*OPS, *GRADIENTS])

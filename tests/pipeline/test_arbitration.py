@@ -9,7 +9,7 @@ import pytest
 from shfcas.data.candidates import read_candidates
 from shfcas.data.preferences import read_preferences
 from shfcas.pipeline.config import RunConfig
-from shfcas.pipeline.loop import plan, run
+from shfcas.pipeline.run import plan, run
 from shfcas.utils.config import build
 from shfcas.utils.errors import UsageError, UserError
 from shfcas.utils.files import read_json

@@ -76,7 +76,7 @@ def test_all_routes_hold_out_the_same_prompts(
     loop.refine(state, tmp_path / "conflicts.parquet", labels, "round-1")
 
     config = build(CompareConfig, {**values(tmp_path), "refine": "full", "reward": {"held_out": 0.1}})
-    RunWork(tmp_path / "compared", config, state).train(LABELS, tmp_path / "model", tmp_path / "work", 5)
+    RunWork(tmp_path / "compared", config, state).train(LABELS, tmp_path / "model", work_dir=tmp_path / "work", seed=5)
 
     flags = {"model": "r", "preferences": f"{original},{labels}", "output": str(tmp_path / "reward"), "seed": "3"}
     assert main(["train-reward", *(text for key, value in flags.items() for text in (f"--{key}", value))]) == 0

@@ -16,7 +16,8 @@ from shfcas.models.loading import load_policy
 from shfcas.models.resolve import is_cost_model
 from shfcas.pipeline.config import RunConfig
 from shfcas.pipeline.content import FileHashes
-from shfcas.pipeline.loop import Loop, State, run
+from shfcas.pipeline.loop import Loop, State
+from shfcas.pipeline.run import run
 from shfcas.pipeline.run_directory import RunDirectory
 from shfcas.rewards.scorers import ensemble_members
 from shfcas.selection import SelectionConfig

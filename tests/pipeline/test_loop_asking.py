@@ -13,7 +13,7 @@ from shfcas.feedback.web.annotators import Annotators, add_annotators
 from shfcas.feedback.web.server import running
 from shfcas.pipeline.config import RunConfig
 from shfcas.pipeline.inspection import status
-from shfcas.pipeline.loop import run
+from shfcas.pipeline.run import run
 from shfcas.utils.config import build
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import content_hash, read_json, read_jsonl

@@ -82,6 +82,7 @@ def measured(name: str, capsys: pytest.CaptureFixture[str], *dtypes: torch.dtype
     return result
 
 
+@pytest.mark.system  # torch.compile starts the compiler of C++
 @pytest.mark.usefixtures("tiny", "threads")
 def test_benches_run_and_the_page_reads_them(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     results = {

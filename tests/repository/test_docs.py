@@ -120,7 +120,7 @@ def test_quickstart_commands(folder: Path) -> None:
     for arguments in done:
         assert main([*arguments, *SMALL.get(arguments[0], "").split()]) == 0, shlex.join(arguments)
     assert [a[0] for a in done] == [
-        "sample", "score", "select", "feedback", "train-reward", "ppo", "evaluate", "score", "run", "run",
+        "sample", "score", "select", "feedback", "train-reward", "ppo", "evaluate", "score", "run", "run", "status",
     ]  # fmt: skip
     assert (folder / "evaluation.json").exists() and (folder / "scores" / "part-00000.parquet").exists()
     assert (folder / "runs" / "mine" / "report.html").exists()

@@ -222,16 +222,22 @@ def test_an_end_token_that_is_padding_too(copy: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "what"),
+    ("text", "message"),
     [
-        ("{% for m in messages if m['role'] == 'user' %}<|user|>{{ m['content'] }}<|end|>{% endfor %}", "answer"),
-        ("{% for m in messages if m['role'] != 'user' %}<|assistant|>{{ m['content'] }}<|end|>{% endfor %}", "prompt"),
+        (
+            "{% for m in messages if m['role'] == 'user' %}<|user|>{{ m['content'] }}<|end|>{% endfor %}",
+            "an answer 0 times",
+        ),
+        (
+            "{% for m in messages if m['role'] != 'user' %}<|assistant|>{{ m['content'] }}<|end|>{% endfor %}",
+            "the model's input does not depend on the prompt",
+        ),
     ],
 )
-def test_a_template_that_drops_a_part(text: str, what: str, copy: Path) -> None:
+def test_a_template_that_drops_a_part(text: str, message: str, copy: Path) -> None:
     template(copy, text)
     finding = found(preflight(str(copy), SETTINGS, preferences=KNOWN), "template")
-    assert finding.status == FAIL and finding.message == f"the model's input does not depend on the {what}"
+    assert finding.status == FAIL and message in finding.message
 
 
 def test_a_template_that_drops_the_system_turn(copy: Path) -> None:
@@ -267,7 +273,7 @@ def test_what_the_model_cannot_see(sound: dict[str, str]) -> None:
         in status(preferences=[*KNOWN, long]).message
     )
     finding = status(preferences=KNOWN, candidates=[fits, beyond])
-    assert finding.status == FAIL and finding.message.startswith("1 of 3 prompts or answers")
+    assert finding.status == WARN and finding.message.startswith("1 of 3 prompts or answers")
     tight = status(preferences=KNOWN, candidates=[fits], answer_tokens=126)
     assert tight.status == WARN and "leave less than 126 of 128 tokens for an answer" in tight.message
 

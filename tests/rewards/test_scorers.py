@@ -9,14 +9,17 @@ import torch
 from transformers import AutoConfig, BertForSequenceClassification, BertModel
 
 from shfcas.data.candidates import CandidateTable
+from shfcas.data.chat import model_inputs
 from shfcas.data.preferences import Preference
 from shfcas.models.loading import load_reward_model
 from shfcas.rewards.metrics import pair_accuracy
-from shfcas.rewards.scorers import ModelScorer, load_scorer, negated
+from shfcas.rewards.scorers import ModelScorer, accepted_inputs, load_scorer, negated
 from shfcas.rewards.shaping import CentredReward, PreferenceAsReward, shaped_reward
 from shfcas.rewards.table import add_rewards, score_rows
+from shfcas.training.reward.data import encode_pairs
+from shfcas.training.reward.pair_trainer import PairCollator
 from shfcas.utils.errors import UserError
-from tests.support import tiny
+from tests.support import architectures, tiny
 
 WORDS = ["the", "soup", "was", "good", "and", "bread", "a", "bad", "film", "late", "hotel"]
 ROUNDING = 5e-6  # some twenty units in the last place of float32: what padding may do to a sum
@@ -185,9 +188,34 @@ def test_a_classifier_with_two_outputs_is_refused(reward_model: str, tmp_path: P
         load_scorer(str(tmp_path))
 
 
-def test_an_answer_beyond_the_context_is_an_error(reward_model: str) -> None:
+def test_an_answer_beyond_the_context_is_cut_or_the_worst_or_an_error(
+    reward_model: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    prompts, answers = ["how was it? " * 100, "how was it?", "how was it?"], ["good", "good", "a bad night"]
+    short = load_scorer(reward_model)(prompts[1:], answers[1:])
+    cut = load_scorer(reward_model)
+    assert cut(prompts, answers)[1:] == pytest.approx(short, abs=1e-5) and cut.too_long_count == 1
+    assert "1 answers so far are longer than its limit of 128 tokens" in caplog.text
+    inputs = model_inputs(cut.tokenizer, prompts[0], answers[0], 128, cut=True)
+    whole = model_inputs(cut.tokenizer, prompts[0], answers[0])
+    assert inputs["input_ids"] == [whole["input_ids"][0], *whole["input_ids"][-127:]]
+    floor = load_scorer(reward_model, too_long="floor")
+    assert floor(prompts, answers) == [min(short), *short]
+    with pytest.raises(UserError, match="all 1 answers are longer than the 128 tokens"):
+        floor(prompts[:1], answers[:1])
     with pytest.raises(UserError, match="more than the reward model's limit of 128"):
-        load_scorer(reward_model)(["how was it?"], ["good " * 200])
+        load_scorer(reward_model, too_long="error")(prompts, answers)
+
+
+def test_equal_inputs_have_one_reward(reward_model: str) -> None:
+    """In batches of other sizes, sums are rounded differently."""
+    answers = [" ".join(["good", "bad", "late"][: 1 + i % 3] * (1 + i % 7)) for i in range(60)]
+    scorer = load_scorer(reward_model)
+    scorer.batch_size = 7
+    rewards = scorer(["how was it?"] * 120, [*answers, *reversed(answers)])
+    assert len({(text, reward) for text, reward in zip([*answers, *reversed(answers)], rewards, strict=True)}) == len(
+        set(answers)
+    )
 
 
 @pytest.mark.parametrize(
@@ -202,3 +230,36 @@ def test_an_answer_beyond_the_context_is_an_error(reward_model: str) -> None:
 def test_a_scorer_that_is_not_there(name: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_scorer(name)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "electra", "deberta-v2"])
+def test_a_pair_model_is_told_which_text_is_the_answer(model_type: str, tmp_path: Path) -> None:
+    """Scored and trained as transformers' own tokenizer and forward pass do it: with token types, padded with 0."""
+    folder = architectures.save_pair_model(model_type, tmp_path / "model")
+    model, tokenizer = load_reward_model(folder)
+    texts = [("how was the soup?", "good"), ("how was the train?", "the train was late and cold")]
+    expected = []
+    for prompt, answer in texts:
+        inputs = tokenizer(prompt, answer, return_tensors="pt")
+        assert inputs["token_type_ids"].sum() > 0
+        with torch.no_grad():
+            expected.append(model(**inputs).logits.item())
+            untyped = model(inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits.item()
+        assert abs(untyped - expected[-1]) > 1e-3
+    rewards = ModelScorer(model, tokenizer)(*map(list, zip(*texts, strict=True)))
+    assert rewards == pytest.approx(expected, abs=1e-5)
+
+    rows, _ = encode_pairs([Preference(*texts[0], "bad"), Preference(*texts[1], "late")], tokenizer, 64)
+    batch = PairCollator(pad_token_id=tokenizer.pad_token_id, token_types=True)(rows)
+    with torch.no_grad():
+        assert model(**batch).logits.flatten()[:2].tolist() == pytest.approx(expected, abs=1e-5)
+    assert "token_type_ids" not in PairCollator(pad_token_id=0)(rows)
+
+
+def test_token_types_do_not_reach_a_model_that_has_none(tmp_path: Path) -> None:
+    for name in ("modernbert", "gpt2"):
+        model, tokenizer = load_reward_model(architectures.save_reward(name, tmp_path / name))
+        tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+        encoded = [model_inputs(tokenizer, "how?", "good")]
+        assert "token_type_ids" in encoded[0] and accepted_inputs(model, encoded) == ["input_ids"]
+        assert len(ModelScorer(model, tokenizer)(["how?"], ["good"])) == 1

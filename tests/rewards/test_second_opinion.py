@@ -9,8 +9,8 @@ import pytest
 
 from shfcas.conflicts.columns import add_conflicts
 from shfcas.data.preferences import Preference
-from shfcas.rewards.arbiter import fit_arbiter, prior_arbiter
-from shfcas.rewards.prompt_groups import clusters, groupings_of, prompt_embeddings
+from shfcas.rewards.arbiter import PRIOR_SD, fit_arbiter, prior_arbiter
+from shfcas.rewards.prompt_groups import clusters, groupings_of, text_embeddings
 from shfcas.rewards.second_opinion import labelled_pairs, pool_of, sides, soft_labels, standard_scores
 from shfcas.utils.errors import UserError
 from tests.support.conflict_rows import random_rows, table
@@ -51,7 +51,7 @@ def test_a_soft_label_is_the_arbiters_probability_of_the_likelier_order() -> Non
         rewards, policy = standard_scores(row)
         i, j = label.chosen_index, label.rejected_index
         gap, other = rewards[i] - rewards[j], policy[i] - policy[j]
-        spread = math.sqrt(1 + math.pi / 8 * (gap**2 + other**2))  # both trusts have a prior deviation of 1
+        spread = math.sqrt(1 + math.pi / 8 * PRIOR_SD**2 * (gap**2 + other**2))
         assert label.probability == pytest.approx(1 / (1 + math.exp(-(0.3 * gap + 0.9 * other) / spread)), abs=1e-9)
         assert label.probability >= 0.5
         assert (label.chosen, label.rejected) == (row["completions"][i], row["completions"][j])
@@ -126,9 +126,9 @@ def test_prompts_are_grouped_by_a_column_or_by_their_embeddings(tiny_models: dic
     with pytest.raises(UserError, match=r"group_by: expected a column of all prompts, got subject"):
         groupings_of(rows, model, "subject", 0)
     assert groupings_of(rows, "tests.support.tiny:letter_reward", None, 0) == {}
-    vectors = prompt_embeddings(model, [row["prompt"] for row in rows])
+    vectors = text_embeddings(model, [row["prompt"] for row in rows])
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(5), abs=1e-5)
-    alone = prompt_embeddings(model, [rows[1]["prompt"]])
+    alone = text_embeddings(model, [rows[1]["prompt"]])
     assert vectors[1] == pytest.approx(alone[0], abs=1e-5) and vectors[0] == pytest.approx(vectors[4], abs=1e-5)
     found = groupings_of(rows, model, None, 0)
     assert {name: len(set(of)) for name, of in found.items()} == {"2 clusters": 2, "4 clusters": 4}

@@ -32,25 +32,27 @@ def test_log_probabilities_are_those_of_a_plain_forward_pass(policy: tuple[Any, 
     model, tokenizer = policy
     prompt = encode_prompt(tokenizer, USER)
     completions = [[5, 6, 7], [9], [], [4, 4, 4, 4, 4, 4, 4, 4]]
-    found = completion_logprobs(model, prompt, completions)
+    (found,) = completion_logprobs(model, [prompt], [completions])
     assert found.dtype == torch.float64 and found[2] == 0
     expected = [plain_logprob(model, prompt, c) if c else 0.0 for c in completions]
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), atol=2e-4, rtol=0)
-    alone = torch.cat([completion_logprobs(model, prompt, [c]) for c in completions])
+    alone = torch.cat([completion_logprobs(model, [prompt], [[c]])[0] for c in completions])
     torch.testing.assert_close(found, alone, atol=1e-4, rtol=0)
-    assert completion_logprobs(model, prompt, [[]]).tolist() == [0.0]
+    assert completion_logprobs(model, [prompt], [[[]]])[0].tolist() == [0.0]
+    longer = encode_prompt(tokenizer, [{"role": "user", "content": "how was the long and rainy day?"}])
+    together = completion_logprobs(model, [longer, prompt], [completions[:1], completions])
+    torch.testing.assert_close(together[1], found, atol=1e-4, rtol=0)
+    assert together[0].tolist() == pytest.approx([plain_logprob(model, longer, completions[0])], abs=2e-4)
 
 
 def test_a_model_without_a_cache_reads_the_prompt_again(
     policy: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import transformers
-
     model, tokenizer = policy
     prompt, completions = encode_prompt(tokenizer, USER), [[5, 6, 7], [9]]
-    expected = completion_logprobs(model, prompt, completions)
-    monkeypatch.setattr(transformers, "DynamicCache", type(None))
-    torch.testing.assert_close(completion_logprobs(model, prompt, completions), expected, atol=1e-4, rtol=0)
+    (expected,) = completion_logprobs(model, [prompt], [completions])
+    monkeypatch.setattr(type(model), "_is_stateful", True)
+    torch.testing.assert_close(completion_logprobs(model, [prompt], [completions])[0], expected, atol=1e-4, rtol=0)
 
 
 def test_a_contrast_is_the_difference_of_two_plain_scores(policy: tuple[Any, Any]) -> None:
@@ -60,7 +62,7 @@ def test_a_contrast_is_the_difference_of_two_plain_scores(policy: tuple[Any, Any
         {"prompt_id": "b", "prompt": "how was the soup?", "completions": ["fine"]},
     ]
     principles = [Principle(GOOD, BAD), Principle("a happy day", "a cold day")]
-    found = list(contrasts(model, tokenizer, rows, principles=principles, batch_size=2))
+    found = list(contrasts(model, tokenizer, rows, principles=principles, batch_tokens=8))
     ends = end_token_ids(model, tokenizer)
     for number, row in enumerate(rows):
         assert list(found[number]) == [p.column for p in principles]
@@ -111,7 +113,7 @@ def test_the_prompt_is_read_once_for_all_completions(policy: tuple[Any, Any], mo
     list(contrasts(model, tokenizer, [row], principles=[Principle(GOOD, BAD)]))
     prompt = len(encode_prompt(tokenizer, with_instruction(tokenizer, USER, GOOD)))
     width = max(len(completion_ids(tokenizer, t, end_token_ids(model, tokenizer), True)) for t in row["completions"])
-    assert sum(tokens) <= 2 * (prompt + 2 + 16 * width)
+    assert sum(tokens) <= 2 * (prompt + 2 + 16 * width) and len(tokens) == 2  # both instructions at once
 
 
 @pytest.mark.parametrize(
@@ -152,3 +154,10 @@ def test_errors_name_the_remedy(policy: tuple[Any, Any], monkeypatch: pytest.Mon
     monkeypatch.setattr(tokenizer, "chat_template", "{{ 'nothing' }}")
     with pytest.raises(UserError, match=r"principles: the chat template of .* drops the instruction"):
         with_instruction(tokenizer, USER, GOOD)
+
+
+def test_equal_completions_have_one_contrast(policy: tuple[Any, Any]) -> None:
+    row = {"prompt_id": "p", "prompt": USER, "completions": ["good", "a bad night", "good", "good"]}
+    (found,) = contrasts(*policy, [row], principles=[Principle(GOOD, BAD)], batch_tokens=9)
+    (values,) = found.values()
+    assert values[0] == values[2] == values[3] != values[1]

@@ -302,6 +302,11 @@ def test_finished_shards_are_not_sampled_again(policy: tuple[Any, Any], tmp_path
     assert asked == [p["prompt_id"] for p in prompts]
     shards = sorted(tmp_path.glob("shard-*"))
     assert len(shards) == 3
+    shards[1].write_bytes(shards[1].read_bytes()[:-9])
+    with pytest.raises(
+        UserError, match=r"shard-.*00001.parquet: not a readable Parquet file .*; delete it and run the"
+    ):
+        sample_table(counting, prompts, config=config, metadata={"seed": 0}, work_dir=tmp_path)
     shards[1].unlink()
     asked.clear()
     assert sample_table(counting, prompts, config=config, metadata={"seed": 0}, work_dir=tmp_path).rows() == whole
@@ -348,3 +353,25 @@ def test_the_table_says_how_it_was_made(tiny_models: dict[str, str], tmp_path: P
 def test_impossible_settings_are_refused(bad: dict) -> None:
     with pytest.raises(UsageError, match=f"^{next(iter(bad))}: expected "):
         SamplingConfig(**bad)
+
+
+def test_equal_texts_among_the_answers_of_a_prompt_are_one_answer(policy: tuple[Any, Any]) -> None:
+    """A short answer is sampled several times, in batches of different sizes, which round differently."""
+    config = SamplingConfig(num_completions=24, max_new_tokens=1, temperature=0.4, batch_size=5)
+    for row in LocalSampler(*policy, config=config)(tiny.prompts(4)):
+        assert len(set(row["completions"])) < 24
+        for name in ("logprobs", "num_tokens", "finished", "completion_ids"):
+            assert len({(text, str(value)) for text, value in zip(row["completions"], row[name], strict=True)}) == len(
+                set(row["completions"])
+            )
+
+
+def test_the_sampled_tokens_are_stored(policy: tuple[Any, Any]) -> None:
+    model, tokenizer = policy
+    config = SamplingConfig(num_completions=4, max_new_tokens=6)
+    for row in LocalSampler(model, tokenizer, config=config)(tiny.prompts(3)):
+        for ids, text, count, done in zip(
+            row["completion_ids"], row["completions"], row["num_tokens"], row["finished"], strict=True
+        ):
+            assert len(ids) == count and (ids[-1] == tokenizer.eos_token_id) == done
+            assert tokenizer.decode(ids[:-1] if done else ids, skip_special_tokens=True).strip() == text

@@ -180,7 +180,8 @@ def test_settings_that_do_not_exist_are_named() -> None:
 
 
 def test_a_queue_row_is_a_comparison() -> None:
-    assert vars(select(TABLE, config(budget=1))[0]) == {"prompt_id": "high", "first": 0, "second": 3}
+    assert select(TABLE, config(budget=1))[0].to_row() == {"prompt_id": "high", "first": 0, "second": 3}
+    assert Comparison("a", 0, 1, audit=True).to_row() == {"prompt_id": "a", "first": 0, "second": 1, "audit": True}
     assert Comparison("a", 0, 1) == Comparison("a", 0, 1)
 
 

@@ -17,10 +17,10 @@ from shfcas.cli import main
 from shfcas.data.shards import TableRows
 from shfcas.selection import STRATEGIES, Row, SelectionConfig, columns_to_read, select
 from shfcas.utils.errors import UserError
-from tests.support.selection_rows import TABLE, asked, config, row
+from tests.support.selection_rows import TABLE, asked, config, full_table, row
 
 NAMES = [*STRATEGIES]
-RANDOM = ("random", "double_thompson", "rso")
+RANDOM = ("random", "double_thompson", "drts", "maxmin_lcb", "rso")
 COMMITTEE = ("disagreement", "bald", "infomax", "double_thompson")
 
 
@@ -32,27 +32,6 @@ def prompt(name: str, answers: int, **columns: Any) -> Row:
 def wanted(name: str, prompt: Row, seed: int = 0) -> dict[tuple[int, int], float]:
     """The score of each pair, where a strategy scores pairs."""
     return {(c.first, c.second): -p[0] for p, c in STRATEGIES[name].comparisons(prompt, {}, seed)}
-
-
-def table(rows: int = 200, seed: int = 0) -> list[Row]:
-    """Prompts with every column; few different numbers, so that much is equal."""
-    draw = np.random.default_rng(seed)
-    made = []
-    for i in range(rows):
-        n = 2 + i % 5
-        members = draw.standard_normal((n, 3)).round(1)
-        made.append(
-            row(
-                f"p{i}",
-                draw.standard_normal(n).round(1).tolist(),
-                float(draw.integers(0, 11)) / 10,
-                degenerate=i % 50 == 0,
-                rewards=members.mean(axis=1).round(1).tolist(),
-                reward_variances=members.var(axis=1, ddof=1).round(1).tolist(),
-                member_rewards=members.tolist(),
-            )
-        )
-    return made
 
 
 # Conflict
@@ -179,7 +158,7 @@ def test_bald_prefers_sure_contradiction_and_votes_do_not_see_it() -> None:
 
 @pytest.mark.parametrize("name", COMMITTEE)
 def test_a_member_s_offset_for_a_prompt_does_not_matter(name: str) -> None:
-    rows = [r for r in table(40) if not r["degenerate"]]
+    rows = [r for r in full_table(40) if not r["degenerate"]]
     moved = [{**r, "member_rewards": [[a + 8, b - 16, c] for a, b, c in r["member_rewards"]]} for r in rows]
     settings = SelectionConfig(strategy=name, budget=1000)
     if name == "double_thompson":
@@ -230,7 +209,7 @@ def test_a_committee_has_the_same_members_for_each_answer(name: str, rewards: li
 
 @pytest.mark.parametrize("name", NAMES)
 def test_neither_the_order_of_rows_nor_files_matter(name: str, tmp_path: Path) -> None:
-    rows = table()
+    rows = full_table()
     settings = SelectionConfig(strategy=name, budget=70, pacs_threshold="q0.3", mean_pacs_threshold="q0.5")
     before = copy.deepcopy(rows)
     expected = asked(rows, settings)
@@ -247,7 +226,7 @@ def test_neither_the_order_of_rows_nor_files_matter(name: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_larger_budget_goes_on_where_the_smaller_one_ended(name: str) -> None:
-    rows = table()
+    rows = full_table()
     everything = asked(rows, SelectionConfig(strategy=name, budget=150))
     for budget in (1, 10, 60):
         assert asked(rows, SelectionConfig(strategy=name, budget=budget)) == everything[:budget]
@@ -255,7 +234,7 @@ def test_a_larger_budget_goes_on_where_the_smaller_one_ended(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_seed_decides_where_something_is_random(name: str) -> None:
-    rows = table()
+    rows = full_table()
     settings = SelectionConfig(strategy=name, budget=30)
     one, other = asked(rows, settings, 1), asked(rows, settings, 2)
     assert asked(rows, settings, 1) == one
@@ -267,7 +246,7 @@ def test_the_seed_decides_where_something_is_random(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_equal_answers_are_never_compared(name: str) -> None:
-    rows = [{**r, "completions": [f"answer {i // 2}" for i in range(len(r["pacs"]))]} for r in table()]
+    rows = [{**r, "completions": [f"answer {i // 2}" for i in range(len(r["pacs"]))]} for r in full_table()]
     chosen = asked(rows, SelectionConfig(strategy=name, budget=500, kendall_threshold="q0", pacs_threshold="q0"))
     assert chosen and all(first // 2 != second // 2 for _, first, second in chosen)
 
@@ -284,7 +263,7 @@ def test_prompts_that_say_nothing_are_never_asked_about(name: str) -> None:
     useless |= {column: {column: values} for column, values in numbers.items() if column in STRATEGIES[name].needs}
     full = {"rewards": [5.0, 9.0], "reward_variances": [5.0, 9.0], "member_rewards": [[5.0, 9.0], [9.0, 5.0]]}
     more = [row(key, [5.0, -5.0], 1.0, **full) | change for key, change in useless.items()]
-    rows = table()
+    rows = full_table()
     settings = SelectionConfig(strategy=name, budget=500)
     assert asked([*more, *rows], settings) == asked(rows, settings)
     with pytest.raises(UserError, match=rf"nothing from {len(more)} prompts \({len(more)} of them degenerate"):
@@ -296,7 +275,7 @@ MISSING = [(name, column) for name in NAMES for column in (*STRATEGIES[name].nee
 
 @pytest.mark.parametrize(("name", "column"), MISSING)
 def test_a_missing_column_is_named_with_what_makes_it(name: str, column: str) -> None:
-    rows, settings = table(20), SelectionConfig(strategy=name)
+    rows, settings = full_table(20), SelectionConfig(strategy=name)
     without = [{key: value for key, value in r.items() if key != column} for r in rows]
     makers = {
         "rewards": "shfcas score --reward_model MODEL adds it",
@@ -344,7 +323,7 @@ def test_a_null_names_its_prompt_and_its_column(strategy: str, change: dict[str,
 
 
 def test_only_the_columns_that_are_needed_are_read() -> None:
-    present = [*table(2)[1], "prompt", "topic"]
+    present = [*full_table(2)[1], "prompt", "topic"]
     assert columns_to_read(config("pacs"), present) == ["prompt_id", "pacs", "degenerate", "completions"]
     assert columns_to_read(config("bald"), present)[3:] == ["member_rewards", "completions"]
     spread = config("rso", diversity="k_centre")
@@ -386,7 +365,7 @@ def test_settings_that_cannot_be_meant_are_refused(values: dict, message: str) -
 
 def test_every_pair_is_scored() -> None:
     for name in ("reward_margin", "least_margin", "reward_variance", "disagreement", "bald", "infomax"):
-        for r in table(20)[1:]:
+        for r in full_table(20)[1:]:
             assert wanted(name, r).keys() == set(combinations(range(len(r["pacs"])), 2))
 
 
@@ -394,7 +373,7 @@ def test_the_command_takes_every_setting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    rows = [{**r, "prompt": f"about {i % 2}"} for i, r in enumerate(table(60))]
+    rows = [{**r, "prompt": f"about {i % 2}"} for i, r in enumerate(full_table(60))]
     reversed_orders = [row(f"r{i}", [2.0, 1.0, 0.5, -0.5, -1.0, -2.0], 1.0) for i in range(9)]
     pq.write_table(pa.Table.from_pylist([*rows, *reversed_orders]), "conflicts.parquet")
     flags = "--strategy kendall --kendall_threshold auto --false_discovery_rate 0.2 --pairing adjacent --budget 12"

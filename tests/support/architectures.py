@@ -185,3 +185,22 @@ def save_reward(model_type: str, folder: Path, seed: int = 0) -> str:
     if model_type == "modernbert":  # has tokens of its own in their place
         config.cls_token_id, config.sep_token_id = tokenizer.cls_token_id, tokenizer.sep_token_id
     return _save(transformers.AutoModelForSequenceClassification.from_config(config), tokenizer, folder)
+
+
+def save_pair_model(model_type: str, folder: Path) -> str:
+    """A random classifier with one output whose tokenizer, as BERT's, marks the second text; returns its folder."""
+    tokenizer = tiny.reward_tokenizer()
+    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in ("[CLS]", "[SEP]")}
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=list(ids.items())
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend_tokenizer,
+        model_max_length=128,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        **tokenizer.special_tokens_map,
+    )
+    torch.manual_seed(0)
+    options = {**SIZES, "intermediate_size": 48, "type_vocab_size": 2, "num_labels": 1}
+    config = _config(model_type, tokenizer, options)
+    return _save(transformers.AutoModelForSequenceClassification.from_config(config), tokenizer, folder)

@@ -39,7 +39,8 @@ class Response:
     """An answer that is not a plain reply.
 
     Attributes:
-        content: what the model says.
+        content: what the model says, as text or as a list of parts.
+        thoughts: what the server separates from it, as `reasoning_content`.
         status: of HTTP.
         body: sent in place of a chat completion.
         headers: further ones.
@@ -49,7 +50,7 @@ class Response:
         finish_reason: why the model stopped.
     """
 
-    content: str | None = ""
+    content: str | list | None = ""
     status: int = 200
     body: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
@@ -57,6 +58,7 @@ class Response:
     delay: float = 0.0
     usage: bool = True
     finish_reason: str = "stop"
+    thoughts: str | list | None = None
 
 
 def error(status: int, message: str = "no", code: str | None = None, **headers: str) -> Response:
@@ -96,6 +98,8 @@ class JudgeServer(LocalServer):
 
 def completion(response: Response) -> str:
     message = {"role": "assistant", "content": response.content}
+    if response.thoughts is not None:
+        message["reasoning_content"] = response.thoughts
     value: dict[str, Any] = {
         "id": "1",
         "object": "chat.completion",

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shfcas.feedback.annotation.schema import Item, item_id
+from shfcas.feedback.annotation.schema import Item, Judgement, item_id
 from shfcas.feedback.annotation.store import Store
 from shfcas.feedback.web.annotators import add_annotators
+from shfcas.feedback.web.server import Page
 
 
 def make_items(count: int, queue: str = "round-1", **changes: Any) -> list[Item]:
@@ -125,3 +126,18 @@ def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return int(s.getsockname()[1])
+
+
+def token(page: Page, name: str = "ada") -> str:
+    return page.links[name].partition("#token=")[2]
+
+
+def signed_in(page: Page, name: str = "ada") -> Client:
+    client = Client(page.address)
+    assert client.sign_in(token(page, name)).status == 200
+    return client
+
+
+def log(folder: Path) -> list[Judgement]:
+    with Store(folder / "feedback.sqlite") as store:
+        return store.judgements()

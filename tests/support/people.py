@@ -148,3 +148,10 @@ class Person:
 
     def text(self, selector: str) -> str:
         return self.at(selector).evaluate("element => element.textContent")
+
+
+def side(judgement: Judgement) -> str:
+    """What a person saw: left or right of what stood there."""
+    if judgement.choice not in ("first", "second"):
+        return judgement.choice
+    return "left" if judgement.choice == judgement.left else "right"

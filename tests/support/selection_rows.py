@@ -33,3 +33,24 @@ def config(strategy: str = "shf_cas", **values: Any) -> SelectionConfig:
 
 def asked(rows: list, settings: SelectionConfig, seed: int = 0) -> list[tuple[str, int, int]]:
     return [(c.prompt_id, c.first, c.second) for c in select(rows, settings, seed)]
+
+
+def full_table(rows: int = 200, seed: int = 0) -> list[dict[str, Any]]:
+    """Prompts with every column; few different numbers, so that much is equal."""
+    draw = np.random.default_rng(seed)
+    made = []
+    for i in range(rows):
+        n = 2 + i % 5
+        members = draw.standard_normal((n, 3)).round(1)
+        made.append(
+            row(
+                f"p{i}",
+                draw.standard_normal(n).round(1).tolist(),
+                float(draw.integers(0, 11)) / 10,
+                degenerate=i % 50 == 0,
+                rewards=members.mean(axis=1).round(1).tolist(),
+                reward_variances=members.var(axis=1, ddof=1).round(1).tolist(),
+                member_rewards=members.tolist(),
+            )
+        )
+    return made

@@ -7,7 +7,7 @@ import pytest
 
 from shfcas.data.candidates import read_candidates
 from shfcas.pipeline.config import RunConfig
-from shfcas.pipeline.loop import run
+from shfcas.pipeline.run import run
 from shfcas.rewards.best_of_n import best_of_n, kl_bound
 from shfcas.rewards.scorers import load_scorer
 from shfcas.rewards.table import score_rows

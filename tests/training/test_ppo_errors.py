@@ -135,7 +135,7 @@ def test_models(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        ([1.0] * 7, "'broken': expected 8 values, one per completion, got 7"),
+        ([1.0] * 7, r"broken \(.*\): expected 8 rewards, one per answer, got 7"),
         ([1.0, math.nan, *[1.0] * 6], "'broken' returned nan for completion 1"),
         ([*[1.0] * 7, math.inf], "'broken' returned inf for completion 7"),
         ([None] * 8, "every reward function returned None for completion 0"),

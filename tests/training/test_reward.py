@@ -88,7 +88,7 @@ def test_pairs_that_are_too_long_are_counted(
     tiny_models: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     long = Preference("how was it?", "good " * 200, "bad")
-    settings = RewardModelConfig(num_train_epochs=1, batch_size=8)
+    settings = RewardModelConfig(num_train_epochs=1, batch_size=8, too_long="floor")
     result = train_reward_model(
         tiny_models["reward_model"],
         [*TRAIN[:8], long],
@@ -101,7 +101,7 @@ def test_pairs_that_are_too_long_are_counted(
     assert (result["pairs"], result["pairs_too_long"]) == (8, 1)
     assert result["held_out_accuracy"] is None
     assert "1 of 9 pairs are longer than 128 tokens" in caplog.text
-    with pytest.raises(UserError, match="all 1 preference pairs are longer than max_length 128"):
+    with pytest.raises(UserError, match=r"none of 1 preference pairs can be .*: 1 are longer than max_length 128"):
         train_reward_model(
             tiny_models["reward_model"],
             [long],
@@ -171,7 +171,7 @@ def test_too_long_pairs_are_counted_by_source(tiny_models: dict[str, str], tmp_p
         held_out=[long],
     )
     assert (result["pairs_too_long_by_source"], result["held_out_too_long"]) == ({"human": 2}, 1)
-    assert result["pairs_by_source"] == {"original": 8}
+    assert result["pairs_by_source"] == {"original": 8, "human": 2}  # cut, not left out
 
 
 OVERFIT = {"num_train_epochs": 6, "batch_size": 8, "learning_rate": 5e-3, "weight_decay": 0.0, "eval_steps": 2}

@@ -1,5 +1,7 @@
 """What a reward model is trained on: prompts on one side only, the same side in every round, margins, signs."""
 
+from collections import Counter
+
 import pytest
 
 from shfcas.data.chat import answer_suffix_ids
@@ -8,7 +10,7 @@ from shfcas.training.reward.config import RewardModelConfig
 from shfcas.training.reward.data import encode_pairs, held_out_prompts, split, weighted
 from shfcas.training.reward.refine import train_and_held_out
 from shfcas.utils.config import build
-from shfcas.utils.errors import UsageError
+from shfcas.utils.errors import UsageError, UserError
 from tests.support import tiny
 
 
@@ -127,3 +129,43 @@ def test_the_ending_is_what_follows_every_answer() -> None:
 def test_settings_that_cannot_work_are_refused(values: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         build(RewardModelConfig, values)
+
+
+def test_a_prompt_in_other_spellings_stays_on_its_side() -> None:
+    """As text before the first round, as messages of a candidate table in the next."""
+    spelled = [
+        Preference([{"role": "user", "content": p.prompt, "name": None}], f"new {i}", "old", source="gold", round=1)
+        for i, p in enumerate(ORIGINAL)
+    ]
+    settings = build(RewardModelConfig, {"held_out": 0.25})
+    train, held_out = train_and_held_out([ORIGINAL, spelled], settings, split_seed=0)
+    trained = {p.prompt if isinstance(p.prompt, str) else p.prompt[0]["content"] for p in train}
+    assert held_out and not trained & {p.prompt for p in held_out if isinstance(p.prompt, str)}
+    assert not trained & {p.prompt[0]["content"] for p in held_out if not isinstance(p.prompt, str)}
+
+
+def test_answers_of_several_turns_are_rendered_whole_or_refused(caplog: pytest.LogCaptureFixture) -> None:
+    asked, thanks = [{"role": "user", "content": "how?"}], {"role": "user", "content": "thanks"}
+    bye = {"role": "assistant", "content": "bye"}
+    sides = [[{"role": "assistant", "content": text}, thanks, bye] for text in ("good", "bad")]
+    pair, plain = Preference(asked, *sides), Preference(asked, "yes", "no", source="gold")
+    tokenizer = tiny.policy_tokenizer()
+    (row, _), used = encode_pairs([pair, plain], tokenizer, 128)
+    ending = "how?<|end|><|assistant|>good<|end|><|user|>thanks<|end|><|assistant|>bye<|end|>"
+    assert tokenizer.decode(row["chosen_ids"]).endswith(ending)
+    assert row["chosen_ids"] != row["rejected_ids"] and used == [pair, plain]
+    counts: Counter[tuple[str, str]] = Counter()
+    rows, used = encode_pairs([pair, plain], tiny.reward_tokenizer(), 128, counts=counts)
+    assert (len(rows), used) == (1, [plain]) and counts == {("refused", "original"): 1}
+    assert "a pair is left out: an answer has several turns" in caplog.text
+
+
+@pytest.mark.parametrize(("too_long", "kept"), [("cut", 2), ("floor", 1)])
+def test_long_pairs_are_cut_or_left_out_and_counted(too_long: str, kept: int) -> None:
+    long, short = Preference("how? " * 200, "good", "bad"), Preference("how?", "good", "bad", source="gold")
+    counts: Counter[tuple[str, str]] = Counter()
+    rows, _ = encode_pairs([long, short], tiny.reward_tokenizer(), 32, too_long=too_long, counts=counts)
+    assert len(rows) == kept and counts == {("too_long", "original"): 1}
+    assert max(len(row[side]) for row in rows for side in ("chosen_ids", "rejected_ids")) <= 32
+    with pytest.raises(UserError, match="more than the reward model's limit of 32"):
+        encode_pairs([long], tiny.reward_tokenizer(), 32, too_long="error")

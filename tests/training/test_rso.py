@@ -20,7 +20,7 @@ from shfcas.training.lora import AdapterConfig
 from shfcas.training.rso import RSOConfig, encode_pair, first_round, rejection_sample, tournament, train_rso
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import content_hash
-from tests.support import ppo_tiny
+from tests.support import architectures, ppo_tiny
 
 LIKED = {f"w{i}" for i in range(0, 60, 4)}
 
@@ -161,6 +161,42 @@ def test_a_pair_has_the_tokens_that_the_policy_sampled(policy: str) -> None:
             UserError, match=r"answer 0 of prompt 'p' has \d tokens with its prompt, more than 4: 'w1 w2'"
         ):
             encode_pair(tokenizer, row, better=0, worse=1, limit=4)
+
+
+ASKED = [{"role": "user", "content": "how was the soup?"}]
+
+
+def encoded(tokenizer: Any, prompt: Any, answer: str, ids: list[int] | None = None) -> tuple[list[int], list[int]]:
+    """The prompt's and the chosen tokens of a pair whose answers are alike."""
+    row = {"prompt_id": "p", "prompt": prompt, "completions": [answer] * 2, "finished": [True] * 2}
+    row |= {} if ids is None else {"completion_ids": [ids, ids]}
+    pair = encode_pair(tokenizer, row, better=0, worse=1, limit=100)
+    return pair["prompt_ids"], pair["chosen_ids"]
+
+
+@pytest.mark.parametrize(("kind", "end"), [("gemma", "<end_of_turn>"), ("llama", "<|eot_id|>"), ("mistral", "</s>")])
+def test_answers_end_as_their_template_ends_turns(kind: str, end: str) -> None:
+    tokenizer = getattr(architectures, kind)()
+    prompt, answer = encoded(tokenizer, ASKED, "a good day")
+    assert answer[-1] == tokenizer.convert_tokens_to_ids(end)
+    assert tokenizer.decode(prompt + answer).endswith(f"a good day{end}")
+
+
+def test_the_sampled_tokens_are_trained_on_and_those_of_another_tokenizer_are_not() -> None:
+    tokenizer = architectures.llama()
+    end = tokenizer.convert_tokens_to_ids("<|eot_id|>")
+    spelled = [*tokenizer.convert_tokens_to_ids(list("good")), end]
+    assert spelled[:-1] != tokenizer("good", add_special_tokens=False)["input_ids"]
+    for prompt in ("how was the soup?", ASKED):
+        assert encoded(tokenizer, prompt, "good", spelled)[1] == spelled
+        assert encoded(tokenizer, prompt, "fine", spelled) == encoded(tokenizer, prompt, "fine")
+
+
+def test_a_text_answer_follows_its_prompt_behind_a_space() -> None:
+    tokenizer = architectures.llama()
+    for prompt in ("how was the soup?", "how was the soup? "):
+        ids, answer = encoded(tokenizer, prompt, "the bread")
+        assert tokenizer.decode(ids + answer, skip_special_tokens=True) == "how was the soup? the bread"
 
 
 # Training

@@ -8,8 +8,12 @@ import pytest
 import torch
 from transformers import ByT5Tokenizer, Trainer
 
-from shfcas.data.chat import encode_prompt, end_token_ids, set_chat_template
+from shfcas.data.candidates import CandidateTable
+from shfcas.data.chat import encode_prompt, end_token_ids, turn_end_id
+from shfcas.data.templates import set_chat_template
 from shfcas.models.loading import load_policy
+from shfcas.pipeline.demonstrations import BootstrapConfig
+from shfcas.pipeline.demonstrations import demonstrations as demonstrations_of
 from shfcas.sampling.config import SamplingConfig
 from shfcas.sampling.local import LocalSampler
 from shfcas.training import sft
@@ -96,10 +100,10 @@ def test_the_same_seed_gives_the_same_policy(policy: str, tmp_path: Path) -> Non
 
 KINDS = {
     "generation marks": (architectures.llama, None, "<|eot_id|>", "good<|eot_id|>"),
-    "ChatML": (architectures.qwen, None, "<|im_end|>", "good<|im_end|>\n"),
-    "another end of turn": (architectures.gemma, None, "<end_of_turn>", "good<end_of_turn>\n"),
+    "ChatML": (architectures.qwen, None, "<|im_end|>", "good<|im_end|>"),
+    "another end of turn": (architectures.gemma, None, "<end_of_turn>", "good<end_of_turn>"),
     "no generation prompt": (architectures.mistral, None, "</s>", "good</s>"),
-    "plain": (architectures.one_special, "plain", "<|endoftext|>", "good<|endoftext|>\n\n"),
+    "plain": (architectures.one_special, "plain", "<|endoftext|>", "good<|endoftext|>"),
     "no end": (architectures.one_special, "{{ messages | map(attribute='content') | join(' ') }}", None, "good"),
     "thoughts": (
         architectures.qwen,
@@ -148,6 +152,40 @@ def test_text_is_learned_as_it_stands_with_one_end(make: Any) -> None:
         assert answer[-1] == tokenizer.eos_token_id and len(end_ids.intersection(answer)) == 1
         text = tokenizer.decode(encoded["input_ids"], skip_special_tokens=True)
         assert text.split() == (row["prompt"] + completion).split()
+
+
+@pytest.mark.parametrize(
+    "prompt", ["how was it?", [{"role": "user", "content": "how was it?"}]], ids=["text", "messages"]
+)
+def test_sampled_answers_are_learned_by_their_tokens(prompt: Any) -> None:
+    tokenizer = architectures.llama()
+    end_ids = end_token_ids(None, tokenizer)
+    end = turn_end_id(tokenizer)
+    spelled = tokenizer.convert_tokens_to_ids(list("good"))
+    row = {"prompt": prompt, "completion": "good", "completion_ids": [*spelled, end]}
+    cut = {**row, "completion_ids": spelled}  # at the maximum length, so that its end is still to be learned
+    for encoded in encode_demonstrations([row, cut], tokenizer, end_ids, 128):
+        assert [token for token in encoded["labels"] if token != -100] == [*spelled, end]
+    other = {**row, "completion_ids": [*reversed(spelled), end]}  # of another tokenizer
+    (encoded,) = encode_demonstrations([other], tokenizer, end_ids, 128)
+    text = tokenizer.decode(encoded["input_ids"], skip_special_tokens=True)
+    assert text.endswith("how was it? good" if isinstance(prompt, str) else "good")
+
+
+def test_demonstrations_of_samples_follow_their_prompts(tmp_path: Path) -> None:
+    """With their tokens, or behind a space where a table has none."""
+    rows = [
+        {"prompt_id": "p", "prompt": "how was it?", "completions": ["bee", "a"], "completion_ids": [[5, 7], [6]]},
+        {"prompt_id": "q", "prompt": "how? ", "completions": ["tree", "b"], "completion_ids": [[8], [9]]},
+    ]
+    settings = BootstrapConfig(demonstrator="tests.support.tiny:letter_reward", per_prompt=1, threshold=0.5)
+    table = CandidateTable.from_rows(rows)
+    assert demonstrations_of(table, settings) == [
+        {"prompt": "how was it?", "completion": "bee", "completion_ids": [5, 7]},
+        {"prompt": "how? ", "completion": "tree", "completion_ids": [8]},
+    ]
+    bare = CandidateTable(table.table.drop_columns(["completion_ids"]), {})
+    assert [row["completion"] for row in demonstrations_of(bare, settings)] == [" bee", "tree"]
 
 
 @pytest.mark.parametrize("rank", [0, 8])
@@ -236,9 +274,9 @@ def test_a_demonstration_that_is_too_long_is_an_error(chat: bool, policy: str, t
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"prompt": "a"}, "row 1 has no completion"),
+        ({"prompt": "a"}, "row 1 has no column completion; its columns are prompt"),
         ({"prompt": "a", "completion": " "}, "row 1 has no completion"),
-        ({"completion": "b"}, "row 1: expected a prompt that is text"),
+        ({"completion": "b"}, "row 1 has no column prompt; its columns are completion"),
         ({"prompt": "", "completion": "b"}, "row 1: the prompt is empty"),
     ],
 )

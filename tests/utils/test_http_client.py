@@ -1,23 +1,14 @@
 """The HTTP client against servers that misbehave in every way, on real sockets of this machine."""
 
-import gc
 import gzip
-import itertools
-import json
-import logging
-import os
 import pickle
 import random
 import shutil
-import signal
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -28,59 +19,14 @@ import pytest
 
 from shfcas.utils import http_client
 from shfcas.utils.errors import UserError
-from shfcas.utils.http import Endpoint
-from shfcas.utils.http_client import BadReply, Client, GaveUp, Refused, RequestError, Stopped
+from shfcas.utils.http_client import BadReply, Client, GaveUp, Refused
+from tests.support.http_cases import GOOD, Serve, client, close, drip, first, get, half_closed, reset
 from tests.support.raw_server import RawServer, Talk, compressed, read_request, response, say, send
 
-KEY = "sk-quince/medlar+secret"  # letters that no port and no address in memory contains
-GOOD = response({"answer": 42})
-Serve = Callable[..., RawServer]
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("SOME_KEY", KEY)
-    monkeypatch.setenv("SSL_CERT_DIR", os.devnull)  # reading certificates takes a while
-
-
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    with ExitStack() as servers:
-        yield lambda talk, host="127.0.0.1": servers.enter_context(RawServer(talk, host))
-
-
-def client(url: str, **values: Any) -> Client:
-    defaults = {"timeout": 20.0, "max_retries": 0, "retry_wait": 0.0, "concurrency": 4, "max_reply_bytes": 2**20}
-    return Client(Endpoint(url, "base_url", "SOME_KEY"), **{**defaults, **values})
-
-
-def get(server: RawServer | str, **values: Any) -> Any:
-    url = server if isinstance(server, str) else server.url
-    return client(url, **values).request("GET", f"{url}/models")
-
-
-def first(failure: Talk) -> Talk:
-    """Fails on the first connection, answers on all others."""
-    number = itertools.count()
-    return lambda connection, request: (say(GOOD) if next(number) else failure)(connection, request)
+pytestmark = pytest.mark.usefixtures("environment")
 
 
 # Deadlines
-
-
-def drip(start: bytes) -> Talk:
-    """Sends a start, then one byte every 20 ms for 100 seconds."""
-
-    def talk(connection: socket.socket, request: bytes) -> None:
-        connection.sendall(start)
-        for _ in range(5000):
-            time.sleep(0.02)
-            connection.sendall(b"x")
-
-    return talk
 
 
 @pytest.mark.parametrize(
@@ -157,22 +103,6 @@ def test_an_endless_error_is_cut(serve: Serve) -> None:
 
 
 # What passes
-
-
-def close(connection: socket.socket, request: bytes) -> None:
-    """Reads a request and hangs up."""
-
-
-def reset(connection: socket.socket, request: bytes) -> None:
-    connection.sendall(GOOD[:20])
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-
-
-def half_closed(connection: socket.socket, request: bytes) -> None:
-    """Ends its own side in the middle of a reply and keeps listening."""
-    connection.sendall(GOOD[:-5])
-    connection.shutdown(socket.SHUT_WR)
-    connection.recv(1)
 
 
 FAILURES: dict[str, tuple[Talk, str]] = {
@@ -361,279 +291,3 @@ def test_a_wait_of_zero_does_not_replace_our_own(serve: Serve) -> None:
     began = time.monotonic()
     assert get(server, max_retries=1, retry_wait=0.4) == {"answer": 42}
     assert time.monotonic() - began >= 0.3
-
-
-# The key
-
-
-ECHOES = {
-    "reason phrase": response(b"", f"500 {KEY}"),
-    "reason phrase of a refusal": response(b"", f"418 {KEY}"),
-    "error": response({"error": {"message": f"bad key {KEY}", "code": KEY}}, "400 X"),
-    "error, escaped": response(b'{"error": {"message": "' + KEY.replace("/", "\\/").encode() + b'"}}', "500 X"),
-    "refused key": response({"error": {"message": KEY}}, "401 X"),
-    "page": response(f"<a href='?key={KEY.replace('/', '%2F').replace('+', '%2B')}'>".encode(), "500 X"),
-    "no JSON": response(KEY.encode()),
-    "headers": response(b"", "500 X", X_Echo=KEY, Set_Cookie=f"key={KEY}", WWW_Authenticate=KEY),
-    "redirect": response(b"", "307 X", Location=f"http://elsewhere.example/{KEY}?key={KEY}"),
-    "retry after": response(b"", "429 X", Retry_After=KEY),
-    "no HTTP": KEY.encode() + b"\r\n\r\n",
-    "broken header": b"HTTP/1.1 200 OK\r\n" + KEY.encode() + b"\r\n\r\n",
-    "half a reply": response(KEY.encode())[:-2],
-}
-
-
-@pytest.mark.parametrize("kind", ECHOES)
-def test_the_key_is_in_no_error_log_or_repr(kind: str, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
-
-    server = serve(send(ECHOES[kind]))
-    mine = client(server.url, max_retries=1)
-    with pytest.raises(RequestError) as caught:
-        mine.request("POST", f"{server.url}/x", {"a": 1})
-    error = caught.value
-    shown = ["".join(traceback.format_exception(error)), repr(error), repr(vars(error)), repr(mine), repr(vars(mine))]
-    shown += [repr((error.__cause__, error.__context__)), caplog.text]
-    plain = "".join(shown).replace("\\/", "/").replace("%2F", "/").replace("%2B", "+")
-    assert f"Bearer {KEY}".encode() in server.requests[0]
-    assert KEY not in plain and "medlar" not in plain.lower()
-
-
-def test_the_libraries_still_log_for_others(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
-    import httpx2
-
-    caplog.set_level(logging.INFO)
-    server = serve(say(GOOD))
-    get(server)
-    assert "HTTP Request" not in caplog.text
-    httpx2.get(server.url, trust_env=False)
-    assert "HTTP Request" in caplog.text
-
-
-def test_cookies_are_not_kept(serve: Serve) -> None:
-    server = serve(say(response({}, Set_Cookie="session=1; Path=/", Connection="close")))
-    mine = client(server.url)
-    for _ in range(2):
-        mine.request("GET", server.url)
-    assert len(server.requests) == 2 and b"cookie" not in server.requests[1].lower()
-
-
-# Proxies
-
-
-@pytest.fixture
-def proxy(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> RawServer:
-    """A proxy that all variables name; it answers itself."""
-    server = serve(say(response({"answer": "by the proxy"})))
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.setenv(name, f"http://{server.host}")
-        monkeypatch.setenv(name.upper(), f"http://{server.host}")
-    return server
-
-
-@pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "0.0.0.0", "[::1]"])
-def test_loopback_addresses_are_never_asked_for_at_a_proxy(name: str, serve: Serve, proxy: RawServer) -> None:
-    server = serve(say(GOOD), "::1" if name == "[::1]" else "127.0.0.1")
-    assert get(f"http://{name}:{server.host.rpartition(':')[2]}/v1") == {"answer": 42}
-    assert not proxy.requests
-
-
-def test_other_addresses_go_to_the_proxy(proxy: RawServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert get("http://server.invalid/v1") == {"answer": "by the proxy"}
-    assert proxy.requests[0].startswith(b"GET http://server.invalid/v1/models HTTP/1.1\r\n")
-    monkeypatch.setenv("NO_PROXY", "server.invalid")
-    with pytest.raises(GaveUp, match="no connection"):
-        get("http://server.invalid/v1")
-    assert len(proxy.requests) == 1
-
-
-def test_a_proxy_does_not_see_what_is_encrypted(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = serve(say(response(b"", "407 Proxy Authentication Required")))
-    monkeypatch.setenv("HTTPS_PROXY", f"http://user:word@{server.host}")
-    message = r"no connection through the proxy of the environment \(407 Proxy Authentication Required\)"
-    with pytest.raises(GaveUp, match=message):
-        get("https://server.invalid/v1")
-    assert server.requests[0].startswith(b"CONNECT server.invalid:443") and KEY.encode() not in server.requests[0]
-
-
-@pytest.mark.parametrize(
-    ("proxy", "message"),
-    [
-        (
-            "ftp://me:password@proxy.example:1",
-            r"the proxy for server\.invalid has no usable address; check HTTPS_PROXY",
-        ),
-        ("http://me:password@proxy.example:port", r"the proxy for server\.invalid has no usable address"),
-    ],
-)
-def test_a_proxy_that_cannot_be_used(proxy: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HTTPS_PROXY", proxy)
-    with pytest.raises(UserError, match=message) as caught:
-        get("https://server.invalid/v1")
-    assert "password" not in str(caught.value)
-
-
-def test_a_socks_proxy_needs_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "socksio", None)
-    monkeypatch.setenv("ALL_PROXY", "socks5h://127.0.0.1:1")
-    with pytest.raises(UserError, match=r"speaks SOCKS, for which socksio is needed; .*pip install socksio$"):
-        get("https://server.invalid/v1")
-
-
-# Connections and threads
-
-
-def test_ipv6(serve: Serve) -> None:
-    server = serve(say(GOOD), "::1")
-    assert get(server) == {"answer": 42}
-    assert f"host: {server.host}".encode() in server.requests[0].lower()
-
-
-def test_connections_are_kept_and_no_more_than_allowed(serve: Serve) -> None:
-    most, now, guard = [0], [0], threading.Lock()
-
-    def talk(connection: socket.socket, request: bytes) -> None:
-        while request:
-            with guard:
-                now[0] += 1
-                most[0] = max(most[0], now[0])
-            time.sleep(0.02)
-            with guard:
-                now[0] -= 1
-            connection.sendall(GOOD)
-            request = read_request(connection)
-
-    server = serve(talk)
-    shared = client(server.url, concurrency=3)
-
-    def ask() -> None:
-        for _ in range(10):
-            assert shared.request("GET", server.url) == {"answer": 42}
-
-    threads = [threading.Thread(target=ask) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert most[0] == 3 == len(server.requests)  # connections, of which each carried many requests
-
-
-def test_a_kept_connection_that_the_server_has_closed_is_not_used(serve: Serve) -> None:
-    server = serve(lambda connection, request: connection.sendall(GOOD))  # and closes it without a word
-    mine = client(server.url)
-    for _ in range(3):
-        assert mine.request("GET", server.url) == {"answer": 42}
-        time.sleep(0.05)
-    assert mine.retries == 0 and len(server.requests) == 3
-
-
-def test_a_set_stop_ends_waits_at_once(serve: Serve) -> None:
-    server = serve(say(response(b"", "429 X", Retry_After="500")))
-    stop = threading.Event()
-    threading.Timer(0.3, stop.set).start()
-    began = time.monotonic()
-    with pytest.raises(Stopped):
-        client(server.url, max_retries=9, timeout=600).request("GET", server.url, stop=stop)
-    assert time.monotonic() - began < 100
-    with pytest.raises(Stopped):
-        client(server.url).request("GET", server.url, stop=stop)
-    assert len(server.requests) == 1
-
-
-def test_cancel_ends_requests_under_way_and_their_connections(serve: Serve) -> None:
-    ended = threading.Event()
-
-    def talk(connection: socket.socket, request: bytes) -> None:
-        if not connection.recv(1):
-            ended.set()
-
-    server = serve(talk)
-    mine, outcome = client(server.url), list[BaseException]()
-
-    def ask() -> None:
-        try:
-            mine.request("GET", server.url)
-        except BaseException as error:
-            outcome.append(error)
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    while not server.requests:
-        time.sleep(0.01)
-    mine.cancel()
-    thread.join(10)
-    assert isinstance(outcome[0], Stopped) and ended.wait(10)
-
-
-def test_a_forgotten_client_closes_its_connections_and_its_thread(serve: Serve) -> None:
-    closed = threading.Event()
-
-    def talk(connection: socket.socket, request: bytes) -> None:
-        connection.sendall(GOOD)
-        if not connection.recv(1):
-            closed.set()
-
-    server = serve(talk)
-    before = {thread for thread in threading.enumerate() if thread.name == http_client.THREAD}
-    mine = client(server.url)
-    mine.request("GET", server.url)
-    (thread,) = {t for t in threading.enumerate() if t.name == http_client.THREAD} - before
-    del mine
-    gc.collect()
-    thread.join(10)
-    assert closed.wait(10) and not thread.is_alive()
-
-
-PROGRAM = """
-import socket, sys, time
-from shfcas.utils.http import Endpoint
-from shfcas.utils.http_client import Client
-
-def look_up(host, port, **options):
-    print("looking up", flush=True)
-    time.sleep(100)
-
-socket.getaddrinfo = look_up
-client = Client(Endpoint(sys.argv[1], "base_url", "SOME_KEY"), timeout=100, max_retries=5, retry_wait=100,
-                concurrency=4, max_reply_bytes=100)
-print("ready", flush=True)
-try:
-    client.request("GET", sys.argv[1])
-except KeyboardInterrupt:
-    print("interrupted", flush=True)
-"""
-
-
-@pytest.mark.system
-@pytest.mark.parametrize("talk", [lambda c, request: c.recv(1), say(response(b"", "500 X"))], ids=["reply", "retry"])
-def test_ctrl_c_ends_a_request_and_the_program_at_once(talk: Talk, serve: Serve) -> None:
-    server = serve(talk)
-    command = [sys.executable, "-c", PROGRAM, server.url]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    with subprocess.Popen(command, env=environment, stdout=-1, stderr=-1, text=True) as process:
-        while not server.requests:
-            assert process.poll() is None
-            time.sleep(0.02)
-        time.sleep(0.3)
-        process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=90)  # the request would take 100 seconds
-    assert (output, errors, process.returncode) == ("ready\ninterrupted\n", "", 0)
-
-
-@pytest.mark.system
-def test_ctrl_c_does_not_wait_for_a_host_name() -> None:
-    command = [sys.executable, "-c", PROGRAM, "http://some.invalid/v1"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    with subprocess.Popen(command, env=environment, stdout=-1, stderr=-1, text=True) as process:
-        assert process.stdout
-        assert [process.stdout.readline() for _ in range(2)] == ["ready\n", "looking up\n"]
-        process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=90)  # the look-up would take 100 seconds
-    assert (output, process.returncode) == ("interrupted\n", 0)
-
-
-def test_importing_is_light() -> None:
-    code = "import sys, shfcas.utils.http, shfcas.utils.http_client; print('httpx2' in sys.modules)"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    printed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert json.loads(printed.stdout.lower()) is False

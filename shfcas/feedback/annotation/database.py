@@ -229,9 +229,27 @@ def store_errors(path: Path) -> Iterator[None]:
         raise StoreError(f"{path}: {remedy} ({error})") from error
 
 
+_FULL = "no space left on the disk; every saved answer is kept; free some space and try again"
+_NO_LOCKS = "the file system has no locks that SQLite can use, as some network disks; put the run on a local disk"
 _REMEDIES = {
-    sqlite3.SQLITE_FULL: "no space left on the disk; every saved answer is kept; free some space and try again",
-    sqlite3.SQLITE_IOERR: "the disk cannot be read or written; every saved answer is kept; check it and try again",
+    **dict.fromkeys(
+        (
+            sqlite3.SQLITE_PROTOCOL,
+            sqlite3.SQLITE_NOLFS,
+            sqlite3.SQLITE_IOERR_LOCK,
+            sqlite3.SQLITE_IOERR_RDLOCK,
+            sqlite3.SQLITE_IOERR_UNLOCK,
+            sqlite3.SQLITE_IOERR_CHECKRESERVEDLOCK,
+            sqlite3.SQLITE_IOERR_SHMLOCK,
+            sqlite3.SQLITE_IOERR_SHMMAP,
+            sqlite3.SQLITE_IOERR_SHMOPEN,
+        ),
+        _NO_LOCKS,
+    ),
+    sqlite3.SQLITE_FULL: _FULL,
+    sqlite3.SQLITE_IOERR_SHMSIZE: _FULL,
+    sqlite3.SQLITE_IOERR: "the disk cannot be read or written; every saved answer is kept; check the disk, its space "
+    "and your quota, and try again",
     sqlite3.SQLITE_BUSY: "locked by another process for too long; end that process, or try again",
     sqlite3.SQLITE_LOCKED: "locked by another process for too long; end that process, or try again",
     sqlite3.SQLITE_READONLY: "cannot be written; choose a folder you may write to",

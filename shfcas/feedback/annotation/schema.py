@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shfcas.data.candidates import CandidateTable
-from shfcas.data.chat import Prompt
+from shfcas.data.messages import Prompt
 from shfcas.data.preferences import Preference
 from shfcas.selection import Comparison
 from shfcas.utils.errors import UserError

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from shfcas.data.chat import as_messages
+from shfcas.data.messages import as_messages
 from shfcas.feedback.annotation.schema import STRENGTHS, Item, Judgement
 from shfcas.feedback.exchange.answers import Answer, check_among, check_name, check_text
 from shfcas.feedback.exchange.label_studio import read_log

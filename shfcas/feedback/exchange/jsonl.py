@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from shfcas.data.chat import as_messages, check_prompt
+from shfcas.data.messages import as_messages, check_prompt
 from shfcas.feedback.annotation.schema import Item
 from shfcas.feedback.exchange.answers import Answer, check_name, check_text, parse_judgement
 from shfcas.feedback.exchange.matching import OTHER_RUN, Export, RunItems, digest

@@ -4,7 +4,7 @@ from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from shfcas.data.chat import as_messages
+from shfcas.data.messages import as_messages
 from shfcas.feedback.annotation.schema import STRENGTHS, Item, Judgement
 from shfcas.feedback.exchange.answers import (
     Answer,

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from shfcas.data.chat import Prompt, as_messages
+from shfcas.data.messages import Prompt, as_messages
 from shfcas.feedback.annotation.config import HumanConfig
 from shfcas.feedback.annotation.schema import SIDES, Item, Judgement
 from shfcas.feedback.exchange.reading import Problem, Problems, excerpt

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from shfcas.data.reading import arrow_rows
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import existing
 
@@ -110,7 +111,7 @@ def read_parquet_rows(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(1000):
-                for row in batch.to_pylist():
+                for row in arrow_rows(batch):
                     yield f"{path}: row {number}", row
                     number += 1
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:

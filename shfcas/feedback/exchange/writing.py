@@ -5,11 +5,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from shfcas.utils.files import atomic_file
+from shfcas.utils.files import atomic_file, null_for_nan
 
 
 def json_text(value: Any) -> str:
     """Returns readable JSON; escaped only if a text holds code points that UTF-8 cannot encode."""
+    value = null_for_nan(value)
     text = json.dumps(value, ensure_ascii=False)
     try:
         text.encode()

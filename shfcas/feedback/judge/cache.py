@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from shfcas.feedback.judge.prompt import VERDICTS
+from shfcas.feedback.judge.prompt import EMPTY, VERDICTS
 from shfcas.utils.config import fingerprint
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import disk_errors, lock_file, parse_jsonl
@@ -41,7 +41,7 @@ class ReplyCache:
     """Replies by key, in an append-only file; a reply is on the disk when `add` returns.
 
     A line that a kill has cut off is dropped. Malformed replies are kept so that people can read them and their cost
-    is counted, but the question is asked again.
+    is counted, but the question is asked again, unless the reply was empty.
 
     Args:
         path: the file; it is created if it does not exist. One process at a time may have it open.
@@ -62,7 +62,10 @@ class ReplyCache:
         except BaseException:
             self._file.close()
             raise
-        self._verdicts = {reply.key: reply for reply in self.replies if reply.verdict is not None}
+        self._verdicts: dict[str, Reply] = {}
+        self._empty: dict[str, str] = {}
+        for reply in self.replies:
+            self._index(reply)
 
     def _read(self) -> list[Reply]:
         self._file.seek(0)
@@ -95,6 +98,10 @@ class ReplyCache:
         """Returns the reply with a verdict to this request; None if there is none."""
         return self._verdicts.get(key)
 
+    def empty(self, key: str) -> str | None:
+        """Returns why a reply to this request was empty, possibly ""; None if there is no empty reply."""
+        return self._empty.get(key)
+
     def add(self, reply: Reply) -> None:
         """Writes a reply to the disk.
 
@@ -107,8 +114,13 @@ class ReplyCache:
             self._file.flush()
             os.fsync(self._file.fileno())
             self.replies.append(reply)
-            if reply.verdict is not None:
-                self._verdicts[reply.key] = reply
+            self._index(reply)
+
+    def _index(self, reply: Reply) -> None:
+        if reply.verdict is not None:
+            self._verdicts[reply.key] = reply
+        elif reply.reason.startswith(EMPTY):
+            self._empty[reply.key] = reply.reason.partition(":")[0].removeprefix(EMPTY)
 
     def close(self) -> None:
         """Closes the file, and writes what `add` could not write to a full disk.

@@ -5,7 +5,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-from shfcas.data.chat import Message
+from shfcas.data.messages import Message
 from shfcas.feedback.judge.config import JudgeConfig
 from shfcas.feedback.judge.prompt import REPLY_SCHEMA
 from shfcas.utils.errors import UserError
@@ -17,6 +17,13 @@ OPENAI_URL = "https://api.openai.com/v1"
 ACCOUNT = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
 ABOUT_THE_REQUEST = (200, 400, 413, 422)  # 200: the reply is too large
 LARGEST_REPLY = 2**24  # bytes
+_SCHEMA = {"name": "verdict", "strict": True, "schema": REPLY_SCHEMA}
+RESPONSE_FORMATS: dict[str, dict[str, Any]] = {  # the strictest first
+    "json_schema": {"response_format": {"type": "json_schema", "json_schema": _SCHEMA}},
+    "json_object": {"response_format": {"type": "json_object"}},
+    "text": {},
+}
+UNKNOWN_FORMAT = (400, 422)  # how endpoints refuse a format that they do not know
 
 
 class RequestRefused(Exception):
@@ -29,12 +36,14 @@ class Completion:
 
     Attributes:
         text: the reply; empty if there is none.
+        thoughts: what the endpoint separated from the reply as reasoning.
         finish_reason: why the model stopped, as the endpoint names it.
         input_tokens: tokens sent; None if the endpoint does not count them.
         output_tokens: tokens received.
     """
 
     text: str
+    thoughts: str
     finish_reason: str
     input_tokens: int | None
     output_tokens: int | None
@@ -62,6 +71,7 @@ class JudgeClient:
         if not url and not self._endpoint.key:
             raise UserError(f"set {KEY} in the environment, or judge.base_url to a server of your own")
         self.host = self._endpoint.host
+        self._formats = tuple(RESPONSE_FORMATS)  # those that the endpoint may take; one after its first reply
         self._client = Client(
             self._endpoint,
             timeout=settings.timeout,
@@ -78,17 +88,12 @@ class JudgeClient:
         return self._client.retries
 
     def body(self, messages: list[Message]) -> dict[str, Any]:
-        """Returns the JSON of a request."""
+        """Returns the JSON of a request; with `response_format: auto` without the format, which `complete` adds."""
         s = self.settings
         body: dict[str, Any] = {"model": s.model, "messages": messages, s.max_tokens_name: s.max_tokens}
         if s.temperature is not None:
             body["temperature"] = s.temperature
-        if s.response_format == "json_object":
-            body["response_format"] = {"type": "json_object"}
-        elif s.response_format == "json_schema":
-            schema = {"name": "verdict", "strict": True, "schema": REPLY_SCHEMA}
-            body["response_format"] = {"type": "json_schema", "json_schema": schema}
-        return body
+        return body | RESPONSE_FORMATS.get(s.response_format, {})
 
     def complete(self, body: dict[str, Any], stop: threading.Event) -> Completion:
         """Sends a request, again where that may help.
@@ -102,11 +107,21 @@ class JudgeClient:
             UserError: the endpoint refuses every request: a wrong key, model or address, or no credit.
             GaveUp, Stopped: see `shfcas.utils.http_client.Client.request`.
         """
-        try:
-            return self._client.request("POST", f"{self._endpoint.url}/chat/completions", body, self._read, stop)
-        except Refused as error:
-            refused = error
+        formats = self._formats if self.settings.response_format == "auto" else ("text",)
+        for name in formats:
+            try:
+                completion = self._send(body | RESPONSE_FORMATS[name], stop)
+            except Refused as error:
+                refused = error
+                if error.failure.status not in UNKNOWN_FORMAT:
+                    break
+            else:
+                self._formats = (name,)
+                return completion
         raise self._meaning(refused)
+
+    def _send(self, body: dict[str, Any], stop: threading.Event) -> Completion:
+        return self._client.request("POST", f"{self._endpoint.url}/chat/completions", body, self._read, stop)
 
     def cancel(self) -> None:
         """Ends all requests under way; their callers get `Stopped`."""
@@ -116,13 +131,17 @@ class JudgeClient:
         """Returns the completion in a reply that ought to be one, without the key."""
         try:
             choice = reply["choices"][0]
-            text, usage = choice["message"].get("content"), reply.get("usage") or {}
+            message, usage = choice["message"], reply.get("usage") or {}
+            text, thoughts = message.get("content"), message.get("reasoning_content") or message.get("reasoning")
             counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
             finish_reason = str(choice.get("finish_reason"))
         except (LookupError, TypeError, AttributeError):
-            raise BadReply("the reply is not a chat completion") from None
+            error = reply.get("error") if isinstance(reply, dict) else None
+            said = self._endpoint.quote(error.get("message") if isinstance(error, dict) else error) if error else ""
+            raise BadReply("the reply is not a chat completion" + (f" ({said})" if said else "")) from None
         known = [n if type(n) is int and n >= 0 else None for n in counts]
-        return Completion(self._endpoint.key.hide(text) if isinstance(text, str) else "", finish_reason, *known)
+        hide = self._endpoint.key.hide
+        return Completion(hide(_text(text)), hide(_text(thoughts)), finish_reason, *known)
 
     def _meaning(self, error: Refused) -> Exception:
         """Converts a refusal to an error of the one request, or of all."""
@@ -134,3 +153,16 @@ class JudgeClient:
         if failure.status == 404:
             return UserError(f"{error}; check judge.model ({self.settings.model!r}) and judge.base_url")
         return error
+
+
+def _text(content: Any) -> str:
+    """Returns the text of a message's content: a string, or a list of parts, of which some may be thoughts."""
+    if isinstance(content, list):
+        return "".join(map(_part, content))
+    return content if isinstance(content, str) else ""
+
+
+def _part(part: Any) -> str:
+    if isinstance(part, dict) and part.get("type", "text") in ("text", "output_text"):
+        part = part.get("text")
+    return part if isinstance(part, str) else ""

@@ -30,9 +30,10 @@ class JudgeConfig(Options):
         "max_tokens", "the endpoint's name for max_tokens", ("max_tokens", "max_completion_tokens")
     )
     response_format: str = option(
-        "text",
-        "replies that the endpoint allows: any text, any JSON object, or JSON of our schema",
-        ("text", "json_object", "json_schema"),
+        "auto",
+        "form of reply to ask for: any text, any JSON object, or JSON of our schema (auto: the strictest that the "
+        "endpoint takes)",
+        ("auto", "text", "json_object", "json_schema"),
     )
     system_message: bool = option(
         True, "send the instructions as a system message (false: before the rest, for models without that role)"

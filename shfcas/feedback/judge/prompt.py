@@ -1,7 +1,7 @@
-"""The question to a judge, and the reader of its reply, which accepts one JSON object and nothing else.
+"""The question to a judge, and the reader of its reply, which accepts one JSON object.
 
 A verdict on the last line of a free text would be ambiguous, since a judge may quote an answer that names a verdict.
-In JSON a quotation is inside a string.
+In JSON a quotation is inside a string. Thoughts before the object are dropped where their end is marked.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from shfcas.data.chat import Message, Prompt, as_messages
+from shfcas.data.messages import Message, Prompt, as_messages
 
 VERDICTS = ("A", "B", "TIE")
 REPLY_SCHEMA = {
@@ -38,8 +38,18 @@ AGAIN = """\
 An earlier reply to this was not accepted: {error}. Reply with exactly one JSON object and nothing else."""
 
 
+EMPTY = "it was empty"  # begins the kept reason of an empty reply
+
+
 class Malformed(ValueError):
     """A reply in another form than asked; the message says how, without quoting it."""
+
+
+class Empty(Malformed):
+    """A reply without text, which would most likely be empty again."""
+
+    def __init__(self, why: str = "") -> None:
+        super().__init__(f"{EMPTY}{why}")
 
 
 def judge_messages(
@@ -77,20 +87,23 @@ def asked_again(messages: Sequence[Message], error: Malformed) -> list[Message]:
 def read_verdict(reply: str) -> tuple[str, str]:
     """Returns the verdict (`A`, `B` or `TIE`) and the reason in a reply.
 
-    A Markdown fence around the whole reply is allowed, since many models always add one.
+    Some liberties of models are harmless: a Markdown fence around the whole reply, thoughts in `<think>` tags before
+    it, line breaks inside the reason, other keys, and lower case.
 
     Raises:
-        Malformed: the reply is not one JSON object of the requested form.
+        Empty: there is no text, or nothing but thoughts.
+        Malformed: the reply is not one JSON object with a verdict.
 
     >>> read_verdict('{"reason": "B is wrong.", "verdict": "A"}')
     ('A', 'B is wrong.')
     """
-    fenced = re.fullmatch(r"\s*```(?:json)?\s*\n(.*)\n\s*```\s*", reply, re.DOTALL)
-    text = fenced[1] if fenced else reply
-    if not text.strip():
-        raise Malformed("it was empty")
+    text = spoken(reply)
+    fenced = re.fullmatch(r"```(?:json)?\s*(.*?)\s*```", text, re.DOTALL | re.IGNORECASE)
+    text = fenced[1] if fenced else text
+    if not text:
+        raise Empty
     try:
-        value = json.loads(text, object_pairs_hook=_without_repetition)
+        value = json.loads(text, object_pairs_hook=_without_repetition, strict=False)
     except Malformed:
         raise
     except (ValueError, RecursionError):  # also of numbers with too many digits
@@ -99,20 +112,32 @@ def read_verdict(reply: str) -> tuple[str, str]:
         raise Malformed("it was JSON, but not an object")
     if "verdict" not in value:
         raise Malformed('the object had no "verdict"')
-    if not value.keys() <= {"reason", "verdict"}:
-        raise Malformed('the object had other keys than "reason" and "verdict"')
-    verdict, reason = value["verdict"], value.get("reason", "")
-    if not isinstance(verdict, str) or verdict not in VERDICTS:
+    verdict, reason = value["verdict"], value.get("reason")
+    if not isinstance(verdict, str) or verdict.strip().upper() not in VERDICTS:
         raise Malformed('the verdict was none of "A", "B" and "TIE"')
-    if not isinstance(reason, str):
+    if not (reason is None or isinstance(reason, str)):
         raise Malformed("the reason was not text")
-    return verdict, reason
+    return verdict.strip().upper(), reason or ""
+
+
+_SPACE = " \t\r\n\ufeff"
+_THOUGHTS = re.compile(r"(?:<think(?:ing)?>)?(.*)</think(?:ing)?>|<think(?:ing)?>.*", re.DOTALL)
+
+
+def spoken(reply: str) -> str:
+    """Returns a reply without the thoughts before it; a server may have kept their opening tag to itself."""
+    text = reply.strip(_SPACE)
+    if text.startswith(("{", "```")):
+        return text
+    thoughts = _THOUGHTS.match(text)
+    return text[thoughts.end() :].strip(_SPACE) if thoughts else text
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len({key for key, _ in pairs}) < len(pairs):
+    found = {key.lower(): value for key, value in pairs}
+    if len(found) < len(pairs):
         raise Malformed("an object had a key twice")
-    return dict(pairs)
+    return found
 
 
 def _mark(prompt: Prompt, answers: Sequence[str], criterion: str, guidelines: str) -> str:

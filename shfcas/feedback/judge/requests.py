@@ -3,12 +3,13 @@
 import queue
 import threading
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
-from shfcas.data.chat import Message
+from shfcas.data.messages import Message
 from shfcas.feedback.judge.cache import Reply, ReplyCache
 from shfcas.feedback.judge.client import Completion, JudgeClient, RequestRefused
-from shfcas.feedback.judge.prompt import Malformed, asked_again, read_verdict
+from shfcas.feedback.judge.prompt import Empty, Malformed, asked_again, read_verdict, spoken
 from shfcas.utils.http_client import GaveUp, Stopped
 
 EXCERPT = 300  # characters of a malformed reply that are kept
@@ -86,10 +87,13 @@ def _ask(request: Request, client: JudgeClient, cache: ReplyCache, stop: threadi
     """Asks, and if the reply is malformed asks once more with the error named.
 
     Raises:
+        Empty: the reply is empty; it is not asked for again.
         Malformed: the second reply is malformed too.
     """
     try:
         _ask_once(request.key, request.messages, client, cache, stop)
+    except Empty:
+        raise
     except Malformed as error:
         _ask_once(request.key, asked_again(request.messages, error), client, cache, stop)
 
@@ -106,7 +110,14 @@ def _ask_once(key: str, messages: list[Message], client: JudgeClient, cache: Rep
 
 
 def _verdict(completion: Completion) -> tuple[str, str]:
-    if completion.finish_reason == "length":
+    """Reads the verdict; some servers give the whole reply as thoughts."""
+    cut = completion.finish_reason == "length"
+    if not spoken(completion.text):
+        with suppress(Malformed):
+            return read_verdict(completion.thoughts)
+        withheld = ", withheld by a filter" if completion.finish_reason == "content_filter" else ""
+        raise Empty(", since judge.max_tokens was reached; raise it" if cut else withheld)
+    if cut:
         raise Malformed("it was cut off, since it was too long")
     if completion.finish_reason == "content_filter":
         raise Malformed("it was withheld by a filter")

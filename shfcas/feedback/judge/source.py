@@ -13,7 +13,7 @@ from shfcas.feedback.annotation.schema import make_preference, rows_asked_about
 from shfcas.feedback.judge.cache import ReplyCache, request_key
 from shfcas.feedback.judge.client import JudgeClient, RequestRefused
 from shfcas.feedback.judge.config import JudgeConfig
-from shfcas.feedback.judge.prompt import Malformed, judge_messages
+from shfcas.feedback.judge.prompt import Empty, Malformed, judge_messages
 from shfcas.feedback.judge.report import PREFERRED, outcome, report, summary
 from shfcas.feedback.judge.requests import FAILURES, Request, ask_all
 from shfcas.selection import Comparison
@@ -34,7 +34,7 @@ class JudgeFeedback:
 
     Each comparison is asked in both orders of its answers. It gives a preference if the same answer is preferred both
     times. It is a tie if either verdict is a tie, or the verdicts differ. After a malformed reply the question is asked
-    once more; after a second one there is no label.
+    once more; after a second one, or after an empty one, there is no label.
 
     Args:
         settings: the judge.
@@ -42,6 +42,7 @@ class JudgeFeedback:
 
     Attributes:
         report: counts, tokens and costs of the last call, also if it failed.
+        ties: comparisons of the last call with a verdict that prefers neither answer.
 
     Raises:
         UserError: the settings are incomplete, there is no key, or the guidelines cannot be read.
@@ -53,6 +54,7 @@ class JudgeFeedback:
         self.guidelines = read_text(settings.guidelines) if settings.guidelines else ""
         self.client = JudgeClient(settings)
         self.report: dict[str, Any] = {}
+        self.ties: list[Comparison] = []
 
     def __call__(self, comparisons: Sequence[Comparison], candidates: CandidateTable, round: int) -> list[Preference]:
         """Asks for the verdicts that are not in the cache, and returns the preferences.
@@ -63,8 +65,12 @@ class JudgeFeedback:
         rows = rows_asked_about(comparisons, candidates)
         asked = [self._orders(c, rows[c.prompt_id]) for c in comparisons]
         with ReplyCache(self.cache) as cache:
-            errors: dict[str, Exception] = {}
-            missing = [r for r in {r.key: r for pair in asked for r in pair}.values() if cache.get(r.key) is None]
+            requests = {r.key: r for pair in asked for r in pair}
+            missing = [r for r in requests.values() if cache.get(r.key) is None]
+            errors: dict[str, Exception] = {
+                r.key: Empty(why) for r in missing if (why := cache.empty(r.key)) is not None
+            }
+            missing = [r for r in missing if r.key not in errors]
             replies, retries = len(cache.replies), self.client.retries
             try:
                 self._ask(missing, asked, cache, errors)
@@ -73,9 +79,10 @@ class JudgeFeedback:
                 self.report = self._report(asked, outcomes, cache) | {
                     "asked": len(cache.replies) - replies,
                     "retries": self.client.retries - retries,
-                    "cached": len({r.key for pair in asked for r in pair}) - len(missing),
+                    "cached": len(requests) - len(missing),
                 }
         logger.info("%s", summary(self.report))
+        self.ties = [c for c, o in zip(comparisons, outcomes, strict=True) if o in ("tie", "order")]
         return [
             self._preference(c, o, rows[c.prompt_id], round)
             for c, o in zip(comparisons, outcomes, strict=True)
@@ -101,7 +108,8 @@ class JudgeFeedback:
         for index, pair in enumerate(asked):
             for request in pair:
                 comparisons.setdefault(request.key, []).append(index)
-        without: set[int] = set()
+        without = {index for key in errors for index in comparisons[key]}
+        self._refuse_too_many(without, asked, errors)
         done = ask_all(missing, self.client, cache, self.settings.concurrency)
         with progress(total=len(missing), desc=f"judge {self.settings.model}") as bar, closing(done):
             for request, error in done:
@@ -115,8 +123,11 @@ class JudgeFeedback:
                 refused = sum(isinstance(e, RequestRefused) for e in errors.values())
                 if refused >= min(REFUSALS, len(missing)) and not any(cache.get(key) for key in comparisons):
                     raise UserError(f"{error}; check the judge's settings")
-                if len(without) > self.settings.max_failed_share * len(asked):
-                    raise UserError(_too_many(len(without), len(asked), errors, error))
+                self._refuse_too_many(without, asked, errors)
+
+    def _refuse_too_many(self, without: set[int], asked: Sequence[Orders], errors: dict[str, Exception]) -> None:
+        if errors and len(without) > self.settings.max_failed_share * len(asked):
+            raise UserError(_too_many(len(without), len(asked), errors, self.cache))
 
     def _report(self, asked: Sequence[Orders], outcomes: Sequence[str], cache: ReplyCache) -> dict[str, Any]:
         verdicts = [reply.verdict for pair in asked for r in pair if (reply := cache.get(r.key))]
@@ -139,10 +150,21 @@ def _outcome(pair: Orders, cache: ReplyCache, errors: dict[str, Exception]) -> s
     return outcome(*(cache.get(request.key) for request in pair)) or "unasked"
 
 
-def _too_many(without: int, total: int, errors: dict[str, Exception], last: Exception) -> str:
-    kinds = Counter("malformed replies" if isinstance(e, Malformed) else "failed requests" for e in errors.values())
+def _too_many(without: int, total: int, errors: dict[str, Exception], cache: Path) -> str:
+    kinds = Counter(_kind(error) for error in errors.values())
     counts = ", ".join(f"{kind}: {count}" for kind, count in sorted(kinds.items()))
+    last = list(errors.values())[-1]
+    empty = ""
+    if kinds["empty replies"]:
+        empty = f"; empty replies are not paid for again: raise judge.max_tokens, or remove their lines from {cache}"
     return (
         f"the judge gave no verdict on {without} of {total} comparisons ({counts}; the last: {last}), more than "
         "judge.max_failed_share allows; verdicts so far are kept: check the endpoint and run the same command again"
+        + empty
     )
+
+
+def _kind(error: Exception) -> str:
+    if isinstance(error, Empty):
+        return "empty replies"
+    return "malformed replies" if isinstance(error, Malformed) else "failed requests"

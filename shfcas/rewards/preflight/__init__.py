@@ -122,6 +122,8 @@ def check_model(
 ) -> list[Finding]:
     """Checks a model and its tokenizer; see `preflight`."""
     scorer = ModelScorer(model, tokenizer)
+    if (broken := checks.check_frame(tokenizer)) is not None:
+        return [broken]  # further checks need the tokens of answers
     lengths = [checks.pair_length(tokenizer, p) for p in preferences]
     answers = [checks.num_tokens(tokenizer, row["prompt"], text) for row in candidates for text in row["completions"]]
     short = [p for p, tokens in zip(preferences, lengths, strict=True) if tokens <= scorer.max_length]
@@ -152,9 +154,11 @@ def check_callable(scorer: Any, known: Sequence[Preference], settings: Preflight
     try:
         chosen, rejected = pair_rewards(scorer, pairs)
         alone = [pair_rewards(scorer, [p])[0][0] for p in few]
-    except (TypeError, KeyError) as error:  # a reward may need prompt columns, which pairs do not have
-        message = f"the function needs more than prompts and answers to score pairs ({error})"
-        return [Finding("numbers", WARN, message, "it was not checked; inspect its first rewards")]
+    except UserError as error:
+        if isinstance(error.__cause__, TypeError | KeyError):  # it may need columns, which pairs do not have
+            message = f"the function needs more than prompts and answers to score pairs ({error.__cause__})"
+            return [Finding("numbers", WARN, message, "it was not checked; inspect its first rewards")]
+        return [Finding("numbers", FAIL, str(error), "return one number per answer")]
     numbers = checks.check_numbers([*chosen, *rejected])
     if numbers.status == FAIL:
         return [numbers]

@@ -7,16 +7,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from shfcas.data.chat import Prompt, answer_suffix_ids, as_messages, encode_answer, plain_text, render
+from shfcas.data.chat import ModelInputs, answer_suffix_ids, encode_answer, model_inputs, special_ids
+from shfcas.data.messages import Completion, Prompt, as_messages, completion_text, plain_text
 from shfcas.data.preferences import Preference
+from shfcas.data.templates import answer_frame, conversation
 from shfcas.rewards.metrics import accuracy
 from shfcas.rewards.preflight.finding import FAIL, PASS, WARN, Finding
-from shfcas.rewards.scorers import ModelScorer, padded
+from shfcas.rewards.scorers import ModelScorer, accepted_inputs, padded_inputs
+from shfcas.utils.errors import UserError
 
 ENOUGH = 100  # pairs needed to reject a model that is no better than chance; a half-width of 0.1
 FEW = 20  # below this number of pairs nothing is concluded
 BATCH = 16
-NO_LIMIT = 1 << 30
+CUT = "the beginning of the prompt is cut, unless too_long says otherwise"
 
 
 def check_head(trained: bool) -> Finding:
@@ -35,17 +38,27 @@ def check_length(limit: int, pairs: Sequence[int], answers: Sequence[int], answe
     beyond = f"longer than the model's limit of {limit} tokens"
     if long_answers:
         message = f"{long_answers} of {len(answers)} prompts or answers are {beyond}"
-        return Finding("length", FAIL, message, "shorten the prompts or use a model with a longer context", values)
+        return Finding("length", WARN, message, f"{CUT}: shorten the prompts or use a longer context", values)
     if pairs and long_pairs == len(pairs):
         message = f"all {long_pairs} known pairs are {beyond}"
         return Finding("length", FAIL, message, "use shorter pairs or a model with a longer context", values)
     if tight:
         message = f"{tight} of {len(answers)} prompts leave less than {answer_tokens} of {limit} tokens for an answer"
-        return Finding("length", WARN, message, "answers that are too long stop scoring: sample fewer tokens", values)
+        return Finding("length", WARN, message, f"{CUT}: sample fewer tokens", values)
     if long_pairs:
         message = f"{long_pairs} of {len(pairs)} known pairs are {beyond}"
-        return Finding("length", WARN, message, "they are not used for training: shorten them", values)
+        return Finding("length", WARN, message, f"{CUT}: shorten them", values)
     return Finding("length", PASS, f"all texts are within the model's limit of {limit} tokens", values=values)
+
+
+def check_frame(tokenizer: Any) -> Finding | None:
+    """Checks that the chat template, if there is one, writes an answer once; None if it does."""
+    if tokenizer.chat_template:
+        try:
+            answer_frame(tokenizer, "question")
+        except UserError as error:
+            return Finding("template", FAIL, str(error), "fix the tokenizer's chat template")
+    return None
 
 
 def check_template(scorer: ModelScorer, pairs: Sequence[Preference]) -> Finding:
@@ -63,7 +76,7 @@ def check_template(scorer: ModelScorer, pairs: Sequence[Preference]) -> Finding:
         )
     first = pairs[0]
     other = "zebra quartz" if isinstance(first.prompt, str) else [{"role": "user", "content": "zebra quartz"}]
-    if encode_answer(tokenizer, other, first.chosen, NO_LIMIT) == encode(tokenizer, first, first.chosen):
+    if model_inputs(tokenizer, other, first.chosen) == encode(tokenizer, first, first.chosen):
         return Finding(
             "template",
             FAIL,
@@ -81,14 +94,15 @@ def check_template(scorer: ModelScorer, pairs: Sequence[Preference]) -> Finding:
         )
     few = pairs[:BATCH]
     for p in few:
-        text = render(tokenizer, [*as_messages(p.prompt), {"role": "assistant", "content": p.chosen}])
+        text = conversation(tokenizer, p.prompt, p.chosen)
         lost = sorted({m["role"] for m in as_messages(p.prompt) if m["content"].strip() not in text})
         if lost:
             message = f"the chat template drops or changes messages of: {', '.join(lost)}"
             return Finding("template", WARN, message, "fix it, or move important content to a user message")
     templated = [encode(tokenizer, p, p.chosen) for p in few]
-    plain = [tokenizer(f"{plain_text(p.prompt)}\n\n{p.chosen}", verbose=False)["input_ids"] for p in few]
-    shift = mean_shift(scorer.score_tokens(templated), scorer.score_tokens([ids[: scorer.max_length] for ids in plain]))
+    texts = [f"{plain_text(p.prompt)}\n\n{completion_text(p.chosen)}" for p in few]
+    plain = [{"input_ids": tokenizer(text, verbose=False)["input_ids"][: scorer.max_length]} for text in texts]
+    shift = mean_shift(scorer.score_inputs(templated), scorer.score_inputs(plain))
     message = f"the chat template is applied; without it, scores would change by {shift:.2f} standard deviations"
     return Finding("template", PASS, message, values={"moved": shift})
 
@@ -114,14 +128,14 @@ def check_numbers(rewards: Sequence[float]) -> Finding:
 def check_batch(scorer: ModelScorer, pairs: Sequence[Preference], tolerance: float) -> Finding:
     """Checks that a score does not depend on the batch, as it does if padding is read as text."""
     first, tokenizer = pairs[0], scorer.tokenizer
-    encoded = sorted((encode(tokenizer, p, p.chosen) for p in pairs), key=len)
+    encoded = sorted((encode(tokenizer, p, p.chosen) for p in pairs), key=lambda inputs: len(inputs["input_ids"]))
     encoded = [*encoded[: BATCH // 2], *encoded[-BATCH // 2 :]]
-    longer = encode_answer(tokenizer, first.prompt, f"{first.chosen} {first.chosen}", NO_LIMIT)
-    encoded += [longer] if len(longer) <= scorer.max_length else []  # so that the batch needs padding
+    longer = model_inputs(tokenizer, first.prompt, " ".join([completion_text(first.chosen)] * 2))
+    encoded += [longer] if len(longer["input_ids"]) <= scorer.max_length else []  # so that the batch needs padding
     one = ModelScorer(scorer.model, tokenizer, batch_size=1, max_length=scorer.max_length)
-    alone = one.score_tokens(encoded)
+    alone = one.score_inputs(encoded)
     finding = batch_finding(
-        alone, scorer.score_tokens(encoded), tolerance, "its forward must use the attention mask to find the text's end"
+        alone, scorer.score_inputs(encoded), tolerance, "its forward must use the attention mask to find the text's end"
     )
     if finding.status == FAIL and np.abs(np.subtract(alone, left_padded(scorer, encoded))).max() < 1e-3:
         remedy = f"it reads the last position and assumes padding on the left: {finding.remedy}"
@@ -165,7 +179,8 @@ def check_end(scorer: ModelScorer, pairs: Sequence[Preference], judged: Finding)
             {"ending": text},
         )
     encoded = [encode(tokenizer, p, p.chosen) for p in pairs[:BATCH]]
-    shift = mean_shift(scorer.score_tokens(encoded), scorer.score_tokens([ids[: -len(tail)] for ids in encoded]))
+    ended = [{name: values[: -len(tail)] for name, values in inputs.items()} for inputs in encoded]
+    shift = mean_shift(scorer.score_inputs(encoded), scorer.score_inputs(ended))
     values = {"ending": text, "moved": shift}
     if shift < 1e-4 and tokenizer.pad_token_id in tail and trained is None:
         return Finding(
@@ -201,7 +216,7 @@ def check_accuracy(differences: np.ndarray, known: bool) -> Finding:
 def check_dtype(scorer: ModelScorer, rewards: Sequence[float], pairs: Sequence[Preference]) -> Finding:
     """Checks that the precision of the weights is enough to distinguish answers."""
     dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in scorer.model.parameters() if p.is_floating_point()})
-    answers = {(str(p.prompt), answer) for p in pairs for answer in (p.chosen, p.rejected)}
+    answers = {(str(p.prompt), str(answer)) for p in pairs for answer in (p.chosen, p.rejected)}
     ties = max(0, len(answers) - len(set(rewards)))
     message, values = f"the weights are in {', '.join(dtypes)}", {"dtypes": dtypes, "ties": ties}
     if {"float16", "bfloat16"} & set(dtypes):
@@ -210,9 +225,9 @@ def check_dtype(scorer: ModelScorer, rewards: Sequence[float], pairs: Sequence[P
     return Finding("dtype", PASS, message, values=values)
 
 
-def num_tokens(tokenizer: Any, prompt: Prompt, completion: str) -> int:
+def num_tokens(tokenizer: Any, prompt: Prompt, completion: Completion) -> int:
     """Returns the number of tokens of a prompt and its answer."""
-    return len(encode_answer(tokenizer, prompt, completion, NO_LIMIT))
+    return len(encode_answer(tokenizer, prompt, completion))
 
 
 def pair_length(tokenizer: Any, preference: Preference) -> int:
@@ -220,9 +235,9 @@ def pair_length(tokenizer: Any, preference: Preference) -> int:
     return max(num_tokens(tokenizer, preference.prompt, answer) for answer in (preference.chosen, preference.rejected))
 
 
-def encode(tokenizer: Any, preference: Preference, answer: str) -> list[int]:
-    """Returns the model input of a pair's prompt with one answer."""
-    return encode_answer(tokenizer, preference.prompt, answer, NO_LIMIT)
+def encode(tokenizer: Any, preference: Preference, answer: Completion) -> ModelInputs:
+    """Returns the model's inputs of a pair's prompt with one answer."""
+    return model_inputs(tokenizer, preference.prompt, answer)
 
 
 def mean_shift(before: Sequence[float], after: Sequence[float]) -> float:
@@ -230,14 +245,9 @@ def mean_shift(before: Sequence[float], after: Sequence[float]) -> float:
     return float(np.abs(np.subtract(before, after)).mean() / (np.std(before) + 1e-12))
 
 
-def special_ids(tokenizer: Any) -> set[int]:
-    """Returns the ids of special tokens."""
-    added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return added | set(tokenizer.all_special_ids)
-
-
 @torch.inference_mode()
-def left_padded(scorer: ModelScorer, encoded: Sequence[list[int]]) -> list[float]:
+def left_padded(scorer: ModelScorer, encoded: Sequence[ModelInputs]) -> list[float]:
     """Scores one batch with padding on the left."""
-    inputs = padded(encoded, scorer.pad_id, scorer.model.device, "left")
+    names = accepted_inputs(scorer.model, encoded)
+    inputs = padded_inputs(encoded, names, scorer.pad_id, scorer.model.device, "left")
     return scorer.model(**inputs).logits.float().squeeze(-1).tolist()

@@ -25,6 +25,7 @@ from shfcas.training.online.config import GRPOConfig, OnlineConfig
 from shfcas.training.ppo.rewards import evaluate_callable
 from shfcas.training.ppo.rollout import decode, encode_prompts, generate, prompt_rows, stop_ids
 from shfcas.training.ppo.value_head import LanguageModel, causal_lm, disable_dropout
+from shfcas.utils.errors import UserError
 from shfcas.utils.seeds import derive_seed
 
 logger = logging.getLogger(__name__)
@@ -66,24 +67,25 @@ class RolloutReward:
         self.columns = {name for row in rows for name in row} - {"prompt", "completion", "completion_ids"}
         self.measured: dict[str, Tensor] = {}
 
-    def __call__(self, completion_ids: list[list[int]], row: list[int], **unused: Any) -> list[float]:
+    def __call__(self, completion_ids: list[list[int]], row: list[int], **others: Any) -> list[float]:
         """Returns the rewards of the answers `completion_ids` to the prompts of these rows.
 
         Raises:
-            ValueError: a callable returned the wrong number of values, a value that is not finite, or no reward.
+            UserError: a callable returned the wrong number of values, a value that is not finite, or no reward.
         """
         rows = [self.rows[i] for i in row]
         prompts = [r["prompt"] for r in rows]
         finished = torch.tensor([ids[-1] in self.eos_ids for ids in completion_ids])
-        arguments = {
+        arguments: dict[str, Any] = {
             **{name: [r.get(name) for r in rows] for name in self.columns},
             "prompts": prompts,
             "completions": decode(self.tokenizer, prompts, completion_ids, finished.tolist()),
             "completion_ids": completion_ids,
+            **{name: others[name] for name in ("trainer_state", "log_extra", "log_metric") if name in others},
         }
         scores = evaluate_callable("reward", self.reward, len(rows), arguments)
         if scores.isnan().any():
-            raise ValueError(f"the reward function returned None for completion {int(scores.isnan().nonzero()[0])}")
+            raise UserError(f"the reward function returned None for completion {int(scores.isnan().nonzero()[0])}")
         if self.settings.reward_clip is not None:
             scores = scores.clamp(-self.settings.reward_clip, self.settings.reward_clip)
         if self.settings.missing_eos_penalty is not None:

@@ -108,7 +108,7 @@ class PPOStageConfig(PPOBaseConfig):
         0.0, "share of the prompts that are evaluated on, not trained on (see eval_rollouts)", ge=0, lt=1
     )
     report_to: list[str] | None = option(
-        None, "trackers such as tensorboard, trackio or wandb, comma-separated (none: no tracker)"
+        None, "trackers such as tensorboard, trackio or wandb, comma-separated (none: no tracker)", volatile=True
     )
     lora: AdapterConfig = option(AdapterConfig, "adapters")
 

@@ -9,9 +9,11 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from shfcas.rewards.calls import call_reward, describe_reward
 from shfcas.rewards.scorers import ModelScorer, RewardCallable, load_scorer
 from shfcas.training.ppo.config import PPOConfig
 from shfcas.training.ppo.rollout import Rollout, decode
+from shfcas.utils.errors import UserError
 
 RewardFunction = RewardCallable | PreTrainedModel | str
 RewardFunctions = RewardFunction | Sequence[RewardFunction]
@@ -59,26 +61,26 @@ def evaluate_callable(name: str, func: RewardCallable, count: int, arguments: di
     """Calls a reward function and returns (count,) float32 results; None (not applicable) becomes NaN.
 
     Raises:
-        ValueError: the result has the wrong length, or contains NaN or an infinity.
+        UserError: the function failed, or its result has the wrong length or contains NaN or an infinity.
     """
-    results = list(func(**arguments))
-    if len(results) != count:
-        raise ValueError(f"reward function {name!r}: expected {count} values, one per completion, got {len(results)}")
+    results = call_reward(func, count, arguments)
     for i, value in enumerate(results):
         if value is not None and not math.isfinite(value):
-            raise ValueError(f"reward function {name!r} returned {float(value)} for completion {i}")
-    return torch.tensor([math.nan if value is None else float(value) for value in results], dtype=torch.float32)
+            raise UserError(
+                f"reward function {name!r} returned {value} for completion {i}; fix {describe_reward(func)}"
+            )
+    return torch.tensor([math.nan if value is None else value for value in results], dtype=torch.float32)
 
 
 def total_scores(per_function: Tensor, weights: Tensor) -> Tensor:
     """Computes the weighted sum over functions (columns) of the rewards that apply to each completion (rows).
 
     Raises:
-        ValueError: no function applies to some completion.
+        UserError: no function applies to some completion.
     """
     none_applies = per_function.isnan().all(dim=1)
     if none_applies.any():
-        raise ValueError(f"every reward function returned None for completion {int(none_applies.nonzero()[0])}")
+        raise UserError(f"every reward function returned None for completion {int(none_applies.nonzero()[0])}")
     return (per_function * weights).nansum(dim=1)
 
 

@@ -13,7 +13,8 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedTokenizerBase, TemperatureLogitsWarper
 
-from shfcas.data.chat import answer_text, completion_message, encode_prompt, end_token_ids
+from shfcas.data.chat import answer_text, encode_prompt, end_token_ids
+from shfcas.data.messages import completion_message
 from shfcas.training.ppo.losses import RewardMoments, completion_mask
 from shfcas.training.ppo.value_head import LanguageModel, causal_lm
 from shfcas.utils.errors import UserError

@@ -1,10 +1,11 @@
 """Logged completions: one file of JSON lines per rollout, and a table for trackers that support one."""
 
 import importlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from shfcas.utils.files import to_json
 
 FOLDER = "completions"
 TRACKERS = ("wandb", "trackio")
@@ -15,7 +16,7 @@ def write_samples(output_dir: Path, rollout: int, rows: Sequence[dict[str, Any]]
     path = output_dir / FOLDER / f"{rollout:05d}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    temporary.write_text("".join(to_json(row) + "\n" for row in rows), encoding="utf-8")
     temporary.replace(path)
 
 

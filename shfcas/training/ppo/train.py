@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from shfcas.data.messages import prompt_key
 from shfcas.models.loading import load_policy
 from shfcas.rewards.scorers import RewardCallable
 from shfcas.training.common import latest_checkpoint, quiet_options
 from shfcas.training.ppo.checkpoint import STATE_NAME
 from shfcas.training.ppo.options import PPOStageConfig
 from shfcas.utils import distributed
-from shfcas.utils.config import fingerprint, shared
+from shfcas.utils.config import shared
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import disk_errors
 from shfcas.utils.seeds import derive_seed
@@ -122,7 +123,7 @@ def split_prompts(
     """
     if not settings.held_out:
         return list(prompts), []
-    different = {fingerprint(row["prompt"]) for row in prompts}
+    different = {prompt_key(row["prompt"]) for row in prompts}
     order = sorted(different, key=lambda prompt: (derive_seed("held-out", seed, prompt), prompt))
     count = round(settings.held_out * len(order))
     if not 0 < count < len(order):
@@ -131,5 +132,5 @@ def split_prompts(
             "change held_out, or add prompts"
         )
     aside = set(order[:count])
-    held_out = [row for row in prompts if fingerprint(row["prompt"]) in aside]
-    return [row for row in prompts if fingerprint(row["prompt"]) not in aside], held_out
+    held_out = [row for row in prompts if prompt_key(row["prompt"]) in aside]
+    return [row for row in prompts if prompt_key(row["prompt"]) not in aside], held_out

@@ -20,7 +20,12 @@ class RewardModelConfig(Options):
     batch_size: int = option(4, "pairs per optimizer step", ge=1, common=True)
     weight_decay: float = option(0.1, "weight decay", ge=0)
     max_length: int | None = option(
-        None, "maximum tokens of prompt and answer; longer pairs are left out (none: the model's context)", ge=1
+        None, "maximum tokens of prompt and answer; see too_long for longer pairs (none: the model's context)", ge=1
+    )
+    too_long: str = option(
+        "cut",
+        "a pair longer than max_length: cut the beginning of its prompt, floor: leave the pair out, or error",
+        ("cut", "floor", "error"),
     )
     new_pair_weight: int = option(1, "how often each newly labelled pair is repeated among the original ones", ge=1)
     centering: float | None = option(

@@ -12,7 +12,7 @@ from shfcas.data.preferences import Preference
 from shfcas.models.loading import has_trained_head, load_reward_model, save_model
 from shfcas.models.resolve import is_cost_model
 from shfcas.rewards.metrics import pair_report, pair_rewards
-from shfcas.rewards.scorers import ModelScorer, RewardScorer, negated, reward_max_length
+from shfcas.rewards.scorers import ModelScorer, RewardScorer, accepted_inputs, negated, reward_max_length
 from shfcas.training.common import latest_checkpoint, merged, supervised_options, train
 from shfcas.training.reward.config import RewardModelConfig
 from shfcas.training.reward.data import encode_pairs
@@ -55,19 +55,30 @@ def train_member(
     _check_sign(model_name, settings)
     model, tokenizer = load_reward_model(model_name)
     max_length = settings.max_length or reward_max_length(model, tokenizer)
-    pairs, used = encode_pairs(preferences, tokenizer, max_length, settings.objective)
-    held_out_pairs, measured = encode_pairs(held_out, tokenizer, max_length, settings.objective)
-    too_long = Counter(p.source for p in preferences) - Counter(p.source for p in used)
+    objective, on_long = settings.objective, settings.too_long
+    counts, held_out_counts = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    pairs, used = encode_pairs(preferences, tokenizer, max_length, objective, too_long=on_long, counts=counts)
+    held_out_pairs, measured = encode_pairs(
+        held_out, tokenizer, max_length, objective, too_long=on_long, counts=held_out_counts
+    )
+    too_long = Counter({source: count for (why, source), count in counts.items() if why == "too_long"})
+    refused = counts.total() - too_long.total()
     if not pairs:
-        raise UserError(f"all {len(preferences)} preference pairs are longer than max_length {max_length}; raise it")
+        raise UserError(
+            f"none of {len(preferences)} preference pairs can be trained on: {too_long.total()} are longer than "
+            f"max_length {max_length}, and the chat template refuses {refused}"
+        )
     if too_long:
         logger.warning(
-            "%d of %d pairs are longer than %d tokens and were left out (%s)",
+            "%d of %d pairs are longer than %d tokens and %s (%s)",
             too_long.total(),
             len(preferences),
             max_length,
+            "were left out" if on_long == "floor" else "lose the beginning of their prompt",
             ", ".join(f"{source}: {count}" for source, count in sorted(too_long.items())),
         )
+    if refused:
+        logger.warning("%d of %d pairs were left out: the chat template refuses them", refused, len(preferences))
     if settings.objective == "cost":
         _warn_of_safety(used)
     before = _report(_scorer(model, tokenizer, max_length, settings), measured, f"{model_name} is broken")
@@ -77,6 +88,7 @@ def train_member(
         work_dir=work_dir,
         seed=seed,
         max_length=max_length,
+        token_types="token_type_ids" in accepted_inputs(model, [{"input_ids": [0], "token_type_ids": [1]}]),
         model=model,
         train_dataset=Dataset.from_list(pairs),
         eval_dataset=Dataset.from_list(held_out_pairs) if measured else None,
@@ -99,8 +111,9 @@ def train_member(
         "pairs_by_source": dict(Counter(p.source for p in used)),
         "pairs_too_long": too_long.total(),
         "pairs_too_long_by_source": dict(too_long),
+        "pairs_refused": refused,
         "held_out_pairs": len(measured),
-        "held_out_too_long": len(held_out) - len(measured),
+        "held_out_too_long": sum(count for (why, _), count in held_out_counts.items() if why == "too_long"),
         **found,
         "held_out_loss": curve,
         "best_step": trainer.state.best_global_step if settings.early_stopping_patience and curve else None,
@@ -125,7 +138,14 @@ def reports(
 
 
 def _trainer(
-    settings: RewardModelConfig, measured: bool, *, work_dir: Path, seed: int, max_length: int, **arguments: Any
+    settings: RewardModelConfig,
+    measured: bool,
+    *,
+    work_dir: Path,
+    seed: int,
+    max_length: int,
+    token_types: bool,
+    **arguments: Any,
 ) -> Any:
     from transformers import EarlyStoppingCallback
     from trl import RewardConfig
@@ -155,10 +175,10 @@ def _trainer(
             weight_decay=settings.weight_decay,
             max_length=max_length,
             center_rewards_coefficient=settings.centering,
-            remove_unused_columns=False,  # TRL knows no column of probabilities or signs
+            remove_unused_columns=False,  # TRL knows no column of probabilities, signs or token types
             **options,
         ),
-        data_collator=PairCollator(pad_token_id=arguments["processing_class"].pad_token_id),
+        data_collator=PairCollator(arguments["processing_class"].pad_token_id, token_types=token_types),
         **arguments,
     )
     if stop_early:
@@ -179,7 +199,8 @@ def _has_stopped(work_dir: Path, patience: int) -> bool:
 
 
 def _scorer(model: Any, tokenizer: Any, max_length: int, settings: RewardModelConfig) -> RewardScorer:
-    scorer = ModelScorer(model, tokenizer, max_length=max_length)
+    on_long = "error" if settings.too_long == "error" else "cut"
+    scorer = ModelScorer(model, tokenizer, max_length=max_length, too_long=on_long)
     return negated(scorer) if settings.objective == "cost" else scorer
 
 

@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import logsigmoid
 from trl import RewardTrainer
 from trl.trainer.reward_trainer import DataCollatorForPreference
+from trl.trainer.utils import pad
 
 
 @dataclass
@@ -14,8 +15,13 @@ class PairCollator(DataCollatorForPreference):
     """TRL's batches of B pairs with further columns, where the pairs have them.
 
     `probability`, shape (B,), is that of the pair's order. `signs`, shape (2 B,), are +1 unsafe, -1 safe, 0 unknown;
-    first the answers that cost more.
+    first the answers that cost more. `token_type_ids`, of tokenizers that have them, are padded with 0.
+
+    Attributes:
+        token_types: whether the model takes token types.
     """
+
+    token_types: bool = False
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         batch = super().torch_call(examples)
@@ -24,6 +30,10 @@ class PairCollator(DataCollatorForPreference):
         if "signs" in examples[0]:
             signs = [[example["signs"][side] for example in examples] for side in (0, 1)]
             batch["signs"] = torch.tensor(signs, dtype=torch.float32).flatten()
+        if self.token_types and "chosen_types" in examples[0]:
+            sides = ("chosen_types", "rejected_types")
+            types = [torch.tensor(example[side]) for side in sides for example in examples]
+            batch["token_type_ids"] = pad(types, padding_value=0, padding_side="right")
         return batch
 
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from shfcas.data.messages import prompt_key
 from shfcas.data.preferences import Preference, merge
 from shfcas.training.reward.config import RewardModelConfig
 from shfcas.training.reward.data import held_out_prompts, split, weighted
 from shfcas.training.reward.train import train_reward_model
-from shfcas.utils.config import fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def train_and_held_out(
         held_out = [p for p in held_out if p.probability is None]
     else:
         pairs, held_out = merged, list(eval_preferences)
-        shared = len(split(held_out, {fingerprint(p.prompt) for p in pairs})[1])
+        shared = len(split(held_out, {prompt_key(p.prompt) for p in pairs})[1])
         if shared:
             logger.warning("%d of %d eval_preferences have prompts that are trained on", shared, len(held_out))
     return weighted(pairs, settings.new_pair_weight), held_out

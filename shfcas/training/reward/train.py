@@ -90,8 +90,8 @@ def train_reward_model(
     distributed.wait()
     scorer = load_scorer(str(output))
     members = [read_json(folder / "training.json") for folder in folders]
-    _, used = encode_pairs(preferences, tokenizer, max_length)
-    _, measured = encode_pairs(held_out, tokenizer, max_length)
+    _, used = encode_pairs(preferences, tokenizer, max_length, too_long=settings.too_long)
+    _, measured = encode_pairs(held_out, tokenizer, max_length, too_long=settings.too_long)
     return {**members[0], **reports(scorer, used, measured, members[0]["before"]), "members": members}
 
 

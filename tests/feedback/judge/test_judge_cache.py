@@ -27,9 +27,9 @@ def test_nothing_is_asked_twice(serve: Serve, tmp_path: Path) -> None:
 
 
 def test_a_line_that_was_cut_off_is_dropped(tmp_path: Path) -> None:
-    first, second = Reply("k", "A", "\ud800", 1, 2), Reply("l", None, "cut", None, None)
+    first, second = Reply("k", "A", "\ufffd", 1, 2), Reply("l", None, "cut", None, None)
     with ReplyCache(tmp_path / "cache.jsonl") as cache:
-        cache.add(first)
+        cache.add(Reply("k", "A", "\ud800", 1, 2))  # half a character, which no file can hold
     with (tmp_path / "cache.jsonl").open("a") as file:
         file.write('{"key": "torn li')
     with ReplyCache(tmp_path / "cache.jsonl") as cache:

@@ -93,7 +93,8 @@ def test_the_time_that_the_endpoint_names_is_kept_instead_of_our_own(serve: Serv
 def test_what_cannot_pass_stops_at_once(failure: Response, message: str, serve: Serve, tmp_path: Path) -> None:
     server = serve(lambda request: failure)
     with pytest.raises(UserError, match=message) as caught:
-        judge = JudgeFeedback(settings(server, concurrency=1, max_failed_share=1.0), tmp_path / "cache.jsonl")
+        given = settings(server, concurrency=1, max_failed_share=1.0, response_format="text")
+        judge = JudgeFeedback(given, tmp_path / "cache.jsonl")
         judge(QUEUE, TABLE, round=1)
     # A request may be refused for its own text, three are not; the next one may be under way by then.
     assert len(server.requests) in ((3, 4) if "refuses the request" in message else (1,))

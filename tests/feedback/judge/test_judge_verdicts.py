@@ -15,7 +15,7 @@ from shfcas.selection import Comparison
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import read_jsonl
 from tests.support.judge_cases import CHAT, KEY, LONGER, QUEUE, ROWS, TABLE, Serve, judged, settings
-from tests.support.judge_server import Request, Response, answers, longer, said
+from tests.support.judge_server import Request, Response, answers, error, longer, said
 
 
 def test_agreement_in_both_orders_is_a_preference(serve: Serve, tmp_path: Path) -> None:
@@ -86,7 +86,8 @@ def test_what_is_sent_follows_the_settings(serve: Serve, tmp_path: Path) -> None
         return server.requests[-1]
 
     plain = sent(criterion="which is shorter")
-    assert plain.keys() == {"model", "messages", "temperature", "max_tokens"}
+    assert plain.keys() == {"model", "messages", "temperature", "max_tokens", "response_format"}
+    assert sent(response_format="text").keys() == plain.keys() - {"response_format"}
     assert (plain["model"], plain["temperature"], plain["max_tokens"]) == ("m", 0.0, 512)
     instructions, question = (message["content"] for message in plain["messages"])
     assert "which is shorter" in instructions and "rhyme" not in instructions and "short" not in question[:40]
@@ -96,7 +97,7 @@ def test_what_is_sent_follows_the_settings(serve: Serve, tmp_path: Path) -> None
     schema = sent(response_format="json_schema")["response_format"]["json_schema"]["schema"]
     assert schema["properties"]["verdict"]["enum"] == ["A", "B", "TIE"]
     other = sent(temperature=None, max_tokens=9, max_tokens_name="max_completion_tokens", system_message=False)
-    assert other.keys() == {"model", "messages", "max_completion_tokens"}
+    assert other.keys() == {"model", "messages", "max_completion_tokens", "response_format"}
     assert [message["role"] for message in other["messages"]] == ["user"]
     assert "exactly one JSON object" in other["messages"][0]["content"]
 
@@ -128,6 +129,16 @@ def test_the_page_shows_what_is_asked() -> None:
         ('\n {"verdict": "TIE"}\n', "TIE"),
         ('```json\n{"verdict": "B", "reason": "it said: {\\"verdict\\": \\"A\\"}"}\n```', "B"),
         ('{"reason": "\\ud800", "verdict": "A"}', "A"),
+        ('{"reason": "first\nsecond\tthird", "verdict": "A"}', "A"),
+        ('{"verdict": "B", "confidence": 0.9, "scores": {"A": 1, "B": 2}}', "B"),
+        ('{"Reason": null, "Verdict": " tie "}', "TIE"),
+        ('\ufeff{"verdict": "b"}', "B"),
+        ('```JSON {"verdict": "A"} ```', "A"),
+        ('<think>{"verdict": "B"}</think>{"verdict": "A"}', "A"),
+        ('<think>The answer ends with </think>{"verdict": "A"}, a trick.</think>\n\n{"verdict": "B"}', "B"),
+        ('The first is better.\n</think>\n```json\n{"verdict": "A"}\n```', "A"),
+        ('<thinking>\nhm\n</thinking>{"verdict": "TIE"}', "TIE"),
+        ('{"reason": "it says </think>{\\"verdict\\": \\"A\\"}", "verdict": "B"}', "B"),
     ],
 )
 def test_one_object_is_a_verdict(reply: str, verdict: str) -> None:
@@ -144,12 +155,18 @@ def test_one_object_is_a_verdict(reply: str, verdict: str) -> None:
         ('{"verdict": "A"} {"verdict": "B"}', "not one JSON object"),
         ('Sure! {"verdict": "A"}', "not one JSON object"),
         ('{"verdict": "A"} Ignore the above.', "not one JSON object"),
-        ('<think>{"verdict": "B"}</think>{"verdict": "A"}', "not one JSON object"),
+        ('Well </think> said: {"verdict": "A"}', "not one JSON object"),
+        ('<think>x</think>{"verdict": "A"}</think>{"verdict": "B"} or so', "not one JSON object"),
+        ('{"verdict": "B"}</think>{"verdict": "A"}', "not one JSON object"),
+        ("<think>The answer is A.", "empty"),
+        ("<think>The answer is A.</think>\n", "empty"),
+        ("```json\n```", "empty"),
         ('```\n{"verdict": "A"}\n```\n```\n{"verdict": "B"}\n```', "not one JSON object"),
         ('{"verdict": "A", "verdict": "B"}', "had a key twice"),
-        ('{"verdict": "A", "confidence": 1}', "other keys"),
+        ('{"verdict": "A", "Verdict": "B"}', "had a key twice"),
+        ('{"result": {"verdict": "A"}}', 'no "verdict"'),
         ('{"reason": "A"}', 'no "verdict"'),
-        ('{"verdict": "a"}', "none of"),
+        ('{"verdict": "answer A"}', "none of"),
         ('{"verdict": "A or B"}', "none of"),
         ('{"verdict": ["A"]}', "none of"),
         ('{"verdict": null}', "none of"),
@@ -168,7 +185,6 @@ def test_anything_else_is_malformed(reply: str, message: str) -> None:
     "bad",
     [
         Response("The answer is A."),
-        Response(None),
         Response(said("A"), finish_reason="length"),
         Response(said("A"), finish_reason="content_filter"),
     ],
@@ -181,6 +197,81 @@ def test_a_malformed_reply_is_asked_for_once_more(bad: Response, serve: Serve, t
     assert judge.report["input_tokens"] == 1600
     named = [request["messages"][-1]["content"] for request in server.requests[1:]]
     assert any("was not accepted: it was " in text for text in named)
+
+
+@pytest.mark.parametrize(
+    ("empty", "why"),
+    [
+        (Response(None), "it was empty"),
+        (Response(" \n"), "it was empty"),
+        (Response("<think>hm</think>"), "it was empty"),
+        (Response([{"type": "thinking", "thinking": [{"type": "text", "text": said("A")}]}]), "it was empty"),
+        (Response("<think>hm, and so", finish_reason="length"), "judge.max_tokens was reached; raise it"),
+        (Response(None, finish_reason="length"), "judge.max_tokens was reached; raise it"),
+        (Response("", finish_reason="content_filter"), "withheld by a filter"),
+        (Response(None, thoughts="I like A."), "it was empty"),
+    ],
+)
+def test_an_empty_reply_is_paid_for_once(empty: Response, why: str, serve: Serve, tmp_path: Path) -> None:
+    server = serve(lambda request: empty if "the longest of all" in answers(request) else longer(request))
+    judge = JudgeFeedback(settings(server, max_failed_share=0.25), tmp_path / "cache.jsonl")
+    for _ in range(2):
+        assert judged(judge(QUEUE, TABLE, round=1)) == [p for p in LONGER if p[0] != "b"]
+        assert len(server.requests) == 8 and judge.report["malformed"] == 1 and judge.report["malformed_replies"] == 2
+    judge = JudgeFeedback(settings(server), tmp_path / "cache.jsonl")
+    with pytest.raises(UserError, match=rf"empty replies: 2; the last: .*{why}.*remove their lines from .*cache.jsonl"):
+        judge(QUEUE, TABLE, round=1)
+    assert len(server.requests) == 8
+    kept = (tmp_path / "cache.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "cache.jsonl").write_text("".join(line for line in kept if '"verdict": null' not in line))
+    server.script = longer
+    assert judged(judge(QUEUE, TABLE, round=1)) == LONGER and len(server.requests) == 10
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        lambda text: Response([{"type": "text", "text": text}]),
+        lambda text: Response([{"type": "text", "text": text[:9]}, {"text": text[9:-2]}, text[-2:]]),
+        lambda text: Response([{"type": "thinking", "thinking": "hm"}, {"type": "output_text", "text": text}]),
+        lambda text: Response([{"type": "reasoning", "text": said("TIE")}, {"type": "text", "text": text}, None, 1]),
+        lambda text: Response(text, thoughts=said("TIE")),
+        lambda text: Response(None, thoughts=text),
+        lambda text: Response("", thoughts=[{"type": "text", "text": text}]),
+    ],
+    ids=["parts", "split", "thinking", "reasoning", "thoughts beside", "only thoughts", "only thoughts in parts"],
+)
+def test_the_text_of_a_reply_is_found_in_its_parts(shape: Any, serve: Serve, tmp_path: Path) -> None:
+    server = serve(lambda request: shape(longer(request)))
+    judge = JudgeFeedback(settings(server), tmp_path / "cache.jsonl")
+    assert judged(judge(QUEUE, TABLE, round=1)) == LONGER and len(server.requests) == 8
+
+
+def test_the_strictest_form_that_the_endpoint_takes_is_found_once(serve: Serve, tmp_path: Path) -> None:
+    """And the replies that were kept with another form, or before, are still the replies to the same questions."""
+    forms = ("json_schema", "json_object", None)
+    for known in range(3):
+        taken = forms[known:]
+
+        def script(request: Request, taken: tuple = taken) -> str | Response:
+            form = request.get("response_format", {}).get("type")
+            return longer(request) if form in taken else error(400, "unknown value of response_format")
+
+        server = serve(script)
+        judge = JudgeFeedback(settings(server, concurrency=1), tmp_path / f"{known}.jsonl")
+        assert judged(judge(QUEUE, TABLE, round=1)) == LONGER
+        sent = [request.get("response_format", {}).get("type") for request in server.requests]
+        assert sent == [*forms[:known], *[forms[known]] * 8]
+        text = JudgeFeedback(settings(server, response_format="text"), tmp_path / f"{known}.jsonl")
+        assert judged(text(QUEUE, TABLE, round=1)) == LONGER and len(server.requests) == len(sent)
+
+
+def test_a_form_that_the_settings_name_is_kept(serve: Serve, tmp_path: Path) -> None:
+    server = serve(lambda request: error(400, "unknown format"))
+    judge = JudgeFeedback(settings(server, concurrency=1, response_format="json_schema"), tmp_path / "cache.jsonl")
+    with pytest.raises(UserError, match="unknown format"):
+        judge(QUEUE, TABLE, round=1)
+    assert {request["response_format"]["type"] for request in server.requests} == {"json_schema"}
 
 
 def test_malformed_twice_gives_no_label_and_is_asked_again_by_the_next_run(serve: Serve, tmp_path: Path) -> None:

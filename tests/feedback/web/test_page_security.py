@@ -5,8 +5,6 @@ import json
 import logging
 import re
 import socket
-import stat
-import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,12 +17,11 @@ from shfcas.feedback.annotation.config import HumanConfig
 from shfcas.feedback.annotation.store import Store
 from shfcas.feedback.web import api, pages
 from shfcas.feedback.web import app as web_app
-from shfcas.feedback.web.annotators import FILE, Annotators, add_annotators
+from shfcas.feedback.web.annotators import FILE, add_annotators
 from shfcas.feedback.web.guidelines import render_guidelines
-from shfcas.feedback.web.security import FailedSignIns, Refused, is_loopback, printable
+from shfcas.feedback.web.security import FailedSignIns, Refused, printable
 from shfcas.feedback.web.server import Page, serve
-from shfcas.utils.errors import UserError
-from tests.support.page_client import Client, make_items, make_run
+from tests.support.page_client import Client, make_items, make_run, signed_in, token
 
 SETTINGS = HumanConfig(port=0, repeat_share=0.0)
 READS = ["/api/me", "/api/next", "/api/dashboard"]
@@ -45,16 +42,6 @@ def page(folder: Path) -> Iterator[Page]:
     settings = HumanConfig(port=0, repeat_share=0.0, guidelines=str(folder / "rules.md"))
     with serve(folder, settings) as page:
         yield page
-
-
-def token(page: Page, name: str = "ada") -> str:
-    return page.links[name].partition("#token=")[2]
-
-
-def signed_in(page: Page, name: str = "ada") -> Client:
-    client = Client(page.address)
-    assert client.sign_in(token(page, name)).status == 200
-    return client
 
 
 def records(folder: Path) -> int:
@@ -206,60 +193,6 @@ def test_people_come_and_go_without_a_restart(tmp_path: Path, caplog: pytest.Log
         assert "line 1: expected a name and a token" in caplog.text
         (tmp_path / FILE).unlink()
         assert ben.get("/api/me").status == 200
-
-
-# The file of annotators
-
-
-def test_tokens_are_long_random_and_private(tmp_path: Path) -> None:
-    tokens = add_annotators(tmp_path, ["ada", "ben", "zoë-2@x.org"])
-    assert all(re.fullmatch("[0-9a-f]{32}", token) for token in tokens.values()) and len(set(tokens.values())) == 3
-    path = tmp_path / FILE
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    path.chmod(0o644)
-    assert add_annotators(tmp_path, ["cleo", "ada"]).items() > tokens.items()  # those who were there keep theirs
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert add_annotators(tmp_path) == Annotators(tmp_path).tokens()
-    assert add_annotators(tmp_path / "..", []).keys() == {"annotator"}
-
-
-def test_annotators_are_added_by_many_at_once(tmp_path: Path) -> None:
-    threads = [threading.Thread(target=add_annotators, args=(tmp_path, [f"a{i}", "ada"])) for i in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert set(add_annotators(tmp_path)) == {"ada", *(f"a{i}" for i in range(8))}
-
-
-@pytest.mark.parametrize("name", ["", "a b", "a+b", "a,b", "a\nb", "\x1b[31m", "\u202ea", "a" * 65, "#a"])
-def test_names_that_cannot_be_names(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match="annotators: expected names"):
-        add_annotators(tmp_path, ["ada", name])
-    assert not (tmp_path / FILE).exists()
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("ada\n", "line 1: expected a name and a token"),
-        ("# x\n\nada short\n", "line 3: expected a name and a token"),
-        (f"ada {'a' * 32} more\n", "line 1: expected"),
-        (f"ada {'a' * 32}\nada {'b' * 32}\n", "line 2 repeats"),
-        (f"ada {'a' * 32}\nben {'a' * 32}\n", "line 2 repeats"),
-    ],
-)
-def test_a_malformed_file_is_named_by_its_line_without_tokens(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / FILE).write_text(text)
-    with pytest.raises(UserError, match=message) as error:
-        add_annotators(tmp_path, ["cleo"])
-    assert "a" * 32 not in str(error.value)
-    assert (tmp_path / FILE).read_text() == text
-
-
-def test_a_line_without_an_end_is_not_run_together_with_the_next(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_text(f"ada {'a' * 32}")
-    assert add_annotators(tmp_path, ["ben"]).keys() == add_annotators(tmp_path).keys() == {"ada", "ben"}
 
 
 # Other sites
@@ -494,67 +427,6 @@ def test_the_log_has_no_tokens_and_nothing_that_a_terminal_obeys(
 def test_printable() -> None:
     assert printable("a\tb\nc é 漢 \U0001f600") == "a\tb\nc é 漢 \U0001f600"
     assert printable("\x00\r\x7f\x9b\u202e\u2066\u2028\ud800") == "\\x00\\r\\x7f\\x9b\\u202e\\u2066\\u2028\\ud800"
-
-
-# The network
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
-def test_other_machines_are_let_in_only_when_told(tmp_path: Path, host: str) -> None:
-    settings = HumanConfig(port=0, host=host)
-    with pytest.raises(UserError, match=r"not encrypted; .* or set allow_public"), serve(tmp_path, settings):
-        pass
-
-
-def test_a_page_for_other_machines_goes_by_this_machines_names(tmp_path: Path) -> None:
-    make_run(tmp_path, make_items(1))
-    with serve(tmp_path, HumanConfig(port=0, host="0.0.0.0", allow_public=True)) as page:
-        port = page.port
-        assert page.address == f"http://{socket.gethostname()}:{port}/"
-        client = Client(f"http://127.0.0.1:{port}/")
-        client.sign_in(token(page))
-        for host in (f"{socket.gethostname()}:{port}", f"192.168.0.7:{port}", "[fe80::1]"):
-            assert client.get("/api/me", Host=host).status == 200
-        assert client.get("/api/me", Host="evil.example").status == 421
-
-
-def test_behind_a_proxy_its_address_is_the_pages(tmp_path: Path) -> None:
-    make_run(tmp_path, make_items(1))
-    with serve(tmp_path, HumanConfig(port=0, address="https://labels.example.org")) as page:
-        assert page.links["ada"].startswith("https://labels.example.org/#token=")
-        client = Client(f"http://127.0.0.1:{page.port}/")
-        reply = client.sign_in(token(page))
-        assert "secure" in reply.headers["Set-Cookie"].lower()
-        ways = [
-            {"Host": "labels.example.org", "Origin": "https://labels.example.org"},
-            {"Host": f"127.0.0.1:{page.port}", "Origin": "https://labels.example.org"},  # a proxy that names us itself
-        ]
-        for headers in ways:
-            assert client.post("/api/judgements", {}, **headers).status == 400
-        assert client.post("/api/judgements", {}, Origin="https://other.example.org").status == 403
-
-
-@pytest.mark.parametrize(("host", "own"), [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False)])
-def test_loopback(host: str, own: bool) -> None:
-    assert is_loopback(host) is own
-
-
-def test_another_loopback_address_is_the_pages_own_name(tmp_path: Path) -> None:
-    make_run(tmp_path, make_items(1))
-    with serve(tmp_path, HumanConfig(port=0, host="127.0.0.2")) as page:
-        assert page.address == f"http://127.0.0.2:{page.port}/"
-        client = signed_in(page)
-        assert client.get("/api/me").status == 200
-        for foreign in ("127.0.0.3", "evil.example"):
-            assert client.get("/api/me", Host=foreign).status == 421
-
-
-@pytest.mark.parametrize("host", ["no such host", "a..b"])
-@pytest.mark.parametrize("allow_public", [False, True])
-def test_a_host_that_is_none(tmp_path: Path, host: str, allow_public: bool) -> None:
-    settings = HumanConfig(port=0, host=host, allow_public=allow_public)
-    with pytest.raises(UserError, match="host: expected an address of this machine"), serve(tmp_path, settings):
-        pass
 
 
 # Guidelines
