@@ -1,7 +1,7 @@
 """Step 6, first part: the second opinion of policy and reward model, with labels as arbiters between them.
 
-The stage has the form of the steps in `shfcas.pipeline.steps`. Its folder has `arbiter.json`, whom the labels sided
-with and how far each source is trusted, and `soft_labels.jsonl`, what the reward model is then trained on.
+The stage has the form of the steps in `shfcas.pipeline.steps`. Its folder has `arbiter.json`, which source the
+labels sided with and how far each is trusted, and `soft_labels.jsonl`, what the reward model is then trained on.
 """
 
 import logging
@@ -141,7 +141,7 @@ def judged(
 
 
 def summary(report: dict[str, Any]) -> str:
-    """Says in one line whom the labels sided with, and whom the soft labels trust how far."""
+    """Says in one line which source the labels sided with, and how far the soft labels trust each."""
     reward, policy = (row["trust"] for row in report["trust"][:2])
     trusted = f"trust per unit of z-score: reward model {reward:.2f}, policy {policy:.2f}"
     if not report["labels"] or report["refine"] != ARBITRATE:

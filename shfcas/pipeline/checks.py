@@ -169,17 +169,17 @@ def check_training_lengths(section: str, settings: Any, prompts: Rows, tokenizer
     Raises:
         UserError: prompts are too long; the message counts them and names the first.
     """
-    most, room = settings.max_prompt_length, context - settings.max_completion_length
+    most, space = settings.max_prompt_length, context - settings.max_completion_length
     lengths = [_tokens(tokenizer, "prompts", row) for row in prompts]
-    long = [i for i, length in enumerate(lengths) if length > min(most, room)]
+    long = [i for i, length in enumerate(lengths) if length > min(most, space)]
     if not long:
         return
     name, remedy = "max_prompt_length", f"raise {section}.max_prompt_length"
-    if room < most:
+    if space < most:
         name, remedy = "context less max_completion_length", f"lower {section}.max_completion_length"
     raise UserError(
         f"{section}.max_prompt_length: {len(long):,} of {len(lengths):,} prompts are longer than {name} "
-        f"{min(most, room)}, first prompt {prompts[long[0]]['prompt_id']!r} with {lengths[long[0]]} tokens, the "
+        f"{min(most, space)}, first prompt {prompts[long[0]]['prompt_id']!r} with {lengths[long[0]]} tokens, the "
         f"longest with {max(lengths)}; shorten or drop them, or {remedy}"
     )
 

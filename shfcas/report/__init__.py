@@ -44,6 +44,10 @@ def write_report(run: Path) -> Path:
         results=results,
         labels_figure=(run / "labels.svg").read_text(encoding="utf-8") if results else "",
         compared=[{"policy": label_of(k), **read_json(run / k)} for k in _stages(manifest, "/win_rate.json")],
+        opinions=[
+            {"name": label_of(name), **read_json(run / name / "arbiter.json")}
+            for name in _stages(manifest, "/second_opinion")
+        ],
         selections=[_selection(run, name) for name in _stages(manifest, "queue.jsonl")],
         training=plots.training_curves(
             {

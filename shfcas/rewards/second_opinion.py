@@ -139,7 +139,7 @@ def soft_labels(
 
 
 def sides(pairs: Pairs) -> dict[str, int]:
-    """Counts whom labels sided with.
+    """Counts which source labels sided with.
 
     Args:
         pairs: labelled pairs, the chosen completion first.

@@ -13,6 +13,7 @@ from shfcas.pipeline.run import plan, run
 from shfcas.utils.config import build
 from shfcas.utils.errors import UsageError, UserError
 from shfcas.utils.files import read_json
+from shfcas.utils.numbers import interval
 from tests.support import tiny
 
 SHORT = {"num_completions": 4, "temperature": 1.0, "max_new_tokens": 6}
@@ -73,6 +74,15 @@ def test_labels_decide_whom_to_trust_and_soft_labels_cover_all_answers(finished:
     assert {(p.prompt, frozenset((p.chosen, p.rejected))) for p in soft} == expected
     training = read_json(finished / "round-1" / "reward_model" / "training.json")
     assert set(training["pairs_by_source"]) == {"second_opinion", "gold"}  # the original pairs are dropped
+
+
+def test_the_report_shows_which_source_the_labels_sided_with(finished: Path) -> None:
+    report = read_json(finished / "round-1" / "second_opinion" / "arbiter.json")
+    page = " ".join((finished / "report.html").read_text(encoding="utf-8").split())
+    assert "<h2>Second opinion: round 1</h2>" in page
+    assert report["summary"][1:] in page and f"{report['soft_labels']} soft labels." in page
+    trust = report["trust"][1]
+    assert f"<td>policy</td><td>all</td><td>{interval({**trust, 'mean': trust['trust']})}</td>" in page
 
 
 def test_the_contrast_is_asked_of_the_policy_and_recorded(finished: Path) -> None:

@@ -101,8 +101,8 @@ def test_an_edited_gold_does_not_ask_again(values: dict[str, Any]) -> None:
 def test_what_the_judge_needs_is_checked_first(values: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=r"missing: judge\.model"):
         plan(build(RunConfig, values))
-    evaluation = {**values["evaluation"], "judge": "somebody"}
-    with pytest.raises(UsageError, match=r"evaluation\.judge: expected one of gold, human, judge, got 'somebody'"):
+    evaluation = {**values["evaluation"], "judge": "someone"}
+    with pytest.raises(UsageError, match=r"evaluation\.judge: expected one of gold, human, judge, got 'someone'"):
         build(RunConfig, {**values, "evaluation": evaluation})
 
 

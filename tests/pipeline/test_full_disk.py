@@ -32,15 +32,15 @@ class Ballast:
     """A file that fills a disk while one stage is made."""
 
     def __init__(self, disk: Path) -> None:
-        self.file, self.stage, self.room = disk / "ballast", "", 0
+        self.file, self.stage, self.space = disk / "ballast", "", 0
 
     def fill(self, name: str) -> None:
-        """Leaves only some room if it is the stage's turn."""
+        """Leaves only some space if it is the stage's turn."""
         if name != self.stage:
             return
         found = os.statvfs(self.file.parent)
         with self.file.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, max(1, found.f_bavail * found.f_frsize - self.room))
+            os.posix_fallocate(file.fileno(), 0, max(1, found.f_bavail * found.f_frsize - self.space))
 
     def free(self) -> None:
         self.file.unlink(missing_ok=True)
@@ -67,13 +67,13 @@ def test_a_disk_that_is_full_in_any_stage(
         ballast.fill(planned.name)
         make(self, planned, of)
         if planned.name == ballast.stage:
-            raise KeyboardInterrupt  # the stage had room enough
+            raise KeyboardInterrupt  # the stage had space enough
 
     monkeypatch.setattr(RunDirectory, "_make", filled)
     failures = dict.fromkeys(stages, 0)
     for stage in stages:
         ballast.stage = stage
-        for ballast.room in ROOM:
+        for ballast.space in ROOM:
             capsys.readouterr()
             code = main(command)
             ballast.free()
