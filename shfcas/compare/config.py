@@ -51,7 +51,9 @@ class CompareConfig(RunConfig):
     rounds: int = option(1, "1 only: a comparison has one round", ge=1)
     rl: RLConfig = option(RLConfig, "training of the policies of ppo")
     reward: RefineConfig = option(
-        lambda: RefineConfig(held_out=0.0), "refinement of the reward model; refine head uses new_pair_weight alone"
+        lambda: RefineConfig(held_out=0.0),
+        "refinement of the reward model; refine head uses new_pair_weight, refine and "
+        "second_opinion, whose group_by none is one trust for all prompts",
     )
     blind: list[str] | None = option(
         None, "values of evaluation.group_by where the proxy is known to be wrong (none: not reported)"

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any
 
-from shfcas.conflicts.columns import CONTRASTS
 from shfcas.data.candidates import CandidateTable
 from shfcas.engines import Engine, Tick
 from shfcas.models.loading import load_policy
@@ -88,15 +87,3 @@ class _BlockAsker:
 
 def _needed(row: dict[str, Any]) -> dict[str, Any]:
     return {name: row[name] for name in ("prompt_id", "prompt", "completions", "finished") if name in row}
-
-
-def contrast_columns(
-    policy_score: str, model: str, principles: Sequence[Principle], chat_template: str | None = None
-) -> ContrastColumns | None:
-    """Returns the columns that a policy score needs from `model`; None where the score needs none.
-
-    Raises:
-        UserError: see `ContrastColumns`.
-        UsageError: see `ContrastColumns`.
-    """
-    return ContrastColumns(model, principles, chat_template) if policy_score in CONTRASTS else None

@@ -21,7 +21,7 @@ OBJECTS = (
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
 TRUST = "SHFCAS_TRUST_REMOTE_CODE"
 CONVERT = (
-    "python -c \"import torch, safetensors.torch as s; w = torch.load('{0}', weights_only=False); "
+    "python -c \"import torch, safetensors.torch as s; w = torch.load('{0}', weights_only=True); "
     "s.save_file({{k: v.clone() for k, v in w.items()}}, 'model.safetensors', {{'format': 'pt'}})\""
 )
 

@@ -1,9 +1,11 @@
 """SHF-CAS, one round after another, in a run directory that can be killed and resumed at any point."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 from shfcas.data.candidates import read_prompts
 from shfcas.engines import Engine
@@ -196,13 +198,20 @@ class Loop:
             self.compare_blindly(state, folder, start, number)
         return state
 
-    def sample(self, state: State, folder: str) -> Path:
-        """Step 1: samples answers to the prompts, with their log-probabilities."""
+    def sample(
+        self,
+        state: State,
+        folder: str,
+        name: str = "candidates.parquet",
+        *,
+        prompts: Sequence[dict[str, Any]] | None = None,
+    ) -> Path:
+        """Step 1: samples answers to the prompts, or to other ones, with their log-probabilities."""
         return steps.sample(
             self.run,
-            f"{folder}/candidates.parquet",
+            f"{folder}/{name}",
             policy=state.policy,
-            prompts=self.prompts,
+            prompts=self.prompts if prompts is None else prompts,
             sampling=self.config.sampling,
             references=self.references,
             chat_template=self.config.chat_template,
@@ -288,16 +297,7 @@ class Loop:
         """Scored answers to the prompts that are never asked about; None without any."""
         if not self.unlabelled_prompts:
             return None
-        candidates = steps.sample(
-            self.run,
-            f"{folder}/unlabelled_candidates.parquet",
-            policy=state.policy,
-            prompts=self.unlabelled_prompts,
-            sampling=self.config.sampling,
-            references=self.references,
-            chat_template=self.config.chat_template,
-            engine=self.engine,
-        )
+        candidates = self.sample(state, folder, "unlabelled_candidates.parquet", prompts=self.unlabelled_prompts)
         return self.score(state, candidates, folder, "unlabelled.parquet")
 
     def fine_tune(self, state: State, candidates: Path, folder: str) -> State:

@@ -108,16 +108,23 @@ class Arbiter:
         return found
 
 
-def prior_arbiter(trust: tuple[float, float] = PRIOR_TRUST, groups: Sequence[str] = (), spread: float = 0.0) -> Arbiter:
+def prior_arbiter(
+    trust: tuple[float, float] = PRIOR_TRUST,
+    groups: Sequence[str] = (),
+    spread: float = 0.0,
+    *,
+    deviation: float = PRIOR_SD,
+) -> Arbiter:
     """Returns the arbiter before any label, which trusts the reward model alike in all groups.
 
     Args:
         trust: trust in the reward model and in the policy.
         groups: groups with a term of their own.
         spread: prior deviation of these terms.
+        deviation: prior deviation of the trust in the reward model and in the policy.
     """
     mean = np.concatenate([np.array(trust, np.float64), np.zeros(len(groups))])
-    covariance = np.diag(np.concatenate([np.full(2, PRIOR_SD**2), np.full(len(groups), spread**2)]))
+    covariance = np.diag(np.concatenate([np.full(2, deviation**2), np.full(len(groups), spread**2)]))
     return Arbiter(tuple(groups), mean, covariance, spread, 0.0, 0)
 
 
@@ -129,6 +136,7 @@ def fit_arbiter(
     spread: float | None = None,
     groups: Sequence[str] | None = None,
     trust: tuple[float, float] = PRIOR_TRUST,
+    deviation: float = PRIOR_SD,
 ) -> Arbiter:
     """Fits the arbiter to labelled pairs.
 
@@ -139,6 +147,7 @@ def fit_arbiter(
         spread: prior deviation of the group terms. None: 0.7, or 0 with a single group.
         groups: groups with a term of their own, also if they have no labels. None: those of the labels.
         trust: prior means of the trust in the reward model and in the policy.
+        deviation: their prior deviation.
 
     Raises:
         ValueError: lengths differ, or a value is not finite.
@@ -150,11 +159,11 @@ def fit_arbiter(
     if not all(np.isfinite(a).all() for a in (pairs.reward_gap, pairs.policy_gap, outcome, weight)):
         raise ValueError("arbiter: expected finite gaps, outcomes and weights")
     if len(pairs) == 0:
-        return prior_arbiter(trust, groups or (), spread) if spread else prior_arbiter(trust)
+        return prior_arbiter(trust, (groups or ()) if spread else (), spread or 0.0, deviation=deviation)
     names = tuple(sorted(set(pairs.group.tolist()) if groups is None else groups))
     if spread is None:
         spread = SPREAD if len(names) > 1 else 0.0
-    return _fit(pairs, outcome, weight, spread=spread, names=names, trust=trust)
+    return _fit(pairs, outcome, weight, spread=spread, names=names, trust=trust, deviation=deviation)
 
 
 def fit_best_grouping(
@@ -284,12 +293,13 @@ def _fit(
     spread: float,
     names: tuple[str, ...],
     trust: tuple[float, float],
+    deviation: float,
 ) -> Arbiter:
     """The mode by Newton's method with step halving; the objective is strictly convex."""
     groups = names if spread > 0 else ()
     features = _features(pairs, groups)
     prior_mean = np.concatenate([np.array(trust, np.float64), np.zeros(len(groups))])
-    precision = np.concatenate([np.full(2, PRIOR_SD**-2), np.full(len(groups), spread**-2 if spread else 0.0)])
+    precision = np.concatenate([np.full(2, deviation**-2), np.full(len(groups), spread**-2 if spread else 0.0)])
 
     def objective(at: np.ndarray) -> float:
         logits = features @ at

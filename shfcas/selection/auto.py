@@ -19,6 +19,7 @@ Where neither source knows anything it is too optimistic: it expects the sources
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy.special import ndtr, ndtri
@@ -26,6 +27,8 @@ from scipy.special import ndtr, ndtri
 from shfcas.rewards.arbiter import PRIOR_TRUST, Arbiter, Pairs, fit_arbiter, smallest_variance
 
 SPREADS = (0.0, 0.35, 0.7, 1.4)  # prior deviations of the groups' trust to average over; 0: one trust for all groups
+# Prior deviation of the trusts: that of verdicts is narrower, and would stop a session because it is sure of itself.
+DEVIATION = 1.0
 TOLERANCE = 0.005
 AUDIT = 8
 NEARLY = 0.9  # random pairs are asked where they are expected to gain this share of what chosen ones do
@@ -147,9 +150,8 @@ def beliefs(
     """
     groups = sorted(set(pool.group.tolist()))
     spreads = SPREADS if len(groups) > 1 else SPREADS[:1]
-    fits = [
-        fit_arbiter(labelled, first_is_better, weights=weights, spread=s, groups=groups, trust=trust) for s in spreads
-    ]
+    fit = partial(fit_arbiter, labelled, first_is_better, weights=weights, groups=groups, trust=trust)
+    fits = [fit(spread=spread, deviation=DEVIATION) for spread in spreads]
     evidence = np.array([arbiter.evidence for arbiter in fits])
     shares = np.exp(evidence - evidence.max())
     return list(zip((shares / shares.sum()).tolist(), fits, strict=True))

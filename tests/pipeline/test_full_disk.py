@@ -14,7 +14,7 @@ from shfcas.pipeline.run_directory import PlannedStage, RunDirectory
 from tests.pipeline.conftest import write_config
 from tests.support.asked_runs import HUMAN, answer_through_store, outputs
 
-ROOM = (0, 40_000, 150_000, 600_000, 2_500_000)  # bytes that are left when a stage begins
+SPACE = (0, 40_000, 150_000, 600_000, 2_500_000)  # bytes that are left when a stage begins
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_a_disk_that_is_full_in_any_stage(
     failures = dict.fromkeys(stages, 0)
     for stage in stages:
         ballast.stage = stage
-        for ballast.space in ROOM:
+        for ballast.space in SPACE:
             capsys.readouterr()
             code = main(command)
             ballast.free()

@@ -55,17 +55,19 @@ def test_rows_of_trust_name_their_source_and_group() -> None:
     assert [row["trust"] - row["low"] for row in rows] == pytest.approx(halves, abs=1e-6)
 
 
-def test_the_prior_is_that_of_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arbiter, "PRIOR_SD", 3.0)
-    empty = prior_arbiter((0.25, 0.75))
+def test_the_prior_is_that_of_the_module_or_the_one_given() -> None:
+    usual = arbiter.PRIOR_SD**2 * np.eye(2)
+    assert np.array_equal(prior_arbiter().covariance, usual)
+    assert fit_arbiter(pairs(), np.zeros(12), weights=np.zeros(12), spread=0.0).covariance == pytest.approx(usual)
+    empty = prior_arbiter((0.25, 0.75), deviation=3.0)
     assert (empty.groups, empty.spread, empty.evidence, empty.labels) == ((), 0.0, 0.0, 0)
     assert empty.mean.tolist() == [0.25, 0.75] and empty.covariance.tolist() == [[9.0, 0.0], [0.0, 9.0]]
     some = pairs()
-    nothing = fit_arbiter(some, np.zeros(12), weights=np.zeros(12), spread=0.5, trust=(0.25, 0.75))
+    nothing = fit_arbiter(some, np.zeros(12), weights=np.zeros(12), spread=0.5, trust=(0.25, 0.75), deviation=3.0)
     assert nothing.mean == pytest.approx([0.25, 0.75, 0.0, 0.0]) and nothing.evidence == pytest.approx(0.0, abs=1e-12)
     assert nothing.covariance == pytest.approx(np.diag([9.0, 9.0, 0.25, 0.25]))
     assert (nothing.groups, nothing.spread, nothing.labels) == (("a", "b"), 0.5, 12)
-    alone = fit_arbiter(some, np.zeros(12), weights=np.zeros(12), spread=0.0)
+    alone = fit_arbiter(some, np.zeros(12), weights=np.zeros(12), spread=0.0, deviation=3.0)
     assert (alone.groups, alone.spread) == ((), 0.0) and alone.covariance == pytest.approx(9 * np.eye(2))
 
 
