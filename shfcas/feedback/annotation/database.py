@@ -1,6 +1,7 @@
 """The SQLite file of judgements: opening it, its tables, and its errors."""
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -150,7 +151,7 @@ def connect(path: Path, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connectio
         try:
             # Before anything is written: the file may belong to another program.
             _check(db, path)
-            journal = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+            journal = _write_ahead(db, busy_seconds)
             if journal != "wal":
                 raise StoreError(f"{path}: the file system has no write-ahead log; put the run on a local disk")
             db.execute("PRAGMA synchronous = FULL")
@@ -162,6 +163,22 @@ def connect(path: Path, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connectio
             db.close()
             raise
     return db
+
+
+def _write_ahead(db: sqlite3.Connection, busy_seconds: float) -> str:
+    """Asks for a write-ahead log; returns the journal that the file now has.
+
+    This statement turns a read lock into a write lock, for which SQLite never waits: while another process opens the
+    same new file it fails at once, whatever the timeout. So the waiting is done here.
+    """
+    deadline = time.monotonic() + busy_seconds
+    while True:
+        try:
+            return str(db.execute("PRAGMA journal_mode = WAL").fetchone()[0])
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                raise
+        time.sleep(0.01)
 
 
 def _check(db: sqlite3.Connection, path: Path) -> int:

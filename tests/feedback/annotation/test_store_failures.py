@@ -122,6 +122,18 @@ def test_processes_that_open_a_new_file_at_once_make_one(tmp_path: Path) -> None
         assert store.items("round-1") == ITEMS
 
 
+def test_a_new_file_that_another_process_is_making_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "new.sqlite"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    release = threading.Timer(0.3, other.execute, ["ROLLBACK"])
+    release.start()
+    with Store(path) as store:
+        store.add_queue(ITEMS, seed=3)
+    release.join()
+    other.close()
+
+
 def fill(store: Store) -> list[str]:
     """Records until the disk is full."""
     written: list[str] = []
