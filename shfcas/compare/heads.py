@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,6 +69,7 @@ class HeadFit:
         self.margins = torch.zeros(len(old), dtype=torch.float64)
         if margins is not None:
             self.margins = torch.from_numpy(np.asarray(margins, np.float64))
+        self._scaled = old
         with torch_threads(1):
             self.start = self.centre
             for _ in range(2):  # the curvature at the centre gives the optimum, then recompute it there
@@ -76,30 +78,44 @@ class HeadFit:
                 self.start = self._solve(self.old, self.margins, ones, torch.zeros_like(ones))
             self._factorise(old)
 
+    def joined(self, differences: np.ndarray) -> "HeadFit":
+        """Returns a fit whose earlier pairs also contain these; faster where many fits share them.
+
+        Args:
+            differences: feature differences of the further pairs, shape (k, D); their margins are 0.
+        """
+        made = copy(self)
+        more = torch.from_numpy(np.array(differences, np.float64).reshape(-1, len(self.scale))) * self.scale
+        made._scaled = torch.cat([self._scaled, more])
+        made.margins = torch.cat([self.margins, torch.zeros(len(more), dtype=torch.float64)])
+        with torch_threads(1):
+            made._factorise(made._scaled)
+        return made
+
     def __call__(
         self,
         differences: np.ndarray,
         weight: float | np.ndarray = 1.0,
         *,
+        earlier: float | np.ndarray = 1.0,
         probability: np.ndarray | None = None,
-        earlier: float = 1.0,
     ) -> Head:
         """Fits a head to the earlier and the new pairs.
 
         Args:
             differences: feature differences of the new pairs, shape (m, D).
             weight: weight of each new pair, a number or shape (m,).
-            probability: of each new pair, that its order is right, shape (m,); None: 1.
-            earlier: weight of each earlier pair.
+            earlier: weight of each earlier pair, a number or shape (n,).
+            probability: of each earlier pair, that its order is right, shape (n,); None: 1.
         """
         with torch_threads(1):
             new = torch.from_numpy(np.array(differences, np.float64).reshape(-1, len(self.scale))) * self.scale
             old = len(self.old)
-            weights = torch.full((old + len(new),), float(earlier), dtype=torch.float64)
+            weights, doubt = torch.zeros((2, old + len(new)), dtype=torch.float64)
+            weights[:old] = torch.as_tensor(earlier, dtype=torch.float64)
             weights[old:] = torch.as_tensor(weight, dtype=torch.float64)
-            doubt = torch.zeros(old + len(new), dtype=torch.float64)
             if probability is not None:
-                doubt[old:] = 1 - torch.as_tensor(probability, dtype=torch.float64)
+                doubt[:old] = 1 - torch.as_tensor(probability, dtype=torch.float64)
             margins = torch.cat([self.margins, torch.zeros(len(new), dtype=torch.float64)])
             pairs = torch.cat([self.old, self._whitened(new)])
             return Head((self._solve(pairs, margins, weights, doubt) * self.scale).numpy())

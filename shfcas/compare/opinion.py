@@ -53,21 +53,26 @@ class RefineOpinion:
         """Returns the rewards of the held-out answers; the optimum is unique, so the seed does not matter."""
         return self.head(labels)(self.held_out)
 
-    def head(self, labels: Sequence[Label]) -> Head:
-        """Returns the head that is refined on soft labels and labels."""
+    @cached_property
+    def soft(self) -> HeadFit:
+        """Fits heads to the earlier pairs and all pairs of the pool."""
         features, pairs = self.pool.features, self.pairs
         assert features is not None
-        probability = self.arbiter(labels).probability(pairs.pairs)
         start = self.pool.offsets[pairs.row]
-        soft = features[start + pairs.first] - features[start + pairs.second]
+        return self.fit.joined(features[start + pairs.first] - features[start + pairs.second])
+
+    def head(self, labels: Sequence[Label]) -> Head:
+        """Returns the head that is refined on soft labels and labels."""
+        features = self.pool.features
+        assert features is not None
+        soft = self.arbiter(labels).probability(self.pairs.pairs)
+        sure = np.ones(len(self.fit.margins))
         chosen, rejected = (np.array([x[side] for x in labels], dtype=np.int64) for side in (1, 2))
-        hard = features[chosen] - features[rejected]
-        weights = np.concatenate([np.ones(len(soft)), np.full(len(hard), self.label_weight)])
-        return self.fit(
-            np.concatenate([soft, hard]),
-            weights,
-            probability=np.concatenate([probability, np.ones(len(hard))]),
-            earlier=self.earlier,
+        return self.soft(
+            features[chosen] - features[rejected],
+            self.label_weight,
+            earlier=np.concatenate([self.earlier * sure, np.ones(len(soft))]),
+            probability=np.concatenate([sure, soft]),
         )
 
     def arbiter(self, labels: Sequence[Label]) -> Arbiter:

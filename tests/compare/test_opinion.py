@@ -25,7 +25,9 @@ def test_a_soft_head_is_the_optimum() -> None:
     draw = np.random.default_rng(0)
     features, old, new = draw.normal(size=(60, 4)), draw.normal(size=(20, 4)), draw.normal(size=(15, 4))
     weights, probability = draw.uniform(0.5, 2, size=15), draw.uniform(0, 1, size=15)
-    head = HeadFit(features, old, l2=0.7)(new, weights, probability=probability, earlier=0.4)
+    fit = HeadFit(features, old, l2=0.7).joined(new)
+    earlier, sure = np.concatenate([np.full(20, 0.4), weights]), np.ones(20)
+    head = fit(new[:0], earlier=earlier, probability=np.concatenate([sure, probability]))
     scale = features.std(axis=0)
 
     def loss(w: np.ndarray) -> float:
