@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -180,31 +181,55 @@ class Experiment:
         }
 
 
-def experiment(numbers: Numbers, setting: Setting, seed: int, training: Numbers | None = None) -> Experiment:
-    """Make the bench of one seed, which determines the split, the blind groups, the proxy and all draws.
+class Split(NamedTuple):
+    """What one seed draws for a kind of bias.
+
+    Attributes:
+        blind: groups on which the proxy's annotators were wrong.
+        pool: positions of the prompts to ask about.
+        held_out: positions of other prompts.
+        proxy: fits heads to the proxy's pairs and new ones.
+        rewards: the proxy's reward of every answer, shape (T,).
+    """
+
+    blind: tuple[str, ...]
+    pool: np.ndarray
+    held_out: np.ndarray
+    proxy: HeadFit
+    rewards: np.ndarray
+
+
+def split(numbers: Numbers, task: str, bias: str, seed: int, training: Numbers | None = None) -> Split:
+    """Draw prompts and blind groups, and train the proxy.
 
     Args:
         numbers: the pool.
-        setting: the settings of the bench.
+        task: its task.
+        bias: the bias of the proxy's annotators.
         seed: the seed.
         training: other prompts that the proxy learns from; None takes a share of the pool's.
     """
-    rng = np.random.default_rng(derive_seed("split", setting.task, seed))
-    names = np.unique(numbers.groups)
+    rng = np.random.default_rng(derive_seed("split", task, seed))
     blind: tuple[str, ...] = (SHORTER,)
-    if setting.task in BLIND_GROUPS:
-        blind = tuple(sorted(rng.choice(names, BLIND_GROUPS[setting.task], replace=False).tolist()))
+    if task in BLIND_GROUPS:
+        blind = tuple(sorted(rng.choice(np.unique(numbers.groups), BLIND_GROUPS[task], replace=False).tolist()))
     count = len(numbers.prompts)
     shares = SHARES if training is None else (0.0, ASKED_ABOUT)
     own, pool, held_out = np.split(rng.permutation(count), [round(share * count) for share in shares])
-    parts = np.random.default_rng(derive_seed("parts", setting.task)).permutation(count) % PARTS
-    pool, held_out = (np.sort(prompts[parts[prompts] != setting.left_out]) for prompts in (pool, held_out))
-    differences = proxy_pairs(training or numbers.part(own), blind, setting.bias, seed)
+    differences = proxy_pairs(training or numbers.part(own), blind, bias, seed)
     proxy = HeadFit(numbers.features, differences, l2=PROXY_L2)
-    rewards = proxy(differences[:0])(numbers.features)
+    return Split(blind, pool, held_out, proxy, proxy(differences[:0])(numbers.features))
+
+
+def experiment(numbers: Numbers, setting: Setting, seed: int, drawn: Split) -> Experiment:
+    """Make the bench of one seed."""
+    parts = np.random.default_rng(derive_seed("parts", setting.task)).permutation(len(numbers.prompts)) % PARTS
     score = score_of(numbers, setting.score, seed)
-    sets = [answer_set(numbers, chosen, rewards, score) for chosen in (pool, held_out)]
-    return Experiment(sets[0], sets[1], blind, proxy, derive_seed("draws", setting.task, seed))
+    pool, held_out = (
+        answer_set(numbers, np.sort(prompts[parts[prompts] != setting.left_out]), drawn.rewards, score)
+        for prompts in (drawn.pool, drawn.held_out)
+    )
+    return Experiment(pool, held_out, drawn.blind, drawn.proxy, derive_seed("draws", setting.task, seed))
 
 
 def proxy_pairs(numbers: Numbers, blind: tuple[str, ...], bias: str, seed: int) -> np.ndarray:

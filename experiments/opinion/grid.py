@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
-from functools import cache
+from functools import cache, lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,14 @@ from experiments.opinion.bench import (
     STRATEGIES,
     STRENGTH,
     Setting,
+    Split,
     experiment,
+    split,
 )
 from experiments.opinion.numbers import DATA, Numbers
 from experiments.opinion.pools import ROOT
 from experiments.opinion.tasks import TASKS
+from shfcas.compare import Label
 from shfcas.evaluation.statistics import t_interval
 from shfcas.utils.config import fingerprint
 from shfcas.utils.files import content_hash, write_json
@@ -40,7 +43,8 @@ from shfcas.utils.progress import progress
 logger = logging.getLogger(__name__)
 
 RESULTS = Path(__file__).parents[1] / "results" / "opinion"
-SEEDS = 40  # of most tables; those that repeat everything for parts of the prompts have 20
+CHUNK = 8
+SEEDS = 40  # of most tables; fewer where everything is repeated for parts of the prompts, or for many settings
 # 32 serves to compare 16 labels with twice as many. Small pools have fewer conflicting pairs.
 BUDGETS = {"sentiment": (8, 16, 24, 32, 40, 80), "safety": (8, 16, 24, 32, 40, 80)}
 FEW_BUDGETS = (8, 16, 24, 32, 40)
@@ -90,13 +94,13 @@ TABLES = {
         ),
         refined=("arbitrate",),
         budgets=(8, 16, 32, 40, 80),
-        seeds=20,
+        seeds=12,
     ),
     "prompts_scores": Table(
         tuple(s for part in range(-1, PARTS) for s in _each(("inverted",), ("logprob",), left_out=part)),
         strategies=(),
         without=(),
-        seeds=20,
+        seeds=12,
     ),
 }
 
@@ -107,12 +111,21 @@ def _numbers(pool: str) -> Numbers | None:
     return Numbers.load(path) if path.exists() else None
 
 
+@lru_cache(maxsize=1)
+def _split(pool: str, task: str, bias: str, seed: int) -> Split:
+    numbers = _numbers(pool)
+    assert numbers is not None
+    return split(numbers, task, bias, seed, _numbers(f"{task}-proxy-0"))
+
+
 def run_setting(work: tuple[Setting, int, Sequence[Arm]]) -> dict[str, Any]:
     """Run all arms of one setting and seed."""
     setting, seed, arms = work
     numbers = _numbers(setting.pool)
     assert numbers is not None
-    made, labels, cells = experiment(numbers, setting, seed, _numbers(f"{setting.task}-proxy-0")), {}, []
+    made = experiment(numbers, setting, seed, _split(setting.pool, setting.task, setting.bias, seed))
+    labels: dict[tuple[str, int], list[Label]] = {}
+    cells = []
     for strategy, how, budget in arms:
         if not strategy:
             rewards, count = made.without_labels(how), 0
@@ -139,9 +152,10 @@ def run_table(name: str, table: Table, record: Path, workers: int) -> list[dict[
     todo = [(s, seed) for s in table.settings if (DATA / f"{s.pool}.npz").exists() for seed in range(table.seeds)]
     done = {(Setting(**r["setting"]), r["seed"]): r for r in finished(record)}
     missing = [(s, seed, table.arms(s.task)) for s, seed in todo if (s, seed) not in done]
+    missing.sort(key=lambda work: (work[0].pool, work[0].bias, work[1]))  # those that share a proxy, one after another
     record.parent.mkdir(parents=True, exist_ok=True)
     with record.open("a", encoding="utf-8") as file, ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        results = pool.map(run_setting, missing, chunksize=4)
+        results = pool.map(run_setting, missing, chunksize=CHUNK)
         for (setting, seed, _), result in progress(zip(missing, results, strict=True), name, total=len(missing)):
             done[setting, seed] = result
             file.write(json.dumps(result) + "\n")
