@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from shfcas.compare.cells import Bench
 from shfcas.pipeline.config import SOURCES, RunConfig
-from shfcas.selection import STRATEGIES, SelectionConfig
+from shfcas.selection import SELECTABLE, SelectionConfig
 from shfcas.training.algorithms import RLConfig
 from shfcas.training.reward.config import RefineConfig
 from shfcas.utils.callables import is_callable_name
@@ -21,7 +21,7 @@ class CompareConfig(RunConfig):
     strategies: list[str] = option(
         lambda: ["random", "shf_cas", "mean_pacs"],
         "acquisition strategies; random is the baseline of the tests",
-        STRATEGIES,
+        SELECTABLE,
         common=True,
     )
     budgets: list[int] = option(lambda: [25, 50, 100], "label budgets, in comparisons", ge=1, common=True)
@@ -61,7 +61,7 @@ class CompareConfig(RunConfig):
     ppo: list[str] | None = option(
         None,
         "strategies for which the section rl also trains a policy on the refined reward model (none: no policy)",
-        STRATEGIES,
+        SELECTABLE,
     )
     ppo_seeds: int = option(1, "seeds for which policies are trained", ge=1)
     ppo_budget: int | None = option(None, "label budget for which policies are trained (none: the largest)", ge=1)

@@ -3,8 +3,8 @@
 import logging
 import math
 import time
-from collections.abc import Collection, Sequence
-from contextlib import ExitStack
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -57,6 +57,14 @@ class HumanFeedback:
         self.folder, self.queue, self.settings, self.seed = folder, queue, settings, seed
         self.finish, self.poll = finish, poll
         self.ties: list[Comparison] = []
+        self._open_pages: ExitStack | None = None
+
+    @contextmanager
+    def page_kept_open(self) -> Iterator[None]:
+        """Keeps the page open between several calls, for a queue that grows."""
+        with ExitStack() as self._open_pages:
+            yield
+        self._open_pages = None
 
     @staticmethod
     def check(settings: HumanConfig) -> None:
@@ -125,7 +133,7 @@ class HumanFeedback:
         """Waits until nothing is left to answer and the log has not grown for a while."""
         newest, logged = -math.inf, ""
         with ExitStack() as stack, progress(desc="settled", total=len(items), every=PATIENT) as bar:
-            page = _Page(self, store, stack)
+            page = _Page(self, store, self._open_pages or stack)
             while True:
                 page.keep()
                 log, people = store.judgements(self.queue), page.people()

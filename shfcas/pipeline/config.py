@@ -120,6 +120,9 @@ class RunConfig(AllColumns):
         if self.unlabelled_prompts and self.reward.refine == LABELS:
             remedy = f"set it to {SECOND_OPINION} or {ARBITRATE}"
             raise unexpected("reward.refine", "soft labels with unlabelled_prompts", LABELS, remedy)
+        if STRATEGIES[self.selection.strategy].sequential and self.reward.refine != ARBITRATE:
+            expected = f"{ARBITRATE} with selection.strategy {self.selection.strategy}"
+            raise unexpected("reward.refine", expected, self.reward.refine, "it stops by what labels add as arbiters")
         for principle in self.principles:
             principle.texts()  # fail early if a file is missing
         accepted, sampled = self.rl.rso.num_samples, self.sampling.num_completions

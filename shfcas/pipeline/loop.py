@@ -14,11 +14,12 @@ from shfcas.pipeline import arbitration, evaluation, preparation, steps
 from shfcas.pipeline.config import RunConfig
 from shfcas.pipeline.policy_score import PolicyScore
 from shfcas.pipeline.run_directory import RunDirectory
+from shfcas.pipeline.sequential import ask_in_batches
 from shfcas.pipeline.steps import ModelName
 from shfcas.pipeline.verdicts import Verdicts
 from shfcas.pipeline.workload import Workload
 from shfcas.rewards.scorers import RewardScorer, load_scorer
-from shfcas.selection import SelectionConfig
+from shfcas.selection import STRATEGIES, SelectionConfig
 from shfcas.training.reward.config import DROP, LABELS
 from shfcas.utils.errors import UsageError
 
@@ -189,7 +190,7 @@ class Loop:
             conflicts = self.score(state, candidates, folder)
         labels = None
         if selection is not None:
-            queue = self.select(conflicts, folder, selection)
+            queue = self.select(conflicts, folder, selection, number)
             labels = self.label(queue, conflicts, folder, number)
         state = self.refine(state, conflicts, labels, folder)
         state = self.fine_tune(state, conflicts, folder)
@@ -237,25 +238,40 @@ class Loop:
         model = config.policy_score_model or policy
         return PolicyScore(config.policy_score, model, config.principles, config.chat_template)
 
-    def select(self, conflicts: Path, folder: str, selection: SelectionConfig) -> Path:
-        """Step 4: selects the comparisons to label, within the budget."""
-        return steps.select(
-            self.run, f"{folder}/queue.jsonl", conflicts=conflicts, selection=selection, engine=self.engine
-        )
+    def select(self, conflicts: Path, folder: str, selection: SelectionConfig, number: int = 1) -> Path:
+        """Step 4: selects the comparisons to label, within the budget; with `auto`, labels decide what is asked."""
+        output, own = f"{folder}/queue.jsonl", self.config.reward.second_opinion
+        if STRATEGIES[selection.strategy].sequential:
+            return ask_in_batches(
+                self.run,
+                output,
+                conflicts=conflicts,
+                number=number,
+                selection=selection,
+                trust=(own.reward_trust, own.policy_trust),
+                **self._feedback(folder),
+            )
+        return steps.select(self.run, output, conflicts=conflicts, selection=selection, engine=self.engine)
 
     def label(self, queue: Path, conflicts: Path, folder: str, number: int) -> Path:
         """Step 5: labels the selected comparisons."""
-        config = self.config
         return steps.label(
             self.run,
             f"{folder}/preferences.jsonl",
             queue=queue,
             conflicts=conflicts,
             number=number,
-            source=partial(self.verdicts.source, config.feedback, folder),
-            reads=self.verdicts.reads(config.feedback),
-            settings={"feedback": config.feedback, **self.verdicts.settings(config.feedback)},
+            **self._feedback(folder),
         )
+
+    def _feedback(self, folder: str) -> dict[str, Any]:
+        """The source of feedback of a round, and what a stage that asks it depends on."""
+        name = self.config.feedback
+        return {
+            "source": partial(self.verdicts.source, name, folder),
+            "reads": self.verdicts.reads(name),
+            "settings": {"feedback": name, **self.verdicts.settings(name)},
+        }
 
     def refine(self, state: State, conflicts: Path, labels: Path | None, folder: str) -> State:
         """Step 6: trains the reward model on what was labelled, and on what policy and reward model say together.

@@ -14,6 +14,7 @@ from shfcas.sampling.provenance import describe_generation
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import existing, read_json, read_numbers, read_object, write_text
 
+SEQUENTIAL = "auto.json"  # of the strategy auto, beside the queue
 EXAMPLES = 8
 
 
@@ -118,6 +119,7 @@ def _selection(run: Path, queue_name: str) -> dict[str, Any]:
     return {
         "name": label_of(queue_name),
         "comparisons": len(queue),
+        "decided": read_object(folder / SEQUENTIAL)["summary"] if (folder / SEQUENTIAL).exists() else "",
         "generation": describe_generation(table),
         "scatter": plots.conflict_scatter(table, chosen),
         "histogram": plots.kendall_histogram(table, {c.prompt_id for c in queue}),

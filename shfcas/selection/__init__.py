@@ -14,12 +14,13 @@ from shfcas.selection.design import arbiter
 from shfcas.selection.pairing import PAIRINGS, all_pairs, opposed_pairs, scored_pairs
 from shfcas.selection.protocol import Bounds, Comparison, Priority, Row, Strategy
 from shfcas.selection.rewards import least_margin, reward_margin, reward_variance, rso
-from shfcas.selection.strategies import STRATEGIES
+from shfcas.selection.strategies import SELECTABLE, STRATEGIES
 from shfcas.selection.thresholds import threshold
 from shfcas.selection.usable import is_usable
 
 __all__ = [
     "PAIRINGS",
+    "SELECTABLE",
     "STRATEGIES",
     "Bounds",
     "Comparison",

@@ -63,6 +63,11 @@ def choose(passes: Passes, config: SelectionConfig) -> Selection:
     Raises:
         UserError: see `select`.
     """
+    if STRATEGIES[config.strategy].sequential:
+        raise UserError(
+            f"strategy {config.strategy} decides by the labels so far, and a table has none: use it in shfcas run, or "
+            "select with strategy arbiter"
+        )
     bounds, report = _bounds(passes, config)
     audits = audit_count(config.budget, config.audit_share)
     count = config.budget - audits

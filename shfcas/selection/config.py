@@ -54,9 +54,16 @@ class SelectionConfig(Options):
         1.0, "delta_ucb, drts, maxmin_lcb: half-width of a reward's interval, in its standard deviations", ge=0
     )
     group_by: str | None = option(
-        None, "arbiter: column of prompts whose values may each have a trust of their own (none: one trust for all)"
+        None,
+        "arbiter, auto: column of prompts whose values may each have a trust of their own (none: one trust for all)",
     )
-    arbiter_pool: int = option(2000, "arbiter: comparisons to choose from; twice the budget where that is more", ge=2)
+    arbiter_pool: int = option(
+        2000, "arbiter, auto: comparisons to choose from; twice the budget where that is more", ge=2
+    )
+    batch: int = option(8, "auto: comparisons that are labelled before it decides again", ge=1)
+    worth: float = option(
+        0.005, "auto: stop when another batch is expected to add less than this to the share of right verdicts", ge=0
+    )
     diversity: str = option(
         "none", "spread comparisons over embeddings, or over the words of prompts where there are none", DIVERSITIES
     )

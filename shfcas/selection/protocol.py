@@ -48,6 +48,7 @@ class Strategy(NamedTuple):
         needs: columns that it reads in addition to `prompt_id`, `pacs` and `degenerate`.
         settings: fields of `SelectionConfig` that it takes.
         design: whether the comparisons are chosen together from a pool, see `shfcas.selection.design`.
+        sequential: whether labels decide what is asked next, so that a table alone cannot be selected from.
     """
 
     comparisons: Callable[..., Ranked]
@@ -55,3 +56,4 @@ class Strategy(NamedTuple):
     needs: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
     design: bool = False
+    sequential: bool = False

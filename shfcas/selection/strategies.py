@@ -34,6 +34,7 @@ STRATEGIES: dict[str, Strategy] = {
     "mean_pacs": Strategy(mean_pacs, {"mean_pacs_threshold": mean_pacs_of}, needs=("mean_abs_pacs",)),
     "random": Strategy(random_pairs),
     "arbiter": Strategy(arbiter, needs=("rewards",), design=True),
+    "auto": Strategy(arbiter, needs=("rewards",), design=True, sequential=True),
     "reward_margin": Strategy(reward_margin, needs=("rewards",)),
     "least_margin": Strategy(least_margin, needs=("rewards",)),
     "reward_variance": Strategy(reward_variance, needs=("reward_variances",)),
@@ -46,3 +47,5 @@ STRATEGIES: dict[str, Strategy] = {
     "maxmin_lcb": Strategy(maxmin_lcb, needs=("rewards", "reward_variances"), settings=("confidence_beta",)),
     "rso": Strategy(rso, needs=("rewards",), settings=("rso_samples", "rso_beta")),
 }
+
+SELECTABLE = {name: strategy for name, strategy in STRATEGIES.items() if not strategy.sequential}  # from a table

@@ -32,7 +32,7 @@ from shfcas.compare import (
 )
 from shfcas.compare.grid import BenchWork, run_cells
 from shfcas.evaluation.metrics import ranking_accuracy
-from shfcas.selection import STRATEGIES, Comparison, SelectionConfig
+from shfcas.selection import SELECTABLE, Comparison, SelectionConfig
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import read_parquet
 from tests.support.benches_of_answers import FEATURES, bench
@@ -184,9 +184,9 @@ def test_labels_mend_the_blind_spot_and_informed_conflict_finds_it_sooner() -> N
     assert np.mean([value(c, "blind_share") for c in cells["shf_cas"]]) > 0.8
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", SELECTABLE)
 def test_every_strategy_runs_or_says_which_column_it_lacks(name: str) -> None:
-    lacking = {"reward_variances", "member_rewards"}.intersection(STRATEGIES[name].needs)
+    lacking = {"reward_variances", "member_rewards"}.intersection(SELECTABLE[name].needs)
     if lacking:
         with pytest.raises(UserError, match=rf"strategy {name}, budget 6, seed 0: .*{lacking.pop()}"):
             run_cell(bench(), Cell(name, 6, 0), SelectionConfig(strategy=name))

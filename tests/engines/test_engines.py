@@ -21,7 +21,7 @@ from shfcas.engines import RayConfig, open_engine
 from shfcas.engines.local import LocalEngine
 from shfcas.rewards.scorers import ENSEMBLE_FILE, load_scorer
 from shfcas.rewards.table import add_answer_rewards, add_rewards, answer_rewards, score_rows
-from shfcas.selection import STRATEGIES, SelectionConfig, select_with_report
+from shfcas.selection import SELECTABLE, SelectionConfig, select_with_report
 from shfcas.selection.sharded import select_table
 from shfcas.utils.errors import UsageError, UserError
 from shfcas.utils.files import atomic_file, write_json
@@ -83,7 +83,7 @@ def test_results_come_in_the_order_of_the_tasks_from_one_worker(model: bool) -> 
     assert list(LocalEngine().map(Half, [], model=model)) == [] and Half.made == 0  # no model for nothing
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", SELECTABLE)
 def test_passes_over_shards_select_what_one_process_selects(strategy: str, table: Path) -> None:
     for options in ({}, {"diversity": "k_centre", "diversity_pool": 3}):
         config = SelectionConfig(strategy, budget=17, **options)

@@ -14,7 +14,7 @@ from shfcas.data.shards import TableRows
 from shfcas.engines.local import LocalEngine
 from shfcas.feedback import read_queue
 from shfcas.feedback.annotation.schema import make_items
-from shfcas.selection import STRATEGIES, Comparison, SelectionConfig, select, select_with_report
+from shfcas.selection import SELECTABLE, Comparison, SelectionConfig, select, select_with_report
 from shfcas.selection.audit import audit_count, interleave
 from shfcas.selection.sharded import select_table
 from shfcas.utils.errors import NothingSelected, UserError
@@ -28,7 +28,7 @@ def settings(strategy: str = "random", **values: Any) -> SelectionConfig:
     return SelectionConfig(strategy, **{"budget": 20, "pacs_threshold": "q0.1", "mean_pacs_threshold": "q0.1"} | values)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", SELECTABLE)
 @pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
 def test_the_share_is_random_pairs_and_the_rest_is_the_strategy_s(strategy: str, share: float) -> None:
     found = select_with_report(ROWS, settings(strategy, audit_share=share), seed=3)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shfcas.selection import STRATEGIES, Row, SelectionConfig, select
+from shfcas.selection import SELECTABLE, Row, SelectionConfig, select
 from shfcas.utils.errors import UserError
 from tests.support.selection_rows import asked, row
 
@@ -30,7 +30,7 @@ def table(prompts: int = 200, seed: int = 0) -> list[Row]:
 
 def pairs(name: str, one: Row, seed: int = 0, **settings: Any) -> list[tuple[int, int]]:
     """One prompt's pairs in order of priority."""
-    ranked = sorted(STRATEGIES[name].comparisons(one, {}, seed, **settings), key=lambda found: found[0])
+    ranked = sorted(SELECTABLE[name].comparisons(one, {}, seed, **settings), key=lambda found: found[0])
     return [(c.first, c.second) for _, c in ranked]
 
 
@@ -55,7 +55,7 @@ def test_delta_ucb_is_the_largest_difference_of_bounds(beta: float) -> None:
 
 def test_without_uncertainty_delta_ucb_is_the_reward_margin() -> None:
     one = prompt("a", [0.3, -1.0, 2.0, 0.9], [1.0, 9.0, 0.0, 4.0])
-    margin = sorted(STRATEGIES["reward_margin"].comparisons(one, {}, 0), key=lambda found: found[0])
+    margin = sorted(SELECTABLE["reward_margin"].comparisons(one, {}, 0), key=lambda found: found[0])
     assert pairs("delta_ucb", one, confidence_beta=0.0) == [(c.first, c.second) for _, c in margin]
     assert pairs("delta_ucb", one)[0] == (1, 3)  # 1.9 + 13 exceeds 3 + 9
 

@@ -15,11 +15,11 @@ import pytest
 
 from shfcas.cli import main
 from shfcas.data.shards import TableRows
-from shfcas.selection import STRATEGIES, Row, SelectionConfig, columns_to_read, select
+from shfcas.selection import SELECTABLE, Row, SelectionConfig, columns_to_read, select
 from shfcas.utils.errors import UserError
 from tests.support.selection_rows import TABLE, asked, config, full_table, row
 
-NAMES = [*STRATEGIES]
+NAMES = [*SELECTABLE]
 RANDOM = ("random", "double_thompson", "drts", "maxmin_lcb", "rso")
 COMMITTEE = ("disagreement", "bald", "infomax", "double_thompson")
 
@@ -31,7 +31,7 @@ def prompt(name: str, answers: int, **columns: Any) -> Row:
 
 def wanted(name: str, prompt: Row, seed: int = 0) -> dict[tuple[int, int], float]:
     """The score of each pair, where a strategy scores pairs."""
-    return {(c.first, c.second): -p[0] for p, c in STRATEGIES[name].comparisons(prompt, {}, seed)}
+    return {(c.first, c.second): -p[0] for p, c in SELECTABLE[name].comparisons(prompt, {}, seed)}
 
 
 # Conflict
@@ -260,7 +260,7 @@ def test_prompts_that_say_nothing_are_never_asked_about(name: str) -> None:
     }
     numbers = {"rewards": [math.nan, 9.0], "reward_variances": [math.nan, 9.0]}
     numbers["member_rewards"] = [[9.0, math.nan], [-9.0, 9.0]]
-    useless |= {column: {column: values} for column, values in numbers.items() if column in STRATEGIES[name].needs}
+    useless |= {column: {column: values} for column, values in numbers.items() if column in SELECTABLE[name].needs}
     full = {"rewards": [5.0, 9.0], "reward_variances": [5.0, 9.0], "member_rewards": [[5.0, 9.0], [9.0, 5.0]]}
     more = [row(key, [5.0, -5.0], 1.0, **full) | change for key, change in useless.items()]
     rows = full_table()
@@ -270,7 +270,7 @@ def test_prompts_that_say_nothing_are_never_asked_about(name: str) -> None:
         select(more, settings)
 
 
-MISSING = [(name, column) for name in NAMES for column in (*STRATEGIES[name].needs, "pacs", "degenerate")]
+MISSING = [(name, column) for name in NAMES for column in (*SELECTABLE[name].needs, "pacs", "degenerate")]
 
 
 @pytest.mark.parametrize(("name", "column"), MISSING)
@@ -295,7 +295,7 @@ def test_a_missing_column_is_named_with_what_makes_it(name: str, column: str) ->
 
 @pytest.mark.parametrize("column", ["rewards", "reward_variances", "member_rewards"])
 def test_a_column_has_a_value_for_each_answer(column: str) -> None:
-    name = next(n for n in NAMES if column in STRATEGIES[n].needs)
+    name = next(n for n in NAMES if column in SELECTABLE[n].needs)
     values = [[1.0, 2.0]] * 3 if column == "member_rewards" else [1.0] * 3
     with pytest.raises(UserError, match=f"prompt 'a', column {column}: expected 2 values, got 3"):
         select([prompt("a", 2, **{column: values})], config(name))
