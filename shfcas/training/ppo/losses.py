@@ -229,10 +229,16 @@ class AdaptiveKLController:
     """KL coefficient controlled so that the sequence KL approaches `target` (Ziegler et al. 2019, 2.2).
 
     After `num_samples` completions of mean KL `kl`, the coefficient is multiplied by
-    1 + clip(kl / target - 1, -0.2, 0.2) * num_samples / horizon.
+    1 + clip(kl / target - 1, -0.2, 0.2) * min(1, num_samples / horizon). So one update changes it by at most 20 %, as
+    in the source, also where a run has few updates.
+
+    Args:
+        value: the first coefficient.
+        target: sequence KL in nats.
+        horizon: number of completions over which the coefficient reacts.
     """
 
-    def __init__(self, value: float, target: float, horizon: int) -> None:
+    def __init__(self, value: float, target: float, horizon: float) -> None:
         self.value = value
         self.target = target
         self.horizon = horizon
@@ -240,4 +246,4 @@ class AdaptiveKLController:
     def update(self, kl: float, num_samples: int) -> None:
         """Updates the coefficient with one measurement."""
         error = min(max(kl / self.target - 1.0, -0.2), 0.2)
-        self.value *= 1.0 + error * num_samples / self.horizon
+        self.value *= 1.0 + error * min(1.0, num_samples / self.horizon)

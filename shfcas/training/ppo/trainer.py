@@ -331,7 +331,9 @@ class PPOTrainer(PolicyTrainer):
         self.kl_controller: losses.KLController = (
             losses.FixedKLController(args.kl_coef)
             if args.kl_target is None
-            else losses.AdaptiveKLController(args.kl_coef, args.kl_target, args.kl_horizon)
+            else losses.AdaptiveKLController(
+                args.kl_coef, args.kl_target, args.kl_horizon * args.num_rollouts * args.rollout_batch_size
+            )
         )
         self.reward_moments = losses.RewardMoments()
         self.early_stopping = (
