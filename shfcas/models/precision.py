@@ -18,14 +18,18 @@ def with_trunk(model: Any, dtype: torch.dtype) -> Any:
     return model
 
 
+class Float32Linear(torch.nn.Linear):
+    """A linear layer that computes in float32, whatever the dtype of its weights."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Returns the float32 output."""
+        bias = None if self.bias is None else self.bias.float()
+        return torch.nn.functional.linear(input.float(), self.weight.float(), bias)
+
+
 def use_float32_head(model: Any) -> None:
     """Makes the output layer compute in float32; its weights, which may be the embeddings', keep their dtype."""
-    head = model.get_output_embeddings()
-    if not isinstance(head, torch.nn.Linear):
+    head: Any = model.get_output_embeddings()
+    if type(head) is not torch.nn.Linear:
         raise UserError(f"float32_head: expected a linear output layer, got {type(head).__name__}; set it to false")
-
-    def forward(hidden: torch.Tensor) -> torch.Tensor:
-        bias = None if head.bias is None else head.bias.float()
-        return torch.nn.functional.linear(hidden.float(), head.weight.float(), bias)
-
-    head.forward = forward
+    head.__class__ = Float32Linear

@@ -154,6 +154,7 @@ def clipped_policy_loss(
     mask: Tensor,
     *,
     cliprange: float,
+    dual_clip: float | None = None,
     count: Tensor | float | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Computes PPO's clipped surrogate loss (Schulman et al. 2017, eq. 7), averaged over real tokens.
@@ -164,6 +165,8 @@ def clipped_policy_loss(
         advantages: (B, K).
         mask: (B, K).
         cliprange: the ratio is clipped to [1 - cliprange, 1 + cliprange].
+        dual_clip: bound of the ratio where the advantage is negative (Ye et al. 2020, arXiv 1912.09729, eq. 5), where
+            plain PPO has none; None: no bound.
         count: see `masked_mean`.
 
     Returns:
@@ -175,7 +178,10 @@ def clipped_policy_loss(
     ratio = log_ratio.exp()
     plain = -advantages * ratio
     clipped = -advantages * ratio.clamp(1.0 - cliprange, 1.0 + cliprange)
-    loss = masked_mean(torch.maximum(plain, clipped), mask, count)
+    worst = torch.maximum(plain, clipped)
+    if dual_clip is not None:
+        worst = torch.where(advantages < 0, torch.minimum(worst, -dual_clip * advantages), worst)
+    loss = masked_mean(worst, mask, count)
     with torch.no_grad():
         stats = {
             "approxkl": masked_mean(0.5 * log_ratio**2, mask, count),

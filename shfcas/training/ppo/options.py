@@ -51,6 +51,21 @@ class PPOBaseConfig(Options):
         None, "maximum mean KL of a rollout, in nats per answer; above it, training stops (none: no limit)", gt=0
     )
     cliprange: float = option(0.2, "clip range of the probability ratio (0.2: Schulman et al. 2017)", gt=0)
+    dual_clip: float | None = option(
+        None, "bound of the probability ratio where the advantage is negative (3: Ye et al. 2020; none: no bound)", gt=1
+    )
+    max_update_kl: float | None = option(
+        None,
+        "skip the other updates of a rollout once approxkl of one exceeds this, in nats per token (0.015: OpenAI's "
+        "Spinning Up; none: make all)",
+        gt=0,
+    )
+    kl_in_loss: bool = option(
+        False, "KL penalty as a term of the loss (k3, as in Shao et al. 2024) instead of a part of the reward"
+    )
+    value_warmup_rollouts: int = option(
+        0, "first rollouts that train the values alone (after Zheng et al. 2023, arXiv 2307.04964)", ge=0
+    )
     cliprange_value: float = option(0.2, "clip range of a value around its old value (0.2: Huang et al. 2024)", gt=0)
     vf_coef: float = option(0.1, "weight of the value loss (0.1: Stiennon et al. 2020, Huang et al. 2024)", ge=0)
     entropy_coef: float = option(
