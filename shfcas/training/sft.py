@@ -22,14 +22,15 @@ from shfcas.utils.errors import UserError
 class SFTStageConfig(SupervisedConfig):
     """Supervised fine-tuning."""
 
-    num_train_epochs: float = option(2.0, "passes over the demonstrations", ge=0)
+    num_train_epochs: float = option(2.0, "passes over the demonstrations", ge=0, common=True)
     learning_rate: float | None = option(
         None,
         "peak learning rate, on a cosine schedule (none: 2e-4 with adapters, 2e-5 for all weights)",
         ge=0,
+        common=True,
     )
     warmup_steps: float = with_default(SupervisedConfig, "warmup_steps", 0.05)
-    batch_size: int = option(16, "demonstrations per optimizer step", ge=1)
+    batch_size: int = option(16, "demonstrations per optimizer step", ge=1, common=True)
     max_length: int = option(512, "maximum tokens of prompt and answer; a longer demonstration is an error", ge=1)
     checkpoint_steps: int = option(0, "optimizer steps between resumable checkpoints (0: none)", ge=0)
     lora: AdapterConfig = option(AdapterConfig, "adapters")
