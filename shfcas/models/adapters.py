@@ -92,7 +92,7 @@ class LowRank:
                 raise UserError(f"the adapter has a layer {name}, which its base model lacks") from None
             update = _Update(down, self.scale * up).to(next(layer.parameters()).device)
             layer.register_module(f"frozen_adapter_{len(list(layer.children()))}", update)
-            layer.register_forward_hook(update.add)
+            update.hook = layer.register_forward_hook(update.add)
 
     def save(self, folder: Path, base: str, config: Any = None) -> None:
         """Writes the adapter in PEFT's format.
@@ -134,6 +134,7 @@ class _Update(nn.Module):
 
     down: Tensor
     up: Tensor
+    hook: Any = None
 
     def __init__(self, down: Tensor, up: Tensor) -> None:
         super().__init__()
@@ -144,6 +145,23 @@ class _Update(nn.Module):
         """Returns the layer's output with the update, computed in the adapter's precision."""
         hidden = inputs[0].to(self.down.dtype)
         return output + nn.functional.linear(nn.functional.linear(hidden, self.down), self.up).to(output.dtype)
+
+
+@torch.no_grad()
+def fold_attached(model: Any) -> Any:
+    """Adds attached adapters to the weights of their layers, which should be float32; returns the model."""
+    for layer in list(model.modules()):
+        for name, update in list(layer.named_children()):
+            if isinstance(update, _Update):
+                change = update.up @ update.down
+                layer.weight += change.T if _transposed(layer) else change
+                update.hook.remove()
+                delattr(layer, name)
+    return model
+
+
+def _transposed(layer: Any) -> bool:
+    return type(layer).__name__ == "Conv1D"  # GPT-2's, with weights (inputs, outputs)
 
 
 def base_name(policy: str) -> str:

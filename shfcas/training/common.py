@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from shfcas.models.adapters import LowRank, base_name
+from shfcas.models.adapters import LowRank, base_name, fold_attached
 from shfcas.models.loading import load_policy, save_model
 from shfcas.models.resolve import adapter_base, resolve
 from shfcas.utils import distributed
@@ -121,7 +121,7 @@ def merged(trainer: Any, work_dir: Path, load: Callable[[str], Any], model: Any 
         return whole
     # Merging rounds to the precision of the weights, which would lose small updates.
     model = trainer.model if model is None else model
-    return model.float().merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    return fold_attached(model.float().merge_and_unload()) if hasattr(model, "merge_and_unload") else model
 
 
 def save_policy(

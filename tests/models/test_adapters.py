@@ -1,5 +1,6 @@
 """Policies that are a base model and an adapter: nothing is rounded away, and they load wherever they are."""
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -11,10 +12,11 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from shfcas.cli import main
-from shfcas.models.adapters import LowRank, base_name, probe
+from shfcas.models.adapters import LowRank, base_name, fold_attached, probe
 from shfcas.models.loading import load_policy, save_merged, save_model
 from shfcas.models.resolve import adapter_base
 from shfcas.utils.errors import UserError
+from tests.support import architectures
 
 
 def adapter(base: str, folder: Path, size: float = 0.02, seed: int = 0, **settings: object) -> str:
@@ -63,6 +65,27 @@ def test_an_adapter_beside_the_weights_is_the_merged_one(policy: str, tmp_path: 
     torch.testing.assert_close(logits(model), logits(load_policy(folder)[0]), atol=1e-5, rtol=1e-4)
     assert not [name for name in model.state_dict() if "adapter" in name]
     assert model.generate(torch.tensor([[5, 6]]), max_new_tokens=3, do_sample=False).shape == (1, 5)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_training_on_top_of_an_attached_adapter_loses_nothing(kind: str, tmp_path: Path) -> None:
+    """A copy has both adapters, and merged in float32 the model is what it was."""
+    base = architectures.save_policy(kind, tmp_path / "base")
+    model = load_policy(base, dtype=torch.bfloat16)[0]
+    first = LowRank.read(adapter(base, tmp_path / "first", size=0.05))
+    assert first is not None
+    first.attach(model)
+    top = get_peft_model(model, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for name, parameter in top.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    wanted = logits(copy.deepcopy(top).float())
+    with top.disable_adapter():
+        assert not torch.allclose(wanted, logits(top), atol=0.05)
+    merged = fold_attached(copy.deepcopy(top).float().merge_and_unload())
+    torch.testing.assert_close(logits(merged), wanted, atol=1e-4, rtol=1e-4)
+    save_model(tmp_path / "plain", merged, load_policy(base)[1])
+    torch.testing.assert_close(logits(load_policy(str(tmp_path / "plain"))[0]), wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_two_adapters_are_one(policy: str, tmp_path: Path) -> None:

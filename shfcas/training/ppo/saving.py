@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
+from shfcas.models.adapters import fold_attached
 from shfcas.training.ppo.checkpoint import VALUE_HEAD_NAME, VALUE_MODEL_NAME, discard, mark_complete, read_state
 from shfcas.training.ppo.config import PPOConfig
 from shfcas.training.ppo.early_stopping import EarlyStopping, discard_former_best
@@ -136,6 +137,6 @@ class PolicyTrainer(Trainer):
             return
         policy = self.model.policy
         if is_peft_model(policy):
-            policy = copy.deepcopy(policy).float().merge_and_unload()
+            policy = fold_attached(copy.deepcopy(policy).float().merge_and_unload())
         policy.save_pretrained(output_dir)
         (tokenizer or self.processing_class).save_pretrained(output_dir)
