@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import Any
 
 from shfcas import __version__
+from shfcas.cli import _processes
 from shfcas.cli._outputs import check_outputs
 from shfcas.cli._parser import CommandParser
 from shfcas.cli._stop import exit_code, stoppable
@@ -56,6 +57,7 @@ GROUPS = {
         "rloo": "the same with RLOO: the other answers to a prompt are the baseline",
         "grpo": "the same with GRPO: advantages within a group of answers",
         "rso": "fine-tune a policy on pairs of its own answers, without sampling",
+        "merge": "write a policy that is an adapter as a plain model",
         "export": "write prompts, policy and reward model for verl or OpenRLHF",
     },
     "Results": {
@@ -72,7 +74,8 @@ GROUPS = {
 }
 COMMANDS = {name: text for group in GROUPS.values() for name, text in group.items()}
 
-# Commands that several processes of `accelerate launch` run together; each process would repeat any other command.
+# Commands that several processes run together, started by `--processes` or `accelerate launch`; each process would
+# repeat any other command.
 DISTRIBUTED = ("sft", "train-reward", "ppo")
 
 EXTRAS = {
@@ -177,8 +180,9 @@ def _run(name: str, arguments: list[str]) -> int:
                 f"expected one process, got {distributed.count()}; start it without accelerate launch "
                 f"(only {', '.join(DISTRIBUTED)} run as several)"
             )
+        arguments = _processes.start(name, arguments, DISTRIBUTED)
         module = command_module(name)
-        parsed = CommandParser(name, module).parse(arguments)
+        parsed = CommandParser(name, module, several=name in DISTRIBUTED).parse(arguments)
         _log_to_stderr(parsed.verbose)
         config_file = getattr(parsed, getattr(module, "POSITIONAL", ""), None) or parsed.config
         config = from_flags(module.Config, parsed, config_file)

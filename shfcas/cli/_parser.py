@@ -25,9 +25,10 @@ class CommandParser(argparse.ArgumentParser):
     Args:
         name: name of the command.
         module: module of the command.
+        several: whether it may run as several processes.
     """
 
-    def __init__(self, name: str, module: Any) -> None:
+    def __init__(self, name: str, module: Any, several: bool = False) -> None:
         positional = getattr(module, "POSITIONAL", "")
         inputs = getattr(module, "INPUTS", "")
         words = " [FILE]" if positional else f" [{inputs.upper()} ...]" if inputs else ""
@@ -44,17 +45,19 @@ class CommandParser(argparse.ArgumentParser):
             self._add_words(inputs, "*", inputs.upper(), module.INPUTS_HELP)
         self.general = self.add_argument_group("Every command")
         self.keys = self.add_argument_group("Keys")
-        self._add_general()
+        self._add_general(several)
         add_flags(self, module.Config, skip=(positional, inputs), group=self.keys)
 
     def _add_words(self, name: str, nargs: str, metavar: str, text: str) -> None:
         self.add_argument(name, nargs=nargs, metavar=metavar, default=argparse.SUPPRESS, help=text)
 
-    def _add_general(self) -> None:
+    def _add_general(self, several: bool) -> None:
         add = self.general.add_argument
         add("--config", metavar="FILE", help="a YAML file with these keys; flags win over it")
         add("--json", action="store_true", help="print the result as JSON")
         add("--verbose", action="store_true", help="log more, to stderr")
+        if several:
+            add("--processes", metavar="N", help="processes to start, each with its GPU; auto: one per visible GPU")
         text = "print this page; more: --help all, --help sections, --help SECTION, --help KEY"
         add("--help", "-h", action=_Help, nargs="?", metavar="TOPIC", help=text)
 

@@ -21,7 +21,8 @@ Settings = TypeVar("Settings")
 class PolicyCommand(Options):
     """Flags of every command that trains a policy against a reward."""
 
-    policy: str = option("", "policy to start from; also the reference of the KL penalty", common=True)
+    policy: str = option("", "policy to start from", common=True)
+    kl_reference: str | None = option(None, "model that the KL refers to (none: the policy to start from)")
     chat_template: str | None = option(
         None, "chat template for a policy without one: plain, or a Jinja file (none: the policy's own)"
     )
@@ -87,6 +88,7 @@ def train_command(
             candidates=candidates,
             gold=load_scorer(config.gold) if config.gold else None,
             chat_template=config.chat_template,
+            reference=config.kl_reference,
         )
         history = train_policy(training, partial, work_dir)
     rollouts = [row for row in history if "objective/scores" in row]  # an evaluation at the end is a row of its own

@@ -13,16 +13,18 @@ from shfcas.utils.config import option
 class Config(AnswerColumn):
     """`shfcas sft`."""
 
-    policy: str = option("", "policy to start from")
+    policy: str = option("", "policy to start from", common=True)
     demonstrations: str = option(
-        "demonstrations.jsonl", "prompts with completions: a file, org/name on the Hub, or module:function"
+        "demonstrations.jsonl",
+        "prompts with completions: a file, org/name on the Hub, or module:function",
+        common=True,
     )
     chat_template: str | None = option(
         None, "chat template for a policy without one: plain, or a Jinja file (none: the policy's own)"
     )
-    output: str = option("policy-sft", "folder of the new policy")
-    seed: int = option(0, "seed of everything random")
-    sft: SFTStageConfig = option(SFTStageConfig, "supervised fine-tuning")
+    output: str = option("policy-sft", "folder of the new policy", common=True)
+    seed: int = option(0, "seed of everything random", common=True)
+    sft: SFTStageConfig = option(SFTStageConfig, "supervised fine-tuning", common=True)
 
 
 def run(config: Config) -> dict[str, Any]:

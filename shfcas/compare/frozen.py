@@ -41,14 +41,14 @@ class FrozenModel:
         for member in ensemble_members(name) or [name]:
             if not has_trained_head(member):
                 raise UserError(f"{member} has no trained reward head; train one with: shfcas train-reward")
-            model, tokenizer = load_reward_model(member)
+            model, tokenizer = load_reward_model(member, torch.float32)
             self.members.append((member, model, tokenizer))
         self.signs = [-1 if cost_model or is_cost_model(name) else 1 for name, _, _ in self.members]
         count = len(self.members)
         heads = [last_layer(name, model).weight.detach().double().flatten() for name, model, _ in self.members]
         heads = [sign * weight / count for sign, weight in zip(self.signs, heads, strict=True)]
         if backbone:
-            model, tokenizer = load_reward_model(backbone)
+            model, tokenizer = load_reward_model(backbone, torch.float32)
             self.members.append((backbone, model, tokenizer))
             self.signs.append(1)
             heads.append(torch.zeros_like(last_layer(backbone, model).weight, dtype=torch.float64).flatten())

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from shfcas.evaluation.statistics import bootstrap_interval
+from shfcas.evaluation.statistics import t_interval
 
 Row = dict[str, Any]
 
@@ -32,24 +32,21 @@ def keys_of(rows: Iterable[Row]) -> list[Key]:
 
 
 def curves(rows: Sequence[Row], key: Key) -> list[Row]:
-    """Computes the mean over seeds with its 95 % bootstrap interval, for each strategy and budget.
+    """Computes the mean over seeds with Student's 95 % interval, for each strategy and budget.
 
     Returns:
-        Rows with `strategy`, `budget`, `metric`, `group`, `mean`, `low`, `high`, `seeds`. For a single seed, `low` and
-        `high` are the value.
+        Rows with `strategy`, `budget`, `metric`, `group`, `mean`, `low`, `high`, `seeds`. A single seed has no
+        interval: `low` and `high` are NaN.
     """
     found = []
     for (strategy, budget), by_seed in values_of(rows, key).items():
         values = [by_seed[seed] for seed in sorted(by_seed)]
-        low, high = bootstrap_interval(values)
         found.append(
             {
                 "strategy": strategy,
                 "budget": budget,
                 **key._asdict(),
-                "mean": float(np.mean(values)),
-                "low": low,
-                "high": high,
+                **t_interval(values),
                 "seeds": len(values),
             }
         )
@@ -63,9 +60,9 @@ def paired_tests(rows: Sequence[Row], key: Key, baseline: str) -> list[Row]:
     corrected over all strategies and budgets of this metric by Holm's method (1979).
 
     Returns:
-        Rows with `strategy`, `budget`, `metric`, `group`; the mean `difference` with its 95 % bootstrap interval
-        over seeds (`low`, `high`); the numbers of seeds that are `better`, `worse`, and in total (`seeds`); `p` and
-        `p_holm`. The arm without labels is compared with the baseline at each budget.
+        Rows with `strategy`, `budget`, `metric`, `group`; the mean `difference` with Student's 95 % interval over
+        seeds (`low`, `high`; NaN for a single seed); the numbers of seeds that are `better`, `worse`, and in total
+        (`seeds`); `p` and `p_holm`. The arm without labels is compared with the baseline at each budget.
     """
     found = values_of(rows, key)
     tests = []
@@ -77,15 +74,15 @@ def paired_tests(rows: Sequence[Row], key: Key, baseline: str) -> list[Row]:
             if not both:
                 continue
             difference = np.array([by_seed[seed] - base[seed] for seed in both])
-            low, high = bootstrap_interval(difference.tolist())
+            interval = t_interval(difference.tolist())
             tests.append(
                 {
                     "strategy": name,
                     "budget": budget,
                     **key._asdict(),
-                    "difference": float(difference.mean()),
-                    "low": low,
-                    "high": high,
+                    "difference": interval["mean"],
+                    "low": interval["low"],
+                    "high": interval["high"],
                     "better": int((difference > 0).sum()),
                     "worse": int((difference < 0).sum()),
                     "seeds": len(both),

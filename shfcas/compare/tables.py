@@ -90,16 +90,17 @@ def test_cells(test: Row) -> dict[str, str]:
     return {
         "strategy": test["strategy"],
         "comparisons": str(test["budget"]),
-        "difference [95 %]": f"{test['difference']:+z.3f} [{test['low']:+z.3f}, {test['high']:+z.3f}]",
+        "difference [95 %]": format_interval(test["difference"], test, "+"),
         "seeds better/worse": f"{test['better']}/{test['worse']} of {test['seeds']}",
         "p": f"{test['p']:.3g}",
         "p (Holm)": f"{test['p_holm']:.3g}",
     }
 
 
-def format_interval(mean: float, row: Row) -> str:
-    """Formats a mean with its interval."""
-    return f"{mean:z.3f} [{row['low']:z.3f}, {row['high']:z.3f}]"
+def format_interval(mean: float, row: Row, sign: str = "") -> str:
+    """Formats a mean with its interval; that of a single seed has none."""
+    low, high = row["low"], row["high"]
+    return f"{mean:{sign}z.3f}" + ("" if low != low else f" [{low:{sign}z.3f}, {high:{sign}z.3f}]")
 
 
 def mean_seconds(done: Sequence[dict[str, Any]]) -> list[Row]:

@@ -8,7 +8,8 @@ A model name is one of
   `~/.cache/shfcas`),
 - `pypi:PACKAGE`: the model inside an installed PyPI package, which may also be a GGUF file.
 
-A folder or hub id may contain a PEFT adapter. Its configuration names the base model, and the two are merged.
+A folder or hub id may contain a PEFT adapter. Its configuration names the base model, and the adapter is added to it:
+merged in float32, beside the weights in a lower precision (see `shfcas.models.adapters`).
 Models run no remote code unless `SHFCAS_TRUST_REMOTE_CODE=1`.
 """
 
@@ -24,7 +25,18 @@ from typing import Any
 import torch
 
 from shfcas.data.templates import PINNED_DATE, set_chat_template, template_text, writes_date
+from shfcas.models.adapters import (
+    LowRank,
+    base_name,
+    check_version,
+    kl,
+    merge_adapter,
+    probe,
+    report_loss,
+    token_log_probabilities,
+)
 from shfcas.models.files import TRUST, check_files, unreadable
+from shfcas.models.precision import use_float32_head, with_trunk
 from shfcas.models.resolve import (
     adapter_base,
     model_config,
@@ -52,16 +64,21 @@ def load_tokenizer(name: str) -> Any:
     return _padded(_tokenizer(name), name)
 
 
-def load_policy(name: str, chat_template: str | None = None, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
+def load_policy(
+    name: str, chat_template: str | None = None, dtype: torch.dtype | None = None, *, float32_head: bool = False
+) -> tuple[Any, Any]:
     """Loads a causal language model in evaluation mode, and its tokenizer.
 
     Args:
         name: see the module's docstring.
         chat_template: for a tokenizer without a template: `plain`, or the path of a Jinja file.
         dtype: dtype of the weights; None uses the device's inference dtype.
+        float32_head: compute logits in float32, whatever the dtype of the weights.
     """
     tokenizer = _tokenizer(name)
     model = _load_model("AutoModelForCausalLM", name, dtype=dtype or _dtype())
+    if float32_head:
+        use_float32_head(model)
     if tokenizer.eos_token_id is None:  # the model's generation configuration may name an end token
         ends = model.generation_config.eos_token_id
         end = ends[0] if isinstance(ends, list) else ends
@@ -89,12 +106,16 @@ def policy_tokenizer(name: str, chat_template: str | None = None) -> tuple[Any, 
     return tokenizer, getattr(config.get_text_config(), "max_position_embeddings", None) or 1 << 30
 
 
-def load_reward_model(name: str) -> tuple[Any, Any]:
+def load_reward_model(name: str, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
     """Loads a sequence classifier with one output in evaluation mode, and its tokenizer.
 
     A backbone without a trained head gets a random one: seed torch before the call. A trained model must score a
     text in a batch as it scores it alone. So the tokenizer uses the pad token of the model's configuration. Without
     one there, the score is read at the last token, whatever the pad token.
+
+    Args:
+        name: see the module's docstring.
+        dtype: dtype of the trunk; None uses the device's inference dtype. The head is always float32.
     """
     tokenizer = _tokenizer(name)
     trained = has_trained_head(name)
@@ -113,7 +134,7 @@ def load_reward_model(name: str) -> tuple[Any, Any]:
         text_config.pad_token_id = tokenizer.pad_token_id
     if is_safe_rlhf(config) and not tokenizer.chat_template:
         tokenizer.chat_template = SAFE_RLHF_TEMPLATE
-    return model.to(device()).eval(), tokenizer
+    return with_trunk(model, dtype or _dtype()).to(device()).eval(), tokenizer
 
 
 def has_trained_head(name: str) -> bool:
@@ -132,12 +153,46 @@ def save_model(directory: str | Path, model: Any, tokenizer: Any) -> None:
         tokenizer.save_pretrained(directory)
 
 
+def save_merged(
+    policy: str, folder: str | Path, dtype: torch.dtype = torch.float32, chat_template: str | None = None
+) -> tuple[Any, dict[str, float]]:
+    """Saves a policy as a plain model, its adapters merged in float32 on the CPU.
+
+    Args:
+        policy: see the module's docstring.
+        folder: where to.
+        dtype: dtype of the saved weights. One below float32 rounds; what that loses is measured and logged.
+        chat_template: see `load_policy`.
+
+    Returns:
+        The tokenizer, and for a lower dtype `kl_lost` and `kl_of_adapter`: the KL, in nats per token on random tokens,
+        by which rounding changes the policy, and by which it differs from its base model.
+    """
+    tokenizer = _tokenizer(policy)
+    if chat_template and not tokenizer.chat_template:
+        set_chat_template(tokenizer, chat_template)
+    model, report = _load_model("AutoModelForCausalLM", policy, dtype=torch.float32).eval(), {}
+    if dtype != torch.float32:
+        ids = probe(model)
+        wanted = token_log_probabilities(model, ids)
+        base = _load_model("AutoModelForCausalLM", base_name(policy), dtype=torch.float32).eval()
+        whole = kl(wanted, token_log_probabilities(base, ids))
+        del base
+        lost = kl(wanted, token_log_probabilities(model.to(dtype), ids))
+        report_loss(policy, lost, whole)
+        report = {"kl_lost": lost, "kl_of_adapter": whole}
+    save_model(folder, model, _padded(tokenizer, policy, model))
+    return tokenizer, report
+
+
 def device() -> torch.device:
     """Returns the first GPU if there is one, otherwise the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _dtype() -> torch.dtype:
+    if device().type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32 where something is computed in float32
     return torch.bfloat16 if device().type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
 
 
@@ -183,11 +238,11 @@ def _padded(tokenizer: Any, name: str, model: Any = None) -> Any:
 
 
 def _load_model(auto_class: str, name: str, **options: Any) -> Any:
-    """Loads a model; if the name is an adapter, loads its base model and merges the adapter into it."""
+    """Loads a model; if the name is an adapter, loads its base model and adds the adapter to it."""
     folder = resolve(name)
     base = adapter_base(folder)
     if base is not None:
-        return _merged_adapter(_load_model(auto_class, base, **options), name, folder)
+        return _with_adapter(_load_model(auto_class, base, **options), name, folder)
     if auto_class == "AutoModelForSequenceClassification":
         return _load_classifier(name, folder, **options)
     model, info = _from_pretrained(auto_class, name, folder, output_loading_info=True, **options)
@@ -245,17 +300,27 @@ def _adapter_config(folder: str) -> Any:
         raise UserError(f"no usable adapter {folder}: adapter_config.json cannot be read ({reason})") from error
 
 
-def _merged_adapter(model: Any, name: str, folder: str) -> Any:
+def _with_adapter(model: Any, name: str, folder: str) -> Any:
+    """Adds an adapter to its base model: merged into float32 weights, beside weights of a lower precision."""
     from peft import PeftModel
 
     check_files(name, folder, trusts_remote_code())
+    check_version(folder, str(adapter_base(folder)))
+    adapter = None if model.dtype == torch.float32 else LowRank.read(folder)
     try:
-        merged = PeftModel.from_pretrained(model, folder).merge_and_unload()
+        if adapter is not None:
+            adapter.attach(model)
+        else:
+            model = merge_adapter(PeftModel.from_pretrained(model, folder), name)
+    except UserError:
+        raise
     except Exception as error:  # of the many kinds that PEFT has
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(f"no usable adapter {name}: it does not fit its base model ({reason})") from error
-    merged.config._name_or_path = name
-    return merged
+    if (Path(folder) / "generation_config.json").exists() and hasattr(model, "generation_config"):
+        model.generation_config = _from_pretrained("GenerationConfig", name, folder)
+    model.config._name_or_path = name
+    return model
 
 
 def _from_pretrained(auto_class: Any, name: str, folder: str, **options: Any) -> Any:

@@ -197,6 +197,8 @@ def _base_of(path: Path) -> str | None:
         raise UserError(
             f"the adapter {path} does not name its base model; set base_model_name_or_path in adapter_config.json"
         )
+    if base.startswith(".") and (path / base).is_dir():  # of the same run directory, wherever that is now
+        return str((path / base).resolve())
     local = Path(base).expanduser().is_dir() or base.startswith((".", "/", "~", "pypi:"))
     return f"{base}@{revision}" if revision and not local else base
 

@@ -193,7 +193,7 @@ class Loop:
             queue = self.select(conflicts, folder, selection, number)
             labels = self.label(queue, conflicts, folder, number)
         state = self.refine(state, conflicts, labels, folder)
-        state = self.fine_tune(state, conflicts, folder)
+        state = self.fine_tune(state, conflicts, folder, start)
         self.evaluate(state, folder, start)
         if config.compares_blindly(number):
             self.compare_blindly(state, folder, start, number)
@@ -234,8 +234,7 @@ class Loop:
 
     def _policy_score(self, policy: ModelName) -> PolicyScore:
         """The policy score of answers of a policy."""
-        config = self.config
-        model = config.policy_score_model or policy
+        config, model = self.config, self.config.policy_score_model or policy
         return PolicyScore(config.policy_score, model, config.principles, config.chat_template)
 
     def select(self, conflicts: Path, folder: str, selection: SelectionConfig, number: int = 1) -> Path:
@@ -316,7 +315,7 @@ class Loop:
         candidates = self.sample(state, folder, "unlabelled_candidates.parquet", prompts=self.unlabelled_prompts)
         return self.score(state, candidates, folder, "unlabelled.parquet")
 
-    def fine_tune(self, state: State, candidates: Path, folder: str) -> State:
+    def fine_tune(self, state: State, candidates: Path, folder: str, start: Start) -> State:
         """Step 7: fine-tunes the policy against the reward model. Best-of-n trains nothing: the evaluation chooses."""
         config = self.config
         if config.rl.algorithm == "best_of_n":
@@ -333,6 +332,7 @@ class Loop:
             cost_model=config.cost_model,
             too_long=config.too_long,
             chat_template=config.chat_template,
+            reference=config.rl.reference(start=state.policy, sft=start.state.policy, base=config.policy),
         )
         return replace(state, policy=policy)
 

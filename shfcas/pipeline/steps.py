@@ -283,6 +283,7 @@ def fine_tune(
     cost_model: bool,
     too_long: str,
     chat_template: str | None,
+    reference: ModelName | None = None,
 ) -> Path:
     """Step 7: fine-tunes the policy against the reward model.
 
@@ -298,6 +299,7 @@ def fine_tune(
         cost_model: lower is better.
         too_long: what happens to an answer beyond the reward model's limit.
         chat_template: for a policy without one.
+        reference: the model that the KL refers to; None is the policy to start from.
     """
 
     def make(context: StageContext) -> None:
@@ -312,6 +314,7 @@ def fine_tune(
             candidates=read_candidates(candidates).rows(),
             gold=gold() if gold else None,
             chat_template=chat_template,
+            reference=None if reference is None else str(reference),
         )
         train_policy(training, context.output, context.work_dir)
 
@@ -326,6 +329,7 @@ def fine_tune(
             "candidates": candidates,
             "prompts": Value(prompts),
             **({"value_model": Model(value_model)} if value_model else {}),
+            **({"kl_reference": Model(reference)} if reference is not None else {}),
         },
         settings={
             "rl.algorithm": rl.algorithm,

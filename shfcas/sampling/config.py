@@ -68,6 +68,9 @@ class SamplingConfig(Options):
     max_new_tokens: int = option(128, "maximum new tokens per answer", ge=1, common=True)
     batch_size: int = option(64, "sequences generated at the same time", ge=1)
     shard_size: int = option(64, "prompts per shard; sampling resumes after the last complete shard", ge=1)
+    float32_head: bool = option(
+        False, "compute logits in float32 where the policy is bfloat16: slower, log-probabilities are more precise"
+    )
     generator: str = option(
         "transformers", "what samples: transformers, vLLM in this process, or a completions server", GENERATORS
     )

@@ -1,5 +1,8 @@
 """Sampler that uses transformers: completions and their log-probabilities in one generation pass.
 
+With references, all log-probabilities come from a forward pass over the sampled tokens instead, so that a model
+compared with itself has a KL of exactly 0.
+
 A prompt is read once for all of its completions in a batch. Each completion has its own random stream, derived from
 (seed, prompt id, completion index). So the samples of a prompt do not depend on other prompts in the batch, on their
 order, or on an interruption.
@@ -160,9 +163,11 @@ class LocalSampler:
             )
         finally:
             self.model.generation_config = own_config
-        logprobs = {"logprobs": torch.stack(choice.logprobs, dim=1)}
-        for column, reference in self.references.items():
-            logprobs[column] = response_logprobs(reference, sequences, mask)
+        # Log-probabilities that are compared come from the same kernel: decoding and a forward pass over the whole
+        # answer round differently, by up to 0.1 nats per answer in bfloat16.
+        models = {"logprobs": self.model, **self.references} if self.references else {}
+        logprobs = {column: response_logprobs(model, sequences, mask) for column, model in models.items()}
+        logprobs = logprobs or {"logprobs": torch.stack(choice.logprobs, dim=1)}
         results = []
         for row, tokens in enumerate(sequences[:, width:].tolist()):
             # The first end token ends the answer. Everything after it is padding, with any id.

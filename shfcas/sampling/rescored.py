@@ -225,8 +225,8 @@ def load_sampler(
     policy: str, references: Mapping[str, str], *, chat_template: str | None, config: SamplingConfig, seed: int
 ) -> RescoredSampler:
     """Loads the models for scoring, and the generator of `config.generator`."""
-    model, tokenizer = load_policy(policy, chat_template)
-    others = {column: load_policy(name)[0] for column, name in references.items()}
+    model, tokenizer = load_policy(policy, chat_template, float32_head=config.float32_head)
+    others = {column: load_policy(name, float32_head=config.float32_head)[0] for column, name in references.items()}
     ends = end_token_ids(model, tokenizer)
     generator: Generator
     if config.generator == "vllm":

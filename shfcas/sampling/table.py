@@ -159,6 +159,6 @@ def _load_sampler(
         from shfcas.sampling.rescored import load_sampler
 
         return load_sampler(policy, references, chat_template=chat_template, config=config, seed=seed)
-    model, tokenizer = load_policy(policy, chat_template)
-    others = {column: load_policy(name)[0] for column, name in references.items()}
+    model, tokenizer = load_policy(policy, chat_template, float32_head=config.float32_head)
+    others = {column: load_policy(name, float32_head=config.float32_head)[0] for column, name in references.items()}
     return LocalSampler(model, tokenizer, config=config, seed=seed, references=others)

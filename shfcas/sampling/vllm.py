@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from shfcas.models.loading import save_model
+from shfcas.models.loading import save_merged
 from shfcas.models.resolve import adapter_base, resolve, trusts_remote_code
 from shfcas.sampling.protocol import Answer, Request
 from shfcas.utils.errors import MissingExtra, UserError
@@ -40,7 +40,7 @@ class VLLMGenerator:
         folder = resolve(policy)
         with TemporaryDirectory() as merged:
             if adapter_base(folder) is not None:  # vLLM needs a merged model
-                save_model(merged, model, tokenizer)
+                save_merged(policy, merged, model.dtype)
                 folder = merged
             try:
                 self.llm: Any = vllm.LLM(

@@ -1,5 +1,6 @@
 """Training of a policy against a reward model: one setting chooses the algorithm."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,13 @@ from shfcas.utils.config import Options, option
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import write_json
 
+logger = logging.getLogger(__name__)
+
 ALGORITHMS = ("ppo", "rloo", "grpo", "rso", "best_of_n")
+SFT, ROUND, BASE = "sft", "round", "base"
+KL_REFERENCES = (SFT, ROUND, BASE)
+ModelName = str | Path
+STILL = 0.02  # nats per answer; a policy that moved less is as good as untrained
 
 
 @dataclass
@@ -27,6 +34,12 @@ class RLConfig(Options):
 
     algorithm: str = option(
         "ppo", "training algorithm of the policy; best_of_n trains nothing", ALGORITHMS, common=True
+    )
+    kl_reference: str = option(
+        "sft",
+        "policy that the KL refers to: sft (before the first round, so that drift over rounds is bounded), round (the "
+        "policy that the round starts from), base (before supervised fine-tuning)",
+        KL_REFERENCES,
     )
     reward_shaping: str = option(
         "centre",
@@ -40,13 +53,18 @@ class RLConfig(Options):
     rso: RSOConfig = option(RSOConfig, "algorithm rso: rejection sampling of the candidates, then DPO through TRL")
     best_of_n: BestOfNConfig = option(BestOfNConfig, "algorithm best_of_n: the best of n answers")
 
+    def reference(self, *, start: ModelName, sft: ModelName, base: ModelName) -> ModelName | None:
+        """Returns the model that `kl_reference` means; None is the policy that training starts from."""
+        chosen = {ROUND: start, SFT: sft, BASE: base}[self.kl_reference]
+        return None if chosen == start else chosen
+
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyTraining:
     """Request to train a policy against a reward model.
 
     Attributes:
-        policy: the policy to start from; it is also the reference that the new one is held to.
+        policy: the policy to start from.
         reward_model: the reward: a model, the folder of an ensemble, or `module:function`.
         settings: the algorithm with its settings, and the shaping of rewards; `best_of_n` trains nothing.
         seed: seed of everything random.
@@ -57,6 +75,7 @@ class PolicyTraining:
             Without candidates, rewards stay as they are.
         gold: a trusted reward, which is measured and not trained on.
         chat_template: for a policy without one, see `shfcas.models.loading.load_policy`.
+        reference: the model that the new policy is held to; None is the policy to start from.
     """
 
     policy: str
@@ -69,10 +88,11 @@ class PolicyTraining:
     candidates: Sequence[dict[str, Any]] = ()
     gold: RewardScorer | None = None
     chat_template: str | None = None
+    reference: str | None = None
 
 
 def train_policy(training: PolicyTraining, output: Path, work_dir: Path) -> list[dict[str, Any]]:
-    """Trains a policy with the chosen algorithm and saves it as a plain model (adapters merged) in `output`.
+    """Trains a policy with the chosen algorithm and saves it in `output`: an adapter, or all weights.
 
     Args:
         training: the policy, the reward model and the settings.
@@ -98,6 +118,7 @@ def train_policy(training: PolicyTraining, output: Path, work_dir: Path) -> list
         "seed": training.seed,
         "metrics": {"gold": training.gold} if training.gold else None,
         "chat_template": training.chat_template,
+        "reference": training.reference,
     }
     if settings.algorithm == "rso":
         history = train_rso(training.policy, training.candidates, settings=settings.rso, **shared)
@@ -108,4 +129,29 @@ def train_policy(training: PolicyTraining, output: Path, work_dir: Path) -> list
         history = train_online(training.policy, training.prompts, settings=online, **shared)
     if distributed.is_main():
         write_json(output / "history.json", history)
+        warn_of_no_change(history, settings, anchored=training.reference is not None)
     return history
+
+
+def warn_of_no_change(history: Sequence[dict[str, Any]], settings: RLConfig, anchored: bool) -> None:
+    """Logs a warning if training hardly changed the policy: a KL of about 0 to its start, by the last measurement.
+
+    Args:
+        history: the rows that the training returned.
+        settings: the algorithm.
+        anchored: the KL refers to another model than the start, so it does not tell.
+    """
+    own, rows = getattr(settings, settings.algorithm), [row for row in history if "objective/kl" in row]
+    if settings.algorithm == "rso":
+        margins = [row["rewards/margins"] for row in history if "rewards/margins" in row]
+        moved = abs(margins[-1]) / own.dpo_beta if margins else None
+    else:
+        moved = None if anchored or len(rows) < 2 else abs(rows[-1]["objective/kl"])
+    if moved is not None and moved < STILL:
+        logger.warning(
+            "the policy hardly changed: %.2g nats per answer from its start; raise rl.%s.learning_rate (now %g) or the "
+            "number of steps",
+            moved,
+            settings.algorithm,
+            own.peak_learning_rate,
+        )

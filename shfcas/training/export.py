@@ -10,7 +10,7 @@ import torch
 from shfcas.data.chat import encode_prompt
 from shfcas.data.messages import Prompt, as_messages
 from shfcas.data.templates import render
-from shfcas.models.loading import has_trained_head, load_policy, load_reward_model, save_model
+from shfcas.models.loading import has_trained_head, load_reward_model, policy_template, save_merged, save_model
 from shfcas.models.resolve import is_cost_model
 from shfcas.rewards.scorers import ModelScorer, ensemble_members, padded
 from shfcas.utils.errors import UserError
@@ -72,7 +72,7 @@ def export(
         engine: one of `ENGINES`.
         output: an existing folder.
         prompts: rows with `prompt` and `prompt_id`.
-        policy: the initial policy; an adapter is merged.
+        policy: the initial policy; an adapter is merged, in float32.
         reward_model: the reward model; the sign of a cost model is flipped.
         eval_prompts: held-out prompts.
         cost_model: whether lower is better. Models with a cost configuration are flipped automatically.
@@ -88,11 +88,9 @@ def export(
     write_prompts(engine, output / "train.parquet", prompts)
     if eval_prompts:
         write_prompts(engine, output / "test.parquet", eval_prompts)
-    model, policy_tokenizer = load_policy(policy, chat_template)
-    if not policy_tokenizer.chat_template:
+    if not policy_template(policy, chat_template):
         raise UserError(f"{policy} has no chat template, and {engine} applies one; set chat_template")
-    save_model(output / "policy", model, policy_tokenizer)
-    del model
+    policy_tokenizer, _ = save_merged(policy, output / "policy", chat_template=chat_template)
     scorer, sign, bias = _plain_reward_model(reward_model, cost_model, engine)
     if engine == "openrlhf" and scorer.tokenizer.get_vocab() != policy_tokenizer.get_vocab():
         raise UserError(
@@ -121,7 +119,7 @@ def _plain_reward_model(name: str, cost_model: bool, engine: str) -> tuple[Model
     """Returns a decoder with a `score` head, the sign of its reward, and its bias, which the engines do not support."""
     if ensemble_members(name):
         raise UserError(f"{name}: expected one model for {engine}, got an ensemble; train one with average_weights")
-    model, tokenizer = load_reward_model(name)
+    model, tokenizer = load_reward_model(name, torch.float32)
     if not has_trained_head(name):
         raise UserError(f"{name} has no trained reward head; train one with: shfcas train-reward")
     if not isinstance(getattr(model, "score", None), torch.nn.Linear):

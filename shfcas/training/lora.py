@@ -17,6 +17,13 @@ class AdapterConfig(Options):
         "all-linear", "layers that get an adapter: all-linear, or a regular expression for their names"
     )
 
+    def learning_rate(self, given: float | None, *, adapters: float, all_weights: float) -> float:
+        """Returns the learning rate that was given, or else the default for what is trained.
+
+        Adapters need 10 to 100 times the rate of all weights (Schulman et al. 2025, "LoRA Without Regret").
+        """
+        return given if given is not None else adapters if self.r else all_weights
+
     @property
     def base_dtype(self) -> Any:
         """Returns the dtype of the base model for training; None uses the device's inference dtype.

@@ -14,19 +14,20 @@ import numpy as np
 
 from shfcas.data.chat import encode_prompt, encode_sampled, end_token_ids
 from shfcas.data.messages import plain_text
-from shfcas.models.loading import context_length, load_policy, save_model
+from shfcas.models.loading import context_length, load_policy
 from shfcas.rewards.scorers import RewardScorer
 from shfcas.rewards.table import score_rows
 from shfcas.selection.rejection import rejection_sample
-from shfcas.training.common import merged, supervised_options, train
+from shfcas.training.common import load_reference, on_one_device, save_policy, supervised_options, train
 from shfcas.training.lora import AdapterConfig
-from shfcas.utils.config import Options, option
+from shfcas.training.optimizer import SupervisedConfig
+from shfcas.utils.config import option
 from shfcas.utils.errors import UserError
 from shfcas.utils.seeds import derive_seed
 
 
 @dataclass
-class RSOConfig(Options):
+class RSOConfig(SupervisedConfig):
     """Rejection sampling of the candidates, then DPO."""
 
     num_samples: int = option(
@@ -48,14 +49,24 @@ class RSOConfig(Options):
     dpo_beta: float = option(
         0.05, "scale of the log-ratios in the loss (gamma in Liu et al. 2023; TRL's beta)", gt=0, common=True
     )
-    num_train_epochs: float = option(1.0, "passes over the pairs", gt=0, common=True)
-    learning_rate: float = option(1e-5, "peak learning rate, on a cosine schedule", ge=0, common=True)
+    num_train_epochs: float = option(3.0, "passes over the pairs", gt=0, common=True)
+    learning_rate: float | None = option(
+        None,
+        "peak learning rate, on a cosine schedule (none: 1e-4 with adapters, 1e-6 for all weights)",
+        ge=0,
+        common=True,
+    )
     batch_size: int = option(16, "pairs per optimizer step", ge=1, common=True)
     max_length: int | None = option(
         None, "maximum tokens of prompt and answer; a longer answer is an error (none: the policy's context)", ge=1
     )
     checkpoint_steps: int = option(0, "optimizer steps between resumable checkpoints (0: none)", ge=0)
     lora: AdapterConfig = option(AdapterConfig, "adapters")
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """Returns the learning rate, or the default for what is trained."""
+        return self.lora.learning_rate(self.learning_rate, adapters=1e-4, all_weights=1e-6)
 
 
 def first_round(accepted: Sequence[int], rewards: Sequence[float]) -> list[tuple[int, int]]:
@@ -129,11 +140,12 @@ def train_rso(
     seed: int,
     metrics: Mapping[str, RewardScorer] | None = None,
     chat_template: str | None = None,
+    reference: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Trains a policy on pairs of its own accepted answers and saves it as a plain model in `output`.
+    """Trains a policy on pairs of its own accepted answers and saves it in `output`.
 
     Args:
-        policy: the policy that made the candidates, and the reference of the log-ratios.
+        policy: the policy that made the candidates.
         candidates: rows of a candidate table.
         reward: accepts and orders the answers.
         settings: see `RSOConfig`.
@@ -142,6 +154,7 @@ def train_rso(
         seed: seed of the acceptance, the adapters and the order of the pairs.
         metrics: further scorers by name, measured on the candidates and not trained on.
         chat_template: for a policy without one, see `shfcas.models.loading.load_policy`.
+        reference: the reference of the log-ratios; None is the policy.
 
     Returns:
         A first row about the candidates, with the names of a rollout's metrics, then TRL's rows, one per step.
@@ -198,26 +211,31 @@ def train_rso(
         "rso/accepted_scores": float(np.mean(accepted_rewards)),
         "rso/pairs": len(pairs),
     }
+    ref_model = load_reference(reference, settings.lora.base_dtype)
+    if ref_model is None and settings.lora.r == 0:
+        ref_model = copy.deepcopy(model).requires_grad_(False)
     set_seed(seed)
     disable_dropout(model)
     trainer = PairTrainer(
         model=model,
-        ref_model=copy.deepcopy(model).requires_grad_(False) if settings.lora.r == 0 else None,
-        args=DPOConfig(
-            loss_type=[settings.loss_type],
-            beta=settings.dpo_beta,
-            num_train_epochs=settings.num_train_epochs,
-            learning_rate=settings.learning_rate,
-            per_device_train_batch_size=settings.batch_size,
-            max_length=None,
-            **supervised_options(work_dir, seed, settings.checkpoint_steps),
+        ref_model=ref_model,
+        args=on_one_device(
+            DPOConfig(
+                loss_type=[settings.loss_type],
+                beta=settings.dpo_beta,
+                num_train_epochs=settings.num_train_epochs,
+                learning_rate=settings.peak_learning_rate,
+                **settings.step_options("rso.batch_size / gradient_accumulation_steps"),
+                max_length=None,
+                **supervised_options(work_dir, seed, settings.checkpoint_steps),
+            )
         ),
         train_dataset=Dataset.from_list(pairs),
         processing_class=tokenizer,
         peft_config=settings.lora.peft_config(dropout=False),
     )
     history = train(trainer, work_dir, "RSO")
-    save_model(output, merged(trainer, work_dir, lambda folder: load_policy(folder)[0]), tokenizer)
+    save_policy(trainer, policy, output, work_dir=work_dir, tokenizer=tokenizer)
     for row in history:  # TRL restarts its count of tokens when it is resumed
         row.pop("num_tokens", None)
     return [dict(sorted(row.items())) for row in (first, *history)]

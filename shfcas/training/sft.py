@@ -9,24 +9,36 @@ from shfcas.data.chat import encode_demonstration, end_token_ids
 from shfcas.data.formats import Columns, demonstration_row, missing_column
 from shfcas.data.messages import check_prompt, plain_text
 from shfcas.data.reading import read_rows
-from shfcas.models.loading import context_length, load_policy, save_model
-from shfcas.training.common import merged, supervised_options, train
+from shfcas.models.loading import context_length, load_policy
+from shfcas.training.common import on_one_device, save_policy, supervised_options, train
 from shfcas.training.lora import AdapterConfig
+from shfcas.training.optimizer import SupervisedConfig
 from shfcas.utils import distributed
-from shfcas.utils.config import Options, option
+from shfcas.utils.config import option, with_default
 from shfcas.utils.errors import UserError
 
 
 @dataclass
-class SFTStageConfig(Options):
+class SFTStageConfig(SupervisedConfig):
     """Supervised fine-tuning."""
 
-    num_train_epochs: float = option(2.0, "passes over the demonstrations", ge=0)
-    learning_rate: float = option(2e-4, "peak learning rate, on a cosine schedule with 5 % warm-up", ge=0)
-    batch_size: int = option(16, "demonstrations per optimizer step", ge=1)
+    num_train_epochs: float = option(2.0, "passes over the demonstrations", ge=0, common=True)
+    learning_rate: float | None = option(
+        None,
+        "peak learning rate, on a cosine schedule (none: 2e-4 with adapters, 2e-5 for all weights)",
+        ge=0,
+        common=True,
+    )
+    warmup_steps: float = with_default(SupervisedConfig, "warmup_steps", 0.05)
+    batch_size: int = option(16, "demonstrations per optimizer step", ge=1, common=True)
     max_length: int = option(512, "maximum tokens of prompt and answer; a longer demonstration is an error", ge=1)
     checkpoint_steps: int = option(0, "optimizer steps between resumable checkpoints (0: none)", ge=0)
     lora: AdapterConfig = option(AdapterConfig, "adapters")
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """Returns the learning rate, or the default for what is trained."""
+        return self.lora.learning_rate(self.learning_rate, adapters=2e-4, all_weights=2e-5)
 
 
 def read_demonstrations(path: str | Path, columns: Columns | None = None) -> list[dict[str, Any]]:
@@ -92,7 +104,7 @@ def train_sft(
     seed: int,
     chat_template: str | None = None,
 ) -> list[dict[str, float]]:
-    """Fine-tunes `policy` on the demonstrations and saves a plain model (adapters merged) in `output`.
+    """Fine-tunes `policy` on the demonstrations and saves it in `output`.
 
     Args:
         policy: a model name, also of a raw base model.
@@ -119,14 +131,15 @@ def train_sft(
     try:
         trainer = SFTTrainer(
             model=model,
-            args=SFTConfig(
-                num_train_epochs=settings.num_train_epochs,
-                learning_rate=settings.learning_rate,
-                per_device_train_batch_size=distributed.per_process("sft.batch_size", settings.batch_size),
-                max_length=max_length,
-                packing=False,
-                warmup_steps=0.05,
-                **supervised_options(work_dir, seed, settings.checkpoint_steps),
+            args=on_one_device(
+                SFTConfig(
+                    num_train_epochs=settings.num_train_epochs,
+                    learning_rate=settings.peak_learning_rate,
+                    **settings.step_options("sft.batch_size / gradient_accumulation_steps"),
+                    max_length=max_length,
+                    packing=False,
+                    **supervised_options(work_dir, seed, settings.checkpoint_steps),
+                )
             ),
             train_dataset=data,
             processing_class=tokenizer,
@@ -135,8 +148,5 @@ def train_sft(
     except ValueError as error:  # such as layers that cannot have the adapters asked for
         raise UserError(f"sft: {' '.join(str(error).split())}") from error
     history = train(trainer, work_dir, "supervised fine-tuning")
-    trained = merged(trainer, work_dir, lambda folder: load_policy(folder, None, settings.lora.base_dtype)[0])
-    trained.generation_config.eos_token_id = sorted(end_ids)  # other programs end answers at these tokens too
-    if distributed.is_main():
-        save_model(output, trained, tokenizer)
+    save_policy(trainer, policy, output, work_dir=work_dir, tokenizer=tokenizer, end_ids=end_ids)
     return history

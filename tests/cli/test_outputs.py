@@ -17,6 +17,7 @@ NEEDED = {  # anything: the output is looked at first
     "evaluate": {"policy": "p", "reward_model": "r", "gold": "g", "prompts": "q"},
     "sft": {"policy": "p", "demonstrations": "d"},
     "train-reward": {"model": "m", "preferences": "f"},
+    "merge": {"policy": "p"},
     "export": {"policy": "p", "reward_model": "r", "prompts": "q"},
     "ppo": {"policy": "p", "reward_model": "r", "prompts": "q"},
     "rloo": {"policy": "p", "reward_model": "r", "prompts": "q"},

@@ -10,7 +10,7 @@ import scipy.stats
 from shfcas.conflicts.columns import add_conflicts
 from shfcas.data.candidates import CandidateTable
 from shfcas.evaluation.metrics import detection, grouped, summarize, win_rate
-from shfcas.evaluation.statistics import auroc, bootstrap_interval, mean_with_interval
+from shfcas.evaluation.statistics import auroc, bootstrap_interval, mean_with_interval, t_interval
 from shfcas.utils.errors import UserError
 
 
@@ -90,6 +90,23 @@ def test_the_interval_is_scipys_up_to_the_noise_of_the_draws(level: float) -> No
     expected = scipy.stats.bootstrap((values,), np.mean, **options).confidence_interval
     # the standard error of the mean is 0.07, that of a quantile of 2,000 resamples some 0.004
     assert bootstrap_interval(values.tolist(), level=level) == pytest.approx(tuple(expected), abs=0.015)
+
+
+@pytest.mark.parametrize("shape", ["normal", "skewed"])
+def test_intervals_over_few_seeds_cover_what_they_say(shape: str) -> None:
+    """95 % of 4,000 intervals hold the true mean, up to 1.1 points, three standard errors of the simulation.
+
+    For a skewed distribution Student's interval may lack two points more. The percentile bootstrap, for comparison,
+    covers 80 % with four seeds.
+    """
+    rng = np.random.default_rng(7)
+    for seeds in (4, 10, 20):
+        draws = rng.normal(size=(4_000, seeds)) if shape == "normal" else rng.gamma(4.0, size=(4_000, seeds)) - 4.0
+        found = [t_interval(values) for values in draws]
+        coverage = np.mean([interval["low"] <= 0 <= interval["high"] for interval in found])
+        assert coverage == pytest.approx(0.95, abs=0.011 if shape == "normal" else 0.031), seeds
+    draws = rng.normal(size=(400, 4))
+    assert np.mean([low <= 0 <= high for low, high in map(bootstrap_interval, draws)]) < 0.88
 
 
 @pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:invalid value encountered")

@@ -62,6 +62,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "reward.second_opinion.*": ("round-[12]/second_opinion",),
     "reward.held_out": ("round-[12]/second_opinion", "round-[12]/reward_model"),
     "reward.*": ("round-[12]/reward_model",),
+    "rl.kl_reference": ("round-2/policy",),  # the first round starts from the reference of sft
     "rl.reward_shaping": ("round-[12]/policy",),
     "rl.best_of_n.n": (
         "round-[12]/evaluation_candidates.parquet",

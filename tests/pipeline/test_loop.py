@@ -16,7 +16,7 @@ from shfcas.models.loading import load_policy
 from shfcas.models.resolve import is_cost_model
 from shfcas.pipeline.config import RunConfig
 from shfcas.pipeline.content import FileHashes
-from shfcas.pipeline.loop import Loop, State
+from shfcas.pipeline.loop import Loop, Start, State
 from shfcas.pipeline.run import run
 from shfcas.pipeline.run_directory import RunDirectory
 from shfcas.rewards.scorers import ensemble_members
@@ -242,7 +242,7 @@ def test_the_policy_follows_rewards_that_are_shaped_prompt_by_prompt(
     loop = Loop(RunDirectory(tmp_path / "run", {}, 0), config)
     state = loop.prepare()
     conflicts = scored(loop, state)
-    loop.fine_tune(state, conflicts, "round-1")
+    loop.fine_tune(state, conflicts, "round-1", Start(state))
     (call,) = calls
     assert (call["policy"], call["prompts"], list(call["metrics"])) == (values["policy"], loop.prompts, ["gold"])
     for row in read_candidates(conflicts).rows():

@@ -115,7 +115,30 @@ def test_a_policy_is_its_own_reference(positions: str, policy: tuple[Any, Any]) 
         ).eval()
     config = SamplingConfig(num_completions=6, max_new_tokens=12, batch_size=7)
     for row in LocalSampler(model, tokenizer, config=config, references={"reference_logprobs": model})(tiny.prompts(5)):
-        assert row["reference_logprobs"] == pytest.approx(row["logprobs"], abs=1e-4)
+        assert row["reference_logprobs"] == row["logprobs"]
+
+
+@pytest.mark.parametrize("head", [False, True], ids=["bfloat16 head", "float32 head"])
+def test_a_bfloat16_policy_has_no_kl_to_itself(head: bool, tiny_models: dict[str, str]) -> None:
+    """Decoding and a forward pass round differently, so both log-probabilities come from a forward pass."""
+    model, tokenizer = load_policy(tiny_models["policy"], dtype=torch.bfloat16, float32_head=head)
+    again = load_policy(tiny_models["policy"], dtype=torch.bfloat16, float32_head=head)[0]
+    config = SamplingConfig(num_completions=6, max_new_tokens=12, batch_size=7)
+    columns = {"reference_logprobs": again}
+    sampled = [
+        list(LocalSampler(model, tokenizer, config=config, references=references)(tiny.prompts(5)))
+        for references in (columns, {})
+    ]
+    for row in sampled[0]:
+        assert row["reference_logprobs"] == row["logprobs"]
+    assert [row["completions"] for row in sampled[0]] == [row["completions"] for row in sampled[1]]
+    exact = load_policy(tiny_models["policy"], dtype=torch.bfloat16)[0].float()
+    errors = [
+        abs(logprob - naive_logprob(exact, encode_prompt(tokenizer, row["prompt"]), ids))
+        for row in sampled[0]
+        for logprob, ids in zip(row["logprobs"], row["completion_ids"], strict=True)
+    ]
+    assert sum(errors) / len(errors) < (0.1 if head else 0.5)
 
 
 def test_answers_do_not_depend_on_the_batch_or_the_order(policy: tuple[Any, Any]) -> None:

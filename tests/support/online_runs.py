@@ -71,7 +71,7 @@ def run(
         seed=seed,
         **more,
     )
-    return history, content_hash(folder / "out" / "model.safetensors")
+    return history, content_hash(next((folder / "out").glob("*model.safetensors")))
 
 
 def trainer(policy: str, folder: Path, settings: Any, reward: Callable = liked, rows: Any = None) -> Any:

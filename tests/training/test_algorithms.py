@@ -1,5 +1,6 @@
 """One setting chooses the algorithm: whole tiny runs with each, and what is refused before any work is done."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from shfcas.pipeline.run import run
 from shfcas.rewards.best_of_n import best_of_n, kl_bound
 from shfcas.rewards.scorers import load_scorer
 from shfcas.rewards.table import score_rows
-from shfcas.training.algorithms import ALGORITHMS, PolicyTraining, RLConfig, train_policy
+from shfcas.training.algorithms import ALGORITHMS, PolicyTraining, RLConfig, train_policy, warn_of_no_change
 from shfcas.utils.config import build
 from shfcas.utils.errors import UsageError, UserError
 from shfcas.utils.files import content_hash, read_json
@@ -62,8 +63,8 @@ def test_a_whole_run_with_each_algorithm(algorithm: str, values: dict[str, Any],
     assert [row["rollout"] for row in rollouts] == ([0] if algorithm == "rso" else [0, 1])
     assert all("objective/scores" in row and "objective/gold" in row for row in rollouts)
     assert read_json(path / "round-1" / "metrics.json")["kl"] != 0
-    weights = "model.safetensors"
-    assert content_hash(path / "round-1/policy" / weights) != content_hash(Path(values["policy"]) / weights)
+    saved = {file.name for file in (path / "round-1/policy").iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= saved and "model.safetensors" not in saved
     assert f"<h2>{algorithm.upper()}</h2>" in report.read_text()
 
 
@@ -138,7 +139,61 @@ def test_a_section_that_is_not_chosen_is_checked_all_the_same() -> None:
 
 def test_every_algorithm_has_a_section() -> None:
     settings = RLConfig()
-    assert set(ALGORITHMS) == set(vars(settings)) - {"algorithm", "reward_shaping"}
+    assert set(ALGORITHMS) == set(vars(settings)) - {"algorithm", "reward_shaping", "kl_reference"}
+
+
+def test_the_kl_refers_to_the_policy_before_the_first_round() -> None:
+    for start, chosen, expected in (
+        ("two", "sft", "one"), ("one", "sft", None), ("two", "round", None), ("two", "base", "raw"),
+    ):  # fmt: skip
+        assert RLConfig(kl_reference=chosen).reference(start=start, sft="one", base="raw") == expected
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "rloo", "grpo", "rso"])
+@pytest.mark.parametrize("rank", [0, 4])
+def test_the_kl_refers_to_another_model(algorithm: str, rank: int, tiny_models: dict[str, str], tmp_path: Path) -> None:
+    """Measured before any update, it is the distance of the two models; a policy has none to itself."""
+    settings: dict[str, Any] = {**ONLINE, "num_rollouts": 1, "max_completion_length": 6}
+    settings |= {"num_ppo_epochs": 1} if algorithm == "ppo" else {"num_generations": 2}
+    if algorithm == "rso":
+        settings = {"num_samples": 2, "num_train_epochs": 1}
+    rows = [
+        {**row, "completions": ["good", "a bad day"], "finished": [True, True], "rewards": [1.0, 0.0]}
+        for row in tiny.prompts(4, chat=False)
+    ]
+    first = {}
+    for name in ("policy", "reference"):
+        training = PolicyTraining(
+            policy=tiny_models["policy"],
+            reward_model="tests.support.tiny:letter_reward",
+            settings=build(RLConfig, {"algorithm": algorithm, algorithm: settings | {"lora": {"r": rank}}}),
+            seed=0,
+            prompts=tiny.prompts(4, chat=False),
+            candidates=rows,
+            reference=None if name == "policy" else tiny_models[name],
+        )
+        history = train_policy(training, tmp_path / name, tmp_path / f"{name}.work")
+        if algorithm == "rso":
+            first[name] = next(row["loss"] for row in history if "loss" in row)
+        else:
+            first[name] = history[0]["objective/kl"]
+    if algorithm == "rso":  # log-ratios of 0 give a loss of log 2
+        assert first["policy"] == pytest.approx(math.log(2), abs=1e-6) and abs(first["reference"] - math.log(2)) > 1e-4
+    else:
+        assert first["policy"] == 0 and first["reference"] > 1
+
+
+def test_a_policy_that_hardly_changed_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    def warned(algorithm: str, rows: list[dict[str, float]], anchored: bool = False) -> str:
+        caplog.clear()
+        warn_of_no_change(rows, RLConfig(algorithm=algorithm), anchored)
+        return caplog.text
+
+    still, moved = [{"objective/kl": 0.0}, {"objective/kl": 0.003}], [{"objective/kl": 0.0}, {"objective/kl": 0.4}]
+    text = warned("rloo", still)
+    assert "hardly changed: 0.003 nats per answer" in text and "raise rl.rloo.learning_rate (now 0.0001)" in text
+    assert not warned("rloo", moved) and not warned("rloo", still[:1]) and not warned("ppo", still, anchored=True)
+    assert warned("rso", [{"rewards/margins": 0.0005}]) and not warned("rso", [{"rewards/margins": 0.05}])
 
 
 def test_best_of_n_has_nothing_to_train(tmp_path: Path) -> None:
@@ -192,7 +247,7 @@ def test_a_killed_command_continues_from_its_last_checkpoint(values: dict[str, A
 
     def finish(output: Path) -> tuple[str, str]:
         start(output).finish()
-        return content_hash(output / "history.json"), content_hash(output / "model.safetensors")
+        return content_hash(output / "history.json"), content_hash(output / "adapter_model.safetensors")
 
     unbroken = finish(tmp_path / "unbroken")
     for checkpoint in ("checkpoint-4", "checkpoint-8"):

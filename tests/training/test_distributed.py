@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
-from shfcas.cli import main
+from shfcas.cli import _processes, main
 from shfcas.compare.heads import torch_threads
 from shfcas.utils import distributed
 from shfcas.utils.errors import UserError
@@ -133,6 +133,37 @@ def test_two_processes_train_the_policy_of_one(both: Path) -> None:
 
 
 @pytest.mark.system
+def test_the_command_starts_its_processes_itself(folder: Path, both: Path, tmp_path: Path) -> None:
+    flags = [*reward_flags(folder, output=tmp_path / "reward"), "--processes", "2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "shfcas", *flags], env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    one, two = (read_json(path / "training.json") for path in (both / "reward-1", tmp_path / "reward"))
+    assert two["loss"] == pytest.approx(one["loss"], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["sample", "--processes", "2"],
+            "--processes: expected one of the commands sft, train-reward, ppo, got sample",
+        ),
+        (["ppo", "--processes=0"], "processes: expected a number from 1, or auto, got '0'"),
+        (["ppo", "--processes"], "--processes: expected a number, or auto"),
+    ],
+)
+def test_processes_that_cannot_be_started(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(flags) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_without_gpus_auto_is_one_process() -> None:
+    assert _processes.start("ppo", ["--policy", "p", "--processes", "auto"], ("ppo",)) == ["--policy", "p"]
+
+
+@pytest.mark.system
 @pytest.mark.slow
 def test_a_killed_process_ends_the_command_and_the_same_command_goes_on(folder: Path, tmp_path: Path) -> None:
     flags: dict[str, Any] = {"num_rollouts": 6, "save_rollouts": 1, "eval_rollouts": 0, "held_out": 0}
@@ -150,7 +181,7 @@ def test_a_killed_process_ends_the_command_and_the_same_command_goes_on(folder: 
     assert "SIGKILL" in said and "rank      : 1" in said
     assert not (tmp_path / "broken").exists() and latest(work)
     launch(ppo_flags(folder, **flags, output=tmp_path / "broken"))
-    weights = [content_hash(tmp_path / name / "model.safetensors") for name in ("whole", "broken")]
+    weights = [content_hash(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "broken")]
     assert weights[0] == weights[1]
 
 

@@ -133,3 +133,6 @@ def test_kl_controllers() -> None:
     assert adaptive.value == pytest.approx(0.101 * 1.02)
     adaptive.update(0.0, 500)  # far too low: times 1 - 0.2 * 0.5
     assert adaptive.value == pytest.approx(0.101 * 1.02 * 0.9)
+    short = AdaptiveKLController(0.1, target=6.0, horizon=10)
+    short.update(0.0, 500)  # 50 horizons in one update: still at most 20 %
+    assert short.value == pytest.approx(0.08)

@@ -21,7 +21,7 @@ from shfcas.utils.files import read_json
 from tests.support import tiny
 
 # Options whose default differs between a run's settings and the trainer.
-DIFFERENT = {"num_rollouts", "generation_batch_size", "kl_target", "max_kl", "save_rollouts"}
+DIFFERENT = {"num_rollouts", "generation_batch_size", "learning_rate", "max_kl", "save_rollouts"}
 OWN = {
     "mini_batch_size",
     "gradient_accumulation_steps",
@@ -31,6 +31,10 @@ OWN = {
     "held_out",
     "report_to",
     "lora",
+    "optim",
+    "weight_decay",
+    "warmup_steps",
+    "max_grad_norm",
 }
 
 
@@ -73,7 +77,11 @@ def test_settings_and_config_say_the_same() -> None:
         assert config[name].default == field.default, name
         assert config[name].metadata == {k: field.metadata[k] for k in ("help", "choices") if k in field.metadata}
         assert (mine[name].default != field.default) == (name in DIFFERENT), name
-        assert types[0][name] == types[1][name] == types[2][name], name
+        assert types[0][name] == types[2][name], name
+        if name == "learning_rate":  # a run chooses one by what is trained
+            assert types[1][name] == types[0][name] | None and mine[name].metadata["help"]
+            continue
+        assert types[1][name] == types[0][name], name
         assert mine[name].metadata == field.metadata and field.metadata["help"], name
     assert mine.keys() - options.keys() == OWN
 
@@ -90,14 +98,16 @@ def test_settings_come_from_yaml() -> None:
 def test_every_setting_reaches_the_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each option with another value than its default."""
     other = {
-        "temperature": 0.9, "stop_token_ids": [0], "kl_coef": 0.1, "kl_target": 3.0, "kl_horizon": 9,
+        "temperature": 0.9, "stop_token_ids": [0], "kl_coef": 0.1, "kl_target": 3.0, "kl_horizon": 0.5,
         "kl_estimator": "k3", "max_kl": 7.0, "cliprange": 0.1, "cliprange_value": 0.3, "vf_coef": 0.2,
         "entropy_coef": 0.01, "gamma": 0.99, "lam": 0.9, "whiten_advantages": False, "normalize_rewards": True,
         "reward_clip": 3.0, "missing_eos_penalty": 1.0, "length_penalty": 0.1, "eval_rollouts": 1,
         "early_stopping_metric": "gold", "early_stopping_patience": 2, "log_completions": True, "save_rollouts": 1,
         "num_rollouts": 1, "rollout_batch_size": 6, "generation_batch_size": 3, "num_ppo_epochs": 3,
         "learning_rate": 1e-4, "max_prompt_length": 60, "max_completion_length": 5, "lr_scheduler_type": "cosine",
-        "gradient_accumulation_steps": 3, "activation_checkpointing": True,
+        "dual_clip": 3.0, "max_update_kl": 0.5, "kl_in_loss": True, "value_warmup_rollouts": 1,
+        "gradient_accumulation_steps": 3, "activation_checkpointing": True, "value_learning_rate": 2e-4,
+        "optim": "adafactor", "weight_decay": 0.1, "warmup_steps": 0.5, "max_grad_norm": 2.0,
     }  # fmt: skip
     assert {*other, "report_to"} == shared(settings(), PPOConfig).keys()
     seen: list[PPOConfig] = []
@@ -204,3 +214,27 @@ def test_errors(tmp_path: Path, changes: dict[str, object], message: str, monkey
     with pytest.raises(UserError, match=message):
         train(tmp_path, **changes)
     assert not (tmp_path / "new").exists()
+
+
+def test_several_visible_gpus_without_a_launcher_change_no_batch_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With eight of them, transformers would multiply every batch by eight and use nn.DataParallel."""
+    from transformers import TrainingArguments
+    from trl import SFTConfig
+
+    from shfcas.training.common import on_one_device
+
+    make = TrainingArguments.__post_init__
+
+    def with_eight(self: TrainingArguments) -> None:
+        make(self)
+        assert self.device is not None
+        self._n_gpu = 8
+
+    monkeypatch.setattr(TrainingArguments, "__post_init__", with_eight)
+    plain = SFTConfig(str(tmp_path), per_device_train_batch_size=4, use_cpu=True, bf16=False)
+    assert plain.train_batch_size == 32
+    assert on_one_device(plain).train_batch_size == 4
+    ppo = PPOConfig(str(tmp_path), rollout_batch_size=8, per_device_train_batch_size=4, use_cpu=True)
+    assert (ppo.train_batch_size, ppo.steps_per_rollout) == (4, 2 * ppo.num_ppo_epochs)

@@ -25,7 +25,7 @@ STEPS = 4  # optimizer steps per rollout: 8 prompts, batches of 4, 2 epochs
 
 
 def trainer(folder: Path, kind: str, crash_at: int | None = None, **changes: object) -> PPOTrainer:
-    settings = {"num_rollouts": 5, "save_rollouts": 2, "kl_target": 1.0, "kl_horizon": 100}
+    settings = {"num_rollouts": 5, "save_rollouts": 2, "kl_target": 1.0, "kl_horizon": 2.5}
     return PPOTrainer(
         tiny_model(tie_word_embeddings=kind == "tied"),
         config(folder, **settings | {"normalize_rewards": "critic" in kind} | changes),

@@ -120,11 +120,11 @@ def test_first_step_starts_from_ratio_one(tmp_path: Path) -> None:
 
 
 def test_adaptive_kl_coefficient_moves(tmp_path: Path) -> None:
-    settings = {"num_rollouts": 4, "learning_rate": 3e-3, "kl_horizon": 80}
+    settings = {"num_rollouts": 4, "learning_rate": 3e-3, "kl_horizon": 2.5}
     low = trainer(tmp_path, kl_target=1e-3, **settings)
     low.train()
     coefficients = [row["objective/kl_coef"] for row in rollout_rows(low)]
-    # KL 0 at first, below the target; then far above it: 20 % of 8 / 80 a rollout.
+    # KL 0 at first, below the target; then far above it: 20 % of 8 / 80 a rollout, 2.5 x 32 answers.
     assert coefficients[:3] == pytest.approx([0.05, 0.05 * 0.98, 0.05 * 0.98 * 1.02], rel=1e-6)
     high = trainer(tmp_path, kl_target=1e3, **settings)
     high.train()

@@ -7,7 +7,7 @@ import pytest
 from shfcas.data.chat import answer_suffix_ids
 from shfcas.data.preferences import Preference
 from shfcas.training.reward.config import RewardModelConfig
-from shfcas.training.reward.data import encode_pairs, held_out_prompts, split, weighted
+from shfcas.training.reward.data import encode_pairs, held_out_prompts, replayed, split, weighted
 from shfcas.training.reward.refine import train_and_held_out
 from shfcas.utils.config import build
 from shfcas.utils.errors import UsageError, UserError
@@ -77,6 +77,31 @@ def test_given_evaluation_pairs_replace_the_hold_out(caplog: pytest.LogCaptureFi
     assert not caplog.text
     train_and_held_out([ORIGINAL], settings, split_seed=0, eval_preferences=[*SECOND, *ORIGINAL[:3]])
     assert "3 of 33 eval_preferences have prompts that are trained on" in caplog.text
+
+
+def test_a_round_sees_a_share_of_the_original_pairs_and_all_labels() -> None:
+    original = [Preference(f"q{i}", "yes", "no") for i in range(40)]
+    labels = [Preference(f"l{i}", "yes", "no", round=1) for i in range(5)]
+    soft = [Preference(f"s{i}", "yes", "no", probability=0.7) for i in range(5)]
+    rows = [*soft, *original, *labels]
+    kept = [replayed(rows, 0.25, seed) for seed in (0, 0, 1)]
+    assert kept[0] == kept[1] != kept[2]
+    for found in kept:
+        assert len(found) == 20 and set(map(id, [*labels, *soft])) <= set(map(id, found))
+    assert replayed(rows, 1.0, 0) == rows and replayed(rows, 0.0, 0) == [*soft, *labels]
+
+
+def test_labels_that_are_only_measured_on_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    original = [Preference(f"q{i}", "yes", "no") for i in range(20)]
+    labels = [Preference(f"l{i}", "yes", "no", round=1, source="human") for i in range(20)]
+    settings = RewardModelConfig(held_out=0.1)
+    pairs, held_out = train_and_held_out([original, labels], settings, split_seed=0)
+    assert sum(p.round for p in held_out) == 2 and sum(p.round for p in pairs) == 18
+    assert "2 of 20 labels of the rounds so far are measured on and not trained on" in caplog.text
+    caplog.clear()
+    train_and_held_out([original, labels], RewardModelConfig(held_out=0.0), split_seed=0)
+    train_and_held_out([original], settings, split_seed=0)
+    assert not caplog.text
 
 
 def test_new_pairs_are_repeated() -> None:

@@ -226,7 +226,7 @@ def run(policy: str, candidates: list, folder: Path, settings: RSOConfig, seed: 
         seed=seed,
         metrics={"gold": liked},
     )
-    return history, content_hash(folder / "out" / "model.safetensors")
+    return history, content_hash(next((folder / "out").glob("*model.safetensors")))
 
 
 @pytest.mark.parametrize("loss", ["sigmoid", "hinge"])

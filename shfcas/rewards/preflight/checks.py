@@ -219,7 +219,9 @@ def check_dtype(scorer: ModelScorer, rewards: Sequence[float], pairs: Sequence[P
     answers = {(str(p.prompt), str(answer)) for p in pairs for answer in (p.chosen, p.rejected)}
     ties = max(0, len(answers) - len(set(rewards)))
     message, values = f"the weights are in {', '.join(dtypes)}", {"dtypes": dtypes, "ties": ties}
-    if {"float16", "bfloat16"} & set(dtypes):
+    trunk, half = f"{getattr(scorer.model, 'base_model_prefix', '')}.", (torch.float16, torch.bfloat16)
+    head = [p.dtype in half for name, p in scorer.model.named_parameters() if not name.startswith(trunk)]
+    if any(head) or (ties and {"float16", "bfloat16"} & set(dtypes)):
         message += f"; {ties} of {len(answers)} different answers have the same score as another"
         return Finding("dtype", WARN, message, "load the reward model in float32", values)
     return Finding("dtype", PASS, message, values=values)

@@ -6,11 +6,12 @@ from typing import Any
 
 from shfcas.training.common import quiet_options
 from shfcas.training.lora import AdapterConfig
-from shfcas.utils.config import Options, check_multiple, option, with_default
+from shfcas.training.optimizer import OptimizerConfig
+from shfcas.utils.config import check_multiple, option, with_default
 
 
 @dataclass
-class OnlineConfig(Options):
+class OnlineConfig(OptimizerConfig):
     """Settings that RLOO and GRPO share: groups of answers to one prompt, each compared with the others."""
 
     num_rollouts: int = option(50, "number of rollouts", ge=1, common=True)
@@ -22,7 +23,9 @@ class OnlineConfig(Options):
     gradient_accumulation_steps: int = option(1, "parts of an optimizer step; more parts take less memory", ge=1)
     generation_batch_size: int = option(64, "sequences generated at the same time", ge=1)
     num_iterations: int = option(1, "passes over each rollout (mu in Shao et al. 2024)", ge=1)
-    learning_rate: float = option(1e-5, "peak learning rate", ge=0, common=True)
+    learning_rate: float | None = option(
+        None, "peak learning rate (none: 1e-4 with adapters, 1e-6 for all weights)", ge=0, common=True
+    )
     lr_scheduler_type: str = option("linear", "learning-rate schedule", ("linear", "constant", "cosine"))
     max_prompt_length: int = option(512, "maximum tokens per prompt; a longer prompt is an error", ge=1)
     max_completion_length: int = option(128, "maximum new tokens per answer", ge=1, common=True)
@@ -45,6 +48,11 @@ class OnlineConfig(Options):
     lora: AdapterConfig = option(AdapterConfig, "adapters")
 
     @property
+    def peak_learning_rate(self) -> float:
+        """Returns the learning rate, or the default for what is trained."""
+        return self.lora.learning_rate(self.learning_rate, adapters=1e-4, all_weights=1e-6)
+
+    @property
     def steps_per_rollout(self) -> int:
         """Optimizer steps after each rollout phase."""
         return self.num_iterations * self.rollout_batch_size // self.mini_batch_size
@@ -59,13 +67,14 @@ class OnlineConfig(Options):
         """Returns arguments for TRL's configuration classes; all others keep TRL's defaults."""
         return {
             **quiet_options(work_dir, seed),
+            **self.optimizer_options(),
             "max_steps": self.num_rollouts * self.steps_per_rollout,
             "per_device_train_batch_size": self.mini_batch_size // self.gradient_accumulation_steps,
             "gradient_accumulation_steps": self.gradient_accumulation_steps,
             "generation_batch_size": self.rollout_batch_size,
             "num_generations": self.num_generations,
             "num_iterations": self.num_iterations,
-            "learning_rate": self.learning_rate,
+            "learning_rate": self.peak_learning_rate,
             "lr_scheduler_type": self.lr_scheduler_type,
             "max_completion_length": self.max_completion_length,
             "temperature": self.temperature,

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shfcas.models.loading import load_policy, save_model
+from shfcas.models.loading import load_policy
 from shfcas.rewards.scorers import RewardCallable
-from shfcas.training.common import merged, train
+from shfcas.training.common import load_reference, save_policy, train
 from shfcas.training.online.config import GRPOConfig, RLOOConfig
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import disk_errors
@@ -24,11 +24,12 @@ def train_online(
     seed: int,
     metrics: Mapping[str, RewardCallable] | None = None,
     chat_template: str | None = None,
+    reference: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Trains a policy with RLOO or GRPO and saves it as a plain model (adapters merged) in `output`.
+    """Trains a policy with RLOO or GRPO and saves it in `output`.
 
     Args:
-        policy: the policy to start from; it is also the reference of the KL penalty.
+        policy: the policy to start from.
         prompts: rows with `prompt`; further columns reach the reward as TRL passes them.
         reward: rewards of answers, in TRL's shape.
         settings: settings of RLOO or of GRPO, which choose the algorithm.
@@ -37,6 +38,7 @@ def train_online(
         seed: seed of the adapters, the order of prompts and the sampling.
         metrics: further callables of that shape, measured on every rollout and not trained on.
         chat_template: for a policy without one, see `shfcas.models.loading.load_policy`.
+        reference: the reference of the KL penalty; None is the policy to start from.
 
     Returns:
         One row of metrics per rollout, with the names that PPO uses.
@@ -58,6 +60,7 @@ def train_online(
             work_dir=work_dir,
             seed=seed,
             metrics=dict(metrics or {}),
+            reference=load_reference(reference, settings.lora.base_dtype) if settings.kl_coef else None,
         )
         with contextlib.suppress(KLGuard):  # the policy keeps its weights from before the update
             train(trainer, work_dir, name)
@@ -66,6 +69,6 @@ def train_online(
     except ValueError as error:  # checks of the prompts and rewards
         raise UserError(f"{name}: {error}") from error
     with disk_errors(str(output)):
-        save_model(output, merged(trainer, work_dir, lambda folder: load_policy(folder)[0]), tokenizer)
+        save_policy(trainer, policy, output, work_dir=work_dir, tokenizer=tokenizer)
     # Sorted, because rows that come back from a checkpoint are.
     return [dict(sorted(row.items())) for row in trainer.state.log_history if "rollout" in row]

@@ -21,6 +21,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from shfcas.models.loading import context_length
 from shfcas.rewards.scorers import RewardCallable
+from shfcas.training.common import on_one_device
 from shfcas.training.online.config import GRPOConfig, OnlineConfig
 from shfcas.training.ppo.rewards import evaluate_callable
 from shfcas.training.ppo.rollout import decode, encode_prompts, generate, prompt_rows, stop_ids
@@ -106,13 +107,14 @@ class Rollouts:
     """Mixin that replaces sampling, scoring and logging of TRL's trainers.
 
     Args:
-        model: the policy, whose initial weights are also the reference.
+        model: the policy.
         args: TRL's settings.
         settings: settings of shfcas.
         reward: scorer of the rollouts.
         dataset: one row per prompt of each rollout, in order.
         tokenizer: the policy's.
         peft_config: the adapter, or None.
+        reference: the reference of the KL; None is the policy with its initial weights.
     """
 
     # Attributes of TRL's trainers.
@@ -133,12 +135,13 @@ class Rollouts:
         dataset: Dataset,
         tokenizer: PreTrainedTokenizerBase,
         peft_config: Any,
+        reference: LanguageModel | None = None,
     ) -> None:
         self.settings, self.reward = settings, reward
         self._row: dict[str, float] = {}
         # TRL would load the reference by the name in the model's configuration, which may be a different model now.
-        separate = settings.kl_coef > 0 and peft_config is None
-        reference = copy.deepcopy(model).requires_grad_(False) if separate else None
+        if settings.kl_coef > 0 and peft_config is None and reference is None:
+            reference = copy.deepcopy(model).requires_grad_(False)
         args.beta = 0.0
         super().__init__(  # type: ignore[call-arg]
             model=model,
@@ -150,6 +153,7 @@ class Rollouts:
         )
         self.beta = args.beta = settings.kl_coef
         if reference is not None:
+            disable_dropout(reference)
             add_fused_lm_head(reference, temperature=settings.temperature)
             self.ref_model = self.accelerator.prepare_model(reference.eval(), evaluation_mode=True)
 
@@ -282,8 +286,9 @@ def make_trainer(
     work_dir: Path,
     seed: int,
     metrics: dict[str, RewardCallable],
+    reference: LanguageModel | None = None,
 ) -> Any:
-    """Creates the trainer for these settings.
+    """Creates the trainer for these settings; without a reference, it is the model as it is now.
 
     Raises:
         ValueError: a prompt is empty or too long, or there is no end token; nothing is truncated.
@@ -304,10 +309,11 @@ def make_trainer(
     trainer_class, config_class = (GRPO, TRLGRPOConfig) if grpo else (RLOO, TRLRLOOConfig)
     return trainer_class(
         model,
-        config_class(**settings.trainer_options(work_dir, seed)),
+        on_one_device(config_class(**settings.trainer_options(work_dir, seed))),
         settings=settings,
         reward=RolloutReward(reward, metrics, rows=rows, tokenizer=tokenizer, eos_ids=eos_ids, settings=settings),
         dataset=Dataset.from_list([{"prompt": rows[i]["prompt"], "row": i} for i in order]),
         tokenizer=tokenizer,
         peft_config=settings.lora.peft_config(dropout=False),
+        reference=reference,
     )

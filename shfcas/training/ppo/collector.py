@@ -136,8 +136,10 @@ class RolloutCollector:
             rollout.moments = moments.updated(self.accelerator.gather(scores))
             scores = rollout.moments.normalize(scores)
         scores = adjusted_scores(scores, rollout.lengths, rollout.finished, args)
-        kl = losses.kl_penalty(tokens["old_logprobs"], tokens.pop("ref_logprobs"), args.kl_estimator)
-        rewards = losses.token_rewards(kl, scores, mask, kl_coef)
+        kl = losses.kl_penalty(tokens["old_logprobs"], tokens["ref_logprobs"], args.kl_estimator)
+        if not args.kl_in_loss:  # otherwise the loss needs it
+            del tokens["ref_logprobs"]
+        rewards = losses.token_rewards(kl, scores, mask, 0.0 if args.kl_in_loss else kl_coef)
         values = tokens["old_values"]
         tokens["advantages"], tokens["returns"] = losses.gae(rewards, values, mask, gamma=args.gamma, lam=args.lam)
         rollout.columns = {
@@ -145,7 +147,7 @@ class RolloutCollector:
             "objective/kl": kl.sum(dim=1),
             "objective/entropy": -tokens["old_logprobs"].sum(dim=1),
             "objective/non_score_reward": -kl_coef * kl.sum(dim=1),
-            "objective/rlhf_reward": rewards.sum(dim=1),
+            "objective/rlhf_reward": rewards.sum(dim=1) - (kl_coef * kl.sum(dim=1) if args.kl_in_loss else 0.0),
             "completions/mean_length": rollout.lengths.float(),
             "val/num_eos_tokens": rollout.finished.float(),
             **scored.columns,

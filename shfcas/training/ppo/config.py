@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 from transformers import TrainingArguments
 
+from shfcas.training.common import on_one_device
 from shfcas.training.ppo.options import PPOBaseConfig
 from shfcas.utils.config import shared, unexpected
 
@@ -49,6 +50,7 @@ class PPOConfig(PPOBaseConfig, TrainingArguments):
                 raise unexpected(name, repr(allowed), getattr(self, name), remedy)
         self.save_strategy = "steps" if self.save_rollouts else "no"
         TrainingArguments.__post_init__(self)
+        on_one_device(self)
 
         step = self.train_batch_size * self.gradient_accumulation_steps * self.world_size
         if self.rollout_batch_size % step:

@@ -154,6 +154,7 @@ def clipped_policy_loss(
     mask: Tensor,
     *,
     cliprange: float,
+    dual_clip: float | None = None,
     count: Tensor | float | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Computes PPO's clipped surrogate loss (Schulman et al. 2017, eq. 7), averaged over real tokens.
@@ -164,6 +165,8 @@ def clipped_policy_loss(
         advantages: (B, K).
         mask: (B, K).
         cliprange: the ratio is clipped to [1 - cliprange, 1 + cliprange].
+        dual_clip: bound of the ratio where the advantage is negative (Ye et al. 2020, arXiv 1912.09729, eq. 5), where
+            plain PPO has none; None: no bound.
         count: see `masked_mean`.
 
     Returns:
@@ -175,7 +178,10 @@ def clipped_policy_loss(
     ratio = log_ratio.exp()
     plain = -advantages * ratio
     clipped = -advantages * ratio.clamp(1.0 - cliprange, 1.0 + cliprange)
-    loss = masked_mean(torch.maximum(plain, clipped), mask, count)
+    worst = torch.maximum(plain, clipped)
+    if dual_clip is not None:
+        worst = torch.where(advantages < 0, torch.minimum(worst, -dual_clip * advantages), worst)
+    loss = masked_mean(worst, mask, count)
     with torch.no_grad():
         stats = {
             "approxkl": masked_mean(0.5 * log_ratio**2, mask, count),
@@ -229,10 +235,16 @@ class AdaptiveKLController:
     """KL coefficient controlled so that the sequence KL approaches `target` (Ziegler et al. 2019, 2.2).
 
     After `num_samples` completions of mean KL `kl`, the coefficient is multiplied by
-    1 + clip(kl / target - 1, -0.2, 0.2) * num_samples / horizon.
+    1 + clip(kl / target - 1, -0.2, 0.2) * min(1, num_samples / horizon). So one update changes it by at most 20 %, as
+    in the source, also where a run has few updates.
+
+    Args:
+        value: the first coefficient.
+        target: sequence KL in nats.
+        horizon: number of completions over which the coefficient reacts.
     """
 
-    def __init__(self, value: float, target: float, horizon: int) -> None:
+    def __init__(self, value: float, target: float, horizon: float) -> None:
         self.value = value
         self.target = target
         self.horizon = horizon
@@ -240,4 +252,4 @@ class AdaptiveKLController:
     def update(self, kl: float, num_samples: int) -> None:
         """Updates the coefficient with one measurement."""
         error = min(max(kl / self.target - 1.0, -0.2), 0.2)
-        self.value *= 1.0 + error * num_samples / self.horizon
+        self.value *= 1.0 + error * min(1.0, num_samples / self.horizon)

@@ -6,6 +6,7 @@ The trainer's `PPOConfig` has the same options and lies in a module of its own, 
 from dataclasses import dataclass
 
 from shfcas.training.lora import AdapterConfig
+from shfcas.training.optimizer import OptimizerConfig
 from shfcas.utils.config import Options, check_multiple, option, unexpected, with_default
 
 
@@ -22,6 +23,9 @@ class PPOBaseConfig(Options):
     )
     num_ppo_epochs: int = option(4, "passes over each rollout (4: Stiennon et al. 2020, Huang et al. 2024)", ge=1)
     learning_rate: float = option(1e-5, "peak learning rate (1.5e-5: Stiennon et al. 2020)", ge=0, common=True)
+    value_learning_rate: float | None = option(
+        None, "peak learning rate of the values, their head or model (none: that of the policy)", ge=0
+    )
     max_prompt_length: int = option(512, "maximum tokens per prompt; a longer prompt is an error", ge=1)
     max_completion_length: int = option(128, "maximum new tokens per answer", ge=1, common=True)
     temperature: float = option(1.0, "sampling temperature; log-probabilities are at the same one", gt=0)
@@ -34,7 +38,12 @@ class PPOBaseConfig(Options):
         "KL, in nats per answer, to which kl_coef is adapted (6: Ziegler et al. 2019; none: kl_coef stays fixed)",
         gt=0,
     )
-    kl_horizon: int = option(10_000, "answers over which an adaptive kl_coef reacts (10000: Ziegler et al. 2019)", ge=1)
+    kl_horizon: float = option(
+        0.05,
+        "share of the run's answers over which an adaptive kl_coef reacts (0.01 in Ziegler et al. 2019: 10,000 of a "
+        "million answers)",
+        gt=0,
+    )
     kl_estimator: str = option(
         "k1", "KL estimate per token: k1 is the log-ratio, k3 is never negative (Schulman 2020)", ("k1", "k3")
     )
@@ -42,6 +51,21 @@ class PPOBaseConfig(Options):
         None, "maximum mean KL of a rollout, in nats per answer; above it, training stops (none: no limit)", gt=0
     )
     cliprange: float = option(0.2, "clip range of the probability ratio (0.2: Schulman et al. 2017)", gt=0)
+    dual_clip: float | None = option(
+        None, "bound of the probability ratio where the advantage is negative (3: Ye et al. 2020; none: no bound)", gt=1
+    )
+    max_update_kl: float | None = option(
+        None,
+        "skip the other updates of a rollout once approxkl of one exceeds this, in nats per token (0.015: OpenAI's "
+        "Spinning Up; none: make all)",
+        gt=0,
+    )
+    kl_in_loss: bool = option(
+        False, "KL penalty as a term of the loss (k3, as in Shao et al. 2024) instead of a part of the reward"
+    )
+    value_warmup_rollouts: int = option(
+        0, "first rollouts that train the values alone (after Zheng et al. 2023, arXiv 2307.04964)", ge=0
+    )
     cliprange_value: float = option(0.2, "clip range of a value around its old value (0.2: Huang et al. 2024)", gt=0)
     vf_coef: float = option(0.1, "weight of the value loss (0.1: Stiennon et al. 2020, Huang et al. 2024)", ge=0)
     entropy_coef: float = option(
@@ -85,13 +109,15 @@ class PPOBaseConfig(Options):
 
 
 @dataclass
-class PPOStageConfig(PPOBaseConfig):
+class PPOStageConfig(PPOBaseConfig, OptimizerConfig):
     """PPO of the policy against the reward model."""
 
     # Nobody watches the KL of a run and starts it again, so these defaults differ from the trainer's.
     num_rollouts: int = with_default(PPOBaseConfig, "num_rollouts", 50)
+    learning_rate: float | None = option(  # type: ignore[assignment]
+        None, "peak learning rate (none: 3e-5 with adapters, 3e-6 for all weights)", ge=0, common=True
+    )
     generation_batch_size: int = with_default(PPOBaseConfig, "generation_batch_size", 64)
-    kl_target: float | None = with_default(PPOBaseConfig, "kl_target", 6.0)
     max_kl: float | None = with_default(PPOBaseConfig, "max_kl", 100.0)
     save_rollouts: int = with_default(PPOBaseConfig, "save_rollouts", 10)
 
@@ -111,6 +137,14 @@ class PPOStageConfig(PPOBaseConfig):
         None, "trackers such as tensorboard, trackio or wandb, comma-separated (none: no tracker)", volatile=True
     )
     lora: AdapterConfig = option(AdapterConfig, "adapters")
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """Returns the learning rate, or the default for what is trained.
+
+        3e-6 for all weights: Huang et al. 2024. Adapters: ten times that, see `AdapterConfig.learning_rate`.
+        """
+        return self.lora.learning_rate(self.learning_rate, adapters=3e-5, all_weights=3e-6)
 
     def check(self) -> None:
         """Checks that batches divide rollouts, their parts batches, and that held-out prompts have evaluations."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
+from shfcas.models.adapters import fold_attached
 from shfcas.training.ppo.checkpoint import VALUE_HEAD_NAME, VALUE_MODEL_NAME, discard, mark_complete, read_state
 from shfcas.training.ppo.config import PPOConfig
 from shfcas.training.ppo.early_stopping import EarlyStopping, discard_former_best
@@ -51,6 +52,22 @@ class PolicyTrainer(Trainer):
         """Returns the settings that determine the rollouts; a resumed run must have the same."""
         names = ("seed", "rollout_batch_size", "steps_per_rollout")
         return {name: getattr(self.args, name) for name in names} | {"num_prompts": len(self.train_dataset)}
+
+    def create_optimizer(self, *arguments: Any, **options: Any) -> Any:
+        """Creates the optimizer; values get groups of their own where they have a learning rate of their own."""
+        new, rate = self.optimizer is None, self.args.value_learning_rate
+        optimizer: Any = super().create_optimizer(*arguments, **options)
+        if new and rate is not None:
+            values = self.model.value_head if self.model.value_model is None else self.model.value_model
+            chosen = {id(parameter) for parameter in values.parameters()}
+            for group in list(optimizer.param_groups):
+                parts: tuple[list[Any], list[Any]] = ([], [])
+                for parameter in group["params"]:
+                    parts[id(parameter) in chosen].append(parameter)
+                group["params"] = parts[0]
+                if parts[1]:
+                    optimizer.add_param_group(group | {"params": parts[1], "lr": rate})
+        return optimizer
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         args, step = self.args, self.state.global_step
@@ -112,7 +129,7 @@ class PolicyTrainer(Trainer):
     def save_merged_policy(
         self, output_dir: str | os.PathLike[str], tokenizer: PreTrainedTokenizerBase | None = None
     ) -> None:
-        """Writes the policy as a plain model, with LoRA merged into its weights, and its tokenizer.
+        """Writes the policy as a plain model, with LoRA merged into its weights in float32, and its tokenizer.
 
         `AutoModelForCausalLM.from_pretrained` loads it. The policy in training does not change.
         """
@@ -120,6 +137,6 @@ class PolicyTrainer(Trainer):
             return
         policy = self.model.policy
         if is_peft_model(policy):
-            policy = copy.deepcopy(policy).merge_and_unload()
+            policy = fold_attached(copy.deepcopy(policy).float().merge_and_unload())
         policy.save_pretrained(output_dir)
         (tokenizer or self.processing_class).save_pretrained(output_dir)

@@ -8,7 +8,7 @@ from typing import Any
 from shfcas.data.messages import prompt_key
 from shfcas.models.loading import load_policy
 from shfcas.rewards.scorers import RewardCallable
-from shfcas.training.common import latest_checkpoint, quiet_options
+from shfcas.training.common import latest_checkpoint, load_reference, quiet_options, save_policy
 from shfcas.training.ppo.checkpoint import STATE_NAME
 from shfcas.training.ppo.options import PPOStageConfig
 from shfcas.utils import distributed
@@ -32,14 +32,15 @@ def train_ppo(
     seed: int,
     metrics: Mapping[str, RewardCallable] | None = None,
     chat_template: str | None = None,
+    reference: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Trains a policy with PPO and saves it as a plain model (adapters merged) in `output`.
+    """Trains a policy with PPO and saves it in `output`.
 
     Where completions are logged or tensorboard is reported to, their folders `completions` and `runs` lie in
     `output` as well.
 
     Args:
-        policy: the policy to start from; it is also the reference of the KL penalty.
+        policy: the policy to start from.
         prompts: rows with `prompt`; further columns reach the reward as TRL passes them.
         reward: rewards of answers, in TRL's shape.
         settings: see `PPOStageConfig`.
@@ -48,6 +49,7 @@ def train_ppo(
         seed: seed of the adapters, the order of prompts and the sampling.
         metrics: further callables of that shape, measured on every rollout and not trained on.
         chat_template: for a policy without one, see `shfcas.models.loading.load_policy`.
+        reference: the reference of the KL penalty; None is the policy to start from.
 
     Returns:
         One row of metrics per rollout, and with `eval_rollouts` one more for the evaluation at the end.
@@ -70,7 +72,11 @@ def train_ppo(
             args=PPOConfig(
                 **shared(settings, PPOConfig)
                 | quiet_options(work_dir, seed)
-                | {"report_to": installed_trackers(settings.report_to or [])},
+                | {
+                    **settings.optimizer_options(),
+                    "learning_rate": settings.peak_learning_rate,
+                    "report_to": installed_trackers(settings.report_to or []),
+                },
                 per_device_train_batch_size=distributed.per_process(
                     "mini_batch_size / gradient_accumulation_steps",
                     settings.mini_batch_size // settings.gradient_accumulation_steps,
@@ -80,6 +86,7 @@ def train_ppo(
             eval_dataset=Dataset.from_list(held_out) if held_out else None,
             processing_class=tokenizer,
             reward_funcs=reward,
+            ref_model=load_reference(reference, settings.lora.base_dtype),
             value_model=settings.value_model,
             peft_config=settings.lora.peft_config(dropout=False),
             metric_funcs=dict(metrics or {}),
@@ -94,7 +101,7 @@ def train_ppo(
     except ValueError as error:  # the trainer's own checks of settings, prompts and rewards
         raise UserError(f"PPO: {error}") from error
     with disk_errors(str(output)):
-        trainer.save_merged_policy(output, tokenizer)
+        save_policy(trainer, policy, output, work_dir=work_dir, tokenizer=tokenizer, model=trainer.model.policy)
         for name in KEPT:
             if distributed.is_main() and (work_dir / name).is_dir():
                 shutil.copytree(work_dir / name, output / name, dirs_exist_ok=True)

@@ -48,6 +48,19 @@ __all__ = ["PPOConfig", "PPOTrainer"]
 logger = logging.getLogger(__name__)
 
 
+class UpdateStop(TrainerCallback):
+    """Skips the other updates of a rollout, see `max_update_kl`: without gradients, an optimizer changes nothing."""
+
+    def __init__(self, args: PPOConfig) -> None:
+        self.args = args
+        self.rollout: int | None = None
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Removes the gradients of a rollout that was stopped."""
+        if self.rollout == state.global_step // self.args.steps_per_rollout:
+            kwargs["optimizer"].zero_grad(set_to_none=True)
+
+
 class PPOTrainer(PolicyTrainer):
     """Trainer for proximal policy optimisation of a causal language model on prompts.
 
@@ -133,12 +146,13 @@ class PPOTrainer(PolicyTrainer):
         torch.manual_seed(args.seed)  # for the random weights of a new adapter
         policy, ref_model = policy_and_reference(model, ref_model, peft_config)
         warn_of_half_precision(policy, value_model)
+        self.update_stop = UpdateStop(args)
         super().__init__(
             model=PolicyWithValue(policy, args.temperature, value_model, entropy_gradient=args.entropy_coef > 0),
             args=args,
             train_dataset=train_dataset,
             processing_class=processing_class,
-            callbacks=callbacks,
+            callbacks=[*(callbacks or []), self.update_stop],
             optimizers=optimizers,
         )
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
@@ -283,9 +297,16 @@ class PPOTrainer(PolicyTrainer):
     ) -> Tensor | tuple[Tensor, Any]:
         """Computes the clipped policy loss + `vf_coef` * clipped value loss - `entropy_coef` * entropy."""
         args, mask, count = self.args, inputs["completion_mask"], inputs["num_tokens"]
+        self.model.frozen_trunk = self.rollout < args.value_warmup_rollouts
         output = model(inputs["input_ids"], inputs["attention_mask"], mask)
         policy_loss, stats = losses.clipped_policy_loss(
-            output.logprobs, inputs["old_logprobs"], inputs["advantages"], mask, cliprange=args.cliprange, count=count
+            output.logprobs,
+            inputs["old_logprobs"],
+            inputs["advantages"],
+            mask,
+            cliprange=args.cliprange,
+            dual_clip=args.dual_clip,
+            count=count,
         )
         value_loss, value_clipfrac = losses.clipped_value_loss(
             output.values, inputs["old_values"], inputs["returns"], mask, cliprange=args.cliprange_value, count=count
@@ -302,7 +323,15 @@ class PPOTrainer(PolicyTrainer):
             "val/ratio_var": stats["ratio_square"],
         }.items():
             self._update_sums[name] = self._update_sums.get(name, 0.0) + value.detach()
-        loss = policy_loss + args.vf_coef * value_loss - args.entropy_coef * entropy
+        if args.max_update_kl is not None:  # all processes decide alike
+            moved = self.accelerator.reduce(stats["approxkl"] * count / mask.sum(), reduction="mean")
+            if moved > args.max_update_kl:
+                self.update_stop.rollout = self.rollout
+        if args.kl_in_loss:
+            kl = losses.kl_penalty(output.logprobs, inputs["ref_logprobs"], "k3")
+            policy_loss = policy_loss + self.kl_controller.value * losses.masked_mean(kl, mask, count)
+        policy_loss = policy_loss - args.entropy_coef * entropy
+        loss = args.vf_coef * value_loss + (0.0 if self.model.frozen_trunk else 1.0) * policy_loss
         return (loss, output) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -331,7 +360,9 @@ class PPOTrainer(PolicyTrainer):
         self.kl_controller: losses.KLController = (
             losses.FixedKLController(args.kl_coef)
             if args.kl_target is None
-            else losses.AdaptiveKLController(args.kl_coef, args.kl_target, args.kl_horizon)
+            else losses.AdaptiveKLController(
+                args.kl_coef, args.kl_target, args.kl_horizon * args.num_rollouts * args.rollout_batch_size
+            )
         )
         self.reward_moments = losses.RewardMoments()
         self.early_stopping = (

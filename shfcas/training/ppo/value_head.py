@@ -208,6 +208,7 @@ class PolicyWithValue(nn.Module):
         self.temperature, self.entropy_gradient = temperature, entropy_gradient
         lm = causal_lm(policy)
         self.plain_head = has_plain_head(policy)
+        self.frozen_trunk = False  # values change their head alone
         self.value_model = value_model
         if value_model is not None:
             disable_dropout(value_model)
@@ -234,6 +235,8 @@ class PolicyWithValue(nn.Module):
         if self.value_model is not None:
             before = slice(-completion_mask.shape[1] - 1, -1)
             hidden = hidden_states(self.value_model, input_ids, attention_mask)[:, before]
+        elif self.frozen_trunk:
+            hidden = hidden.detach()
         with torch.autocast(hidden.device.type, enabled=False):
             values = head(hidden.float()).squeeze(-1)
         return ResponseOutput(logprobs, entropy, values.masked_fill(~completion_mask.bool(), 0.0))

@@ -31,7 +31,8 @@ def make_value_model(
     """
     if isinstance(value_model, (str, os.PathLike)):
         name = str(value_model)
-        loaded = load_reward_model(name) if has_trained_head(name) else load_policy(name, dtype=torch.float32)
+        load = load_reward_model if has_trained_head(name) else load_policy
+        loaded = load(name, dtype=torch.float32)
         value_model, its_tokenizer = loaded
         if its_tokenizer.get_vocab() != tokenizer.get_vocab():
             raise ValueError(f"value_model {name}: expected the vocabulary of the policy, got another one")

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 from shfcas.training.lora import AdapterConfig
-from shfcas.utils.config import Options, option, unexpected
+from shfcas.training.optimizer import SupervisedConfig
+from shfcas.utils.config import Options, option, unexpected, with_default
 
 
 @dataclass
-class RewardModelConfig(Options):
+class RewardModelConfig(SupervisedConfig):
     """Training of a reward model; epochs, batch and weight decay as the authors of SHF-CAS set them."""
 
     objective: str = option(
@@ -16,9 +17,14 @@ class RewardModelConfig(Options):
         ("reward", "cost"),
     )
     num_train_epochs: float = option(2.0, "passes over the preferences", ge=0, common=True)
-    learning_rate: float = option(2e-5, "peak learning rate, on a cosine schedule", ge=0, common=True)
+    learning_rate: float | None = option(
+        None,
+        "peak learning rate, on a cosine schedule (none: 1e-4 with adapters, 2e-5 for all weights)",
+        ge=0,
+        common=True,
+    )
     batch_size: int = option(4, "pairs per optimizer step", ge=1, common=True)
-    weight_decay: float = option(0.1, "weight decay", ge=0)
+    weight_decay: float = with_default(SupervisedConfig, "weight_decay", 0.1)
     max_length: int | None = option(
         None, "maximum tokens of prompt and answer; see too_long for longer pairs (none: the model's context)", ge=1
     )
@@ -53,8 +59,14 @@ class RewardModelConfig(Options):
     )
     lora: AdapterConfig = option(lambda: AdapterConfig(r=0), "adapters")
 
+    @property
+    def peak_learning_rate(self) -> float:
+        """Returns the learning rate, or the default for what is trained."""
+        return self.lora.learning_rate(self.learning_rate, adapters=1e-4, all_weights=2e-5)
+
     def check(self) -> None:
         """Checks the steps between measurements, and that there are weights to average."""
+        super().check()
         if self.eval_steps > 1 and self.eval_steps != int(self.eval_steps):
             raise unexpected("eval_steps", "a whole number of steps, or a share below 1", self.eval_steps)
         if self.average_weights and self.ensemble_size < 2:
@@ -98,6 +110,12 @@ class RefineConfig(RewardModelConfig):
     )
     second_opinion: SecondOpinionConfig = option(
         SecondOpinionConfig, "refine second_opinion, arbitrate: soft labels of all answers"
+    )
+    replay: float = option(
+        1.0,
+        "share of the original pairs that a round trains on, drawn anew for each round (1: all, as in the paper)",
+        ge=0,
+        le=1,
     )
     start: str = option(
         "current", "model to refine: the current reward model, or the untrained backbone", ("current", "backbone")

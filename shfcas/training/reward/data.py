@@ -43,6 +43,14 @@ def split(preferences: Sequence[Preference], apart: set[str]) -> tuple[list[Pref
     return parts
 
 
+def replayed(preferences: Sequence[Preference], share: float, seed: int) -> list[Preference]:
+    """Returns the pairs with only a share of the original ones, drawn at random; labels and soft labels all stay."""
+    original = [i for i, p in enumerate(preferences) if p.round == 0 and p.probability is None]
+    order = sorted(original, key=lambda i: fingerprint([seed, i]))
+    dropped = set(order[round(share * len(order)) :])
+    return [p for i, p in enumerate(preferences) if i not in dropped]
+
+
 def weighted(preferences: Sequence[Preference], new_pair_weight: int) -> list[Preference]:
     """Returns the pairs with those of a round repeated: TRL's trainer has no other weights."""
     return [*preferences, *[p for p in preferences if p.round > 0 and p.probability is None] * (new_pair_weight - 1)]

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from shfcas.data.chat import answer_suffix_ids
 from shfcas.data.preferences import Preference
 from shfcas.models.loading import has_trained_head, load_reward_model, save_model
 from shfcas.models.resolve import is_cost_model
 from shfcas.rewards.metrics import pair_report, pair_rewards
 from shfcas.rewards.scorers import ModelScorer, RewardScorer, accepted_inputs, negated, reward_max_length
-from shfcas.training.common import latest_checkpoint, merged, supervised_options, train
+from shfcas.training.common import latest_checkpoint, merged, on_one_device, supervised_options, train
 from shfcas.training.reward.config import RewardModelConfig
 from shfcas.training.reward.data import encode_pairs
 from shfcas.utils import distributed
@@ -53,7 +55,7 @@ def train_member(
     distributed.start()
     set_seed(head_seed)
     _check_sign(model_name, settings)
-    model, tokenizer = load_reward_model(model_name)
+    model, tokenizer = load_reward_model(model_name, settings.lora.base_dtype)
     max_length = settings.max_length or reward_max_length(model, tokenizer)
     objective, on_long = settings.objective, settings.too_long
     counts, held_out_counts = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
@@ -96,7 +98,7 @@ def train_member(
         peft_config=settings.lora.peft_config("SEQ_CLS"),
     )
     history = train(trainer, work_dir, "reward model")
-    trained = merged(trainer, work_dir, lambda folder: load_reward_model(folder)[0]).eval()
+    trained = merged(trainer, work_dir, lambda folder: load_reward_model(folder, torch.float32)[0]).eval()
     scorer = _scorer(trained, tokenizer, max_length, settings)
     found = reports(scorer, used, measured, before)
     trained.config.shfcas_cost_model = settings.objective == "cost"
@@ -168,15 +170,16 @@ def _trainer(
             restore_callback_states_from_checkpoint=True,  # or a resumed run would restart its patience
         )
     trainer = PairTrainer(
-        args=RewardConfig(
-            num_train_epochs=settings.num_train_epochs,
-            learning_rate=settings.learning_rate,
-            per_device_train_batch_size=distributed.per_process("batch_size", settings.batch_size),
-            weight_decay=settings.weight_decay,
-            max_length=max_length,
-            center_rewards_coefficient=settings.centering,
-            remove_unused_columns=False,  # TRL knows no column of probabilities, signs or token types
-            **options,
+        args=on_one_device(
+            RewardConfig(
+                num_train_epochs=settings.num_train_epochs,
+                learning_rate=settings.peak_learning_rate,
+                **settings.step_options("batch_size / gradient_accumulation_steps"),
+                max_length=max_length,
+                center_rewards_coefficient=settings.centering,
+                remove_unused_columns=False,  # TRL knows no column of probabilities, signs or token types
+                **options,
+            )
         ),
         data_collator=PairCollator(arguments["processing_class"].pad_token_id, token_types=token_types),
         **arguments,

@@ -7,8 +7,8 @@ from typing import Any
 
 from shfcas.data.messages import prompt_key
 from shfcas.data.preferences import Preference, merge
-from shfcas.training.reward.config import RewardModelConfig
-from shfcas.training.reward.data import held_out_prompts, split, weighted
+from shfcas.training.reward.config import RefineConfig, RewardModelConfig
+from shfcas.training.reward.data import held_out_prompts, replayed, split, weighted
 from shfcas.training.reward.train import train_reward_model
 
 logger = logging.getLogger(__name__)
@@ -45,6 +45,8 @@ def train_on_groups(
         UserError: see `train_reward_model`.
     """
     pairs, held_out = train_and_held_out(groups, settings, split_seed=split_seed, eval_preferences=eval_preferences)
+    if isinstance(settings, RefineConfig):
+        pairs = replayed(pairs, settings.replay, seed)
     return train_reward_model(
         model_name, pairs, settings=settings, output=output, work_dir=work_dir, seed=seed, held_out=held_out
     )
@@ -67,9 +69,22 @@ def train_and_held_out(
         unmerged = [preference for group in groups for preference in group]
         pairs, held_out = split(merged, held_out_prompts(unmerged, settings.held_out, split_seed))
         held_out = [p for p in held_out if p.probability is None]
+        _warn_of_held_out_labels(merged, held_out)
     else:
         pairs, held_out = merged, list(eval_preferences)
         shared = len(split(held_out, {prompt_key(p.prompt) for p in pairs})[1])
         if shared:
             logger.warning("%d of %d eval_preferences have prompts that are trained on", shared, len(held_out))
     return weighted(pairs, settings.new_pair_weight), held_out
+
+
+def _warn_of_held_out_labels(merged: Sequence[Preference], held_out: Sequence[Preference]) -> None:
+    """Says how many of the labels that somebody was asked for are only measured on."""
+    asked, kept = (sum(p.round > 0 and p.probability is None for p in pairs) for pairs in (merged, held_out))
+    if kept:
+        logger.warning(
+            "%d of %d labels of the rounds so far are measured on and not trained on; set reward.held_out to 0 to "
+            "train on all",
+            kept,
+            asked,
+        )

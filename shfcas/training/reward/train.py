@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from shfcas.data.preferences import Preference
 from shfcas.models.loading import load_reward_model, save_model
 from shfcas.rewards.scorers import ENSEMBLE_FILE, ensemble_members, load_scorer, reward_max_length
@@ -83,7 +85,7 @@ def train_reward_model(
         )
         for number, start in enumerate(starts)
     ]
-    model, tokenizer = load_reward_model(str(folders[0]))
+    model, tokenizer = load_reward_model(str(folders[0]), torch.float32)
     max_length = settings.max_length or reward_max_length(model, tokenizer)
     if distributed.is_main():
         _join(output, folders, settings=settings, model=model, tokenizer=tokenizer)
@@ -112,7 +114,7 @@ def averaged(model: Any, others: Sequence[Path]) -> Any:
     """
     mean = model.state_dict()
     for count, folder in enumerate(others, start=2):
-        weights = load_reward_model(str(folder))[0].state_dict()
+        weights = load_reward_model(str(folder), torch.float32)[0].state_dict()
         for name, value in mean.items():
             if value.is_floating_point():
                 value += (weights[name] - value) / count
