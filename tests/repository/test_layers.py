@@ -21,7 +21,7 @@ LAYERS = [  # lowest first; a package imports packages of its own layer and of l
     {"utils"},
     {"engines", "models", "data"},
     {"sampling", "rewards", "conflicts", "selection", "feedback", "training", "evaluation", "report"},
-    {"pipeline", "compare", "demo"},
+    {"pipeline", "compare", "demo", "serve"},
     {"cli"},
 ]
 LAYER = {package: level for level, packages in enumerate(LAYERS) for package in packages}
