@@ -2,7 +2,7 @@
 
 | path | request | reply |
 |---|---|---|
-| `/score` | `prompts`, `completions`, further columns, as TRL calls a reward function | `rewards`, and `variances` of an ensemble |
+| `/score` | `prompts`, `completions`, other columns, as in TRL | `rewards`, and `variances` of an ensemble |
 | `/openrlhf` | `query`, `prompts`, `labels` | `rewards`, `scores`, `extra_logs` |
 | `/slime` | `prompt`, `response`, `label` | a number |
 
@@ -155,8 +155,8 @@ def _prompt(prompt: Any, label: Any, text: PolicyText) -> tuple[Any, dict[str, A
     columns = {"label": label}
     if isinstance(prompt, str) and text.is_rendered(prompt):
         raise BadRequest(
-            "label: expected the prompt as JSON, as shfcas export writes it, since the text of a chat template cannot be "
-            f"read back; got {_shown(label)}"
+            "label: expected the prompt as JSON, as shfcas export writes it, since rendered text cannot be read back; "
+            f"got {_shown(label)}"
         )
     return _checked(prompt, "prompt"), columns
 

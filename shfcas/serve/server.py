@@ -98,7 +98,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise UserError(
-            f"port: cannot listen at port {port} of {host} ({error.strerror}); choose another port, or 0 for any free one"
+            f"port: cannot listen at port {port} of {host} ({error.strerror}); choose another, or 0 for any free one"
         ) from error
     return listener
 
