@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 
 def exported(folder: Path, engine: str, *flags: str, reward: str = "reward") -> int:
     files = {"prompts": "prompts.jsonl", "policy": "policy", "reward_model": reward, "output": engine}
-    given = [text for name, value in files.items() for text in (f"--{name}", str(folder / value))]
+    given = [w for name, value in files.items() for w in (f"--{name}", value if ":" in value else str(folder / value))]
     return main(["export", engine, *given, *flags])
 
 
