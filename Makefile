@@ -26,7 +26,7 @@ endif
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo browser test test-system test-slow test-all test-torch budget mutants sanitize bench bench-results experiments experiments-quick experiments-ppo gpu-check
+.PHONY: help demo browser test test-engines test-system test-slow test-all test-torch budget mutants sanitize bench bench-results experiments experiments-quick experiments-ppo gpu-check
 .PHONY: lint lint-check reference docs clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -77,6 +77,17 @@ test-torch: $(VENV)/dev.stamp  ## the tests of the ops with another torch: make 
 	@$(OTHER)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall build/wheel/*.whl
 	$(OTHER)/bin/python -P -c 'import shfcas, torch; print("built with", shfcas.build_facts()["torch"], "runs", torch.__version__)'
 	PYTHONSAFEPATH=1 $(OTHER)/bin/python -m pytest -o pythonpath= tests/ops $(ARGS)
+
+# OpenRLHF and verl with what their client code imports, and no GPU libraries. The server runs in the ordinary environment.
+ENGINES := build/engines
+$(ENGINES)/engines.stamp: tests/trainers/requirements.txt tests/trainers/trainers.txt
+	$(PYTHON) -m venv $(ENGINES)
+	@$(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/trainers/requirements.txt
+	@$(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/trainers/trainers.txt
+	@touch $@
+
+test-engines: $(VENV)/dev.stamp $(ENGINES)/engines.stamp  ## verl's and OpenRLHF's own code against the exports and the reward server
+	$(ENGINES)/bin/python -m pytest tests/trainers $(ARGS)
 
 # Beside the ordinary build, not in its place: python without the environment's own start-up files, which would load
 # that one, and the environment's packages behind the sanitized ones.

@@ -4,7 +4,9 @@ The functional API lives here and needs torch alone; sampling, scoring, feedback
 their own, imported by name.
 """
 
+import importlib as _importlib
 from importlib.metadata import version as _version
+from typing import Any as _Any
 
 from shfcas.ops._library import build_facts
 from shfcas.ops.functional import (
@@ -29,6 +31,8 @@ __all__ = [
     "KendallCounts",
     "KendallTest",
     "__version__",
+    "ask",
+    "ask_many",
     "build_facts",
     "conflict_scores",
     "kendall_counts",
@@ -40,3 +44,10 @@ __all__ = [
     "pacs",
     "sequence_logprobs",
 ]
+
+
+def __getattr__(name: str) -> _Any:
+    """Loads what needs more than torch when it is first used."""
+    if name in ("ask", "ask_many"):
+        return getattr(_importlib.import_module("shfcas.feedback.ask"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,6 +16,8 @@ OUTPUTS: dict[str, dict[str, str]] = {
     "feedback": {"output": FILE, "out": FILE, "folder": FOLDER},
     "score": {"output": TABLE, "histogram": PICTURE},
     "diagnose": {"plot": PICTURE},
+    "serve-reward": {"log": FILE},
+    "preflight": {"markdown": FILE},
 }
 
 

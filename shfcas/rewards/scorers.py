@@ -7,6 +7,7 @@ The name of a scorer is a model name (see `shfcas.models.loading`), or `module:f
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,6 +35,8 @@ TOO_LONG_HELP = (
     "the lowest reward), or error"
 )
 
+WIDTHS = 64  # passes of fixed shape have a multiple of this many tokens
+
 RewardCallable = Callable[..., Sequence[float | None]]  # TRL's type: None if the reward does not apply
 # Positions of conversations, inputs of the model, and scores, (B,).
 Batch = tuple[list[list[int]], dict[str, torch.Tensor], torch.Tensor]
@@ -59,6 +62,10 @@ class ModelScorer:
         max_length: maximum tokens of prompt and answer together (None: the limit of the model).
         too_long: what to do with a longer answer, see `TOO_LONG`.
 
+    Attributes:
+        fixed_shapes: every forward pass has `batch_size` rows, and a length out of a few unless there is only one row.
+            Then all bits of a reward are the same whatever else is scored, if the kernels treat all rows alike.
+
     Raises:
         UserError: the model has more than one output, or the tokenizer is missing.
     """
@@ -77,6 +84,7 @@ class ModelScorer:
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.max_length = max_length or reward_max_length(model, tokenizer)
         self.too_long, self.too_long_count = too_long, 0
+        self.fixed_shapes = False
         self.pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         config = model.config.get_text_config()
         if config.pad_token_id is None or not 0 <= config.pad_token_id < config.vocab_size:
@@ -138,12 +146,22 @@ class ModelScorer:
         order = sorted(places.values(), key=lambda same: len(encoded[same[0]]["input_ids"]))
         training = self.model.training
         self.model.eval()
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
-            rows = [encoded[same[0]] for same in batch]
-            tensors = padded_inputs(rows, names, self.pad_id, self.model.device)
-            yield batch, tensors, self.model(**tensors).logits.float().squeeze(-1)
+        groups = groupby(order, lambda same: self._width(encoded[same[0]]))
+        for width, group in [(width, list(same)) for width, same in groups]:
+            for start in range(0, len(group), self.batch_size):
+                batch = group[start : start + self.batch_size]
+                rows = [encoded[same[0]] for same in batch]
+                if self.fixed_shapes:
+                    rows += rows[:1] * (self.batch_size - len(rows))
+                tensors = padded_inputs(rows, names, self.pad_id, self.model.device, width=width)
+                yield batch, tensors, self.model(**tensors).logits.float().squeeze(-1)[: len(batch)]
         self.model.train(training)
+
+    def _width(self, inputs: ModelInputs) -> int:
+        """Returns the length to pad to; 0 is that of the longest in the batch."""
+        if not self.fixed_shapes or self.batch_size == 1:
+            return 0
+        return min(-(-len(inputs["input_ids"]) // WIDTHS) * WIDTHS, self.max_length)
 
 
 def accepted_inputs(model: Any, encoded: Sequence[ModelInputs]) -> list[str]:
@@ -157,12 +175,15 @@ def accepted_inputs(model: Any, encoded: Sequence[ModelInputs]) -> list[str]:
 
 
 def padded_inputs(
-    encoded: Sequence[ModelInputs], names: Sequence[str], pad: int, device: Any, side: str = "right"
+    encoded: Sequence[ModelInputs], names: Sequence[str], pad: int, device: Any, side: str = "right", *, width: int = 0
 ) -> dict[str, torch.Tensor]:
     """Returns the named inputs and the attention mask as (B, T) tensors; token types are padded with 0."""
-    inputs = padded([row["input_ids"] for row in encoded], pad, device, side)
+
+    def tensors(name: str, fill: int) -> dict[str, torch.Tensor]:
+        return padded([row[name] for row in encoded], fill, device, side, width=width)
+
     others = (name for name in names if name != "input_ids")
-    return inputs | {name: padded([row[name] for row in encoded], 0, device, side)["input_ids"] for name in others}
+    return tensors("input_ids", pad) | {name: tensors(name, 0)["input_ids"] for name in others}
 
 
 def reward_max_length(model: Any, tokenizer: Any) -> int:
@@ -170,9 +191,14 @@ def reward_max_length(model: Any, tokenizer: Any) -> int:
     return min(context_length(model), tokenizer.model_max_length)
 
 
-def padded(rows: Sequence[list[int]], pad: int, device: Any, side: str = "right") -> dict[str, torch.Tensor]:
-    """Returns token ids and attention mask as (B, T) tensors; the mask comes from the lengths, never from the ids."""
-    width = max(map(len, rows))
+def padded(
+    rows: Sequence[list[int]], pad: int, device: Any, side: str = "right", *, width: int = 0
+) -> dict[str, torch.Tensor]:
+    """Returns token ids and attention mask as (B, T) tensors; the mask comes from the lengths, never from the ids.
+
+    T is the greatest length, and at least `width`.
+    """
+    width = max(width, *map(len, rows))
     ids, mask = [], []
     for row in rows:
         left = width - len(row) if side == "left" else 0

@@ -38,7 +38,8 @@ class ReferencedReward:
         rewards = call_reward(self.scorer, len(completions), arguments)
         return [None if r is None else self.compare(r, self.references[p]) for r, p in zip(rewards, ids, strict=True)]
 
-    def compare(self, reward: float, references: list[float]) -> float:
+    @staticmethod
+    def compare(reward: float, references: list[float]) -> float:
         """Returns the shaped reward, given the rewards of the reference answers."""
         raise NotImplementedError
 
@@ -51,7 +52,8 @@ class CentredReward(ReferencedReward):
 
     __name__ = "centred_reward"
 
-    def compare(self, reward: float, references: list[float]) -> float:
+    @staticmethod
+    def compare(reward: float, references: list[float]) -> float:
         """Returns the reward minus the mean of the references."""
         return reward - sum(references) / len(references)
 
@@ -65,7 +67,8 @@ class PreferenceAsReward(ReferencedReward):
 
     __name__ = "preference_as_reward"
 
-    def compare(self, reward: float, references: list[float]) -> float:
+    @staticmethod
+    def compare(reward: float, references: list[float]) -> float:
         """Returns the mean over m of sigmoid(r - r_m)."""
         return sum(0.5 + 0.5 * math.tanh((reward - r) / 2) for r in references) / len(references)
 

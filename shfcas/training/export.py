@@ -1,5 +1,6 @@
-"""Export of prompts, reward model and policy to verl and OpenRLHF, for reinforcement learning on many nodes."""
+"""Export of prompts, policy and reward to verl, OpenRLHF and slime, for reinforcement learning on many nodes."""
 
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,28 +11,37 @@ import torch
 from shfcas.data.chat import encode_prompt
 from shfcas.data.messages import Prompt, as_messages
 from shfcas.data.templates import render
-from shfcas.models.loading import has_trained_head, load_reward_model, policy_template, save_merged, save_model
+from shfcas.models.loading import load_reward_model, policy_template, save_merged, save_model
 from shfcas.models.resolve import is_cost_model
-from shfcas.rewards.scorers import ModelScorer, ensemble_members, padded
+from shfcas.rewards.scorers import ModelScorer, check_scorer, ensemble_members, padded
+from shfcas.utils.callables import is_callable_name
 from shfcas.utils.errors import UserError
+from shfcas.utils.files import write_jsonl
 
 logger = logging.getLogger(__name__)
 
-ENGINES = ("verl", "openrlhf")
+ENGINES = ("verl", "openrlhf", "slime")
 PROBES = ("Yes.", "I do not know, and I would rather not guess.")  # answers scored by shfcas and as the engine does
 PROBED_PROMPTS = 8
 TOLERANCE = 1e-3  # allowed difference of rewards, relative above 1
+SUFFIX = {"verl": ".parquet", "openrlhf": ".parquet", "slime": ".jsonl"}  # of prompt files
+
+
+class NeedsServer(UserError):
+    """A reward that the engine cannot compute itself."""
 
 
 def prompt_rows(engine: str, prompts: Sequence[dict[str, Any]], split: str) -> list[dict[str, Any]]:
-    """Returns the rows of a prompt file; text prompts become one user message, since both apply the policy's template.
+    """Returns the rows of a prompt file; text prompts become one user message, since all apply the policy's template.
 
     verl reads `data_source`, `prompt`, `ability`, `reward_model` and `extra_info`. OpenRLHF reads the columns of
-    `--input_key`, here `input`, and `--label_key`, here `label`, and `datasource`.
+    `--data.input_key`, here `input`, and `--data.label_key`, here `label`, and `datasource`. slime reads `prompt` and
+    `label`. Reward functions get no prompt as messages, so `extra_info` and `label` hold a second copy.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for index, row in enumerate(prompts):
         messages = [{"role": m["role"], "content": m["content"]} for m in as_messages(row["prompt"])]
+        named = {"prompt_id": row["prompt_id"], "prompt": messages}
         if engine == "verl":
             rows.append(
                 {
@@ -39,11 +49,13 @@ def prompt_rows(engine: str, prompts: Sequence[dict[str, Any]], split: str) -> l
                     "prompt": messages,
                     "ability": "chat",
                     "reward_model": {"style": "model", "ground_truth": ""},
-                    "extra_info": {"split": split, "index": index, "prompt_id": row["prompt_id"]},
+                    "extra_info": {"split": split, "index": index, **named},
                 }
             )
+        elif engine == "openrlhf":
+            rows.append({"datasource": "shfcas", "input": messages, "label": json.dumps(named)})
         else:
-            rows.append({"datasource": "shfcas", "input": messages, "label": "", "prompt_id": row["prompt_id"]})
+            rows.append({"prompt": messages, "label": json.dumps(named)})
     return rows
 
 
@@ -52,7 +64,11 @@ def write_prompts(engine: str, path: Path, prompts: Sequence[dict[str, Any]]) ->
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pq.write_table(pa.Table.from_pylist(prompt_rows(engine, prompts, path.stem)), path, compression="zstd")
+    rows = prompt_rows(engine, prompts, path.stem)
+    if path.suffix == ".jsonl":
+        write_jsonl(path, rows)
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), path, compression="zstd")
 
 
 def export(
@@ -65,8 +81,11 @@ def export(
     eval_prompts: Sequence[dict[str, Any]] = (),
     cost_model: bool = False,
     chat_template: str | None = None,
+    served: bool = False,
 ) -> dict[str, Any]:
-    """Writes `train.parquet`, `test.parquet` (with held-out prompts), `policy` and `reward_model`.
+    """Writes `train` and `test` (held-out prompts) in the engine's format, `policy`, and `reward_model`.
+
+    A reward that the engine cannot compute is left to `shfcas serve-reward`. Then there is no `reward_model`.
 
     Args:
         engine: one of `ENGINES`.
@@ -77,26 +96,47 @@ def export(
         eval_prompts: held-out prompts.
         cost_model: whether lower is better. Models with a cost configuration are flipped automatically.
         chat_template: for a policy without one, see `shfcas.models.loading.load_policy`.
+        served: leave the reward to the server even if the engine can compute it.
 
     Returns:
-        Numbers of prompts, and the largest difference between rewards of shfcas and rewards as the engine computes
-        them.
+        Numbers of prompts, whether the reward is left to the server, and otherwise the largest difference between
+        rewards of shfcas and rewards as the engine computes them.
 
     Raises:
-        UserError: the engine cannot read the reward model, or not with this policy; the message says why.
+        UserError: there is no such model, or the policy has no chat template.
     """
-    write_prompts(engine, output / "train.parquet", prompts)
+    write_prompts(engine, output / f"train{SUFFIX[engine]}", prompts)
     if eval_prompts:
-        write_prompts(engine, output / "test.parquet", eval_prompts)
+        write_prompts(engine, output / f"test{SUFFIX[engine]}", eval_prompts)
+    check_scorer(reward_model)
     if not policy_template(policy, chat_template):
         raise UserError(f"{policy} has no chat template, and {engine} applies one; set chat_template")
     policy_tokenizer, _ = save_merged(policy, output / "policy", chat_template=chat_template)
-    scorer, sign, bias = _plain_reward_model(reward_model, cost_model, engine)
+    result = {"prompts": len(prompts), "eval_prompts": len(eval_prompts), "served": served or engine == "slime"}
+    if not result["served"]:
+        try:
+            result["largest_difference"] = _export_reward_model(
+                engine, output, reward_model, policy_tokenizer, cost_model=cost_model, prompts=prompts
+            )
+        except NeedsServer as reason:
+            logger.info("%s; rewards will come from shfcas serve-reward", reason)
+            result["served"] = True
+    return result
+
+
+def _export_reward_model(
+    engine: str,
+    output: Path,
+    name: str,
+    policy_tokenizer: Any,
+    *,
+    cost_model: bool,
+    prompts: Sequence[dict[str, Any]],
+) -> float:
+    """Writes the reward model, and returns the largest difference of its rewards in the engine."""
+    scorer, sign, bias = _plain_reward_model(name, cost_model, engine)
     if engine == "openrlhf" and scorer.tokenizer.get_vocab() != policy_tokenizer.get_vocab():
-        raise UserError(
-            f"{reward_model}: expected the vocabulary of {policy}, since OpenRLHF passes the policy's tokens to the "
-            f"reward model; train one on the policy's family (shfcas train-reward --model {policy}), or use verl"
-        )
+        raise NeedsServer(f"{name} has another vocabulary than the policy, and OpenRLHF passes on the policy's tokens")
     _save_reward_model(output / "reward_model", scorer, sign, engine)
     asked = [row["prompt"] for row in prompts[:PROBED_PROMPTS] for _ in PROBES]
     answers = list(PROBES) * (len(asked) // len(PROBES))
@@ -112,23 +152,24 @@ def export(
             engine,
             difference,
         )
-    return {"prompts": len(prompts), "eval_prompts": len(eval_prompts), "largest_difference": difference}
+    return difference
 
 
 def _plain_reward_model(name: str, cost_model: bool, engine: str) -> tuple[ModelScorer, int, float]:
-    """Returns a decoder with a `score` head, the sign of its reward, and its bias, which the engines do not support."""
+    """Returns a decoder with a `score` head, the sign of its reward, and its bias, which the engines do not support.
+
+    Raises:
+        NeedsServer: the reward is not such a model.
+    """
     if ensemble_members(name):
-        raise UserError(f"{name}: expected one model for {engine}, got an ensemble; train one with average_weights")
+        raise NeedsServer(f"{name} is an ensemble, and {engine} loads one model")
+    if is_callable_name(name):
+        raise NeedsServer(f"{name} is a function, and {engine} loads a model")
     model, tokenizer = load_reward_model(name, torch.float32)
-    if not has_trained_head(name):
-        raise UserError(f"{name} has no trained reward head; train one with: shfcas train-reward")
     if not isinstance(getattr(model, "score", None), torch.nn.Linear):
-        raise UserError(
-            f"{name}: expected a decoder with a head named score for {engine}, got {type(model).__name__}: "
-            "train a reward model on the policy's family"
-        )
+        raise NeedsServer(f"{name} is a {type(model).__name__}, and {engine} loads a decoder with a head named score")
     if engine == "verl" and not tokenizer.chat_template:
-        raise UserError(f"verl applies the reward model's chat template, and {name} has none")
+        raise NeedsServer(f"{name} has no chat template, and verl applies the reward model's")
     sign = -1 if cost_model or is_cost_model(name) else 1
     bias = 0.0 if model.score.bias is None else model.score.bias.item()
     if bias:

@@ -278,7 +278,7 @@ def test_the_commands_form_a_chain(
     assert result["pairs"] == 9 and 0 <= result["held_out_accuracy"] <= 1
     assert json.loads(Path("proxy/training.json").read_text())["held_out"] == result["held_out"]
     assert not Path("proxy/calibration.svg").exists()  # 9 held-out pairs are too few
-    checks = shfcas("preflight", "--reward_model", "./proxy", "--candidates", "candidates.parquet")
+    checks = shfcas("preflight", "./proxy", "--candidates", "candidates.parquet")
     assert {check["status"] for check in checks} <= {"pass", "warn"}
 
     result = shfcas("score", "--reward_model", "./proxy", "--policy_score", "logprob_ratio")

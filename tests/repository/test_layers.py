@@ -20,8 +20,8 @@ LAYERS = [  # lowest first; a package imports packages of its own layer and of l
     {"ops"},
     {"utils"},
     {"engines", "models", "data"},
-    {"sampling", "rewards", "conflicts", "selection", "feedback", "training", "evaluation", "report"},
-    {"pipeline", "compare", "demo"},
+    {"sampling", "rewards", "conflicts", "selection", "feedback", "training", "evaluation", "report", "monitor"},
+    {"pipeline", "compare", "demo", "serve"},
     {"cli"},
 ]
 LAYER = {package: level for level, packages in enumerate(LAYERS) for package in packages}

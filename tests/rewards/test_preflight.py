@@ -319,7 +319,7 @@ def test_every_member_of_an_ensemble_is_checked(sound: dict[str, str], copy: Pat
 
 def test_the_command(sound: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     pairs = tiny.write_lines(tmp_path / "known.jsonl", [p.to_row() for p in KNOWN])
-    arguments = ["preflight", "--preferences", pairs, "--reward_model"]
+    arguments = ["preflight", "--preferences", pairs]
     assert main([*arguments, sound["decoder"]]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 8 and all(line.startswith("pass  ") for line in lines)

@@ -1,5 +1,8 @@
-"""What verl and OpenRLHF are given: their columns, and rewards that stay what they were."""
+"""What other trainers are given: their columns, scripts, and rewards that stay what they were."""
 
+import json
+import os
+import subprocess
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -9,9 +12,12 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from transformers import LlamaForSequenceClassification as Classifier
 
 from shfcas.cli import main
+from shfcas.data.candidates import CandidateTable, read_candidates, write_candidates
 from shfcas.models.loading import load_reward_model, save_model
 from shfcas.models.safe_rlhf import last_token_classifier
 from shfcas.rewards.scorers import load_scorer
+from shfcas.serve import client
+from shfcas.training.launch import train_script, train_words
 from shfcas.utils.files import read_json
 from tests.support import tiny
 
@@ -32,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 
 def exported(folder: Path, engine: str, *flags: str, reward: str = "reward") -> int:
     files = {"prompts": "prompts.jsonl", "policy": "policy", "reward_model": reward, "output": engine}
-    given = [text for name, value in files.items() for text in (f"--{name}", str(folder / value))]
+    given = [w for name, value in files.items() for w in (f"--{name}", value if ":" in value else str(folder / value))]
     return main(["export", engine, *given, *flags])
 
 
@@ -45,7 +51,7 @@ def test_verl_gets_its_columns(folder: Path, capsys: pytest.CaptureFixture[str])
         "prompt": tiny.prompts(5)[1]["prompt"],
         "ability": "chat",
         "reward_model": {"style": "model", "ground_truth": ""},
-        "extra_info": {"split": "train", "index": 1, "prompt_id": "p1"},
+        "extra_info": {"split": "train", "index": 1, "prompt_id": "p1", "prompt": tiny.prompts(5)[1]["prompt"]},
     }
     held_out = pq.read_table(folder / "verl" / "test.parquet").to_pylist()
     assert [row["extra_info"]["split"] for row in held_out] == ["test"] * 3
@@ -58,7 +64,7 @@ def test_openrlhf_gets_its_columns(folder: Path) -> None:
     assert exported(folder, "openrlhf") == 0
     first, _ = pq.read_table(folder / "openrlhf" / "train.parquet").to_pylist()
     asked = [{"role": "user", "content": tiny.prompts(1, chat=False)[0]["prompt"]}]
-    assert first == {"datasource": "shfcas", "input": asked, "label": "", "prompt_id": "p0"}
+    assert first == {"datasource": "shfcas", "input": asked, "label": json.dumps({"prompt_id": "p0", "prompt": asked})}
     assert read_json(folder / "openrlhf" / "reward_model" / "config.json")["value_head_prefix"] == "score"
     assert not (folder / "openrlhf" / "test.parquet").exists()
 
@@ -106,15 +112,20 @@ def test_a_bias_is_left_out_and_said(folder: Path, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("engine", "reward", "message"),
     [
-        ("verl", "bert", "expected a decoder with a head named score for verl"),
-        ("verl", "policy", "has no trained reward head"),
-        ("openrlhf", "other", "expected the vocabulary of"),
-        ("nemo", "reward", "engine: expected verl or openrlhf, got nemo"),
+        ("verl", "bert", "is a BertForSequenceClassification, and verl loads a decoder with a head named score"),
+        ("verl", "ensemble", "is an ensemble, and verl loads one model"),
+        ("verl", "tests.support.tiny:letter_reward", "is a function, and verl loads a model"),
+        ("openrlhf", "other", "has another vocabulary than the policy"),
     ],
 )
-def test_what_cannot_be_read_is_refused(
+def test_what_the_trainer_cannot_load_is_left_to_the_server(
     engine: str, reward: str, message: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    if reward == "ensemble":
+        (folder / "ensemble").mkdir()
+        for member in range(2):
+            tiny.save_reward_model(folder / "ensemble" / str(member), seed=member)
+        (folder / "ensemble" / "ensemble.json").write_text(json.dumps({"members": ["0", "1"]}))
     if reward == "other":
         tokenizer = tiny.reward_tokenizer()
         config = LlamaConfig(
@@ -127,6 +138,67 @@ def test_what_cannot_be_read_is_refused(
             pad_token_id=tokenizer.pad_token_id,
         )
         save_model(folder / "other", Classifier(config), tokenizer)
-    assert exported(folder, engine, reward=reward) == (2 if engine == "nemo" else 1)
-    assert message in capsys.readouterr().err
-    assert not (folder / engine).exists()
+    assert exported(folder, engine, reward=reward) == 0
+    said = capsys.readouterr()
+    assert message in said.err and "served: True" in said.out
+    assert not (folder / engine / "reward_model").exists()
+    name = str(folder / reward) if ":" not in reward else reward
+    words = shell_words(folder / engine / "serve.sh", "shfcas")
+    assert words == ["serve-reward", name, "--policy", "policy", "--host", "x"]
+    assert (folder / engine / "client.py").read_text() == Path(client.__file__).read_text()
+
+
+def shell_words(script: Path, program: str) -> list[str]:
+    """The words that a script passes to a program, with further ones of the caller's."""
+    shim = script.parent.parent / "bin"
+    shim.mkdir(exist_ok=True)
+    (shim / program).write_text('#!/bin/sh\nprintf "%s\\0" "$@"\n')
+    (shim / program).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{shim}:{os.environ['PATH']}"}
+    done = subprocess.run([str(script), "--host", "x"], env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.split("\0")[:-1]
+
+
+@pytest.mark.parametrize("reward", ["policy", "missing"])
+def test_a_model_that_scores_nothing_is_refused(reward: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exported(folder, "verl", reward=reward) == 1
+    assert {"policy": "has no trained reward head", "missing": "no model"}[reward] in capsys.readouterr().err
+    assert main(["export", "nemo"]) == 2
+    assert not (folder / "verl").exists()
+
+
+def test_the_references_of_a_shaped_reward_go_along(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{**row, "completions": ["good", "bad"], "rewards": [1.0, 2.0]} for row in tiny.prompts(5)]
+    write_candidates(folder / "few.parquet", CandidateTable.from_rows(rows[:3]))
+    write_candidates(folder / "all.parquet", CandidateTable.from_rows(rows))
+    shaped = ["--reward_shaping", "centre"]
+    assert exported(folder, "verl", *shaped) == 2
+    assert "missing: references" in capsys.readouterr().err
+    assert exported(folder, "verl", *shaped, "--references", str(folder / "few.parquet")) == 1
+    assert "lacks answers to 2 of 5 prompts" in capsys.readouterr().err
+    assert exported(folder, "verl", *shaped, "--references", str(folder / "all.parquet"), "--cost_model") == 0
+    words = shell_words(folder / "verl" / "serve.sh", "shfcas")
+    assert words[4:9] == ["--cost_model", "--reward_shaping", "centre", "--references", "references.parquet"]
+    kept = read_candidates(folder / "verl" / "references.parquet")
+    assert kept.table.column_names == ["prompt_id", "prompt", "completions"] and len(kept) == 5
+
+
+def test_slime_gets_its_lines(folder: Path) -> None:
+    assert exported(folder, "slime") == 0
+    rows = [json.loads(line) for line in (folder / "slime" / "train.jsonl").read_text().splitlines()]
+    prompt = tiny.prompts(5)[2]["prompt"]
+    assert rows[2] == {"prompt": prompt, "label": json.dumps({"prompt_id": "p2", "prompt": prompt})}
+    words = shell_words(folder / "slime" / "train.sh", "python")
+    assert words[words.index("--rm-url") + 1] == "http://127.0.0.1:8901/slime"
+
+
+@pytest.mark.parametrize(
+    ("engine", "held_out", "served"),
+    [("verl", True, False), ("verl", True, True), ("openrlhf", True, False), ("openrlhf", True, True)],
+)
+def test_the_page_shows_the_commands_of_the_scripts(engine: str, held_out: bool, served: bool) -> None:
+    """Those that `make test-engines` has the trainers parse."""
+    page = (Path(__file__).parents[2] / "docs" / "engines.md").read_text(encoding="utf-8")
+    command = " \\\n    ".join(train_words(engine, held_out=held_out, served=served))
+    assert f"```text\n{command}\n```" in page
+    assert f"exec {command} \\\n" in train_script(engine, held_out=held_out, served=served)

@@ -190,6 +190,7 @@ class RolloutCollector:
         columns = {
             "score": rollout.columns["objective/scores"],
             "kl": rollout.columns["objective/kl"],
+            "logprob": (rollout.tokens["old_logprobs"] * rollout.mask).sum(dim=1),
             "num_tokens": rollout.lengths,
             "finished": rollout.finished,
             **scored.columns,

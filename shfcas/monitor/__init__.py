@@ -1,0 +1,1 @@
+"""Conflict as a monitor of training: does the reward part from the policy while it is optimised?"""
