@@ -14,6 +14,7 @@ from shfcas.models.loading import has_trained_head, load_policy, load_reward_mod
 from shfcas.models.resolve import is_cost_model
 from shfcas.rewards.scorers import ModelScorer, ensemble_members, padded
 from shfcas.utils.errors import UserError
+from shfcas.utils.parquet import write_parquet
 
 logger = logging.getLogger(__name__)
 
@@ -50,9 +51,8 @@ def prompt_rows(engine: str, prompts: Sequence[dict[str, Any]], split: str) -> l
 def write_prompts(engine: str, path: Path, prompts: Sequence[dict[str, Any]]) -> None:
     """Writes a prompt file, whose name is its split."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    pq.write_table(pa.Table.from_pylist(prompt_rows(engine, prompts, path.stem)), path, compression="zstd")
+    write_parquet(pa.Table.from_pylist(prompt_rows(engine, prompts, path.stem)), path)
 
 
 def export(

@@ -132,16 +132,30 @@ def test_what_others_say_is_quoted_on_one_short_line() -> None:
     assert here.quote("") == ""
 
 
-@pytest.mark.parametrize(
-    "host",
-    ["localhost", "LOCALHOST.", "a.localhost", "127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1", "0.0.0.0", "::"]
-    + ["127.1", "0x7f000001", "2130706433", "[::1]"],
-)
+LOOPBACK = [
+    "localhost",
+    "LOCALHOST.",
+    "a.localhost",
+    "127.0.0.1",
+    "127.8.9.1",
+    "::1",
+    "::ffff:127.0.0.1",
+    "0.0.0.0",
+    "::",
+]
+SHORT = ["127.1", "0x7f000001", "2130706433", "[::1]"]  # as the system reads them
+OTHERS = ["example.com", "localhost.example.com", "10.0.0.1", "2001:db8::1", "128.0.0.1", "", "10.1", "localhost.evil"]
+
+
+@pytest.mark.parametrize("host", [*LOOPBACK, *SHORT])
 def test_loopback(host: str) -> None:
     assert is_loopback(host)
 
 
-@pytest.mark.parametrize("host", ["example.com", "localhost.example.com", "10.0.0.1", "2001:db8::1", "128.0.0.1", "", "10.1", "localhost.evil"])
+@pytest.mark.parametrize(
+    "host",
+    ["example.com", "localhost.example.com", "10.0.0.1", "2001:db8::1", "128.0.0.1", "", "10.1", "localhost.evil"],
+)
 def test_no_loopback(host: str) -> None:
     assert not is_loopback(host)
 

@@ -227,7 +227,7 @@ def test_a_dripping_reply_meets_the_deadline(tmp_path: Path) -> None:
     """One byte after another, each within the timeout; the whole reply would take minutes."""
     with RawServer(drip(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")) as server:
         began = time.monotonic()
-        with pytest.raises(UserError, match="no reply within 0.3 seconds, after 2 attempts"):
+        with pytest.raises(UserError, match=r"no reply within 0\.3 seconds, after 2 attempts"):
             judge = JudgeFeedback(settings(server.url, timeout=0.3, max_retries=1), tmp_path / "cache.jsonl")
             judge(QUEUE[:1], TABLE, round=1)
         assert time.monotonic() - began < 60
