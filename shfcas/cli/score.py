@@ -20,6 +20,7 @@ from shfcas.rewards.scorers import TOO_LONG, TOO_LONG_HELP, RewardScorer, load_s
 from shfcas.sampling.contrast import Principle
 from shfcas.utils.config import Options, option, unexpected
 from shfcas.utils.errors import UsageError
+from shfcas.utils.text import visible
 
 INPUTS, INPUTS_HELP = "input", "candidate tables [candidates.parquet]; - reads JSON lines from stdin, writes to stdout"
 
@@ -101,7 +102,7 @@ def run(config: Config) -> Any:
         )
         _plot(config, summary)
         if config.summary:
-            print(summary.text(), file=sys.stderr)
+            print(visible(summary.text()), file=sys.stderr)
         return None
     with open_engine(config.engine, config.ray) as engine:
         summary = score_table(

@@ -10,7 +10,8 @@ from shfcas.compare.statistics import Key, Row, curves, keys_of
 from shfcas.compare.tables import FACTS, NAMES, RESULTS, TESTED, all_tests, means_table, test_cells
 from shfcas.data.candidates import read_candidates
 from shfcas.evaluation.metrics import detection
-from shfcas.utils.files import existing, read_json, read_parquet, write_text
+from shfcas.utils.files import existing, read_json, write_text
+from shfcas.utils.parquet import read_parquet
 
 PLOTTED = (
     Key("pair_accuracy"),

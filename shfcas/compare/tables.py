@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 from shfcas.compare.cells import BLIND, ELSEWHERE
 from shfcas.compare.config import BASELINE
 from shfcas.compare.statistics import Key, Row, curves, keys_of, paired_tests
+from shfcas.utils import parquet
 from shfcas.utils.files import atomic_file, write_text
+from shfcas.utils.text import one_line
 
 RESULTS, FACTS = "results.parquet", "comparison.json"
 
@@ -45,12 +48,11 @@ NAMES = {
 def write_parquet(path: str | Path, rows: Sequence[Row]) -> None:
     """Writes tidy results: one row per cell and metric, `strategy`, `budget`, `seed`, `metric`, `group`, `value`."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     kinds = {"strategy": pa.string(), "budget": pa.int64(), "seed": pa.int64()}
     kinds |= {"metric": pa.string(), "group": pa.string(), "value": pa.float64()}
     with atomic_file(path) as partial:
-        pq.write_table(pa.Table.from_pylist(list(rows), pa.schema(list(kinds.items()))), partial, compression="zstd")
+        parquet.write_parquet(pa.Table.from_pylist(list(rows), pa.schema(list(kinds.items()))), partial)
 
 
 def all_tests(rows: Sequence[Row]) -> list[Row]:
@@ -126,6 +128,11 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
 
 def markdown(rows: Sequence[dict[str, str]]) -> str:
     """Formats rows of text as a Markdown table."""
-    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
-    lines += ["| " + " | ".join(value.replace("|", "\\|") for value in row.values()) + " |" for row in rows]
-    return "\n".join(lines)
+    cells = [[_cell(text) for text in line] for line in (list(rows[0]), *(row.values() for row in rows))]
+    first, *others = ("| " + " | ".join(line) + " |" for line in cells)
+    return "\n".join([first, "|" + "---|" * len(rows[0]), *others])
+
+
+def _cell(text: str) -> str:
+    """Returns a text as one cell of a Markdown table, without HTML, code or formulas of its own."""
+    return re.sub(r"([\\`|$])", r"\\\1", one_line(text)).replace("<", "&lt;")

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from shfcas.conflicts.columns import add_conflicts_to_batch, score_columns
 from shfcas.conflicts.contrasts import ContrastColumns
 from shfcas.conflicts.summary import ConflictSummary
-from shfcas.data.candidates import CandidateTable, arrow_columns
+from shfcas.data.candidates import CandidateTable, arrow_columns, check_lengths
 from shfcas.data.reading import arrow_rows
 from shfcas.data.shards import BATCH_ROWS, SHARD_ROWS, Shard, find_shards, prefetch, read_batches
 from shfcas.engines import Engine, Tick
@@ -39,8 +39,10 @@ from shfcas.utils.files import (
     work_folder,
     write_json,
 )
+from shfcas.utils.parquet import damages, open_parquet, parquet_writer
 
 SUMMARY_KEY = b"shfcas_summary"
+AGAIN = "delete it and run the same command again"
 
 
 def iter_score(
@@ -170,7 +172,7 @@ def _summary_of(part: Path) -> ConflictSummary:
         return ConflictSummary(**json.loads(pq.read_metadata(part).metadata[SUMMARY_KEY]))
     except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{part}: damaged or cut off ({reason}); delete it and run the same command again") from error
+        raise UserError(f"{part}: damaged or cut off ({reason}); {AGAIN}") from error
 
 
 class _PartWriter:
@@ -203,6 +205,7 @@ def score_lines(
             batch = pa.RecordBatch.from_pydict(arrow_columns(rows))
         except UserError as error:
             raise UserError(f"stdin: rows {first} to {first + len(rows) - 1}, {error}") from error
+        check_lengths(batch, "stdin", first)
         recipe = _Recipe(batch.schema, policy_score, scorer=scorer, columns=columns, contrasts=contrasts)
         batch = recipe.scored(batch.select(recipe.read), "stdin", first)
         output.writelines(to_json(row) + "\n" for row in arrow_rows(batch))
@@ -260,6 +263,7 @@ class _Recipe:
             *score_columns(policy_score, [*schema.names, *made_scores] if not stale else made_scores),
             *(("prompt_id", "prompt", "completions") if self.has_model else ()),
             *(() if has_scorer else ("rewards",)),
+            *(("completions",) if "completions" in schema.names else ()),  # to compare the lengths of lists with
         }.difference(made_scores)
         CandidateTable(schema.empty_table()).require(*sorted(needed), *(columns or ()))
         made = {"pacs", "kendall_distance", "kendall_tau_b", "mean_abs_pacs", "degenerate"}
@@ -294,11 +298,15 @@ class _Recipe:
         def batches() -> Iterator[tuple[int, pa.RecordBatch]]:
             for shard, part in zip(shards, parts, strict=True):
                 position = shard.first_row
-                with pq.ParquetFile(part) as file:
+                with open_parquet(part) as file:
                     # The schema as written: the reader would rename the items of lists.
                     schema = pa.ipc.read_schema(pa.py_buffer(b64decode(file.metadata.metadata[b"ARROW:schema"])))
                     for group in range(file.num_row_groups):
-                        table = file.read_row_group(group).cast(schema)
+                        try:
+                            table = file.read_row_group(group).cast(schema)
+                        except damages() as error:
+                            reason = " ".join(str(error).split())
+                            raise UserError(f"{part}: damaged ({reason}); {AGAIN}") from error
                         yield position, CandidateTable(table).batch()
                         position += table.num_rows
 
@@ -311,7 +319,7 @@ class _Recipe:
                 for first, batch in prefetch(batches):
                     if writer is None:
                         schema = batch.schema.with_metadata(self._metadata())
-                        writer = pq.ParquetWriter(partial, schema, compression="zstd")
+                        writer = parquet_writer(partial, schema)
                     writer.write_batch(batch)
                     summary += ConflictSummary.from_batch(batch, first)
                     tick(batch.num_rows)

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
@@ -38,7 +39,8 @@ from shfcas.data.formats import Columns, missing_column, prompt_row, warn_of_pro
 from shfcas.data.messages import check_prompt
 from shfcas.data.reading import arrow_rows, arrow_values, read_rows
 from shfcas.utils.errors import UserError
-from shfcas.utils.files import atomic_file, read_parquet, without_lone_surrogates
+from shfcas.utils.files import atomic_file, without_lone_surrogates
+from shfcas.utils.parquet import read_parquet, write_parquet
 
 LIST_COLUMNS = {
     "completions": pa.list_(pa.string()),
@@ -63,6 +65,7 @@ SCALAR_COLUMNS = {
     "degenerate": pa.bool_(),
 }
 COLUMNS = {**LIST_COLUMNS, **SCALAR_COLUMNS}
+CONTRAST_PREFIX = "contrast_"  # of further lists of numbers per answer
 GROUP_ROWS = 1024  # rows of a Parquet row group; shards never split a row group
 
 
@@ -163,6 +166,7 @@ class CandidateTable:
                         f"{where}: column {name} has type {table.schema.field(name).type}, expected {expected}"
                     ) from error
                 table = table.set_column(table.column_names.index(name), name, cast)
+        check_lengths(table, where)
         lists = [name for name in LIST_COLUMNS if name in table.column_names]
         seen: set[str] = set()
         for index, row in enumerate(arrow_rows(table.select(["prompt_id", "prompt", *lists]))):
@@ -176,9 +180,8 @@ class CandidateTable:
             if not row["completions"]:
                 raise UserError(f"{here}, column completions: no completion for prompt {row['prompt_id']!r}")
             for name in lists:
-                if row[name] is None or len(row[name]) != len(row["completions"]):
-                    got = "null" if row[name] is None else str(len(row[name]))
-                    raise UserError(f"{here}, column {name}: {got} values for {len(row['completions'])} completions")
+                if row[name] is None:
+                    raise UserError(f"{here}, column {name}: null values for {len(row['completions'])} completions")
                 if any(value is None for value in row[name]):
                     raise UserError(f"{here}, column {name}: a value is null")
                 if name == "reward_variances" and not all(value >= 0 for value in row[name]):
@@ -186,6 +189,35 @@ class CandidateTable:
                 if name == "member_rewards" and len({len(value) for value in row[name]}) > 1:
                     raise UserError(f"{here}, column {name}: the answers have different numbers of rewards")
         return CandidateTable(table, self.metadata)
+
+
+def check_lengths(table: pa.Table | pa.RecordBatch, where: str, first_row: int = 0) -> None:
+    """Compares the lengths of all lists per answer with the number of completions.
+
+    Args:
+        table: rows of a candidate table; without `completions`, nothing is compared.
+        where: the table's name, for errors.
+        first_row: index of the first row in the table.
+
+    Raises:
+        UserError: a row has another number of values than completions. Null is left to the reader of the column.
+    """
+    kinds = {field.name: field.type for field in table.schema if is_list(field.type)}
+    if "completions" not in kinds:
+        return
+    answers = pc.list_value_length(table.column("completions"))
+    for name in kinds:
+        if name in LIST_COLUMNS or name.startswith(CONTRAST_PREFIX):
+            lengths = pc.list_value_length(table.column(name))
+            row = pc.index(pc.not_equal(lengths, answers), True).as_py()  # null is not True
+            if row >= 0:
+                here = f"{where}: row {first_row + row}, column {name}"
+                raise UserError(f"{here}: {lengths[row]} values for {answers[row]} completions")
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Returns whether an Arrow type is one of the types of lists."""
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
 def arrow_columns(rows: Sequence[dict[str, Any]]) -> dict[str, pa.Array]:
@@ -210,7 +242,7 @@ def write_candidates(path: str | Path, candidates: CandidateTable) -> None:
     }
     table = candidates.table.replace_schema_metadata(metadata)
     with atomic_file(path) as partial:
-        pq.write_table(table, partial, row_group_size=GROUP_ROWS, compression="zstd")
+        write_parquet(table, partial, GROUP_ROWS)
 
 
 def read_candidates(path: str | Path) -> CandidateTable:

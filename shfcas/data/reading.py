@@ -9,7 +9,8 @@ from typing import Any
 
 from shfcas.utils.callables import is_callable_name, load_callable
 from shfcas.utils.errors import UserError
-from shfcas.utils.files import decoded, existing, parse_json, parse_jsonl, read_parquet, without_lone_surrogates
+from shfcas.utils.files import decoded, existing, parse_json, parse_jsonl, without_lone_surrogates
+from shfcas.utils.parquet import read_parquet
 
 Row = dict[str, Any]
 

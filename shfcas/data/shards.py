@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pyarrow import fs
 
+from shfcas.data.candidates import check_lengths
 from shfcas.data.reading import arrow_rows
 from shfcas.utils.config import differences
 from shfcas.utils.errors import UserError
+from shfcas.utils.parquet import damaged, damages, open_parquet
 
 Item = TypeVar("Item")
 WILDCARDS = "*?["
@@ -141,7 +142,7 @@ def find_shards(inputs: Sequence[str], rows: int) -> tuple[list[Shard], pa.Schem
     shards: list[Shard] = []
     schema = None
     for name, path, filesystem in find_files(inputs):
-        with _opened(name, path, filesystem) as file:
+        with open_parquet(path, name, filesystem) as file:
             if schema is None:
                 first, schema = name, file.schema_arrow
             elif not file.schema_arrow.equals(schema):
@@ -183,24 +184,21 @@ def _metadata(schema: pa.Schema) -> dict[str, Any]:
     return json.loads((schema.metadata or {}).get(b"shfcas", b"{}"))
 
 
-def _opened(name: str, path: str, filesystem: fs.FileSystem) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(path, filesystem=filesystem)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{name}: not a readable Parquet file ({' '.join(str(error).split())})") from error
-
-
 def read_batches(shard: Shard, rows: int, columns: Sequence[str] | None = None) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Yields batches of at most `rows` rows, each with the index of its first row in the file."""
+    """Yields batches of at most `rows` rows, each with the index of its first row in the file.
+
+    Raises:
+        UserError: the file is damaged, or a row has another number of values than completions.
+    """
     position = shard.first_row
-    with _opened(shard.name, shard.path, shard.filesystem) as file:
+    with open_parquet(shard.path, shard.name, shard.filesystem) as file:
         try:
             for batch in file.iter_batches(rows, row_groups=list(shard.row_groups), columns=columns):
+                check_lengths(batch, shard.name, position)
                 yield position, batch
                 position += batch.num_rows
-        except (pa.ArrowInvalid, OSError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"{shard.name}: broken at or after row {position} ({reason})") from error
+        except damages() as error:
+            raise damaged(shard.name, error, f"at or after row {position}") from error
 
 
 class ShardRows:

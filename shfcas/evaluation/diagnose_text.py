@@ -3,6 +3,7 @@
 from typing import Any
 
 from shfcas.utils.numbers import fixed, interval
+from shfcas.utils.text import one_line
 
 
 def format_auroc(auroc: dict[str, Any]) -> str:
@@ -25,11 +26,11 @@ def format_diagnosis(result: dict[str, Any]) -> str:
         text.append(f"{name:<18}  {interval(signal['auroc'], 2):<18}  {top}")
     if "uncovered" in result:
         text += ["", "finds pairs of uncovered groups:"]
-        text += [f"  {name:<16}  {format_auroc(auroc)}" for name, auroc in result["uncovered"].items()]
+        text += [f"  {one_line(name):<16}  {format_auroc(auroc)}" for name, auroc in result["uncovered"].items()]
     if "slices" in result:
-        width = max(len(name) for name in result["slices"])
+        width = max(len(one_line(name)) for name in result["slices"])
         text += ["", f"{'group':<{width}}  pairs  wrong [95 %]        AUROC of the Kendall distance, of abs(PACS)"]
     for name, part in result.get("slices", {}).items():
         aurocs = ", ".join(interval(part["auroc"][key], 2) for key in ("kendall_distance", "abs_pacs"))
-        text.append(f"{name:<{width}}  {part['pairs']:>5}  {interval(part['errors'], 2):<18}  {aurocs}")
+        text.append(f"{one_line(name):<{width}}  {part['pairs']:>5}  {interval(part['errors'], 2):<18}  {aurocs}")
     return "\n".join(text)

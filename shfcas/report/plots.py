@@ -13,6 +13,7 @@ from shfcas.conflicts.summary import KENDALL_BINS, MAX_PACS, PACS_BINS, Conflict
 from shfcas.data.candidates import CandidateTable
 from shfcas.evaluation.metrics import z_scores
 from shfcas.utils.files import atomic_file
+from shfcas.utils.text import ACTING
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -25,6 +26,7 @@ plt.rcParams.update(
         "svg.hashsalt": "shfcas",  # equal data gives equal files
         "svg.fonttype": "none",  # text stays text, in whatever letters
         "text.parse_math": False,  # a $ is a dollar
+        "text.usetex": False,  # whatever a file of the user's says
         "font.size": 10,
         "axes.spines.top": False,
         "axes.spines.right": False,
@@ -45,7 +47,7 @@ def inline_svg(figure: Any, tight: bool = True) -> str:
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     plt.close(figure)
     text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    return ACTING.sub("\ufffd", text[text.index("<svg") :])  # from names in labels; XML forbids most of them
 
 
 def conflict_scatter(table: CandidateTable, chosen: set[tuple[str, int]]) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from shfcas.data.candidates import CONTRAST_PREFIX
 from shfcas.data.chat import encode_prompt, end_token_ids
 from shfcas.data.messages import Message, Prompt, as_messages
 from shfcas.data.templates import render
@@ -23,7 +24,7 @@ from shfcas.utils.config import Options, fingerprint, option, unexpected
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import read_text
 
-PREFIX = "contrast_"  # of the columns, one per principle
+PREFIX = CONTRAST_PREFIX  # of the columns, one per principle
 OPPOSITE = "Do the opposite of what these instructions ask for."
 TEXT_FILES = (".md", ".txt")
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from shfcas.selection.pairing import pair_positions, sampled_pairs, scored_pairs
+from shfcas.selection.pairing import check_pairs, pair_positions, sampled_pairs, scored_pairs
 from shfcas.selection.protocol import Bounds, Comparison, Priority, Row
 from shfcas.utils.seeds import derive_seed
 
@@ -34,7 +34,7 @@ def delta_ucb(
     turns in order of their largest score.
     """
     rewards, widths = rewards_and_widths(row, confidence_beta)
-    firsts, seconds = pair_positions(len(rewards))
+    firsts, seconds = pair_positions(row)
     scores = np.abs(rewards[firsts] - rewards[seconds]) + widths[firsts] + widths[seconds]
     for turn, (priority, comparison) in enumerate(scored_pairs(row, scores.round(DIGITS), seed)):
         yield (turn, *priority), comparison
@@ -49,6 +49,7 @@ def drts(row: Row, bounds: Bounds, seed: int, *, confidence_beta: float = 1.0) -
     random order.
     """
     rewards, widths = (values.tolist() for values in rewards_and_widths(row, confidence_beta))
+    check_pairs(row, len(rewards))  # as many draws as answers, each of all answers
     rng = random.Random(derive_seed("drts", seed, row["prompt_id"], bits=63))
 
     def drawn() -> list[float]:
@@ -78,6 +79,7 @@ def maxmin_lcb(
     """
     prompt = row["prompt_id"]
     rewards, widths = rewards_and_widths(row, confidence_beta)
+    check_pairs(row, len(rewards))
     advantage, width = rewards[:, None] - rewards, widths[:, None] + widths
     itself = np.eye(len(rewards), dtype=bool)
     plausible = (itself | (advantage + width > 0)).all(axis=1)

@@ -36,7 +36,7 @@ def member_rewards(row: Row) -> np.ndarray:
 def _differences(row: Row) -> np.ndarray:
     """Returns each member's reward difference, first minus second answer, of each pair, (C(N, 2), M)."""
     rewards = member_rewards(row)
-    firsts, seconds = pair_positions(len(rewards))
+    firsts, seconds = pair_positions(row)
     return rewards[firsts] - rewards[seconds]
 
 

@@ -49,7 +49,7 @@ def arbiter(row: Row, bounds: Bounds, seed: int) -> Iterator[tuple[Priority, Com
     cancel each other: in conflict. This ranks the pool, from which `best_design` chooses.
     """
     reward, policy = standard_scores(row)
-    firsts, seconds = pair_positions(len(reward))
+    firsts, seconds = pair_positions(row)
     r, p = reward[firsts] - reward[seconds], policy[firsts] - policy[seconds]
     open_share = 0.25 / np.cosh((r + p) / 4) ** 2
     for turn, (priority, comparison) in enumerate(

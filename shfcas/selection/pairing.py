@@ -2,20 +2,22 @@
 
 import random
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
 
 from shfcas.selection.protocol import Comparison, Priority, Row
+from shfcas.utils.errors import UserError
 from shfcas.utils.seeds import derive_seed
+
+MOST_ANSWERS = 4096  # 8.4 million pairs
 
 
 def opposed_pairs(row: Row, answers: list[int], seed: int = 0) -> Iterator[Comparison]:
     """Pairs the answers of one prompt, most opposed PACS first, each answer once."""
     order = sorted(answers, key=row["pacs"].__getitem__)
-    while len(order) > 1:
-        low, high = order.pop(0), order.pop()
+    for low, high in zip(order[: len(order) // 2], reversed(order), strict=False):
         yield Comparison(row["prompt_id"], high, low)
 
 
@@ -44,6 +46,7 @@ def shuffled_pairs(row: Row, answers: list[int], seed: int = 0) -> Iterator[Comp
 def crossed_pairs(row: Row, answers: list[int], seed: int = 0) -> Iterator[Comparison]:
     """Yields every pair of these answers, most opposed PACS first."""
     pacs = row["pacs"]
+    check_pairs(row, len(answers))
     pairs = combinations(sorted(answers, key=pacs.__getitem__, reverse=True), 2)
     for high, low in sorted(pairs, key=lambda pair: pacs[pair[1]] - pacs[pair[0]]):
         yield Comparison(row["prompt_id"], high, low)
@@ -57,15 +60,35 @@ PAIRINGS: dict[str, Callable[[Row, list[int], int], Iterator[Comparison]]] = {
 }
 
 
+def check_pairs(row: Row, answers: int) -> None:
+    """Refuses a prompt with so many answers that all of their pairs would fill the memory, or take hours.
+
+    Raises:
+        UserError: there are more than `MOST_ANSWERS`.
+    """
+    if answers > MOST_ANSWERS:
+        raise UserError(
+            f"prompt {row['prompt_id']!r}: expected at most {MOST_ANSWERS:,} answers where all of their pairs are "
+            f"ranked, got {answers:,} with {answers * (answers - 1) // 2:,} pairs; use strategy shf_cas, kendall or "
+            "pacs with pairing extreme, adjacent or random and without an audit, or keep fewer answers per prompt"
+        )
+
+
 def all_pairs(row: Row) -> Iterator[Comparison]:
     """Yields every pair of answers of one prompt."""
+    check_pairs(row, len(row["pacs"]))
     for first, second in combinations(range(len(row["pacs"])), 2):
         yield Comparison(row["prompt_id"], first, second)
 
 
-@cache
-def pair_positions(answers: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the first and second positions of all pairs of this many answers, in the order of `all_pairs`."""
+def pair_positions(row: Row) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the first and second positions of all pairs of a prompt's answers, in the order of `all_pairs`."""
+    check_pairs(row, len(row["pacs"]))
+    return _positions(len(row["pacs"]))
+
+
+@lru_cache(maxsize=64)
+def _positions(answers: int) -> tuple[np.ndarray, np.ndarray]:
     return np.triu_indices(answers, 1)
 
 
@@ -80,7 +103,7 @@ def scored_pairs(row: Row, scores: np.ndarray, seed: int) -> Iterator[tuple[Prio
         seed: seed of the order of equal scores.
     """
     prompt, chance = row["prompt_id"], derive_seed("ties", seed, row["prompt_id"], bits=64)
-    firsts, seconds = pair_positions(len(row["pacs"]))
+    firsts, seconds = pair_positions(row)
     order = np.argsort(-scores, kind="stable")
     before, turn = None, 0
     ranked = zip(scores[order].tolist(), firsts[order].tolist(), seconds[order].tolist(), strict=True)

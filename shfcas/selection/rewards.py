@@ -13,7 +13,7 @@ from shfcas.utils.seeds import derive_seed
 def _margins(row: Row) -> np.ndarray:
     """Returns the absolute reward differences of all pairs, (C(N, 2),)."""
     rewards = np.array(row["rewards"], float)
-    firsts, seconds = pair_positions(len(rewards))
+    firsts, seconds = pair_positions(row)
     return np.abs(rewards[firsts] - rewards[seconds])
 
 
@@ -40,7 +40,7 @@ def reward_variance(row: Row, bounds: Bounds, seed: int) -> Iterator[tuple[Prior
     includes disagreement about the prompt as a whole, which `infomax` and `bald` exclude.
     """
     variances = np.array(row["reward_variances"], float)
-    firsts, seconds = pair_positions(len(variances))
+    firsts, seconds = pair_positions(row)
     return scored_pairs(row, variances[firsts] + variances[seconds], seed)
 
 

@@ -82,6 +82,11 @@ class UsableRows:
                     if None in row[name] or any(isinstance(v, list) and None in v for v in row[name]):
                         raise UserError(f"prompt {row['prompt_id']!r}, column {name}: a value is null") from None
                 raise
+            texts = row.get("completions")
+            if texts is not None and len(texts) != len(row["pacs"]):
+                raise UserError(
+                    f"prompt {row['prompt_id']!r}, column pacs: {len(row['pacs'])} values for {len(texts)} completions"
+                )
             if usable:
                 yield row
             else:

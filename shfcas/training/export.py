@@ -17,6 +17,7 @@ from shfcas.rewards.scorers import ModelScorer, check_scorer, ensemble_members, 
 from shfcas.utils.callables import is_callable_name
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import write_jsonl
+from shfcas.utils.parquet import write_parquet
 
 logger = logging.getLogger(__name__)
 
@@ -62,13 +63,12 @@ def prompt_rows(engine: str, prompts: Sequence[dict[str, Any]], split: str) -> l
 def write_prompts(engine: str, path: Path, prompts: Sequence[dict[str, Any]]) -> None:
     """Writes a prompt file, whose name is its split."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     rows = prompt_rows(engine, prompts, path.stem)
     if path.suffix == ".jsonl":
         write_jsonl(path, rows)
     else:
-        pq.write_table(pa.Table.from_pylist(rows), path, compression="zstd")
+        write_parquet(pa.Table.from_pylist(rows), path)
 
 
 def export(

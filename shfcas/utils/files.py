@@ -325,18 +325,6 @@ def parse_jsonl(lines: Iterable[str], where: str) -> Iterator[dict[str, Any]]:
         yield without_lone_surrogates(row) if _ESCAPED_SURROGATE.search(line) else row
 
 
-def read_parquet(path: str | Path) -> Any:
-    """Reads a Parquet file as an Arrow table; the error names the file."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path = existing(path)
-    try:
-        return pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: not a readable Parquet file ({' '.join(str(error).split())})") from error
-
-
 def existing(path: str | Path) -> Path:
     """Returns `path` as a Path.
 

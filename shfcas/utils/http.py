@@ -6,10 +6,12 @@ import math
 import os
 import random
 import re
+import socket
 import time
 from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from functools import cache
 from urllib.parse import urlsplit
 
 from shfcas.utils.errors import UsageError, UserError
@@ -21,6 +23,7 @@ LONGEST_BACKOFF = 60.0  # seconds between two attempts if the endpoint names no 
 LONGEST_RETRY_AFTER = 600.0
 SHORTEST_SECRET = 8
 LONGEST_QUOTE = 200
+HALF_A_CHARACTER = re.compile(r"(?:\\+(?:u[0-9a-f]{0,3})?|%[0-9a-f]?)?", re.IGNORECASE)
 
 
 def check_base_url(url: str, where: str) -> str:
@@ -57,9 +60,12 @@ def is_loopback(host: str) -> bool:
     if name == "localhost" or name.endswith(".localhost"):
         return True
     try:
-        address = ipaddress.ip_address(name.partition("%")[0])
+        address = ipaddress.ip_address(name.strip("[]").partition("%")[0])
     except ValueError:
-        return False
+        try:
+            address = ipaddress.ip_address(socket.inet_aton(name))  # 127.1 and other forms that the system accepts
+        except OSError:
+            return False
     address = getattr(address, "ipv4_mapped", None) or address
     return address.is_loopback or address.is_unspecified  # servers print 0.0.0.0 as their address
 
@@ -73,13 +79,15 @@ class Secret:
         value: the key; empty if there is none.
     """
 
-    __slots__ = ("_pattern", "_value")
+    __slots__ = ("_beginning", "_rest", "_value")
 
     def __init__(self, value: str) -> None:
         self._value = value
-        # Each character may be percent-encoded or escaped as in JSON.
-        forms = (rf"(?:\\{{0,2}}{re.escape(c)}|\\{{1,2}}u{ord(c):04x}|%{ord(c):02x})" for c in value)
-        self._pattern = re.compile("".join(forms), re.IGNORECASE) if len(value) >= SHORTEST_SECRET else None
+        # Each character may be percent-encoded, or escaped as in JSON, also within JSON within JSON.
+        forms = [rf"(?:{re.escape(c)}|\\+(?:{re.escape(c)}|u{ord(c):04x})|%{ord(c):02x})" for c in value]
+        first = "".join(forms[:SHORTEST_SECRET])
+        self._beginning = re.compile(rf"(?<!\\){first}", re.IGNORECASE)
+        self._rest = [re.compile(form, re.IGNORECASE) for form in forms[SHORTEST_SECRET:]]
 
     def __bool__(self) -> bool:
         return bool(self._value)
@@ -92,8 +100,23 @@ class Secret:
         return self._value
 
     def hide(self, text: str) -> str:
-        """Replaces the key in a text by three asterisks."""
-        return self._pattern.sub("***", text) if self._pattern else text
+        """Replaces the key in a text by three asterisks; also a part of it with which a text that was cut ends."""
+        if len(self._value) < SHORTEST_SECRET:
+            return text
+        kept, position = "", 0
+        while found := self._beginning.search(text, position):
+            end = self._end(text, found.end())
+            kept += text[position : found.start() if end else found.end()] + ("***" if end else "")
+            position = end or found.end()
+        return kept + text[position:]
+
+    def _end(self, text: str, position: int) -> int | None:
+        """Returns where the key ends whose first characters end at a position; None if others follow."""
+        for form in self._rest:
+            if not (found := form.match(text, position)):
+                return len(text) if HALF_A_CHARACTER.fullmatch(text, position) else None
+            position = found.end()
+        return position
 
 
 class Endpoint:
@@ -124,8 +147,8 @@ class Endpoint:
         if not (key.isascii() and key.isprintable()):
             raise UserError(f"{key_variable}: expected printable ASCII characters, got others; set it again")
         self.key = Secret(key)
-        if self.key and self.scheme == "http" and not is_loopback(self.hostname):
-            logger.warning("%s and all texts go to %s unencrypted; use https, or a tunnel", key_variable, self.host)
+        if self.scheme == "http" and not is_loopback(self.hostname):
+            _warn_unencrypted(self.host, f"{key_variable} and all texts" if self.key else "all texts")
 
     def __repr__(self) -> str:
         return f"Endpoint({self.url!r})"
@@ -151,6 +174,12 @@ class Endpoint:
         """Returns a text from outside on one short line, without the key and without control characters."""
         line = "".join(c for c in " ".join(str(said).split()) if c.isprintable())
         return self.key.hide(line)[:LONGEST_QUOTE]
+
+
+@cache
+def _warn_unencrypted(host: str, what: str) -> None:
+    """Warns once per process and host."""
+    logger.warning("%s go to %s unencrypted; use https, or a tunnel", what, host)
 
 
 def is_temporary(status: int) -> bool:

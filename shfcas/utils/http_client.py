@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from shfcas.utils.errors import MissingExtra, UserError
 from shfcas.utils.http import LONGEST_BACKOFF, LONGEST_RETRY_AFTER, Endpoint, backoff
+from shfcas.utils.http_bodies import ENCODINGS, BrokenBody, read_body
 from shfcas.utils.http_failures import Failure, bad_status, no_connection
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Client:
         max_retries: further attempts after a failed one.
         retry_wait: seconds before the first of those; see `backoff`.
         concurrency: connections at a time.
-        max_reply_bytes: size of the largest reply that is read, after decompression.
+        max_reply_bytes: size of the largest reply that is read, both as it is sent and after decompression.
         headers: further headers of every request.
         rng: the source of random waits.
 
@@ -249,23 +250,21 @@ class Client:
 
         try:
             async with asyncio.timeout(seconds), self._http.stream(method, url, content=content) as response:
-                limit = self._max_reply_bytes if response.is_success else LARGEST_ERROR
-                body = bytearray()
-                async for piece in response.aiter_bytes():
-                    body += piece
-                    if len(body) > limit:
-                        break
+                body = await read_body(response, self._max_reply_bytes if response.is_success else LARGEST_ERROR)
         except TimeoutError:
             return Failure(f"no reply within {round(seconds, 2):g} seconds")
         except httpx2.ConnectTimeout:
             return Failure(f"no connection within {CONNECT_TIMEOUT:g} seconds")
+        except BrokenBody as error:
+            return Failure(f"the reply cannot be read ({self.endpoint.quote(error)})", status=response.status_code)
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError, UnicodeError) as error:
             return no_connection(self.endpoint, error, self._route)
         if not response.is_success:
-            return bad_status(self.endpoint, response.status_code, response.headers, bytes(body[:limit]))
-        if len(body) > limit:
+            return bad_status(self.endpoint, response.status_code, response.headers, body.content)
+        if not body.whole:
+            limit = self._max_reply_bytes
             return Failure(f"sent a reply of more than {limit:,} bytes, which is not read", False, response.status_code)
-        return bytes(body)
+        return body.content
 
 
 class _Loop(asyncio.SelectorEventLoop):
@@ -322,7 +321,12 @@ def _connections(
         raise UserError(
             f"the proxy for {endpoint.host} has no usable address; check {names}, or add the host to NO_PROXY"
         ) from None
-    sent = {"Accept": "application/json", "Content-Type": "application/json", "User-Agent": "shfcas"}
+    sent = {
+        "Accept": "application/json",
+        "Accept-Encoding": ", ".join(ENCODINGS),
+        "Content-Type": "application/json",
+        "User-Agent": "shfcas",
+    }
     return httpx2.AsyncClient(
         transport=transport,
         headers={**sent, **headers, **endpoint.authorization()},

@@ -22,7 +22,8 @@ from shfcas.models.loading import load_reward_model, save_model
 from shfcas.rewards.scorers import load_scorer
 from shfcas.utils.config import build
 from shfcas.utils.errors import UsageError, UserError
-from shfcas.utils.files import read_json, read_parquet
+from shfcas.utils.files import read_json
+from shfcas.utils.parquet import read_parquet
 from tests.support import tiny
 
 SHORT = {"num_completions": 4, "temperature": 1.0, "max_new_tokens": 6}

@@ -35,7 +35,7 @@ from shfcas.compare.tables import format_interval
 from shfcas.evaluation.metrics import ranking_accuracy
 from shfcas.selection import SELECTABLE, Comparison, SelectionConfig
 from shfcas.utils.errors import UserError
-from shfcas.utils.files import read_parquet
+from shfcas.utils.parquet import read_parquet
 from tests.support.benches_of_answers import FEATURES, bench
 
 ARMS = {name: SelectionConfig(strategy=name, pacs_threshold="q0") for name in ("random", "shf_cas")}

@@ -1,18 +1,23 @@
 """Finding Parquet files and cutting them into shards; reading ahead."""
 
+import io
 import json
 import re
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from shfcas.data.shards import find_files, find_shards, prefetch, read_batches
+from shfcas.conflicts.streaming import score_lines, score_table
+from shfcas.data.candidates import LIST_COLUMNS, read_candidates
+from shfcas.data.shards import TableRows, find_files, find_shards, prefetch, read_batches
+from shfcas.selection import SelectionConfig, columns_to_read, select
 from shfcas.utils.errors import UserError
 
 
@@ -162,3 +167,64 @@ def test_ahead_passes_errors_on_and_stops_when_left() -> None:
     next(endless)
     endless.close()
     assert threading.active_count() <= before
+
+
+PER_ANSWER = [name for name in LIST_COLUMNS if name != "completions"]
+VALUES = {
+    "num_tokens": 3,
+    "finished": True,
+    "same_tokens": True,
+    "completion_ids": [1, 2],
+    "member_rewards": [0.1, 0.2],
+}
+
+
+def uneven(tmp_path: Path, name: str) -> Path:
+    """30 rows in groups of 10; row 17 has a value too few in one column."""
+    columns: dict[str, Any] = {"prompt_id": [f"p{i}" for i in range(30)], "prompt": ["q"] * 30}
+    columns["completions"] = [["a", "b", "c"]] * 30
+    for column in {*PER_ANSWER, name}:
+        columns[column] = [[VALUES.get(column, 0.5 * k) for k in range(3)] for _ in range(30)]
+    columns |= {"kendall_distance": [0.7] * 30, "mean_abs_pacs": [1.0] * 30, "degenerate": [False] * 30}
+    columns[name][17] = columns[name][17][:2]
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet", row_group_size=10)
+    return tmp_path / "t.parquet"
+
+
+@pytest.mark.parametrize("name", [*PER_ANSWER, "contrast_01234567"])
+def test_a_list_that_is_shorter_than_its_completions_is_refused_wherever_tables_are_read(
+    name: str, tmp_path: Path
+) -> None:
+    path = uneven(tmp_path, name)
+    message = rf"row 17, column {name}: 2 values for 3 completions$"
+    with pytest.raises(UserError, match=rf"t\.parquet: {message}"):
+        list(TableRows([str(path)]))
+    with pytest.raises(UserError, match=rf"t\.parquet: {message}"):
+        read_candidates(path)
+    if name not in ("pacs",):  # made by score, so not read
+        with pytest.raises(UserError, match=rf"t\.parquet: {message}"):
+            score_table([str(path)], tmp_path / "scored.parquet")
+        rows = pq.read_table(path).to_pylist()
+        with pytest.raises(UserError, match=f"stdin: {message}"):
+            score_lines(map(json.dumps, rows), io.StringIO())
+
+
+def test_rewards_and_logprobs_that_are_both_shorter_are_refused(tmp_path: Path) -> None:
+    table = pq.read_table(uneven(tmp_path, "rewards"))
+    short = table.set_column(
+        table.column_names.index("logprobs"), "logprobs", [[[0.1 * k for k in range(2 + (i != 17))] for i in range(30)]]
+    )
+    pq.write_table(short.select(["prompt_id", "prompt", "completions", "rewards", "logprobs"]), tmp_path / "s.parquet")
+    for columns in (None, ["prompt_id", "rewards"]):  # completions are compared even if they are not kept
+        with pytest.raises(UserError, match=r"s\.parquet: row 17, column .*: 2 values for 3 completions"):
+            score_table([str(tmp_path / "s.parquet")], tmp_path / "scored.parquet", columns=columns)
+    assert not (tmp_path / "scored.parquet").exists()
+
+
+def test_select_compares_pacs_with_completions(tmp_path: Path) -> None:
+    path = uneven(tmp_path, "pacs")
+    rows = TableRows([str(path)], columns_to_read(SelectionConfig(), pq.read_schema(path).names))
+    with pytest.raises(UserError, match=r"row 17, column pacs: 2 values for 3 completions"):
+        select(rows, SelectionConfig())
+    with pytest.raises(UserError, match=r"prompt 'p17', column pacs: 2 values for 3 completions"):
+        select(pq.read_table(path).to_pylist(), SelectionConfig())

@@ -211,6 +211,24 @@ def test_names_are_drawn_as_they_are_written(run: Path) -> None:
     assert all(name in text for name in GROUPS)
 
 
+def test_names_with_control_characters_leave_a_valid_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(plots.plt.rcParams, "text.usetex", False)
+    names = [
+        "\x1b[31mred",
+        "nul\x00",
+        "$\\frac{1}{",
+        "\\input{/etc/passwd}",
+        "two\nlines",
+        "\x9b\x07\x08",
+        "x" * 500,
+        "_",
+        "",
+    ]
+    plot = plots.accuracy_by_group({"round": {name: {"pair_accuracy": 0.5} for name in names}})
+    drawn = " ".join(element.text or "" for element in ElementTree.fromstring(plot).iter(f"{SVG}text"))
+    assert "\ufffd[31mred" in drawn and "$\\frac{1}{" in drawn and "\\input{/etc/passwd}" in drawn
+
+
 def test_no_number_is_minus_zero(tmp_path: Path) -> None:
     run = finished_run(tmp_path / "run")
     for name in ("round-0/metrics.json", "round-1/metrics.json"):

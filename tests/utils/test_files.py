@@ -19,7 +19,6 @@ from shfcas.utils.files import (
     publish,
     read_json,
     read_jsonl,
-    read_parquet,
     read_text,
     remove,
     work_folder,
@@ -27,6 +26,7 @@ from shfcas.utils.files import (
     write_jsonl,
     write_text,
 )
+from shfcas.utils.parquet import read_parquet
 
 
 def names(folder: Path) -> list[str]:

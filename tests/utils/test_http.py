@@ -8,6 +8,7 @@ from email.utils import format_datetime
 
 import pytest
 
+from shfcas.utils import http
 from shfcas.utils.errors import UsageError, UserError
 from shfcas.utils.http import Endpoint, Secret, backoff, check_base_url, is_loopback, is_temporary, retry_after
 
@@ -73,11 +74,47 @@ def test_a_key_that_no_header_can_carry_is_named_by_its_variable(key: str, monke
         KEY.replace("/", "%2F").replace("+", "%2b"),
         KEY.replace("s", "\\u0073").replace("+", "\\u002B"),
         KEY.replace("/", "\\\\/"),
+        KEY.replace("s", "\\\\\\\\u0073"),
+        "".join(f"\\u{ord(c):04X}" for c in KEY),
         KEY.upper(),
+        "quoted: \\" + KEY,
+        KEY[:9] + KEY,
     ],
 )
 def test_the_key_is_hidden_also_if_it_is_escaped(text: str) -> None:
     assert "***" in Secret(KEY).hide(text) and "medlar" not in Secret(KEY).hide(text).lower()
+
+
+@pytest.mark.parametrize("cut", [KEY[:-1], KEY[:9], KEY[:9] + "\\u00", KEY[:10] + "%2", f"{KEY} and {KEY[:12]}"])
+def test_a_part_of_the_key_at_the_end_is_hidden(cut: str) -> None:
+    """A text may have been cut inside the key, by us or by others."""
+    assert Secret(KEY).hide(f"said {cut}").endswith("***") and KEY[:9] not in Secret(KEY).hide(f"said {cut}")
+    assert Secret(KEY).hide(f"{KEY[:9]}!") == f"{KEY[:9]}!"  # a word that begins like it
+    assert endpoint().quote("x" + " " * 100_000 + KEY[:12]) == "x ***"
+
+
+def test_hiding_takes_linear_time() -> None:
+    for text in ("s" * 10**6, "\\" * 10**6, KEY[:8] * 10**5, KEY[:-1] * 10**5, (KEY[:8] + "\\" * 1000) * 1000):
+        began = time.process_time()
+        Secret(KEY).hide(text)
+        assert time.process_time() - began < 20  # a tenth of a second; quadratic time would be hours
+    assert Secret("k" * 5000).hide("k" * 5000) == "***"
+
+
+def test_a_remote_address_without_encryption_is_warned_of_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    http._warn_unencrypted.cache_clear()
+    for _ in range(3):
+        endpoint("http://one.example/v1")
+        endpoint("http://127.0.0.1/v1")
+        endpoint("https://two.example/v1")
+    monkeypatch.delenv("SOME_KEY")
+    endpoint("http://three.example/v1")
+    assert caplog.messages == [
+        "SOME_KEY and all texts go to one.example unencrypted; use https, or a tunnel",
+        "all texts go to three.example unencrypted; use https, or a tunnel",
+    ]
 
 
 def test_the_key_is_in_no_repr() -> None:
@@ -95,15 +132,30 @@ def test_what_others_say_is_quoted_on_one_short_line() -> None:
     assert here.quote("") == ""
 
 
-@pytest.mark.parametrize(
-    "host",
-    ["localhost", "LOCALHOST.", "a.localhost", "127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1", "0.0.0.0", "::"],
-)
+LOOPBACK = [
+    "localhost",
+    "LOCALHOST.",
+    "a.localhost",
+    "127.0.0.1",
+    "127.8.9.1",
+    "::1",
+    "::ffff:127.0.0.1",
+    "0.0.0.0",
+    "::",
+]
+SHORT = ["127.1", "0x7f000001", "2130706433", "[::1]"]  # as the system reads them
+OTHERS = ["example.com", "localhost.example.com", "10.0.0.1", "2001:db8::1", "128.0.0.1", "", "10.1", "localhost.evil"]
+
+
+@pytest.mark.parametrize("host", [*LOOPBACK, *SHORT])
 def test_loopback(host: str) -> None:
     assert is_loopback(host)
 
 
-@pytest.mark.parametrize("host", ["example.com", "localhost.example.com", "10.0.0.1", "2001:db8::1", "128.0.0.1", ""])
+@pytest.mark.parametrize(
+    "host",
+    ["example.com", "localhost.example.com", "10.0.0.1", "2001:db8::1", "128.0.0.1", "", "10.1", "localhost.evil"],
+)
 def test_no_loopback(host: str) -> None:
     assert not is_loopback(host)
 

@@ -1,6 +1,5 @@
 """The HTTP client against servers that misbehave in every way, on real sockets of this machine."""
 
-import gzip
 import pickle
 import random
 import shutil
@@ -21,7 +20,7 @@ from shfcas.utils import http_client
 from shfcas.utils.errors import UserError
 from shfcas.utils.http_client import BadReply, Client, GaveUp, Refused
 from tests.support.http_cases import GOOD, Serve, client, close, drip, first, get, half_closed, reset
-from tests.support.raw_server import RawServer, Talk, compressed, read_request, response, say, send
+from tests.support.raw_server import RawServer, Talk, read_request, response, say, send
 
 pytestmark = pytest.mark.usefixtures("environment")
 
@@ -85,17 +84,6 @@ def test_a_reply_is_read_up_to_the_limit_and_no_further(serve: Serve) -> None:
     assert sum(sent) < 2**25  # what the sockets hold
 
 
-def test_the_limit_counts_bytes_after_decompression(serve: Serve) -> None:
-    bomb = compressed(b" " * 2**26)
-    assert len(bomb) < 2**17
-    with pytest.raises(Refused, match=r"more than 1,048,576 bytes"):
-        get(serve(say(bomb)))
-    twice = response(gzip.compress(gzip.compress(b" " * 2**26)), Content_Encoding="gzip, gzip")
-    with pytest.raises(Refused, match=r"more than 1,048,576 bytes"):
-        get(serve(say(twice)))
-    assert get(serve(say(compressed(b'{"answer": 42}')))) == {"answer": 42}
-
-
 def test_an_endless_error_is_cut(serve: Serve) -> None:
     server = serve(say(response(b"x" * 2**22, "400 Bad Request")))
     with pytest.raises(Refused, match=r"refuses the request \(400: x{200}\)$"):
@@ -110,7 +98,10 @@ FAILURES: dict[str, tuple[Talk, str]] = {
     "reset": (reset, r"no connection \(Connection reset by peer\)"),
     "half closed": (half_closed, r"no connection \(peer closed connection .*\)"),
     "no HTTP": (send(b"220 mail.example ESMTP\r\n\r\n"), r"no connection \(illegal status line.*\)"),
-    "no gzip": (send(response(b"{}", Content_Encoding="gzip")), r"no connection \(.*incorrect header check\)"),
+    "no gzip": (
+        send(response(b"{}", Content_Encoding="gzip")),
+        r"the reply cannot be read \(.*header check\)",
+    ),
     "408": (send(response(b"", "408 Request Timeout")), r"status 408 \(no message\)"),
     "409": (send(response(b"", "409 Conflict")), r"status 409 \(no message\)"),
     "429": (send(response({"error": {"message": "slow down"}}, "429 X")), r"status 429 \(slow down\)"),

@@ -10,6 +10,7 @@ from typing import Any, TextIO
 from shfcas.data.reading import arrow_rows
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import existing
+from shfcas.utils.parquet import damaged, damages, open_parquet
 
 MAX_SHOWN = 20  # problems that an error lists
 BLOCK = 1 << 16
@@ -103,19 +104,16 @@ def read_rows(path: str | Path, problems: Problems) -> Iterator[tuple[str, dict[
 
 def read_parquet_rows(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields the rows of a Parquet file, each with its place, from 0."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     path = existing(path)
     number = 0
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             for batch in file.iter_batches(1000):
                 for row in arrow_rows(batch):
                     yield f"{path}: row {number}", row
                     number += 1
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a readable Parquet file ({' '.join(str(error).split())})") from error
+    except damages() as error:
+        raise damaged(str(path), error) from error
 
 
 def _lines(stream: TextIO, name: str, problems: Problems) -> Iterator[tuple[str, Any]]:

@@ -16,7 +16,7 @@ URL, KEY = "OPENAI_BASE_URL", "OPENAI_API_KEY"
 OPENAI_URL = "https://api.openai.com/v1"
 ACCOUNT = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
 ABOUT_THE_REQUEST = (200, 400, 413, 422)  # 200: the reply is too large
-LARGEST_REPLY = 2**24  # bytes
+LARGEST_REPLY = 2**21  # bytes; some JSON takes 25 times as much memory once it is parsed
 _SCHEMA = {"name": "verdict", "strict": True, "schema": REPLY_SCHEMA}
 RESPONSE_FORMATS: dict[str, dict[str, Any]] = {  # the strictest first
     "json_schema": {"response_format": {"type": "json_schema", "json_schema": _SCHEMA}},
@@ -123,6 +123,10 @@ class JudgeClient:
     def _send(self, body: dict[str, Any], stop: threading.Event) -> Completion:
         return self._client.request("POST", f"{self._endpoint.url}/chat/completions", body, self._read, stop)
 
+    def hide(self, text: str) -> str:
+        """Replaces the key in a text by three asterisks, for texts that were read from inside a reply."""
+        return self._endpoint.key.hide(text)
+
     def cancel(self) -> None:
         """Ends all requests under way; their callers get `Stopped`."""
         self._client.cancel()
@@ -140,8 +144,7 @@ class JudgeClient:
             said = self._endpoint.quote(error.get("message") if isinstance(error, dict) else error) if error else ""
             raise BadReply("the reply is not a chat completion" + (f" ({said})" if said else "")) from None
         known = [n if type(n) is int and n >= 0 else None for n in counts]
-        hide = self._endpoint.key.hide
-        return Completion(hide(_text(text)), hide(_text(thoughts)), finish_reason, *known)
+        return Completion(self.hide(_text(text)), self.hide(_text(thoughts)), finish_reason, *known)
 
     def _meaning(self, error: Refused) -> Exception:
         """Converts a refusal to an error of the one request, or of all."""

@@ -13,6 +13,7 @@ from shfcas.feedback.judge.prompt import Empty, Malformed, asked_again, read_ver
 from shfcas.utils.http_client import GaveUp, Stopped
 
 EXCERPT = 300  # characters of a malformed reply that are kept
+LONGEST_REASON = 2000  # characters that are kept; one or two sentences are asked for
 FAILURES = (GaveUp, RequestRefused, Malformed)  # of one request; any other error ends all requests
 
 
@@ -106,7 +107,7 @@ def _ask_once(key: str, messages: list[Message], client: JudgeClient, cache: Rep
     except Malformed as error:
         cache.add(Reply(key, None, f"{error}: {completion.text[:EXCERPT]}", *counts))
         raise
-    cache.add(Reply(key, verdict, reason, *counts))
+    cache.add(Reply(key, verdict, client.hide(reason)[:LONGEST_REASON], *counts))
 
 
 def _verdict(completion: Completion) -> tuple[str, str]:

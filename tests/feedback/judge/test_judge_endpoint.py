@@ -19,8 +19,10 @@ from shfcas.feedback.judge import client
 from shfcas.feedback.judge.config import JudgeConfig
 from shfcas.feedback.judge.source import JudgeFeedback
 from shfcas.selection import Comparison
+from shfcas.utils import http
 from shfcas.utils.errors import MissingExtra, UserError
 from shfcas.utils.files import read_jsonl
+from tests.support.http_cases import drip
 from tests.support.judge_cases import KEY, LONGER, QUEUE, TABLE, Serve, first_time, judged, settings
 from tests.support.judge_server import Request, Response, answers, error, longer, said
 from tests.support.raw_server import RawServer, response, send
@@ -178,13 +180,79 @@ def test_the_key_is_seen_by_the_endpoint_alone(serve: Serve, tmp_path: Path, cap
     assert KEY not in "".join([kept, caplog.text, *shown])
 
 
-@pytest.mark.parametrize("form", [KEY, KEY.replace("-", "\\u002d"), KEY.replace("0", "%30")])
+ESCAPED = "".join(f"\\u{ord(c):04x}" for c in KEY)
+TWICE = ESCAPED.replace("\\", "\\\\")  # so that the reason spells it in escapes once it is read
+
+
+@pytest.mark.parametrize("form", [KEY, KEY.replace("-", "\\u002d"), KEY.replace("0", "%30"), ESCAPED, TWICE])
 def test_the_key_in_a_verdict_is_not_kept(form: str, serve: Serve, tmp_path: Path) -> None:
     """A judge may spell the key so that it only appears once its JSON is read."""
     server = serve(lambda request: json.dumps({"reason": "R", "verdict": "A"}).replace("R", form))
     JudgeFeedback(settings(server), tmp_path / "cache.jsonl")(QUEUE, TABLE, round=1)
     reasons = {row["reason"] for row in read_jsonl(tmp_path / "cache.jsonl")}
     assert reasons == {"***"}
+
+
+def test_the_key_in_escapes_is_in_no_error_log_or_file(
+    serve: Serve, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The key is spelled in the JSON of the reply, of the error, and in a reply that is malformed or cut."""
+    bodies = [
+        Response(status=500, body=f'{{"error": {{"message": "{ESCAPED}"}}}}'),
+        Response(status=500, body="x" + " " * 65_500 + KEY),  # more than is read of an error
+        Response(body=f'"{ESCAPED}"'),
+        Response(f"{ESCAPED} is no verdict"),
+        Response("x" * 290 + KEY),  # more than is kept of a reply
+    ]
+    caplog.set_level(logging.DEBUG)
+    for number, body in enumerate(bodies):
+        server = serve(lambda request, body=body: body)
+        with pytest.raises(UserError) as caught:
+            JudgeFeedback(settings(server, max_retries=1), tmp_path / f"{number}.jsonl")(QUEUE, TABLE, round=1)
+        shown = "".join(traceback.format_exception(caught.value)) + caplog.text
+        shown += (tmp_path / f"{number}.jsonl").read_text()
+        plain = shown.encode().decode("unicode_escape")
+        assert server.keys[0] == f"Bearer {KEY}" and "***" in plain
+        assert KEY[:9] not in shown and KEY[:9] not in plain
+
+
+def test_a_long_reason_is_cut_before_it_is_kept(serve: Serve, tmp_path: Path) -> None:
+    server = serve(lambda request: said("A", "why " * 100_000))
+    JudgeFeedback(settings(server), tmp_path / "cache.jsonl")(QUEUE, TABLE, round=1)
+    rows = read_jsonl(tmp_path / "cache.jsonl")
+    assert len(rows) == 8 and {row["reason"] for row in rows} == {"why " * 500}
+
+
+def test_a_dripping_reply_meets_the_deadline(tmp_path: Path) -> None:
+    """One byte after another, each within the timeout; the whole reply would take minutes."""
+    with RawServer(drip(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")) as server:
+        began = time.monotonic()
+        with pytest.raises(UserError, match=r"no reply within 0\.3 seconds, after 2 attempts"):
+            judge = JudgeFeedback(settings(server.url, timeout=0.3, max_retries=1), tmp_path / "cache.jsonl")
+            judge(QUEUE[:1], TABLE, round=1)
+        assert time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_to_another_host_gets_neither_key_nor_texts(status: int, serve: Serve, tmp_path: Path) -> None:
+    other = serve(longer)
+    elsewhere = other.url.replace("127.0.0.1", "localhost") + "/chat/completions"
+    server = serve(lambda request: Response(status=status, body="", headers={"Location": elsewhere}))
+    with pytest.raises(UserError, match=rf"redirects to {elsewhere} \({status}\), which is not followed"):
+        JudgeFeedback(settings(server), tmp_path / "cache.jsonl")(QUEUE, TABLE, round=1)
+    assert server.requests and not other.requests
+
+
+def test_a_judge_on_this_machine_is_asked_without_a_proxy(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve(longer)
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+        monkeypatch.setenv(name.upper(), "http://127.0.0.1:9")
+    for url in (server.url, server.url.replace("127.0.0.1", "localhost"), server.url.replace("127.0.0.1", "127.1")):
+        judge = JudgeFeedback(settings(url, max_retries=0), tmp_path / "cache.jsonl")
+        assert judged(judge(QUEUE, TABLE, round=1)) == LONGER
 
 
 def test_a_reply_that_is_too_large_fails_one_comparison(
@@ -270,6 +338,7 @@ def test_a_server_of_ones_own_needs_no_key(serve: Serve, monkeypatch: pytest.Mon
 
 
 def test_a_key_in_the_open_is_warned_of(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    http._warn_unencrypted.cache_clear()
     JudgeFeedback(JudgeConfig(model="m", base_url="http://127.0.0.1:1/v1"), tmp_path / "c.jsonl")
     assert not caplog.text
     JudgeFeedback(JudgeConfig(model="m", base_url="http://judge.example/v1"), tmp_path / "c.jsonl")
