@@ -11,6 +11,7 @@ from shfcas.ops.functional import (
     ConflictScores,
     KendallCounts,
     KendallTest,
+    TokenLogprobs,
     conflict_scores,
     kendall_counts,
     kendall_distance,
@@ -18,8 +19,10 @@ from shfcas.ops.functional import (
     kendall_tau,
     kendall_tau_matrix,
     kendall_test,
+    linear_token_logprobs,
     pacs,
     sequence_logprobs,
+    token_logprobs,
 )
 
 __version__ = _version("shfcas")
@@ -28,6 +31,7 @@ __all__ = [
     "ConflictScores",
     "KendallCounts",
     "KendallTest",
+    "TokenLogprobs",
     "__version__",
     "build_facts",
     "conflict_scores",
@@ -37,6 +41,8 @@ __all__ = [
     "kendall_tau",
     "kendall_tau_matrix",
     "kendall_test",
+    "linear_token_logprobs",
     "pacs",
     "sequence_logprobs",
+    "token_logprobs",
 ]
