@@ -145,7 +145,7 @@ def _pacs_second_tangent(
     of_logprobs: Tensor | None,
     *_: None,
 ) -> tuple:
-    """The derivatives of F in `_z_second_gradient` stay the same if cotangent and tangent of the values exchange roles."""
+    """F of `_z_second_gradient` stays the same if its cotangent and the tangent of the values exchange roles."""
     gradient, rewards, logprobs, offsets = saved
     mean = _row_mean(rewards, offsets)
     dtype = torch.promote_types(rewards.dtype, torch.float32)

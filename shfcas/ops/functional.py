@@ -9,8 +9,9 @@ layout=torch.jagged)``, have offsets of their own; a result with one entry per e
 at most 2^31 - 1 values.
 
 float16 and bfloat16 are widened to float32, which changes no comparison. A NaN makes only its own row invalid.
-The same functions are ops, ``torch.ops.shfcas.*``. They work with ``torch.compile`` and compute the same under
-``torch.autocast``.
+The same functions are ops, ``torch.ops.shfcas.*``. They work with ``torch.compile``, compute the same under
+``torch.autocast``, and have rules for ``torch.func`` and ``torch.vmap``. Rank statistics are piecewise constant: their
+tangents and gradients are 0.
 """
 
 from __future__ import annotations
@@ -307,7 +308,8 @@ def conflict_scores(rewards: Tensor, logprobs: Tensor, *, offsets: Tensor | None
     """Computes all conflict measures of each prompt's answers in one pass.
 
     The results equal those of :func:`pacs`, :func:`kendall_distance` and :func:`kendall_tau`, at about the cost
-    of one of them. They have no gradient.
+    of one of them. pacs and mean_abs_pacs are differentiable (where a score is 0, abs has the derivative 0); the
+    others are piecewise constant and have no gradient.
 
     Args:
         rewards: Shape (..., N), or (T,) with offsets; floating. Higher is better.
