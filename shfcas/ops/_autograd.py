@@ -46,15 +46,13 @@ def _register_derivatives(name: str, save: Callable, backward: Callable, jvp: Ca
     Gradients and tangents may be None: 0.
     """
     op = getattr(torch.ops.shfcas, name).default
+    redispatch, after_autograd = op.redispatch, torch._C._after_autograd_keyset
+    is_grad_enabled, any_requires_grad = torch.is_grad_enabled, torch._C._any_requires_grad
     defaults = tuple(argument.default_value for argument in op._schema.arguments)
 
-    def below(keyset: Any, *inputs: Any) -> Any:
-        with torch._C._AutoDispatchBelowAutograd():
-            return op.redispatch(keyset & torch._C._after_autograd_keyset, *inputs)
-
     def forward(ctx: Any, keyset: Any, *inputs: Any) -> Any:
-        with _outer_transforms():
-            output = below(keyset, *inputs)
+        with _outer_transforms(), torch._C._AutoDispatchBelowAutograd():
+            output = redispatch(keyset & after_autograd, *inputs)
         ctx.set_materialize_grads(False)
         save(ctx, inputs + defaults[len(inputs) :], output)  # the dispatcher leaves out arguments equal to the default
         return tuple(output) if isinstance(output, list) else output
@@ -72,11 +70,10 @@ def _register_derivatives(name: str, save: Callable, backward: Callable, jvp: Ca
     function = type(f"Derivatives_{name}", (_SingleLevelFunction,), {k: staticmethod(v) for k, v in methods.items()})
 
     def kernel(keyset: Any, *inputs: Any) -> Any:
-        reverse = torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs)
-        if reverse or forward_ad._current_level >= 0:
+        if (is_grad_enabled() and any_requires_grad(*inputs)) or forward_ad._current_level >= 0:
             with enable_single_level_autograd_function():
                 return function.apply(keyset, *inputs)  # type: ignore[attr-defined]
-        return below(keyset, *inputs)
+        return redispatch(keyset & after_autograd, *inputs)
 
     _library.impl(name, kernel, "Autograd", with_keyset=True)
 
