@@ -27,10 +27,26 @@ STABLE_TORCH_LIBRARY(shfcas, library) {
       "conflict_scores(Tensor rewards, Tensor logprobs, Tensor? offsets=None) -> "
       "(Tensor pacs, Tensor mean_abs_pacs, Tensor kendall_distance, Tensor kendall_tau_b, Tensor "
       "degenerate)");
+  library.def(
+      "token_statistics(Tensor logits, Tensor labels, Tensor? mask=None, float temperature=1.0, "
+      "bool entropy=False) -> (Tensor sums, Tensor logprobs, Tensor entropy, Tensor normalizer)");
+  library.def(
+      "token_statistics_backward(Tensor gradient, Tensor? entropy_gradient, Tensor logits, Tensor labels, "
+      "Tensor? mask, Tensor? entropy, Tensor normalizer, float temperature=1.0) -> Tensor");
   library.def("sequence_logprobs(Tensor logits, Tensor labels, Tensor? mask=None) -> Tensor");
   library.def(
-      "sequence_logprobs_backward(Tensor gradient, Tensor logits, Tensor labels, Tensor? mask=None) -> "
-      "Tensor");
+      "token_logprobs(Tensor logits, Tensor labels, Tensor? mask=None, float temperature=1.0, "
+      "bool entropy=False) -> (Tensor logprobs, Tensor entropy)");
+  library.def(
+      "linear_token_statistics(Tensor hidden, Tensor weight, Tensor labels, Tensor? bias=None, "
+      "float temperature=1.0, bool entropy=False) -> (Tensor logprobs, Tensor entropy, Tensor normalizer)");
+  library.def(
+      "linear_token_statistics_backward(Tensor gradient, Tensor? entropy_gradient, Tensor hidden, "
+      "Tensor weight, Tensor labels, Tensor? bias, Tensor? entropy, Tensor normalizer, float temperature, "
+      "bool[3] wanted) -> (Tensor hidden_gradient, Tensor weight_gradient, Tensor bias_gradient)");
+  library.def(
+      "linear_token_logprobs(Tensor hidden, Tensor weight, Tensor labels, Tensor? bias=None, "
+      "float temperature=1.0, bool entropy=False) -> (Tensor logprobs, Tensor entropy)");
 }
 
 namespace {

@@ -13,6 +13,7 @@ from shfcas.ops.functional import (
     ConflictScores,
     KendallCounts,
     KendallTest,
+    TokenLogprobs,
     conflict_scores,
     kendall_counts,
     kendall_distance,
@@ -20,8 +21,10 @@ from shfcas.ops.functional import (
     kendall_tau,
     kendall_tau_matrix,
     kendall_test,
+    linear_token_logprobs,
     pacs,
     sequence_logprobs,
+    token_logprobs,
 )
 
 __version__ = _version("shfcas")
@@ -30,6 +33,7 @@ __all__ = [
     "ConflictScores",
     "KendallCounts",
     "KendallTest",
+    "TokenLogprobs",
     "__version__",
     "ask",
     "ask_many",
@@ -41,8 +45,10 @@ __all__ = [
     "kendall_tau",
     "kendall_tau_matrix",
     "kendall_test",
+    "linear_token_logprobs",
     "pacs",
     "sequence_logprobs",
+    "token_logprobs",
 ]
 
 

@@ -1,11 +1,12 @@
-// Log-probabilities of label sequences, and their gradient. A block per position (b, t) reads its v logits
-// once, 16 bytes per thread and load. It keeps a running maximum and a running sum of exponentials. The sum
-// over t is in double; its order depends only on the number of positions.
+// Log-probabilities of labels, entropies, and their gradient: see cpu/token_statistics.cpp. A block per
+// position (b, t) reads its v logits once, 16 bytes per thread and load. It keeps a running maximum and
+// running sums of exponentials. The sum over t is in double; its order depends only on the number of
+// positions.
 //
 //   logits  (b, t, v), any strides of b and t, stride 1 of v
 //   labels  (b, t)
 //   mask    (b, t), or null if every position counts; masked positions are not read
-// A counted label outside [0, v) makes its sequence NaN.
+// A counted label outside [0, v) makes its log-probability, its sequence and its normalizer NaN.
 #pragma once
 
 #include <cmath>
@@ -39,6 +40,7 @@ struct Positions {
   const bool* mask;
   int64_t sequences, length, vocabulary;
   int64_t sequence_stride, position_stride;
+  double inverse;  // 1 / temperature
 
   SHFCAS_INLINE int64_t count() const { return sequences * length; }
   SHFCAS_INLINE bool counts(int64_t position) const { return !mask || mask[position]; }
@@ -50,34 +52,48 @@ struct Positions {
   }
 };
 
-// Log-sum-exp of the values added so far, as maximum and sum of exp(value - maximum).
-template <class W>
-struct RunningSum {
-  W maximum = -INFINITY, sum = 0;
+// Sums over the values added so far: of exp(value - maximum), and of exp(value - maximum) (value - maximum).
+template <class W, bool kEntropy>
+struct RunningSums {
+  W maximum = -INFINITY, sum = 0, weighted = 0;
 
   // Makes exp(-inf - -inf) 0.
   static __device__ W finite(W maximum) { return maximum == -static_cast<W>(INFINITY) ? 0 : maximum; }
+
+  // Changes the maximum that the sums refer to.
+  __device__ void rebase(W base) {
+    const W scale = std::exp(maximum - base);
+    if (kEntropy) weighted = scale * (weighted + sum * (finite(maximum) - base));
+    sum *= scale;
+  }
 
   template <int kSize>
   __device__ void add(const W (&values)[kSize]) {
     W highest = maximum;
     for (int i = 0; i < kSize; ++i) highest = greater(highest, values[i]);  // ignores NaN
     const W base = finite(highest);
-    sum *= std::exp(maximum - base);
-    for (int i = 0; i < kSize; ++i) sum += std::exp(values[i] - base);  // propagates NaN
+    rebase(base);
+    for (int i = 0; i < kSize; ++i) {
+      const W weight = std::exp(values[i] - base);  // propagates NaN
+      sum += weight;
+      if (kEntropy) weighted += weight > 0 ? weight * (values[i] - base) : 0;  // 0 log 0 is 0
+    }
     maximum = highest;
   }
 
   // Returns the total over the team.
   template <class Team>
-  __device__ RunningSum total(const Team& team) const {
-    RunningSum all;
+  __device__ RunningSums total(const Team& team) const {
+    RunningSums own = *this, all;
     all.maximum = team.reduce(maximum, [](W a, W b) { return greater(a, b); });
-    all.sum = team.sum(sum * std::exp(maximum - finite(all.maximum)));
+    own.rebase(finite(all.maximum));
+    all.sum = team.sum(own.sum);
+    if (kEntropy) all.weighted = team.sum(own.weighted);
     return all;
   }
 
   __device__ W log_probability(W value) const { return value - maximum - std::log(sum); }
+  __device__ W entropy() const { return std::log(sum) - weighted / sum; }
 };
 
 // Split of a row into vectors aligned to 16 bytes, and a head and a tail that are read one value at a time.
@@ -92,14 +108,14 @@ struct Split {
   __device__ int64_t tail() const { return head + vectors * Vector<T>::kSize; }
 };
 
-template <class T>
-__device__ RunningSum<Wide<T>> sum_row(const T* row, int64_t n) {
+template <bool kEntropy, class T>
+__device__ RunningSums<Wide<T>, kEntropy> sum_row(const T* row, int64_t n, Wide<T> inverse) {
   using W = Wide<T>;
   constexpr int kSize = Vector<T>::kSize;
   const Split<T> split(row, n);
-  RunningSum<W> running;
+  RunningSums<W, kEntropy> running;
   const auto add_one = [&](int64_t k) {
-    const W value[1] = {widen(row[k])};
+    const W value[1] = {widen(row[k]) * inverse};
     running.add(value);
   };
   for (int64_t k = threadIdx.x; k < split.head; k += kLogprobThreads) add_one(k);
@@ -107,24 +123,43 @@ __device__ RunningSum<Wide<T>> sum_row(const T* row, int64_t n) {
   for (int64_t k = threadIdx.x; k < split.vectors; k += kLogprobThreads) {
     const Vector<T> vector = vectors[k];
     W values[kSize];
-    for (int i = 0; i < kSize; ++i) values[i] = widen(vector.value[i]);
+    for (int i = 0; i < kSize; ++i) values[i] = widen(vector.value[i]) * inverse;
     running.add(values);
   }
   for (int64_t k = split.tail() + threadIdx.x; k < n; k += kLogprobThreads) add_one(k);
   return running.total(LogprobTeam{});
 }
 
-template <class T>
-__global__ void __launch_bounds__(kLogprobThreads) position_logprobs(Positions<T> positions, double* result) {
+// Results per position, and per sequence. entropy may be null.
+template <class W>
+struct TokenResults {
+  double* exact;  // scratch memory: log-probabilities before they are rounded
+  W *sums, *logprobs, *entropy;
+  double* normalizer;  // 2 per position
+};
+
+template <bool kEntropy, class T>
+__global__ void __launch_bounds__(kLogprobThreads)
+    position_statistics(Positions<T> positions, TokenResults<Wide<T>> results) {
+  using W = Wide<T>;
   for (int64_t p = blockIdx.x; p < positions.count(); p += gridDim.x) {
-    if (!positions.counts(p)) {
-      if (threadIdx.x == 0) result[p] = 0;
-      continue;
+    W logprob = 0, base = 0, sum = 1, entropy = 0;
+    if (positions.counts(p)) {
+      const bool valid = positions.has_label(p);
+      const T* row = positions.row(p);
+      const W inverse = static_cast<W>(positions.inverse);
+      const auto all = sum_row<kEntropy>(row, positions.vocabulary, inverse);
+      logprob = valid ? all.log_probability(widen(row[positions.labels[p]]) * inverse) : static_cast<W>(NAN);
+      base = all.finite(all.maximum);
+      sum = valid ? all.sum : static_cast<W>(NAN);
+      if (kEntropy) entropy = all.entropy();
     }
-    const bool valid = positions.has_label(p);
-    const T* row = positions.row(p);
-    const auto all = sum_row(row, positions.vocabulary);
-    if (threadIdx.x == 0) result[p] = valid ? all.log_probability(widen(row[positions.labels[p]])) : NAN;
+    if (threadIdx.x != 0) continue;
+    results.exact[p] = logprob;
+    results.logprobs[p] = logprob;
+    results.normalizer[2 * p] = base;
+    results.normalizer[2 * p + 1] = sum;
+    if (kEntropy) results.entropy[p] = entropy;
   }
 }
 
@@ -140,10 +175,16 @@ __global__ void __launch_bounds__(kLogprobThreads)
   }
 }
 
-// Writes row p of result, contiguous: gradient_b (onehot(label) - softmax).
-template <class T>
+// Gradients per position, and the results that they need. entropy_gradient may be null.
+struct TokenGradients {
+  const double *gradient, *entropy_gradient;
+  const double *entropy, *normalizer;
+};
+
+// Writes row p of result, contiguous.
+template <bool kEntropy, class T>
 __global__ void __launch_bounds__(kLogprobThreads, 3)
-    position_gradients(Positions<T> positions, const Wide<T>* gradient, T* result) {
+    position_gradients(Positions<T> positions, TokenGradients from, T* result) {
   using W = Wide<T>;
   constexpr int kSize = Vector<T>::kSize;
   for (int64_t p = blockIdx.x; p < positions.count(); p += gridDim.x) {
@@ -152,17 +193,26 @@ __global__ void __launch_bounds__(kLogprobThreads, 3)
     const T* row = positions.row(p);
     T* out = result + p * n;
 
-    W weight = 0, base = 0, per_sum = 0;
-    int64_t label = 0;
+    // With x = logit / temperature - base: exp(x) (constant + slope x), plus at_label at the label.
+    const W inverse = static_cast<W>(positions.inverse);
+    W base = 0, constant = 0, slope = 0, at_label = 0;
+    int64_t label = -1;
     if (counts) {
-      const RunningSum<W> all = sum_row(row, n);
-      base = RunningSum<W>::finite(all.maximum);
-      per_sum = 1 / all.sum;
+      const double sum = from.normalizer[2 * p + 1];
+      double gradient = from.gradient[p];
+      at_label = static_cast<W>(gradient * positions.inverse);
+      if (kEntropy) {
+        gradient += from.entropy_gradient[p] * (from.entropy[p] - std::log(sum));
+        slope = static_cast<W>(-from.entropy_gradient[p] * positions.inverse / sum);
+      }
+      base = static_cast<W>(from.normalizer[2 * p]);
+      constant = static_cast<W>(-gradient * positions.inverse / sum);
       label = positions.labels[p];
-      weight = positions.has_label(p) ? gradient[p / positions.length] : static_cast<W>(NAN);
     }
     const auto write = [&](int64_t k, T logit, T& to) {
-      narrow(weight * ((k == label ? W{1} : W{0}) - std::exp(widen(logit) - base) * per_sum), to);
+      const W x = widen(logit) * inverse - base, weight = std::exp(x);
+      const W value = kEntropy ? weight * (constant + slope * (weight == 0 ? 0 : x)) : weight * constant;
+      narrow(k == label ? at_label + value : value, to);
     };
     const auto write_one = [&](int64_t k) { counts ? write(k, row[k], out[k]) : narrow(W{0}, out[k]); };
 
@@ -187,26 +237,25 @@ __global__ void __launch_bounds__(kLogprobThreads, 3)
   }
 }
 
-// logprobs: scratch memory, one number per position.
 template <class T>
-void launch_sequence_logprobs(const Positions<T>& positions, double* logprobs, Wide<T>* result,
-                              cudaStream_t stream) {
+void launch_token_statistics(const Positions<T>& positions, const TokenResults<Wide<T>>& results,
+                             cudaStream_t stream) {
   if (positions.sequences == 0) return;
   if (positions.length > 0) {
-    const auto kernel = position_logprobs<T>;
-    SHFCAS_LAUNCH(kernel, grid_for(positions.count()), kLogprobThreads, 0, stream)(positions, logprobs);
+    const auto kernel = results.entropy ? position_statistics<true, T> : position_statistics<false, T>;
+    SHFCAS_LAUNCH(kernel, grid_for(positions.count()), kLogprobThreads, 0, stream)(positions, results);
   }
   const auto sum = sum_positions<Wide<T>>;
   SHFCAS_LAUNCH(sum, grid_for(positions.sequences), kLogprobThreads, 0, stream)
-  (logprobs, positions.sequences, positions.length, result);
+  (results.exact, positions.sequences, positions.length, results.sums);
 }
 
 template <class T>
-void launch_sequence_logprobs_gradient(const Positions<T>& positions, const Wide<T>* gradient, T* result,
-                                       cudaStream_t stream) {
+void launch_token_gradients(const Positions<T>& positions, const TokenGradients& from, T* result,
+                            cudaStream_t stream) {
   if (positions.count() == 0 || positions.vocabulary == 0) return;
-  const auto kernel = position_gradients<T>;
-  SHFCAS_LAUNCH(kernel, grid_for(positions.count()), kLogprobThreads, 0, stream)(positions, gradient, result);
+  const auto kernel = from.entropy_gradient ? position_gradients<true, T> : position_gradients<false, T>;
+  SHFCAS_LAUNCH(kernel, grid_for(positions.count()), kLogprobThreads, 0, stream)(positions, from, result);
 }
 
 }  // namespace shfcas

@@ -7,6 +7,7 @@ from shfcas.ops.functional import (
     ConflictScores,
     KendallCounts,
     KendallTest,
+    TokenLogprobs,
     conflict_scores,
     kendall_counts,
     kendall_distance,
@@ -14,14 +15,17 @@ from shfcas.ops.functional import (
     kendall_tau,
     kendall_tau_matrix,
     kendall_test,
+    linear_token_logprobs,
     pacs,
     sequence_logprobs,
+    token_logprobs,
 )
 
 __all__ = [
     "ConflictScores",
     "KendallCounts",
     "KendallTest",
+    "TokenLogprobs",
     "conflict_scores",
     "kendall_counts",
     "kendall_distance",
@@ -29,6 +33,8 @@ __all__ = [
     "kendall_tau",
     "kendall_tau_matrix",
     "kendall_test",
+    "linear_token_logprobs",
     "pacs",
     "sequence_logprobs",
+    "token_logprobs",
 ]

@@ -86,11 +86,62 @@ def _(rewards: Tensor, logprobs: Tensor, offsets: Tensor | None = None) -> tuple
     )
 
 
-@register_fake("shfcas::sequence_logprobs")
-def _(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
-    return logits.new_empty(logits.shape[:1], dtype=_compute_dtype(logits))
+@register_fake("shfcas::token_statistics")
+def _(
+    logits: Tensor, labels: Tensor, mask: Tensor | None = None, temperature: float = 1.0, entropy: bool = False
+) -> tuple[Tensor, ...]:
+    dtype, positions = _compute_dtype(logits), logits.shape[:2]
+    return (
+        logits.new_empty(logits.shape[:1], dtype=dtype),
+        logits.new_empty(positions, dtype=dtype),
+        logits.new_empty(positions if entropy else (0,), dtype=dtype),
+        logits.new_empty((*positions, 2), dtype=torch.float64),
+    )
 
 
-@register_fake("shfcas::sequence_logprobs_backward")
-def _(gradient: Tensor, logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+@register_fake("shfcas::token_statistics_backward")
+def _(
+    gradient: Tensor,
+    entropy_gradient: Tensor | None,
+    logits: Tensor,
+    labels: Tensor,
+    mask: Tensor | None,
+    entropy: Tensor | None,
+    normalizer: Tensor,
+    temperature: float = 1.0,
+) -> Tensor:
     return logits.new_empty(logits.shape)
+
+
+@register_fake("shfcas::linear_token_statistics")
+def _(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    bias: Tensor | None = None,
+    temperature: float = 1.0,
+    entropy: bool = False,
+) -> tuple[Tensor, ...]:
+    dtype, positions = _compute_dtype(hidden), hidden.shape[:-1]
+    return (
+        hidden.new_empty(positions, dtype=dtype),
+        hidden.new_empty(positions if entropy else (0,), dtype=dtype),
+        hidden.new_empty((*positions, 2), dtype=torch.float64),
+    )
+
+
+@register_fake("shfcas::linear_token_statistics_backward")
+def _(
+    gradient: Tensor,
+    entropy_gradient: Tensor | None,
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    bias: Tensor | None,
+    entropy: Tensor | None,
+    normalizer: Tensor,
+    temperature: float,
+    wanted: list[bool],
+) -> tuple[Tensor, ...]:
+    shapes: tuple[tuple[int, ...], ...] = (hidden.shape, weight.shape, weight.shape[:1])
+    return tuple(hidden.new_empty(shape if want else (0,)) for shape, want in zip(shapes, wanted, strict=True))

@@ -14,7 +14,7 @@ from itertools import combinations, pairwise
 import torch
 from torch import Tensor
 
-from shfcas.ops.functional import ConflictScores, KendallCounts, KendallTest, Variant
+from shfcas.ops.functional import ConflictScores, KendallCounts, KendallTest, TokenLogprobs, Variant
 
 MIN_STD = 1e-6
 """Rows with a smaller population standard deviation are degenerate."""
@@ -71,13 +71,16 @@ def kendall_distance_matrix(x: Tensor) -> Tensor:
 
 def sequence_logprobs(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
     """Computes the log-probability of each sequence of tokens, as :func:`shfcas.sequence_logprobs`."""
-    if mask is None:
-        mask = torch.ones_like(labels, dtype=torch.bool)
-    sums = []
-    for positions in zip(logits.tolist(), labels.tolist(), mask.tolist(), strict=True):
-        counted = [_log_softmax(row, label) for row, label, counts in zip(*positions, strict=True) if counts]
-        sums.append(sum(counted))
+    sums = [math.fsum(logprob for logprob, _ in row) for row in _tokens(logits, labels, mask, 1.0)]
     return torch.tensor(sums, dtype=_float_dtype(logits))
+
+
+def token_logprobs(
+    logits: Tensor, labels: Tensor, mask: Tensor | None = None, *, temperature: float = 1.0
+) -> TokenLogprobs:
+    """Computes log-probabilities and entropies, as :func:`shfcas.token_logprobs`."""
+    tokens = torch.tensor(_tokens(logits, labels, mask, temperature), dtype=_float_dtype(logits))
+    return TokenLogprobs(*tokens.reshape(*labels.shape, 2).unbind(-1))
 
 
 def pacs(rewards: Tensor, logprobs: Tensor, *, offsets: Tensor | None = None) -> Tensor:
@@ -212,11 +215,27 @@ def _moments(groups: Iterable[int]) -> tuple[int, int, int]:
     )
 
 
-def _log_softmax(logits: list[float], label: int) -> float:
+def _tokens(logits: Tensor, labels: Tensor, mask: Tensor | None, temperature: float) -> list[list[tuple[float, float]]]:
+    """Returns the log-probability and entropy at each position."""
+    counts = torch.ones_like(labels, dtype=torch.bool) if mask is None else mask
+    sequences = zip(logits.tolist(), labels.tolist(), counts.tolist(), strict=True)
+    return [
+        [
+            _log_softmax([logit / temperature for logit in row], label) if counted else (0.0, 0.0)
+            for row, label, counted in zip(*sequence, strict=True)
+        ]
+        for sequence in sequences
+    ]
+
+
+def _log_softmax(logits: list[float], label: int) -> tuple[float, float]:
     highest = max(logits)
     if any(map(math.isnan, logits)) or math.isinf(highest):
-        return math.nan
-    return logits[label] - highest - math.log(math.fsum(math.exp(logit - highest) for logit in logits))
+        return math.nan, math.nan
+    total = math.log(math.fsum(math.exp(logit - highest) for logit in logits))
+    logprobs = [logit - highest - total for logit in logits]
+    entropy = -math.fsum(math.exp(logprob) * logprob for logprob in logprobs if logprob > -math.inf)
+    return logprobs[label], entropy
 
 
 def _mean_std(values: list[float]) -> tuple[float, float]:

@@ -157,25 +157,46 @@ const char* matrix(int dtype, const void* x, int64_t m, int64_t n, int variant, 
   });
 }
 
-const char* sequence_logprobs(int dtype, const void* logits, const int64_t* labels, const bool* mask,
-                              const int64_t* sizes, const int64_t* strides, double* scratch, void* result) {
+}  // extern "C"
+
+template <class T>
+Positions<T> positions_of(const void* logits, const int64_t* labels, const bool* mask, const int64_t* sizes,
+                          const int64_t* strides, double temperature) {
+  return {static_cast<const T*>(logits),
+          labels,
+          mask,
+          sizes[0],
+          sizes[1],
+          sizes[2],
+          strides[0],
+          strides[1],
+          1 / temperature};
+}
+
+extern "C" {
+
+const char* token_statistics(int dtype, const void* logits, const int64_t* labels, const bool* mask,
+                             const int64_t* sizes, const int64_t* strides, const double* temperature,
+                             double* exact, void* sums, void* logprobs, void* entropy, double* normalizer) {
   return for_logits(dtype, [&](auto number) {
     using T = decltype(number);
-    const Positions<T> positions{
-        static_cast<const T*>(logits), labels, mask, sizes[0], sizes[1], sizes[2], strides[0], strides[1]};
-    launch_sequence_logprobs(positions, scratch, static_cast<Wide<T>*>(result), stream);
+    using W = Wide<T>;
+    const TokenResults<W> results{exact, static_cast<W*>(sums), static_cast<W*>(logprobs),
+                                  static_cast<W*>(entropy), normalizer};
+    launch_token_statistics(positions_of<T>(logits, labels, mask, sizes, strides, *temperature), results,
+                            stream);
   });
 }
 
-const char* sequence_logprobs_gradient(int dtype, const void* gradient, const void* logits,
-                                       const int64_t* labels, const bool* mask, const int64_t* sizes,
-                                       const int64_t* strides, void* result) {
+const char* token_gradients(int dtype, const double* gradient, const double* entropy_gradient,
+                            const void* logits, const int64_t* labels, const bool* mask, const int64_t* sizes,
+                            const int64_t* strides, const double* temperature, const double* entropy,
+                            const double* normalizer, void* result) {
   return for_logits(dtype, [&](auto number) {
     using T = decltype(number);
-    const Positions<T> positions{
-        static_cast<const T*>(logits), labels, mask, sizes[0], sizes[1], sizes[2], strides[0], strides[1]};
-    launch_sequence_logprobs_gradient(positions, static_cast<const Wide<T>*>(gradient),
-                                      static_cast<T*>(result), stream);
+    const TokenGradients from{gradient, entropy_gradient, entropy, normalizer};
+    launch_token_gradients(positions_of<T>(logits, labels, mask, sizes, strides, *temperature), from,
+                           static_cast<T*>(result), stream);
   });
 }
 

@@ -348,15 +348,43 @@ def test_matrices_of_many_words(gpu):
 # Log-probabilities.
 
 
-def oracle_logprobs(logits, labels, mask):
-    """In double, differentiable, without looking at labels that do not count."""
-    chosen = logits.double().log_softmax(-1).gather(-1, labels.where(mask, 0).unsqueeze(-1)).squeeze(-1)
-    return chosen.where(mask, 0.0).sum(-1)
+def oracle_statistics(logits, labels, mask, temperature):
+    """Log-probabilities and entropies in double, differentiable, without looking at labels that do not count."""
+    log_softmax = (logits.double() / temperature).log_softmax(-1)
+    chosen = log_softmax.gather(-1, labels.where(mask, 0).unsqueeze(-1)).squeeze(-1)
+    entropy = -(log_softmax.exp() * log_softmax.masked_fill(log_softmax == -inf, 0)).sum(-1)
+    return chosen.where(mask, 0.0), entropy.where(mask, 0.0)
+
+
+def token_statistics(gpu, logits, labels, mask, temperature, with_entropy):
+    """Sums, log-probabilities, entropies and normalizers from the kernels, and a function for the gradient."""
+    b, t, _ = logits.shape
+    wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    arguments = (
+        ctypes.c_void_p(logits.data_ptr()),
+        labels,
+        mask,
+        torch.tensor(logits.shape),
+        torch.tensor(logits.stride()),
+        torch.tensor(temperature, dtype=torch.float64),
+    )
+    exact, sums = torch.full((b, t), 7.0, dtype=torch.float64), torch.full((b,), 7.0, dtype=wide)
+    logprobs, normalizer = torch.full((b, t), 7.0, dtype=wide), torch.full((b, t, 2), 7.0, dtype=torch.float64)
+    entropy = torch.full((b, t), 7.0, dtype=wide) if with_entropy else None
+    gpu("token_statistics", logits.dtype, *arguments, exact, sums, logprobs, entropy, normalizer)
+
+    def gradient(of_logprobs, of_entropy):
+        result = torch.full(logits.shape, 7.0).to(logits.dtype)
+        saved = None if entropy is None else entropy.double()
+        gpu("token_gradients", logits.dtype, of_logprobs, of_entropy, *arguments, saved, normalizer, result)
+        return result
+
+    return sums, logprobs, entropy, gradient
 
 
 @pytest.mark.parametrize("vocabulary", [1, 2, 5, 8, 37, 300, 2600])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-def test_sequence_logprobs(gpu, dtype, vocabulary):
+def test_token_statistics(gpu, dtype, vocabulary):
     b, t = 3, 4
     # Every alignment of a row; strides as of a slice.
     storage = values((b, t + 1, vocabulary), torch.float64, 21).mul(4).to(dtype)
@@ -364,27 +392,27 @@ def test_sequence_logprobs(gpu, dtype, vocabulary):
     labels = values((b, t), torch.int64, 22) % vocabulary
     mask = values((b, t), torch.int64, 23) % 3 > 0
     labels[~mask] = -100
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
     tolerance = 1e-12 if dtype == torch.float64 else 1e-5
-    sizes, strides = torch.tensor(logits.shape), torch.tensor(logits.stride())
-    first = ctypes.c_void_p(logits.data_ptr())
+    tolerance_here = {torch.float16: 1e-3, torch.bfloat16: 8e-3}.get(dtype, tolerance)
+    gradients = values((b, t), torch.float64, 24), values((b, t), torch.float64, 25)
 
-    for this_mask, this_labels in ((mask, labels), (None, labels.clamp(min=0))):
-        leaf = logits.double().clone().requires_grad_()
+    for this_mask, this_labels, temperature in ((mask, labels, 1.0), (None, labels.clamp(min=0), 0.7)):
         counted = torch.ones_like(mask) if this_mask is None else this_mask
-        expected = oracle_logprobs(leaf, this_labels, counted)
-        result, scratch = torch.full((b,), 7.0, dtype=wide), torch.full((b * t,), 7.0, dtype=torch.float64)
-        arguments = (this_labels, this_mask, sizes, strides)
-        gpu("sequence_logprobs", dtype, first, *arguments, scratch, result)
-        close(result.double(), expected.detach(), tolerance)
-
-        gradient = values((b,), wide, 24)
-        expected.backward(gradient.double())
-        result = torch.full((b, t, vocabulary), 7.0).to(dtype)
-        gpu("sequence_logprobs_gradient", dtype, gradient, first, *arguments, result)
-        tolerance_here = {torch.float16: 1e-3, torch.bfloat16: 8e-3}.get(dtype, tolerance)
-        close(result.double(), leaf.grad, tolerance_here)
-        assert (result[~counted] == 0).all()
+        for with_entropy in (False, True):
+            leaf = logits.double().clone().requires_grad_()
+            expected = oracle_statistics(leaf, this_labels, counted, temperature)
+            sums, logprobs, entropy, gradient = token_statistics(
+                gpu, logits, this_labels, this_mask, temperature, with_entropy
+            )
+            close(logprobs.double(), expected[0].detach(), tolerance)
+            close(sums.double(), expected[0].detach().sum(-1), tolerance)
+            if with_entropy:
+                close(entropy.double(), expected[1].detach(), tolerance)
+            weights = gradients if with_entropy else (gradients[0], None)
+            sum((w * e).sum() for w, e in zip(weights, expected, strict=True) if w is not None).backward()
+            result = gradient(*weights)
+            close(result.double(), leaf.grad, tolerance_here)
+            assert (result[~counted] == 0).all()
 
 
 def test_special_logits(gpu):
@@ -397,28 +425,23 @@ def test_special_logits(gpu):
     logits[3, 0, 9] = inf
     logits[4, 0] = -inf
     labels[5, 1] = 40
-    result, scratch = torch.full((6,), 7.0), torch.zeros(12).double()
-    sizes, strides = torch.tensor(logits.shape), torch.tensor(logits.stride())
-    gpu("sequence_logprobs", logits.dtype, logits, labels, None, sizes, strides, scratch, result)
-    expected = oracle_logprobs(logits, labels.clamp(max=39), torch.ones(6, 2, dtype=torch.bool)).float()
-    expected[5] = nan
-    close(result, expected, 1e-5)
+    every = torch.ones(6, 2, dtype=torch.bool)
+    expected, spread = oracle_statistics(logits, labels.clamp(max=39), every, 1.0)
+    expected[5, 1] = nan
+    sums, logprobs, entropy, gradient = token_statistics(gpu, logits, labels, None, 1.0, True)
+    close(logprobs, expected.float(), 1e-5)
+    close(sums, expected.sum(-1).float(), 1e-5)
+    close(entropy, spread.float(), 1e-5)
 
-    gradient = torch.full_like(logits, 7)
-    gpu("sequence_logprobs_gradient", logits.dtype, torch.ones(6), logits, labels, None, sizes, strides, gradient)
     leaf = logits.double().requires_grad_()
-    oracle_logprobs(leaf, labels.clamp(max=39), torch.ones(6, 2, dtype=torch.bool)).sum().backward()
+    oracle_statistics(leaf, labels.clamp(max=39), every, 1.0)[0].sum().backward()
     leaf.grad[5, 1] = nan
-    close(gradient.double(), leaf.grad, 1e-5)
+    close(gradient(torch.ones(6, 2).double(), None).double(), leaf.grad, 1e-5)
 
 
 def test_no_positions(gpu):
-    result = torch.full((2,), 7.0)
-    sizes, strides = torch.tensor([2, 0, 4]), torch.tensor([0, 4, 1])
-    nothing = torch.empty(0)
-    labels = torch.empty(2, 0, dtype=torch.int64)
-    gpu("sequence_logprobs", torch.float32, nothing, labels, None, sizes, strides, nothing.double(), result)
-    assert (result == 0).all()
+    logits, labels = torch.empty(2, 0, 4), torch.empty(2, 0, dtype=torch.int64)
+    assert (token_statistics(gpu, logits, labels, None, 1.0, False)[0] == 0).all()
 
 
 # The emulated GPU itself.

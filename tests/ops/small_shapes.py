@@ -30,8 +30,10 @@ def main() -> None:
     for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
         logits = make_rows((2, 3, 1001), dtype, 5).cuda()
         labels = torch.zeros(2, 3, dtype=torch.int64).cuda()
-        result = ops.sequence_logprobs(logits, labels, labels == 0)
-        ops.sequence_logprobs_backward(result, logits, labels)
+        for entropy in (False, True):
+            _, logprobs, spread, normalizer = ops.token_statistics(logits, labels, labels == 0, 1.0, entropy)
+            of_entropy, saved = (logprobs, spread) if entropy else (None, None)
+            ops.token_statistics_backward(logprobs, of_entropy, logits, labels, None, saved, normalizer)
     torch.cuda.synchronize()
 
 

@@ -142,10 +142,13 @@ def test_gradient_must_fit():
     with pytest.raises(ValueError, match="pacs_backward: gradient: expected the shape of rewards"):
         torch.ops.shfcas.pacs_backward(torch.ones(2), torch.ones(3), torch.ones(3))
     logits, labels = torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.int64)
-    with pytest.raises(
-        ValueError, match=r"sequence_logprobs_backward: gradient: expected one value a sequence, \(2,\)"
-    ):
-        torch.ops.shfcas.sequence_logprobs_backward(torch.ones(3), logits, labels)
+    backward, normalizer = torch.ops.shfcas.token_statistics_backward, torch.ones(2, 3, 2, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"token_statistics_backward: gradient: expected the first two dimensions"):
+        backward(torch.ones(3), None, logits, labels, None, None, normalizer)
+    with pytest.raises(ValueError, match=r"token_statistics_backward: normalizer: expected the normalizer"):
+        backward(torch.ones(2, 3), None, logits, labels, None, None, normalizer[0])
+    with pytest.raises(ValueError, match=r"token_statistics_backward: entropy: expected the entropy"):
+        backward(torch.ones(2, 3), torch.ones(2, 3), logits, labels, None, None, normalizer)
 
 
 @pytest.mark.parametrize(
@@ -169,5 +172,45 @@ def test_gradient_must_fit():
 )
 def test_sequence_logprobs(change, error, message):
     arguments = {"logits": torch.zeros(2, 3, 4), "labels": torch.zeros(2, 3, dtype=torch.int64), "mask": None, **change}
-    with pytest.raises(error, match=f"^sequence_logprobs: .*{message}"):
-        shfcas.sequence_logprobs(*arguments.values())
+    for function in (shfcas.sequence_logprobs, shfcas.token_logprobs):
+        with pytest.raises(error, match=f"^{function.__name__}: .*{message}"):
+            function(*arguments.values())
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("inf"), float("nan")])
+def test_temperature(temperature):
+    logits, labels = torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"^token_logprobs: temperature: expected a finite number above 0"):
+        shfcas.token_logprobs(logits, labels, temperature=temperature)
+    with pytest.raises(ValueError, match=r"^linear_token_logprobs: temperature: expected a finite number above 0"):
+        shfcas.linear_token_logprobs(logits, logits[0], labels, temperature=temperature)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"hidden": torch.tensor(1.0)}, ValueError, r"hidden: expected at least 1 dimension, got a scalar"),
+        ({"hidden": torch.zeros(2, 4, dtype=torch.int64)}, TypeError, "hidden: expected one of the dtypes float64"),
+        ({"weight": torch.zeros(5, 4).double()}, TypeError, "weight: expected dtype float32, got torch.float64"),
+        ({"weight": torch.zeros(5, 3)}, ValueError, r"weight: expected shape \(V, 4\).* got \(5, 3\)"),
+        ({"weight": torch.zeros(0, 4), "bias": None}, ValueError, "weight: expected at least one row, got none"),
+        (
+            {"labels": torch.zeros(3, dtype=torch.int64)},
+            ValueError,
+            r"labels: expected the shape .* \(2,\), got \(3,\)",
+        ),
+        ({"labels": torch.tensor([0, 5])}, ValueError, r"labels: expected values in \[0, 5\), got 0 to 5"),
+        ({"labels": torch.tensor([0.0, 1.0])}, TypeError, "labels: expected dtype int64"),
+        ({"bias": torch.zeros(4)}, ValueError, r"bias: expected shape \(5,\), got \(4,\)"),
+    ],
+)
+def test_linear_token_logprobs(change, error, message):
+    arguments = {
+        "hidden": torch.zeros(2, 4),
+        "weight": torch.zeros(5, 4),
+        "labels": torch.zeros(2, dtype=torch.int64),
+        "bias": torch.zeros(5),
+        **change,
+    }
+    with pytest.raises(error, match=f"^linear_token_logprobs: {message}"):
+        shfcas.linear_token_logprobs(**arguments)

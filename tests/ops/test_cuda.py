@@ -222,11 +222,35 @@ def test_sequence_logprobs(dtype, vocabulary):
 
     gradient = make_rows((3,), wide, 25)
     expected.backward(gradient.double())
-    result = on_gpu(torch.ops.shfcas.sequence_logprobs_backward, gradient, logits, labels, mask)[0]
+    on_device = logits.cuda().requires_grad_()
+    shfcas.sequence_logprobs(on_device, labels.cuda(), mask.cuda()).backward(gradient.cuda())
+    result = on_device.grad.cpu()
     assert result.dtype == dtype
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}[dtype]
     torch.testing.assert_close(result.double(), leaf.grad, rtol=tolerance, atol=tolerance)
     assert (result[~mask] == 0).all()
+
+
+@pytest.mark.parametrize("entropy", [False, True])
+@pytest.mark.parametrize("dtype", FLOATING)
+def test_token_logprobs_equal_cpu(dtype, entropy):
+    logits = make_rows((3, 6, 1003), dtype, 22)[:, 1:] * 4
+    labels, mask = make_rows((3, 5), torch.int64, 23, 1003), make_rows((3, 5), torch.int64, 24, 3) > 0
+    hidden, weight = make_rows((3, 5, 16), dtype, 25), make_rows((5003, 16), dtype, 26)
+    results = []
+    for device in ("cpu", "cuda"):
+        leaves = [part.to(device).requires_grad_() for part in (logits, hidden, weight)]
+        tokens, options = labels.to(device), {"temperature": 0.7, "entropy": entropy}
+        result = [
+            shfcas.token_logprobs(leaves[0], tokens, mask.to(device), **options),
+            shfcas.linear_token_logprobs(leaves[1], leaves[2], tokens, **options),
+        ]
+        result = [part for each in result for part in (each if entropy else (each,))]
+        sum(part.square().sum() for part in result).backward()
+        results.append([part.detach().cpu() for part in (*result, *(leaf.grad for leaf in leaves))])
+    tolerance = {torch.float64: 1e-11, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}[dtype]
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance * float(other.abs().max()))
 
 
 def test_logits_are_read_through_their_strides():

@@ -195,4 +195,19 @@ def test_rank_statistics_have_no_gradient():
     x = torch.randn(3, 8, requires_grad=True)
     assert not shfcas.kendall_tau(x, x).requires_grad
     assert not shfcas.kendall_distance(x, x).requires_grad
-    assert not any(part.requires_grad for part in shfcas.conflict_scores(x, x))
+    scores = shfcas.conflict_scores(x, x)
+    assert [part.requires_grad for part in scores] == [True, True, False, False, False]
+
+
+@pytest.mark.parametrize("jagged", [False, True])
+def test_gradient_of_conflict_scores(jagged):
+    offsets = torch.tensor([0, 3, 3, 8, 10]) if jagged else None
+    shape = (10,) if jagged else (2, 5)
+    inputs = tuple(make_rows(shape, torch.float64, seed).requires_grad_() for seed in (26, 27))
+
+    def differentiable(rewards, logprobs):
+        return shfcas.conflict_scores(rewards, logprobs, offsets=offsets)[:2]
+
+    assert torch.autograd.gradcheck(differentiable, inputs, check_forward_ad=True)
+    loss, expected = differentiable(*inputs)[0].square().sum(), shfcas.pacs(*inputs, offsets=offsets).square().sum()
+    assert_all_equal(torch.autograd.grad(loss, inputs), torch.autograd.grad(expected, inputs))

@@ -17,9 +17,11 @@ ROW_OPS = (
     "conflict_scores",
 )
 MATRIX_OPS = ("kendall_tau_matrix", "kendall_distance_matrix")
-OPS = (*ROW_OPS, *MATRIX_OPS, "sequence_logprobs")
-GRADIENTS = ("pacs_backward", "sequence_logprobs_backward")
-DIFFERENTIABLE = ("pacs", "pacs_backward", "sequence_logprobs")
+TOKEN_OPS = ("sequence_logprobs", "token_logprobs", "token_statistics")
+LINEAR_OPS = ("linear_token_logprobs", "linear_token_statistics")
+OPS = (*ROW_OPS, *MATRIX_OPS, *TOKEN_OPS, *LINEAR_OPS)
+GRADIENTS = ("pacs_backward", "token_statistics_backward", "linear_token_statistics_backward")
+DIFFERENTIABLE = ("pacs", "pacs_backward", "conflict_scores", *TOKEN_OPS, *LINEAR_OPS)
 
 
 def op_of(name):
@@ -29,14 +31,28 @@ def op_of(name):
 def samples(name):
     """Arguments of an op: contiguous, strided, of other dtypes, jagged, empty. No result is NaN: opcheck would call
     it unequal to itself."""
-    if name.startswith("sequence_logprobs"):
+    if name.startswith("linear"):
+        yield from linear_samples(name)
+        return
+    if name in TOKEN_OPS or name == "token_statistics_backward":
         labels, mask = torch.tensor([[0, 4, 2], [1, 1, -100]]), torch.tensor([[True, False, True], [True, True, False]])
-        first = (torch.tensor([1.0, -2.0]),) if name.endswith("backward") else ()
         logits = make_rows((2, 3, 5), torch.float32, 0)
-        yield *first, logits, labels, mask
-        yield *first, make_rows((3, 5, 4), torch.float64, 1).transpose(0, 1)[:, :, ::2][:2], labels.clamp(0, 1), None
-        yield *first, logits.bfloat16(), labels, mask
-        yield (*(part[:0] for part in (*first, logits, labels, mask)),)
+        for arguments in (
+            (logits, labels, mask),
+            (make_rows((3, 5, 4), torch.float64, 1).transpose(0, 1)[:, :, ::2][:2], labels.clamp(0, 1), None),
+            (logits.bfloat16(), labels, mask),
+            (logits[:0], labels[:0], mask[:0]),
+        ):
+            if name == "sequence_logprobs":
+                yield arguments
+                continue
+            for entropy in (False, True):
+                if name != "token_statistics_backward":
+                    yield *arguments, 0.7, entropy
+                else:
+                    _, logprobs, entropies, normalizer = op_of("token_statistics")(*arguments, 0.7, entropy)
+                    saved = (logprobs, entropies) if entropy else (None, None)
+                    yield logprobs, saved[0], *arguments, saved[1], normalizer, 0.7
         return
     x, y = make_rows((4, 6), torch.float32, 0), make_rows((4, 6), torch.float32, 1)
     pairs = [
@@ -53,6 +69,32 @@ def samples(name):
     first = [torch.ones_like(one) for one in (*(x for x, _ in pairs), flat[0])] if name == "pacs_backward" else None
     for index, arguments in enumerate([*pairs, tuple(flat)]):
         yield *(() if first is None else (first[index],)), *arguments, *((offsets,) if index == len(pairs) else ())
+
+
+def linear_samples(name):
+    hidden, weight = make_rows((2, 3, 4), torch.float32, 0), make_rows((7, 4), torch.float32, 1)
+    labels, bias = torch.tensor([[0, 6, 2], [1, 1, 5]]), make_rows((7,), torch.float32, 2)
+    for arguments in (
+        (hidden, weight, labels, bias),
+        (hidden.double(), weight.t().contiguous().t().double(), labels, None),
+        (hidden[0].bfloat16(), weight.bfloat16(), labels[0], bias.bfloat16()),
+        (hidden[:0], weight, labels[:0], bias),
+    ):
+        for entropy in (False, True):
+            if not name.endswith("backward"):
+                yield *arguments, 0.7, entropy
+            else:
+                logprobs, entropies, normalizer = op_of("linear_token_statistics")(*arguments, 0.7, entropy)
+                of_entropy, saved = (logprobs, entropies) if entropy else (None, None)
+                yield (
+                    logprobs,
+                    of_entropy,
+                    *arguments,
+                    saved,
+                    normalizer,
+                    0.7,
+                    [True, entropy, arguments[3] is not None],
+                )
 
 
 def call(name, *arguments):
@@ -73,7 +115,7 @@ def test_opcheck(name, number):
     if name.startswith("kendall") and len(arguments) == 3:
         *arguments, options["offsets"] = arguments
     if name in DIFFERENTIABLE:
-        arguments = [a.requires_grad_() if a is not None and a.is_floating_point() else a for a in arguments]
+        arguments = [a.requires_grad_() if torch.is_tensor(a) and a.is_floating_point() else a for a in arguments]
     torch.library.opcheck(op_of(name), tuple(arguments), options)
 
 
@@ -81,7 +123,7 @@ def test_opcheck(name, number):
 def test_meta_tensors(name):
     for arguments in samples(name):
         expected = parts(call(name, *arguments))
-        result = parts(call(name, *(a if a is None else a.to("meta") for a in arguments)))
+        result = parts(call(name, *(a.to("meta") if torch.is_tensor(a) else a for a in arguments)))
         for one, other in zip(result, expected, strict=True):
             assert one.is_meta
             assert (one.shape, one.dtype, one.stride()) == (other.shape, other.dtype, other.stride())
@@ -112,8 +154,10 @@ def compiled_shapes(name):
     """Arguments of the public functions, in three shapes."""
     for shape in ((3, 8), (5, 8), (4, 70)):
         x, y = make_rows(shape, torch.float32, 3), make_rows(shape, torch.float32, 4)
-        if name == "sequence_logprobs":
+        if name in TOKEN_OPS:
             yield x.expand(2, *shape), torch.zeros(2, shape[0], dtype=torch.int64)
+        elif name in LINEAR_OPS:
+            yield x, y, torch.zeros(shape[0], dtype=torch.int64)
         else:
             yield (x,) if name in MATRIX_OPS else (x, y)
 
@@ -140,7 +184,7 @@ def test_exports(name):
 
     example, *others = compiled_shapes(name)
     ranks = [tuple(torch.export.Dim.DYNAMIC for _ in argument.shape) for argument in example]
-    if name == "sequence_logprobs":
+    if name in TOKEN_OPS:
         ranks = [{1: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC}, {1: torch.export.Dim.DYNAMIC}]
     exported = torch.export.export(Module(), example, dynamic_shapes={"arguments": tuple(ranks)}).module()
     for arguments in (example, *others):
@@ -162,17 +206,24 @@ def test_compiled_gradient(backend):
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
-def test_compiled_gradient_of_sequence_logprobs():
-    def loss(logits, labels, mask):
-        return shfcas.sequence_logprobs(logits, labels, mask).square().sum()
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.system)])
+@pytest.mark.parametrize("name", ["sequence_logprobs", "token_logprobs", "linear_token_logprobs"])
+def test_compiled_gradient_of_logprobs(name, backend):
+    function = getattr(shfcas, name)
+    options = {} if name == "sequence_logprobs" else {"temperature": 0.7, "entropy": True}
 
-    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend="aot_eager")
-    logits, labels, mask = next(samples("sequence_logprobs"))
+    def loss(*arguments):
+        result = function(*arguments, **options)
+        return sum(part.square().sum() for part in (result if isinstance(result, tuple) else [result]))
+
+    torch.compiler.reset()
+    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend=backend)
+    given = [a for a in next(samples(name)) if torch.is_tensor(a)]
     gradients = []
-    for function in (loss, compiled):
-        values = logits.clone().requires_grad_()
-        function(values, labels, mask).backward()
-        gradients.append(values.grad)
+    for each in (loss, compiled):
+        arguments = [a.clone().requires_grad_() if a.is_floating_point() else a for a in given]
+        each(*arguments).backward()
+        gradients.append([a.grad for a in arguments if a.requires_grad])
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
