@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from peft import PeftModel
 from transformers import TrainerCallback
 
 from shfcas.data.chat import encode_prompt
@@ -19,7 +21,7 @@ from shfcas.training import rso
 from shfcas.training.lora import AdapterConfig
 from shfcas.training.rso import RSOConfig, encode_pair, first_round, rejection_sample, tournament, train_rso
 from shfcas.utils.errors import UserError
-from shfcas.utils.files import content_hash
+from shfcas.utils.files import content_hash, read_json
 from tests.support import architectures, ppo_tiny
 
 LIKED = {f"w{i}" for i in range(0, 60, 4)}
@@ -254,6 +256,28 @@ def test_the_reference_of_all_weights_is_the_policy_in_memory(
     history, _ = run(policy, candidates, tmp_path, short(lora=AdapterConfig(r=0), learning_rate=1e-3))
     assert history[1]["loss"] == pytest.approx(math.log(2), abs=1e-4)
     assert history[-1]["rewards/margins"] > 0.01
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_a_policy_of_two_rounds_is_one_adapter_of_the_first_base(
+    dtype: torch.dtype, policy: str, candidates: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ranks add up, PEFT loads it, and the second round starts where the first ended."""
+    monkeypatch.setattr("shfcas.models.loading._dtype", lambda: dtype)
+    settings = short(num_train_epochs=1)
+    run(policy, candidates, tmp_path / "a", settings)
+    first = str(tmp_path / "a" / "out")
+    history, _ = run(first, candidates, tmp_path / "b", settings)
+    assert history[1]["loss"] == pytest.approx(math.log(2), abs=1e-4)  # the start is the reference
+    second = tmp_path / "b" / "out"
+    config = read_json(second / "adapter_config.json")
+    assert (config["r"], config["base_model_name_or_path"]) == (8, str(Path(policy).resolve()))
+    ids = torch.arange(40)[None]
+    with torch.no_grad():
+        found = [load_policy(name, dtype=torch.float32)[0](ids).logits for name in (policy, first, str(second))]
+        base = load_policy(policy, dtype=torch.float32)[0]
+        torch.testing.assert_close(PeftModel.from_pretrained(base, second)(ids).logits, found[2], atol=1e-4, rtol=1e-4)
+    assert min((found[i] - found[i + 1]).abs().max() for i in (0, 1)) > 0.01
 
 
 def test_a_seed_gives_the_same_weights_twice(policy: str, candidates: list, tmp_path: Path) -> None:
