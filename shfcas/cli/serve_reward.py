@@ -36,7 +36,7 @@ class Config(Options):
     )
     reward_shaping: str = option(
         "none",
-        "subtract the mean reward of reference answers (centre), or the share of them that the answer beats (par)",
+        "subtract the mean reward of reference answers (centre), or take the probability to beat one of them (par)",
         ("none", *SHAPINGS),
         common=True,
     )

@@ -24,7 +24,7 @@ def monitor_callback(settings: MonitorConfig | None = None, reward: str | None =
     """
     from transformers import TrainerCallback
 
-    class MonitorCallback(TrainerCallback):  # type: ignore[misc]
+    class MonitorCallback(TrainerCallback):
         def __init__(self) -> None:
             self.monitor = ConflictMonitor(settings)
             self._read: set[Path] = set()

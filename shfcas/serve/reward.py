@@ -127,7 +127,7 @@ class ServedReward:
             ]
         if len(self.sizes) > 1 or self.sizes == [1]:
             return Rewards(rewards)
-        return Rewards(rewards, [None if None in scores else variance(scores) for scores in answers])  # type: ignore[type-var]
+        return Rewards(rewards, [None if None in scores else variance(scores) for scores in answers])
 
     def _reward(self, scores: list[float | None]) -> float | None:
         """Returns the reward of an answer, given that of each scorer."""
