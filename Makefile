@@ -173,12 +173,13 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv --clear $(VENV)
 	@$(ONLY_PIP) --require-hashes --no-deps -r requirements/pip.txt
 
-# Before the package, whose extension is built against the torch that is there. By pip: uv looks for the hashes of a CPU
-# build under its own version. A torch of this version that is there already is kept, whatever its build.
-$(VENV)/torch.stamp: requirements/torch.txt requirements/cuda.txt | $(VENV)/bin/python
+# Before the package, whose extension is built against the torch that is there. The CPU build where an index or a folder
+# of the user's has it, else the ordinary one; any build of this version that is there already will do.
+$(VENV)/torch.stamp: requirements/torch.txt requirements/torch-cpu.txt requirements/cuda.txt | $(VENV)/bin/python
 	@echo "installing torch"
-	@$(ONLY_PIP) --require-hashes --no-deps -r requirements/torch.txt
-	@if $(BIN)/python -m pip show torch | grep -q '^Requires:.*\(nvidia\|cuda\)'; then $(LOCKED) -r requirements/cuda.txt; fi
+	@$(LOCKED) -r requirements/torch-cpu.txt > /dev/null 2>&1 || true
+	@$(LOCKED) -r requirements/torch.txt
+	@if $(BIN)/python -m pip show torch | grep '^Requires:.*\(nvidia\|cuda\)' > /dev/null; then $(LOCKED) -r requirements/cuda.txt; fi
 	@touch $@
 
 $(VENV)/demo-packages.stamp: requirements/demo.txt $(VENV)/torch.stamp

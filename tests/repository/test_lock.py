@@ -13,7 +13,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "requirements"
-NAMES = ("pip", "torch", "cuda", "demo", "dev", "bench", "mutants", "models")
+NAMES = ("pip", "torch", "torch-cpu", "cuda", "demo", "dev", "bench", "mutants", "models")
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 
 
@@ -82,7 +82,7 @@ def test_every_dependency_is_locked_on_every_python(python: str, platform: str) 
 
 
 def test_the_versions_are_those_of_the_constraints() -> None:
-    locked = pins(*NAMES)
+    locked = pins(*(name for name in NAMES if name != "torch-cpu"))
     for line in (ROOT / "constraints.txt").read_text().splitlines():
         if line and not line.startswith("#"):
             name, _, wanted = line.partition("==")
@@ -90,8 +90,10 @@ def test_the_versions_are_those_of_the_constraints() -> None:
 
 
 def test_torch_has_the_hashes_of_several_builds() -> None:
-    ((requirement, hashes),) = entries("torch")
-    assert requirement.name == "torch" and requirement.marker is None and len(set(hashes)) == len(hashes) > 20
+    ((ordinary, hashes),) = entries("torch")
+    ((cpu, others),) = entries("torch-cpu")
+    assert ordinary.marker is None and str(cpu.specifier) == f"{ordinary.specifier}+cpu"
+    assert len(hashes) > 10 and len(others) >= 8 and not set(hashes) & set(others)
     assert not any(re.match("nvidia|cuda|triton", name) for name in pins("demo", "dev", "bench", "mutants"))
 
 

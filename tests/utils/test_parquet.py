@@ -71,7 +71,7 @@ def test_no_flipped_bit_changes_a_value(writer: str, tmp_path: Path) -> None:
     path, rng = tmp_path / "t.parquet", random.Random(writer)
     WRITERS[writer](path)
     whole, content, noticed = read_parquet(path), path.read_bytes(), 0
-    places = rng.sample(pages(path), 150)
+    places = rng.sample(pages(path), 60)
     for position in places:
         flip(path, position, rng.randrange(8))
         try:
@@ -131,7 +131,7 @@ def test_any_damage_of_the_footer_is_one_line(tmp_path: Path) -> None:
     path, rng = tmp_path / "t.parquet", random.Random(0)
     write_parquet(pa.table({"prompt": ["a", "b"], "rewards": [[1.0], [2.0]]}), path)
     content, refused = path.read_bytes(), 0
-    for position in range(pages(path).stop, len(content)):
+    for position in rng.sample(range(pages(path).stop, len(content)), 100):
         flip(path, position, rng.randrange(8))
         try:
             read_parquet(path)
