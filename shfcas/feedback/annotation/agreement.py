@@ -46,7 +46,7 @@ def agreement_report(items: Sequence[str], judgements: Iterable[Judgement], sett
     """
     judgements = list(judgements)
     asked = set(items)
-    counting = [j for j in effective(judgements) if j.item in asked]
+    counting = [j for j in effective(judgements, settings.exclude_informed) if j.item in asked]
     cast = votes(counting)
     by_annotator: dict[str, list[Judgement]] = defaultdict(list)
     for j in counting:
