@@ -24,6 +24,7 @@ from shfcas.feedback.annotation.database import (
 
 logger = logging.getLogger(__name__)
 
+READ_SECONDS = 2.0  # how long a reader waits for a process that keeps readers out, too
 IDLE_READERS = 8  # connections that are kept open for the next reader
 
 
@@ -126,7 +127,7 @@ class Database:
             try:
                 reader = self._readers.pop()
             except IndexError:
-                reader = connect_to_read(self.path, self._busy)
+                reader = connect_to_read(self.path, min(self._busy, READ_SECONDS))
             try:
                 return reader.execute(query, values).fetchall()
             finally:

@@ -1,13 +1,21 @@
 """Backups of the file of judgements, also while its page is open."""
 
+import logging
 import os
 import sqlite3
-from contextlib import closing
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from shfcas.feedback.annotation.database import PRIVATE, StoreError, connect_to_read, store_errors
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import atomic_file
+
+logger = logging.getLogger(__name__)
+
+BACKUP = "feedback.backup.sqlite"  # in the run directory
+EVERY_SECONDS = 300.0
 
 
 def backup(source: str | Path, target: str | Path, replace: bool = False) -> int:
@@ -29,12 +37,48 @@ def backup(source: str | Path, target: str | Path, replace: bool = False) -> int
     """
     source, target = Path(source), Path(target)
     if target.exists() and (not replace or target.samefile(source)):
-        what = "is the file itself" if target.samefile(source) else "exists; set replace to replace it"
-        raise UserError(f"{target} {what}, or name another file")
+        if target.samefile(source):
+            raise UserError(f"{target} is the file to copy; name another one")
+        raise UserError(f"{target} exists; name another file, or replace it with --replace true")
     with closing(connect_to_read(source)) as db:
         copy_database(db, target)
     with closing(connect_to_read(target)) as copy:
         return int(copy.execute("SELECT count(*) FROM judgements").fetchone()[0])
+
+
+@contextmanager
+def backed_up(source: Path, target: Path, seconds: float = EVERY_SECONDS) -> Iterator[None]:
+    """Keeps a backup of a file while the context lasts: one copy, made anew when answers were added.
+
+    Args:
+        source: the file of judgements.
+        target: the backup. It is whole at any time.
+        seconds: at least this long between two copies; one more is made at the end.
+    """
+    end = threading.Event()
+    thread = threading.Thread(target=_keep, args=(source, target, seconds, end), name="backup", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+
+
+def _keep(source: Path, target: Path, seconds: float, end: threading.Event) -> None:
+    copied = -1
+    while True:
+        last = end.wait(seconds)
+        try:
+            with closing(connect_to_read(source)) as db:
+                newest = db.execute("SELECT ifnull(max(number), 0) FROM judgements").fetchone()[0]
+                if newest > max(copied, 0):
+                    copy_database(db, target)
+            copied = newest
+        except (OSError, UserError) as error:
+            logger.error("no backup: %s", error)
+        if last:
+            return
 
 
 def copy_database(db: sqlite3.Connection, target: Path) -> None:

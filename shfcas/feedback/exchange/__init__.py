@@ -27,7 +27,9 @@ class ExchangeBaseConfig(Options):
     answers: bool = option(True, "export: include the answers so far")
     with_scores: bool = option(False, "export: show rewards and conflicts to the annotators")
     side_seed: int | None = option(None, "export: seed of which answer is on the left (none: the seed of the queue)")
-    replace: bool = option(False, "import: replace an annotator's old answer by a different new one")
+    replace: bool = option(
+        False, "import: replace an annotator's old answer by a different new one; backup: replace an existing file"
+    )
 
 
 def export_answers(

@@ -161,11 +161,11 @@ def test_a_live_file_is_backed_up(store: Store, tmp_path: Path) -> None:
 def test_a_backup_replaces_nothing_unless_it_is_told_to(store: Store, tmp_path: Path) -> None:
     target = tmp_path / "notes"
     target.write_text("mine")
-    with pytest.raises(UserError, match="notes exists; set replace to replace it, or name another file"):
+    with pytest.raises(UserError, match="notes exists; name another file, or replace it with --replace true"):
         backup(store.path, target)
     assert target.read_text() == "mine"
     for again in (False, True):
-        with pytest.raises(UserError, match="is the file itself, or name another"):
+        with pytest.raises(UserError, match="is the file to copy; name another"):
             backup(store.path, store.path, replace=again)
     with pytest.raises(StoreError, match="cannot be opened"):
         backup(tmp_path / "absent", tmp_path / "b")
