@@ -153,9 +153,7 @@ def _unanswered(item: str, answers: dict[str, Judgement], flagged: set[str] | No
     return Verdict(item, state, None, None, {c: counts[c] for c in ANSWERED}, tuple(sorted(flagged or ())))
 
 
-def _verdict(
-    item: str, answers: dict[str, Judgement], outcome: str, is_open: bool, settings: HumanConfig
-) -> Verdict:
+def _verdict(item: str, answers: dict[str, Judgement], outcome: str, is_open: bool, settings: HumanConfig) -> Verdict:
     counts = Counter(j.choice for j in answers.values())
     shown = {choice: counts[choice] for choice in ANSWERED}
     state = "open" if is_open else "preferred" if outcome in PREFERRED else outcome

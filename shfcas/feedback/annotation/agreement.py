@@ -31,7 +31,8 @@ def agreement_report(items: Sequence[str], judgements: Iterable[Judgement], sett
         A dictionary that can be written as JSON:
 
         - `annotators`: sorted by name, each with `name`; `answered`, `skipped` and `flagged` (numbers of items,
-          without repeats); `informed` (undos after looking at why the item was asked); `median_seconds`; `answers_per_hour` (of time on the screen, at most 5 minutes per item);
+          without repeats); `informed` (undos after looking at why the item was asked); `median_seconds`;
+          `answers_per_hour` (of time on the screen, at most 5 minutes per item);
           `left_share` (share of preferences for the left side: `mean`, `low`, `high`, `count`; without answers
           imported from TRL's format, which has no sides); `tie_share`; `self_agreement` over repeats: `n`, `share`,
           `kappa`.

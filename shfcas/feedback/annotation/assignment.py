@@ -113,7 +113,8 @@ class Assignment:
         """Leases the next item to an annotator and returns it; None if there is nothing for them now.
 
         Items come in the order of the queue. At most `overlap` annotators get an item: those who answered it plus
-        those who hold a lease. Where they disagree, one more gets it, up to `max_overlap`. A skip is no answer, so the item goes to someone else. A flag settles the item.
+        those who hold a lease. Where they disagree, one more gets it, up to `max_overlap`. A skip is no answer, so the
+        item goes to someone else. A flag settles the item.
 
         An annotator sees an item again only as a repeat. The queue's seed draws a share of their answers for repeats.
         Each is repeated once, at least ten answers later, or when nothing else is left.
@@ -233,7 +234,9 @@ class Assignment:
         for people in range(max(settings.overlap, settings.max_overlap or 0)):
             leading = people if people < settings.overlap else people // 2
             missing = settings.missing(people, leading)
-            rows.append(db.execute(query, values | {"people": people, "leading": leading, "missing": missing}).fetchone())
+            rows.append(
+                db.execute(query, values | {"people": people, "leading": leading, "missing": missing}).fetchone()
+            )
         first = min((row for row in rows if row), default=None)
         return first[1] if first else None
 

@@ -80,7 +80,9 @@ class HumanConfig(Options):
             raise unexpected("slightly", f"at most clearly ({self.clearly})", self.slightly)
         if self.address is not None and not _ADDRESS.fullmatch(self.address):
             example = "use the form https://labels.example.org"
-            raise unexpected("address", "http:// or https:// and a name without a path, which is root_path", self.address, example)
+            raise unexpected(
+                "address", "http:// or https:// and a name without a path, which is root_path", self.address, example
+            )
         if self.max_overlap is not None and not 2 <= self.overlap <= self.max_overlap:
             raise unexpected(
                 "max_overlap", f"at least overlap ({self.overlap}), which must be at least 2", self.max_overlap

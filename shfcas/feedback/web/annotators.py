@@ -73,7 +73,7 @@ def add_annotators(folder: str | Path, names: Sequence[str] = (), observers: Seq
             wanted.setdefault(name, True)
         for name in (*names, *observers):
             observes = name in observers
-            if name in known and known[name].observes != observes or wanted[name] != observes:
+            if (name in known and known[name].observes != observes) or wanted[name] != observes:
                 raise UserError(f"annotators: {name!r} cannot both answer and only observe; use another name")
         new = {n: Entry(secrets.token_hex(16), observes) for n, observes in wanted.items() if n not in known}
         if new:

@@ -17,7 +17,6 @@ import h11
 from uvicorn import Server
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.server import ServerState
 
 logger = logging.getLogger(__name__)
 

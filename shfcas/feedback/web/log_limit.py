@@ -22,9 +22,7 @@ class LogLimit(logging.Filter):
 
     KINDS = 1000
 
-    def __init__(
-        self, most: int = MOST, seconds: float = SECONDS, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, most: int = MOST, seconds: float = SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._most, self._seconds, self._clock = most, seconds, clock
         self._lock = threading.Lock()
@@ -48,7 +46,12 @@ class LogLimit(logging.Filter):
         return count < self._most
 
 
-_LIMITED = ("uvicorn.error", "shfcas.feedback.web.security", "shfcas.feedback.web.app", "shfcas.feedback.web.connections")
+_LIMITED = (
+    "uvicorn.error",
+    "shfcas.feedback.web.security",
+    "shfcas.feedback.web.app",
+    "shfcas.feedback.web.connections",
+)
 _LIMIT = LogLimit()
 
 

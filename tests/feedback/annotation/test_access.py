@@ -102,7 +102,7 @@ def test_no_answer_is_acknowledged_by_a_file_that_is_not_on_the_disk(store: Stor
         store.record(judged(ITEMS[k], "ada", "tie", id=f"answer-{k}"))
     change(store.path.with_name(store.path.name + part))
     for _ in range(2):
-        with pytest.raises(StoreError, match="was moved or deleted while it was open.*copy with all saved answers is"):
+        with pytest.raises(StoreError, match=r"was moved or deleted while it was open.*copy with all saved answers is"):
             store.record(judged(ITEMS[3], "ada", "tie", id="too late"))
     (rescued,) = store.path.parent.glob("feedback.rescued-*.sqlite")
     with Store(rescued) as again:

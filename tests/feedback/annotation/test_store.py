@@ -132,7 +132,7 @@ def test_a_file_of_a_former_layout_is_updated(tmp_path: Path, change: str) -> No
     path, items = tmp_path / "old.sqlite", make_queue(4)
     with contextlib.closing(sqlite3.connect(path)) as old:
         old.executescript(FORMER.read_text(encoding="utf-8") + change)
-    with pytest.raises(StoreError, match="expected layout 3, got .; shfcas annotate updates the file"):
+    with pytest.raises(StoreError, match=r"expected layout 3, got .; shfcas annotate updates the file"):
         Store(path, read_only=True)
     with Store(path) as store:
         assert store.items("round-1") == items
