@@ -1,10 +1,13 @@
 """Routes of the page's script: sign-in, comparisons, answers, numbers."""
 
+from contextlib import suppress
 from typing import Annotated
 
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 
+from shfcas.feedback.annotation.store import StoreError
 from shfcas.feedback.web.annotators import STRONG_BITS, strength
 from shfcas.feedback.web.bodies import Answer, Empty, Ended, Look, SignIn, Undo
 from shfcas.feedback.web.dependencies import Changer, Observer, SignedIn, State, Writer, sign_in_form
@@ -69,9 +72,10 @@ async def end_session(body: Ended, visit: Changer, state: State) -> Response:
 
 
 async def _end(state: State, name: str, session: str) -> None:
-    state.sessions.end(name, session)
+    await run_sync(state.sessions.end, name, session)
     if not state.sessions.of(name, state.annotators.tokens()):
-        await state.write(state.desk.leave, name)
+        with suppress(StoreError):  # the session has ended in any case, and the leases end by themselves
+            await state.write(state.desk.leave, name)
 
 
 @router.get("/me")

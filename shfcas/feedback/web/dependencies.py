@@ -105,7 +105,7 @@ async def visitor(request: Request, state: State) -> Visit | None:
         visit = Visit(name, hmac.new(key, b"csrf", hashlib.sha256).hexdigest(), "", entries[name].observes)
     else:
         cookie = request.cookies.get(state.cookie, "")
-        session = state.sessions.find(cookie, state.annotators.tokens())
+        session = state.sessions.find(cookie, {name: entry.token for name, entry in entries.items()})
         if session is None:
             return None
         visit = Visit(session.name, csrf_of(cookie), session.id, entries[session.name].observes)

@@ -115,7 +115,7 @@ class Sessions:
 
     def _save(self) -> None:
         now = self._clock()
-        self._sessions = {k: s for k, s in self._sessions.items() if s.begin <= now + 3600 and now < s.begin + SECONDS}
+        self._sessions = {secret: s for secret, s in self._sessions.items() if now < s.begin + SECONDS}
         with atomic_file(self._path) as partial:
             partial.touch(mode=0o600)
             partial.write_text(json.dumps([asdict(s) for s in self._sessions.values()]), encoding="utf-8")
