@@ -5,8 +5,10 @@
 `shfcas annotate` runs in a separate process. Each simulated annotator has a thread and a connection here, and labels
 comparisons until none is left. Each comparison is labelled once. `at once` is without pauses, so that all annotators
 compete. `in turn` has a pause after each answer, still much shorter than the time that people need to read. The time of
-an answer is measured from sending it to the acknowledgement that it is on disk. At the end, the log must contain every
-acknowledged answer, and every comparison exactly once.
+an answer is measured from sending it to the acknowledgement that it is on disk. `locked` is `in turn` while another
+process holds the database's lock for 10 s. Then a request is refused after 2 s and sent again when the reply says so,
+as the page does; refused answers are not timed. No request may take over 3 s then. At the end, the log must contain
+every acknowledged answer, and every comparison exactly once.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ class Load(NamedTuple):
     people: int
     comparisons: int
     pause: float  # seconds after each answer
+    locked: float = 0.0  # seconds for which another process holds the lock
 
 
 class Spent(NamedTuple):
@@ -52,10 +55,21 @@ class Spent(NamedTuple):
     answers: list[float]  # seconds per answer
     tasks: list[float]  # seconds per request of a comparison
     seconds: float  # from the first to the last answer
+    refused: int  # requests to be sent again
+    slowest: float  # seconds of the slowest request
 
 
-FULL_LOADS = [Load("at once", 50, 5000, 0.0), Load("in turn", 50, 2000, 1.0)]
-QUICK_LOADS = [Load("at once", 50, 500, 0.0), Load("in turn", 50, 250, 0.5)]
+FULL_LOADS = [Load("at once", 50, 5000, 0.0), Load("in turn", 50, 2000, 1.0), Load("locked", 50, 1000, 1.0, 10.0)]
+QUICK_LOADS = [Load("at once", 50, 500, 0.0), Load("in turn", 50, 250, 0.5), Load("locked", 50, 250, 0.5, 5.0)]
+MOST_SECONDS = 3.0  # per request
+LOCK = """
+import sqlite3, sys, time
+db = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60)
+db.execute("BEGIN EXCLUSIVE")
+print("locked", flush=True)
+time.sleep(float(sys.argv[2]))
+db.execute("ROLLBACK")
+"""
 
 
 def make_queue(folder: Path, comparisons: int) -> None:
@@ -93,7 +107,10 @@ class Person:
     def __init__(self, place: str, token: str) -> None:
         self.connection = http.client.HTTPConnection(place, timeout=600)
         self.headers = {"Origin": f"http://{place}", "Content-Type": "application/json", "X-CSRF-Token": ""}
-        self.spent = Spent([], [], [], 0.0)
+        self.acknowledged: list[str] = []
+        self.answers: list[float] = []
+        self.tasks: list[float] = []
+        self.refused, self.slowest = 0, 0.0
         me, cookie = self._ask("POST", "/api/sign-in", {"token": token})
         self.headers |= {"X-CSRF-Token": me["csrf"], "Cookie": cookie.partition(";")[0]}
 
@@ -102,23 +119,42 @@ class Person:
         while True:
             begin = time.perf_counter()
             task = self._ask("GET", "/api/next")[0]["task"]
-            self.spent.tasks.append(time.perf_counter() - begin)
+            self.tasks.append(time.perf_counter() - begin)
             if task is None:
                 return
             body = {"id": str(uuid.uuid4()), "item": task["id"], "shown": task["shown"], "choice": "left"}
-            begin = time.perf_counter()
+            begin, refused = time.perf_counter(), self.refused
             reply = self._ask("POST", "/api/judgements", body)[0]
-            self.spent.answers.append(time.perf_counter() - begin)
+            if self.refused == refused:
+                self.answers.append(time.perf_counter() - begin)
             assert reply["saved"] and reply["new"], reply
-            self.spent.acknowledged.append(body["id"])
+            self.acknowledged.append(body["id"])
             time.sleep(pause)
 
     def _ask(self, method: str, path: str, body: object = None) -> tuple[dict, str]:
-        self.connection.request(method, path, None if body is None else json.dumps(body), self.headers)
-        response = self.connection.getresponse()
-        content = response.read()
-        assert response.status == 200, content
-        return json.loads(content), response.headers.get("Set-Cookie", "")
+        while True:
+            begin = time.perf_counter()
+            self.connection.request(method, path, None if body is None else json.dumps(body), self.headers)
+            response = self.connection.getresponse()
+            content = response.read()
+            self.slowest = max(self.slowest, time.perf_counter() - begin)
+            if response.status != 503:
+                assert response.status == 200, content
+                return json.loads(content), response.headers.get("Set-Cookie", "")
+            self.refused += 1
+            time.sleep(float(response.headers["Retry-After"]))
+
+
+@contextmanager
+def locked(folder: Path, seconds: float) -> Iterator[None]:
+    """Has another process hold the lock for some seconds from now on."""
+    if not seconds:
+        yield
+        return
+    command = [sys.executable, "-c", LOCK, str(folder / "feedback.sqlite"), str(seconds)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stdout.readline() == "locked\n"
+        yield
 
 
 def run(load: Load, folder: Path) -> Spent:
@@ -128,18 +164,22 @@ def run(load: Load, folder: Path) -> Spent:
         people = [Person(place, token) for token in tokens]
         threads = [threading.Thread(target=person.work, args=(load.pause,)) for person in people]
         begin = time.perf_counter()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with locked(folder, load.locked):
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
         seconds = time.perf_counter() - begin
-    acknowledged, answers, tasks = (
-        [value for person in people for value in person.spent[column]] for column in range(3)
-    )
+    acknowledged = [id for person in people for id in person.acknowledged]
+    answers = [value for person in people for value in person.answers]
+    tasks = [value for person in people for value in person.tasks]
+    slowest = max(person.slowest for person in people)
+    if load.locked and slowest > MOST_SECONDS:
+        raise SystemExit(f"a request took {slowest:.1f} s, expected at most {MOST_SECONDS:g} s")
     with Store(folder / "feedback.sqlite") as store:
         written, items = store.judgements(), store.items("queue")
     check(acknowledged, [j.id for j in written], [j.item for j in written], [item.id for item in items])
-    return Spent(acknowledged, answers, tasks, seconds)
+    return Spent(acknowledged, answers, tasks, seconds, sum(person.refused for person in people), slowest)
 
 
 def check(acknowledged: list[str], written: list[str], answered: list[str], asked: list[str]) -> None:
@@ -169,7 +209,8 @@ def tables(loads: list[Load], folder: Path) -> Iterator[list[Case]]:
                 "p50 ms": points[49] * 1e3,
                 "p95 ms": points[94] * 1e3,
                 "p99 ms": points[98] * 1e3,
-                "max ms": max(spent.answers) * 1e3,
+                "max ms": spent.slowest * 1e3,
+                "refused": spent.refused,
                 "next p50 ms": statistics.median(spent.tasks) * 1e3,
                 "lost": 0,
                 "doubled": 0,

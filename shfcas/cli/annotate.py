@@ -20,7 +20,12 @@ from shfcas.utils.errors import UsageError, UserError
 from shfcas.utils.files import existing
 
 INPUTS, INPUTS_HELP = "run", "the run directory"
-SERVING = ("queue", "host", "port", "address", "allow_public", "guidelines", "overlap", "repeat_share")
+OVERLAPS = ("overlap", "max_overlap")
+SETTINGS = (
+    *("host", "port", "address", "root_path", "guidelines", *OVERLAPS, "repeat_share", "known_answers"),
+    *("user_header", "user_header_from"),
+)
+SERVING = ("queue", "allow_public", *SETTINGS)
 
 
 @dataclass
@@ -29,6 +34,7 @@ class Config(Options):
 
     run: list[str] = option(list, "run directory")
     annotators: list[str] = option(list, "names of annotators, comma-separated; each new one gets a link")
+    observers: list[str] = option(list, "names of people who only see the dashboard, comma-separated")
     queue: str | None = option(
         None, "queue of the run to serve (none: the newest, also when it is added later); without a run, a queue file"
     )
@@ -37,10 +43,21 @@ class Config(Options):
     host: str | None = option(None, "address that the page listens on (none: the run's, or 127.0.0.1)")
     port: int | None = option(None, "port of the page, 0 for any free port (none: the run's, or 8900)", ge=0, le=65535)
     address: str | None = option(None, "address of the page behind a proxy (none: the run's, or host and port)")
+    root_path: str | None = option(None, "path of the page behind a proxy, such as /labels (none: the run's)")
+    user_header: str | None = option(
+        None, "header in which a proxy names the signed-in annotator (none: the run's, or sign-in links only)"
+    )
+    user_header_from: list[str] | None = option(None, "addresses of the proxies that are trusted with it")
     allow_public: bool = option(False, "allow a host that other machines reach, without TLS")
     guidelines: str | None = option(None, "Markdown file that the page shows (none: the run's)")
     overlap: int | None = option(
         None, "annotators per comparison (none: the run's; a run with feedback human sets its own)", ge=1
+    )
+    max_overlap: int | None = option(
+        None, "annotators per comparison where the first ones disagree (none: the run's, or never more)", ge=1
+    )
+    known_answers: str | None = option(
+        None, "preferences with known answers, asked in between to measure annotators (none: the run's)"
     )
     repeat_share: float | None = option(
         None, "share of labelled comparisons that are asked again (none: the run's)", ge=0, lt=1
@@ -52,7 +69,7 @@ def run(config: Config) -> dict[str, Any] | None:
     folder, queue = _folder(config)
     settings = settings_of(folder, config)
     address = running(folder)
-    given = [name for name in SERVING if getattr(config, name) is not None and getattr(config, name) is not False]
+    given = [name for name in SERVING if getattr(config, name) not in (None, False)]
     if not config.run:
         given.remove("queue")  # the page there serves the newest
     if address and given:
@@ -60,7 +77,7 @@ def run(config: Config) -> dict[str, Any] | None:
             f"{', '.join(given)}: cannot change, since {folder} is served already, at {address}; "
             "leave them out, or stop that process first"
         )
-    tokens = add_annotators(folder, config.annotators)
+    tokens = add_annotators(folder, config.annotators, config.observers)
     if address:
         return {"address": address, "links": sign_in_links(address, tokens)}
     if not config.run:
@@ -103,15 +120,15 @@ def settings_of(folder: Path, config: Config) -> HumanConfig:
         UserError: the run has feedback human and another overlap.
     """
     file = folder / "config.yaml"
-    if config.overlap is not None and file.exists() and _waits(read_yaml(file)):
-        asked = settings_of_run(folder).overlap
-        if config.overlap != asked:
-            raise UserError(
-                f"overlap: the run waits for {asked} answers to each comparison (human.overlap in {file}), not "
-                f"{config.overlap}; leave it out, or start a new run with --human.overlap {config.overlap}"
-            )
-    names = ("host", "port", "address", "guidelines", "overlap", "repeat_share")
-    given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+    given = {name: getattr(config, name) for name in SETTINGS if getattr(config, name) is not None}
+    if file.exists() and _waits(read_yaml(file)):
+        for name in OVERLAPS:
+            asked = getattr(settings_of_run(folder), name)
+            if name in given and given[name] != asked:
+                raise UserError(
+                    f"{name}: the run waits for {asked} answers to each comparison (human.{name} in {file}), not "
+                    f"{given[name]}; leave it out, or start a new run with --human.{name} {given[name]}"
+                )
     return settings_of_run(folder, **given, **({"allow_public": True} if config.allow_public else {}))
 
 

@@ -1,7 +1,7 @@
 """Label the selected comparisons with a gold reward, a language model or people; writes preferences in TRL's format.
 
 `feedback export RUN --out FILE` writes a run's queue and labels for another tool. `feedback import RUN FILE ...` reads
-the labels back.
+the labels back. `feedback backup RUN FILE` copies the database of labels, also while its page is open.
 """
 
 from dataclasses import dataclass

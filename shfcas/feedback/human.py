@@ -166,7 +166,7 @@ class _Page:
         """Returns the annotators whose answers can be waited for."""
         from shfcas.feedback.web.annotators import SOLE
 
-        people = set(self._annotators.tokens())
+        people = self._annotators.people()
         if len(people) > 1 and SOLE in people and not self._store.has_judged(SOLE):
             people.remove(SOLE)
         return people

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from shfcas.data.preferences import Preference
 from shfcas.feedback.annotation.config import HumanConfig
+from shfcas.feedback.annotation.dawid_skene import dawid_skene
 from shfcas.feedback.annotation.schema import ANSWERED, PREFERRED, Item, Judgement
 
 MIN_SHARED = 5  # an annotator who shares fewer items with others has weight 1
@@ -19,8 +20,8 @@ class Verdict:
 
     Attributes:
         item: the item's id.
-        state: `preferred`, `tie` or `both_bad` after `overlap` answers; `flagged` after one flag; `skipped` if all
-            who saw it skipped it; otherwise `open`.
+        state: `preferred`, `tie` or `both_bad` after enough answers (`overlap`, or up to `max_overlap` where annotators
+            disagree); `flagged` after one flag; `skipped` if all who saw it skipped it; otherwise `open`.
         choice: the preferred answer, `first` or `second`; for an open item, the preferred one so far. None if neither
             is preferred, and for a flagged item.
         margin: mean margin over the annotators who chose the preferred answer; None without a strength.
@@ -37,9 +38,15 @@ class Verdict:
     annotators: tuple[str, ...]
 
 
-def effective(judgements: Iterable[Judgement]) -> list[Judgement]:
-    """Returns the judgements that count, in the same order: no undos, and no undone judgements."""
-    judgements = list(judgements)
+def effective(judgements: Iterable[Judgement], exclude_informed: bool = False) -> list[Judgement]:
+    """Returns the judgements that count, in the same order: no undos, and no undone judgements.
+
+    Args:
+        judgements: the log.
+        exclude_informed: ignore undos and answers of annotators who had looked at why the item was asked. The answer
+            before counts. A flag counts in any case.
+    """
+    judgements = [j for j in judgements if not (exclude_informed and j.informed and j.choice != "flag")]
     undone = {j.undoes for j in judgements if j.choice == "undo"}
     return [j for j in judgements if j.choice != "undo" and j.id not in undone]
 
@@ -95,12 +102,13 @@ def verdicts(items: Sequence[Item], judgements: Iterable[Judgement], settings: H
     """Aggregates the answers to each item.
 
     The answer with the most votes wins; equal numbers of votes are a tie. With `aggregation = weighted`, votes have
-    the weights of `weights`. Answers to other items are ignored.
+    the weights of `weights`. With `dawid_skene`, the answer that is most probable under that model wins. Answers to
+    other items are ignored.
 
     Args:
         items: the items of a queue.
         judgements: the log, undos included; the order of other rows does not matter.
-        settings: `overlap`, `aggregation`, `slightly`, `clearly`.
+        settings: `overlap`, `max_overlap`, `aggregation`, `exclude_informed`, `slightly`, `clearly`.
 
     Returns:
         A verdict per item, by id, in the order of the items.
@@ -116,9 +124,11 @@ def verdicts_by_id(items: Sequence[str], judgements: Iterable[Judgement], settin
         judgements: the log, undos included.
         settings: as for `verdicts`.
     """
+    judgements = list(judgements)
     counting = effective(judgements)
-    cast = votes(counting)
-    weight = weights(cast) if settings.aggregation == "weighted" else {}
+    given = votes(counting)  # whether an item needs more answers depends on all of them, as on the page
+    cast = votes(effective(judgements, True)) if settings.exclude_informed else given
+    outcomes = _outcomes(cast, settings.aggregation)
     flagged: dict[str, set[str]] = defaultdict(set)
     skipped = set()
     for j in counting:
@@ -126,25 +136,27 @@ def verdicts_by_id(items: Sequence[str], judgements: Iterable[Judgement], settin
             flagged[j.item].add(j.annotator)
         elif j.choice == "skip":
             skipped.add(j.item)
-    return {id: _verdict(id, cast.get(id, {}), flagged.get(id), id in skipped, weight, settings) for id in items}
+    made = {}
+    for id in items:
+        if id in flagged or id not in given:
+            made[id] = _unanswered(id, cast.get(id, {}), flagged.get(id), id in skipped)
+        else:
+            most = max(Counter(j.choice for j in given[id].values()).values())
+            is_open = settings.missing(len(given[id]), most) > 0
+            made[id] = _verdict(id, cast.get(id, {}), outcomes.get(id, "tie"), is_open, settings)
+    return made
 
 
-def _verdict(
-    item: str,
-    answers: dict[str, Judgement],
-    flagged: set[str] | None,
-    skipped: bool,
-    weight: dict[str, float],
-    settings: HumanConfig,
-) -> Verdict:
+def _unanswered(item: str, answers: dict[str, Judgement], flagged: set[str] | None, skipped: bool) -> Verdict:
+    counts = Counter(j.choice for j in answers.values())
+    state = "flagged" if flagged else "skipped" if skipped else "open"
+    return Verdict(item, state, None, None, {c: counts[c] for c in ANSWERED}, tuple(sorted(flagged or ())))
+
+
+def _verdict(item: str, answers: dict[str, Judgement], outcome: str, is_open: bool, settings: HumanConfig) -> Verdict:
     counts = Counter(j.choice for j in answers.values())
     shown = {choice: counts[choice] for choice in ANSWERED}
-    if flagged:
-        return Verdict(item, "flagged", None, None, shown, tuple(sorted(flagged)))
-    if not answers:
-        return Verdict(item, "skipped" if skipped else "open", None, None, shown, ())
-    outcome = _winner(answers, weight)
-    state = "open" if len(answers) < settings.overlap else "preferred" if outcome in PREFERRED else outcome
+    state = "open" if is_open else "preferred" if outcome in PREFERRED else outcome
     if outcome not in PREFERRED:
         return Verdict(item, state, None, None, shown, tuple(sorted(answers)))
     chose = sorted(annotator for annotator, j in answers.items() if j.choice == outcome)
@@ -154,15 +166,26 @@ def _verdict(
     return Verdict(item, state, outcome, margin, shown, tuple(chose))
 
 
-def _winner(answers: dict[str, Judgement], weight: dict[str, float]) -> str:
-    """Returns the answer with the most weight; a tie if several have it, up to rounding."""
-    sums = {
-        choice: math.fsum(weight.get(annotator, 1.0) for annotator, j in answers.items() if j.choice == choice)
-        for choice in ANSWERED
-    }
-    most = max(sums.values())
-    best = [choice for choice, total in sums.items() if math.isclose(total, most, rel_tol=1e-9)]
-    return best[0] if len(best) == 1 else "tie"
+def _outcomes(cast: dict[str, dict[str, Judgement]], aggregation: str) -> dict[str, str]:
+    """Returns the answer with the most weight for each item; a tie if several have it, up to rounding."""
+    given = {item: {annotator: j.choice for annotator, j in answers.items()} for item, answers in cast.items()}
+    if aggregation == "dawid_skene":
+        shares = dawid_skene(given)
+    else:
+        weight = weights(cast) if aggregation == "weighted" else {}
+        shares = {
+            item: {
+                choice: math.fsum(weight.get(annotator, 1.0) for annotator, c in choices.items() if c == choice)
+                for choice in ANSWERED
+            }
+            for item, choices in given.items()
+        }
+    outcomes = {}
+    for item, share in shares.items():
+        most = max(share.values())
+        best = [choice for choice, value in share.items() if math.isclose(value, most, rel_tol=1e-9)]
+        outcomes[item] = best[0] if len(best) == 1 else "tie"
+    return outcomes
 
 
 def preferences(
@@ -176,7 +199,7 @@ def preferences(
         items: the items of a queue.
         judgements: the log.
         settings: as for `verdicts`.
-        only_settled: leave out items with fewer than `overlap` answers; if False, the answers so far decide.
+        only_settled: leave out items that need more answers; if False, the answers so far decide.
     """
     reached = verdicts(items, judgements, settings)
     made = []
@@ -221,7 +244,7 @@ def split_names(annotator: str) -> list[str]:
 
 
 def is_complete(items: Sequence[Item], judgements: Iterable[Judgement], settings: HumanConfig) -> bool:
-    """Checks that no item needs another answer: each is flagged, or has `overlap` answers.
+    """Checks that no item needs another answer: each is flagged, or has enough answers.
 
     A skipped item still waits for an annotator who does not skip it.
     """

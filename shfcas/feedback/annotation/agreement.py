@@ -31,7 +31,8 @@ def agreement_report(items: Sequence[str], judgements: Iterable[Judgement], sett
         A dictionary that can be written as JSON:
 
         - `annotators`: sorted by name, each with `name`; `answered`, `skipped` and `flagged` (numbers of items,
-          without repeats); `median_seconds`; `answers_per_hour` (of time on the screen, at most 5 minutes per item);
+          without repeats); `informed` (undos after looking at why the item was asked); `median_seconds`;
+          `answers_per_hour` (of time on the screen, at most 5 minutes per item);
           `left_share` (share of preferences for the left side: `mean`, `low`, `high`, `count`; without answers
           imported from TRL's format, which has no sides); `tie_share`; `self_agreement` over repeats: `n`, `share`,
           `kappa`.
@@ -46,7 +47,7 @@ def agreement_report(items: Sequence[str], judgements: Iterable[Judgement], sett
     """
     judgements = list(judgements)
     asked = set(items)
-    counting = [j for j in effective(judgements) if j.item in asked]
+    counting = [j for j in effective(judgements, settings.exclude_informed) if j.item in asked]
     cast = votes(counting)
     by_annotator: dict[str, list[Judgement]] = defaultdict(list)
     for j in counting:
@@ -54,8 +55,11 @@ def agreement_report(items: Sequence[str], judgements: Iterable[Judgement], sett
     states = Counter(verdict.state for verdict in verdicts_by_id(items, judgements, settings).values())
     given = Counter(j.choice for answers in cast.values() for j in answers.values())
     given.update(choice for _, _, choice in {(j.annotator, j.item, j.choice) for j in counting if _is_aside(j)})
+    informed = Counter(j.annotator for j in judgements if j.item in asked and j.choice == "undo" and j.informed)
     return {
-        "annotators": [_annotator(name, by_annotator[name], cast) for name in sorted(by_annotator)],
+        "annotators": [
+            _annotator(name, by_annotator[name], cast) | {"informed": informed[name]} for name in sorted(by_annotator)
+        ],
         "pairs": _pairs(cast),
         "alpha": krippendorff_alpha([[j.choice for j in answers.values()] for answers in cast.values()]),
         "labels": {choice: given[choice] for choice in (*ANSWERED, "skip", "flag")},

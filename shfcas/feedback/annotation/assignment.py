@@ -7,25 +7,33 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from shfcas.feedback.annotation.config import HumanConfig
-from shfcas.feedback.annotation.schema import SIDES, Item
+from shfcas.feedback.annotation.schema import KNOWN, SIDES, Item
 from shfcas.feedback.annotation.store import Store
 from shfcas.utils.errors import UserError
 from shfcas.utils.seeds import derive_seed
 
 REPEAT_AFTER = 10  # answers between an item and its repeat
 
-# Items open for this annotator: not flagged, fewer than `overlap` answers, nothing from this annotator yet, and not
-# leased to as many others as answers are missing. A lease of a repeat does not count: a repeat adds no answer.
+# Items open for this annotator: not flagged, answers missing, nothing from this annotator yet, and not leased to as
+# many others as answers are missing. A lease of a repeat does not count: a repeat adds no answer.
 _FRESH = """
 SELECT s.position, s.item FROM standing AS s
-WHERE s.queue = :queue AND s.flagged = 0 AND s.people = :people
+WHERE s.queue = :queue AND s.flagged = 0 AND s.people = :people AND s.leading <= :leading
     AND NOT EXISTS (
         SELECT 1 FROM marks AS m
         WHERE m.annotator = :annotator AND m.item = s.item AND m.votes + m.skips + m.flags > 0
     )
     AND (
         SELECT count(*) FROM leases AS l WHERE l.item = s.item AND l.annotator <> :annotator AND l.repeat = 0
-    ) < :overlap - s.people
+    ) < :missing
+"""
+# Questions with known answers go to every annotator.
+_KNOWN = """
+SELECT s.item FROM standing AS s
+WHERE s.queue = :queue AND s.flagged = 0 AND NOT EXISTS (
+    SELECT 1 FROM marks AS m
+    WHERE m.annotator = :annotator AND m.item = s.item AND m.votes + m.skips + m.flags > 0
+)
 """
 _REPEATS = """
 SELECT m.item FROM marks AS m JOIN standing AS s ON s.item = m.item
@@ -63,9 +71,9 @@ class Progress:
 
     Attributes:
         total: number of items.
-        settled: items that need no further answer: enough annotators answered, or one flagged it.
-        answers: answers that count towards `wanted`; repeats and answers beyond the overlap do not.
-        wanted: answers that settle every item: overlap times total.
+        settled: items that need no further answer: enough annotators answered and agree, or one flagged it.
+        answers: answers that count towards `wanted`; repeats and answers beyond those wanted do not.
+        wanted: answers that settle every item: overlap times total, and one more for each item with a disagreement.
         mine: items that the annotator answered; 0 without an annotator.
         mine_left: items that the annotator may still be asked; 0 without an annotator.
     """
@@ -89,7 +97,7 @@ class Assignment:
     Args:
         store: holds the queue and the judgements.
         queue: the queue's name.
-        settings: `overlap`, `repeat_share`, `lease_minutes`.
+        settings: `overlap`, `max_overlap`, `repeat_share`, `lease_minutes`.
         clock: seconds since 1970.
 
     Raises:
@@ -105,7 +113,8 @@ class Assignment:
         """Leases the next item to an annotator and returns it; None if there is nothing for them now.
 
         Items come in the order of the queue. At most `overlap` annotators get an item: those who answered it plus
-        those who hold a lease. A skip is no answer, so the item goes to someone else. A flag settles the item.
+        those who hold a lease. Where they disagree, one more gets it, up to `max_overlap`. A skip is no answer, so the
+        item goes to someone else. A flag settles the item.
 
         An annotator sees an item again only as a repeat. The queue's seed draws a share of their answers for repeats.
         Each is repeated once, at least ten answers later, or when nothing else is left.
@@ -117,6 +126,8 @@ class Assignment:
         with self.store.transaction(durable=False) as db:
             now = self.clock()
             db.execute("DELETE FROM leases WHERE expires <= ?", (now,))
+            latest = now + 60 * self.settings.lease_minutes  # a clock that was set back makes no lease longer
+            db.execute("UPDATE leases SET expires = ? WHERE expires > ?", (latest, latest))
             open_already = [self._number(db, id) for id in held]
             taken = ", ".join(str(number) for number in open_already if number is not None)
             for number in open_already:
@@ -155,27 +166,33 @@ class Assignment:
 
     def progress(self, annotator: str | None = None) -> Progress:
         """Counts the progress of the queue, and of this annotator in it."""
-        overlap = self.settings.overlap
+        missing, overlap = self.settings.missing, self.settings.overlap
+        most = max(overlap, self.settings.max_overlap or 0)
         groups = self.store.rows(
-            "SELECT people, flagged, count(*) FROM standing WHERE queue = ? GROUP BY flagged, people", (self._queue,)
+            "SELECT people, leading, flagged, count(*) FROM standing WHERE queue = ? GROUP BY flagged, people, leading",
+            (self._queue,),
         )
-        total = sum(items for _, _, items in groups)
-        settled = sum(items for people, flagged, items in groups if flagged or people >= overlap)
+        total = sum(items for *_, items in groups)
+        settled = sum(items for people, lead, flagged, items in groups if flagged or not missing(people, lead))
         mine = mine_left = 0
         if annotator is not None:
             mine, seen_and_open = self.store.rows(
-                "SELECT count(*) FILTER (WHERE m.votes > 0), count(*) FILTER (WHERE s.flagged = 0 AND s.people < ? "
+                "SELECT count(*) FILTER (WHERE m.votes > 0), count(*) FILTER (WHERE s.flagged = 0 "
+                "AND (s.people < ? OR (s.people < ? AND 2 * s.leading <= s.people)) "
                 "AND m.votes + m.skips + m.flags > 0) "
                 "FROM marks AS m JOIN standing AS s ON s.item = m.item "
                 "WHERE m.annotator = ? AND s.queue = ?",
-                (overlap, annotator, self._queue),
+                (overlap, most, annotator, self._queue),
             )[0]
             mine_left = total - settled - seen_and_open
         return Progress(
             total=total,
             settled=settled,
-            answers=sum(items * min(people, overlap) for people, _, items in groups),
-            wanted=overlap * total,
+            answers=sum(items * min(people, most) for people, *_, items in groups),
+            wanted=sum(
+                items * (min(people, most) + (0 if flagged and people >= overlap else missing(people, lead)))
+                for people, lead, flagged, items in groups
+            ),
             mine=mine,
             mine_left=mine_left,
         )
@@ -207,11 +224,19 @@ class Assignment:
 
     def _fresh(self, db: sqlite3.Connection, annotator: str, taken: str, among: str = "") -> int | None:
         """Returns the first item that this annotator has not seen and that still needs an answer."""
-        overlap = self.settings.overlap
-        values = {"queue": self._queue, "annotator": annotator, "overlap": overlap}
+        values = {"queue": self._queue, "annotator": annotator}
+        if self.queue == KNOWN:
+            row = db.execute(_KNOWN + f"AND s.item NOT IN ({taken}) {among} ORDER BY s.position LIMIT 1", values)
+            return next((item for (item,) in row), None)
         query = _FRESH + f"AND s.item NOT IN ({taken}) {among} ORDER BY s.position LIMIT 1"
+        settings, rows = self.settings, []
         # One search per number of answers so far: the index has the items of each number in order.
-        rows = [db.execute(query, values | {"people": people}).fetchone() for people in range(overlap)]
+        for people in range(max(settings.overlap, settings.max_overlap or 0)):
+            leading = people if people < settings.overlap else people // 2
+            missing = settings.missing(people, leading)
+            rows.append(
+                db.execute(query, values | {"people": people, "leading": leading, "missing": missing}).fetchone()
+            )
         first = min((row for row in rows if row), default=None)
         return first[1] if first else None
 

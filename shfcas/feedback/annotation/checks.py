@@ -45,8 +45,9 @@ def check_judgement(judgement: Judgement) -> Judgement:
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
             raise UserError(f"{where}: seconds: expected a number of at least 0, or None, got {seconds!r}")
         judgement = dataclasses.replace(judgement, seconds=float(seconds))
-    if not isinstance(judgement.repeat, bool):
-        raise UserError(f"{where}: repeat: expected True or False, got {judgement.repeat!r}")
+    for name in ("repeat", "informed"):
+        if not isinstance(getattr(judgement, name), bool):
+            raise UserError(f"{where}: {name}: expected True or False, got {getattr(judgement, name)!r}")
     if (judgement.choice == "undo") != (judgement.undoes is not None):
         raise UserError(f"{where}: undoes: expected the id of a judgement with the choice undo, and None otherwise")
     for name in ("undoes", "page_version"):

@@ -1,115 +1,19 @@
-"""The SQLite file of judgements: opening it, its tables, and its errors."""
+"""The SQLite file of judgements: opening it, and its errors."""
 
+import os
 import sqlite3
+import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from shfcas.feedback.annotation.tables import VERSION, statements
 from shfcas.utils.errors import UserError
 
 APPLICATION = 0x53484643  # "SHFC": marks the files of this package
-VERSION = 2
 BUSY_SECONDS = 30.0
-
-# Triggers forbid changes to queues, items and judgements. `standing` is the latest selection of each queue: its items,
-# their places, and counts per item. An item that is no longer selected leaves `standing` and keeps its judgements.
-# These counts and those in `marks` (per annotator and item) are derived from the log, so that finding the next item
-# need not read all of it. A trigger recounts both after each judgement, for its item only.
-_TABLES = """
-CREATE TABLE queues (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, seed TEXT NOT NULL);
-CREATE TABLE items (
-    number INTEGER PRIMARY KEY,
-    id TEXT NOT NULL UNIQUE,
-    queue INTEGER NOT NULL REFERENCES queues (number),
-    position INTEGER NOT NULL,  -- order of adding to the queue
-    content TEXT NOT NULL,  -- as first selected. JSON in ASCII: a text may hold code points that UTF-8 cannot encode
-    UNIQUE (queue, position)
-);
-CREATE TABLE judgements (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
-    id TEXT NOT NULL UNIQUE,
-    item INTEGER NOT NULL REFERENCES items (number),
-    annotator TEXT NOT NULL,
-    choice TEXT NOT NULL,
-    left TEXT NOT NULL,
-    strength TEXT,
-    comment TEXT NOT NULL,  -- JSON in ASCII
-    seconds REAL,
-    repeat INTEGER NOT NULL,
-    undoes TEXT UNIQUE REFERENCES judgements (id),
-    page_version TEXT NOT NULL,
-    time TEXT NOT NULL
-);
-CREATE INDEX judged_item ON judgements (item, annotator);
-CREATE INDEX judged_by ON judgements (annotator, number);
-CREATE TABLE marks (
-    annotator TEXT NOT NULL,
-    item INTEGER NOT NULL REFERENCES items (number),
-    draw REAL NOT NULL,  -- in [0, 1): the item is repeated if this is below the share of repeats
-    votes INTEGER NOT NULL DEFAULT 0,
-    repeats INTEGER NOT NULL DEFAULT 0,
-    skips INTEGER NOT NULL DEFAULT 0,
-    flags INTEGER NOT NULL DEFAULT 0,
-    last INTEGER,  -- number of the last judgement that counts
-    PRIMARY KEY (annotator, item)
-) WITHOUT ROWID;
-CREATE INDEX voted ON marks (item) WHERE votes > 0;
-CREATE INDEX repeatable ON marks (annotator, draw) WHERE votes > 0 AND repeats = 0;
-CREATE TABLE standing (
-    item INTEGER PRIMARY KEY REFERENCES items (number),
-    queue INTEGER NOT NULL,
-    people INTEGER NOT NULL DEFAULT 0,  -- number of annotators who answered
-    flagged INTEGER NOT NULL DEFAULT 0,  -- 1 if an annotator flagged it
-    position INTEGER NOT NULL DEFAULT 0,
-    place TEXT NOT NULL DEFAULT '{}'  -- JSON in ASCII: fields of the item that differ from its content
-);
-CREATE INDEX stands ON standing (queue, flagged, people, position);
-CREATE TABLE leases (
-    item INTEGER NOT NULL REFERENCES items (number),
-    annotator TEXT NOT NULL,
-    repeat INTEGER NOT NULL,
-    expires REAL NOT NULL,  -- seconds since 1970
-    PRIMARY KEY (item, annotator)
-) WITHOUT ROWID;
-CREATE INDEX expiring ON leases (expires);
-CREATE INDEX leased_to ON leases (annotator);
-CREATE TRIGGER judged AFTER INSERT ON judgements BEGIN
-    UPDATE marks SET (votes, repeats, skips, flags, last) = (
-        SELECT
-            count(*) FILTER (WHERE NOT repeat AND choice IN ('first', 'second', 'tie', 'both_bad')),
-            count(*) FILTER (WHERE repeat),
-            count(*) FILTER (WHERE NOT repeat AND choice = 'skip'),
-            count(*) FILTER (WHERE choice = 'flag'),
-            max(number)
-        FROM judgements AS j
-        WHERE item = NEW.item AND annotator = NEW.annotator AND choice <> 'undo'
-            AND NOT EXISTS (SELECT 1 FROM judgements WHERE undoes = j.id)
-    ) WHERE item = NEW.item AND annotator = NEW.annotator;
-    UPDATE standing SET
-        people = (SELECT count(*) FROM marks WHERE item = NEW.item AND votes > 0),
-        flagged = EXISTS (
-            SELECT 1 FROM judgements AS j WHERE item = NEW.item AND choice = 'flag'
-                AND NOT EXISTS (SELECT 1 FROM judgements WHERE undoes = j.id)
-        )
-    WHERE item = NEW.item;
-    DELETE FROM leases WHERE item = NEW.item AND annotator = NEW.annotator AND NEW.choice <> 'undo';
-END;
-"""
-# From layout 1, where each queue had one selection.
-_UPDATE_1 = """
-ALTER TABLE standing ADD COLUMN position INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE standing ADD COLUMN place TEXT NOT NULL DEFAULT '{}';
-UPDATE standing SET position = (SELECT position FROM items WHERE number = standing.item);
-DROP INDEX stands;
-CREATE INDEX stands ON standing (queue, flagged, people, position);
-"""
-_FROZEN = "".join(
-    f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
-    "BEGIN SELECT RAISE(ABORT, 'rows are added and never changed'); END;\n"
-    for table in ("queues", "items", "judgements")
-    for verb in ("UPDATE", "DELETE")
-)
+PRIVATE = 0o600  # answers and names are for the owner of the run
 
 
 class StoreError(UserError):
@@ -151,6 +55,7 @@ def connect(path: Path, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connectio
         try:
             # Before anything is written: the file may belong to another program.
             _check(db, path)
+            make_private(path)
             journal = _write_ahead(db, busy_seconds)
             if journal != "wal":
                 raise StoreError(f"{path}: the file system has no write-ahead log; put the run on a local disk")
@@ -163,6 +68,22 @@ def connect(path: Path, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connectio
             db.close()
             raise
     return db
+
+
+def side_files(path: Path) -> tuple[Path, Path]:
+    """Returns the write-ahead log of a file and the log's index, which exist while the file is open."""
+    return path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")
+
+
+def make_private(path: Path) -> None:
+    """Takes away the rights of others to a file and its side files; SQLite gives new side files the file's rights.
+
+    Never by opening them: closing a file ends all locks that this process holds on it.
+    """
+    for file in (path, *side_files(path)):
+        with suppress(FileNotFoundError, PermissionError):  # another process closed it; another user owns it
+            if stat.S_IMODE(file.stat().st_mode) != PRIVATE:
+                os.chmod(file, PRIVATE)
 
 
 def _write_ahead(db: sqlite3.Connection, busy_seconds: float) -> str:
@@ -207,7 +128,7 @@ def _make(db: sqlite3.Connection, path: Path) -> None:
     try:
         layout = _check(db, path)
         if layout < VERSION:
-            for statement in _statements(_UPDATE_1 if layout else _TABLES + _FROZEN):
+            for statement in statements(layout):
                 db.execute(statement)
             db.execute(f"PRAGMA application_id = {APPLICATION}")
             db.execute(f"PRAGMA user_version = {VERSION}")
@@ -215,16 +136,6 @@ def _make(db: sqlite3.Connection, path: Path) -> None:
     except BaseException:
         rollback(db)
         raise
-
-
-def _statements(script: str) -> Iterator[str]:
-    """Yields the statements of a script (`executescript` would commit the open transaction)."""
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
 
 
 def rollback(db: sqlite3.Connection) -> None:

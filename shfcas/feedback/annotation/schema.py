@@ -18,6 +18,7 @@ PREFERRED = ("first", "second")
 ANSWERED = (*PREFERRED, "tie", "both_bad")
 STRENGTHS = ("slightly", "clearly")
 SIDES = ("first", "second")
+KNOWN = "known answers"  # queue of questions whose `first` answer is known to be better
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Judgement:
         undoes: for `undo`, the id of the judgement that no longer counts.
         page_version: version of the page, or name of the format that the row was imported from.
         time: time of writing, UTC, ISO 8601; the store fills it in where it is empty.
+        informed: True if the annotator had looked at why the item was asked; the store knows.
     """
 
     id: str
@@ -84,6 +86,7 @@ class Judgement:
     undoes: str | None = None
     page_version: str = ""
     time: str = ""
+    informed: bool = False
 
 
 def item_id(queue: str, prompt_id: str, first: int, second: int, *texts: str) -> str:

@@ -1,27 +1,19 @@
 """The store of comparisons and judgements: rows are added durably and never changed."""
 
-import dataclasses
 import json
-import os
 import sqlite3
-import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from shfcas.feedback.annotation.access import Database
 from shfcas.feedback.annotation.checks import check_judgement, check_printable
-from shfcas.feedback.annotation.database import (
-    BUSY_SECONDS,
-    StoreError,
-    connect,
-    connect_to_read,
-    rollback,
-    store_errors,
-)
-from shfcas.feedback.annotation.schema import Item, Judgement
+from shfcas.feedback.annotation.database import BUSY_SECONDS, StoreError
+from shfcas.feedback.annotation.schema import ANSWERED, KNOWN, Item, Judgement
 from shfcas.feedback.annotation.selection import place_of, reselected, with_place
+from shfcas.feedback.annotation.tables import leading
 from shfcas.utils.errors import UserError
 from shfcas.utils.seeds import derive_seed
 
@@ -29,13 +21,17 @@ __all__ = ["STORE", "Store", "StoreError"]
 
 STORE = "feedback.sqlite"  # in the run directory
 
-_COLUMNS = "id, item, annotator, choice, left, strength, comment, seconds, repeat, undoes, page_version, time"
+_COLUMNS = "id, item, annotator, choice, left, strength, comment, seconds, repeat, undoes, page_version, time, informed"
 _SELECT = f"SELECT {', '.join('i.id' if c == 'item' else f'j.{c}' for c in _COLUMNS.split(', '))} "
 _FROM = "FROM judgements AS j JOIN items AS i ON i.number = j.item "
-_SELECT_AGAIN = """
-INSERT INTO standing (item, queue, position, place, people, flagged) SELECT ?1, ?2, ?3, ?4,
+_SELECT_AGAIN = f"""
+INSERT INTO standing (item, queue, position, place, people, flagged, leading) SELECT ?1, ?2, ?3, ?4,
     (SELECT count(*) FROM marks WHERE item = ?1 AND votes > 0),
-    EXISTS (SELECT 1 FROM marks WHERE item = ?1 AND flags > 0)
+    EXISTS (SELECT 1 FROM marks WHERE item = ?1 AND flags > 0),
+    {leading("?1")}
+"""
+_LOOKED = """
+SELECT 1 FROM looks AS l JOIN judgements AS j ON j.id = l.judgement WHERE j.item = ? AND j.annotator = ?
 """
 
 
@@ -46,65 +42,31 @@ class Store:
         path: the file, `feedback.sqlite` in the run directory; created if it is missing.
         busy_seconds: how long to wait for another process that is writing.
         read_only: change nothing; the file must exist.
+        clock: returns the time, in UTC.
 
     Raises:
         StoreError: the file cannot be opened, or is not a file of judgements. Every method raises it too if the disk
             is full or another process has locked the file; acknowledged judgements are kept.
     """
 
-    def __init__(self, path: str | Path, busy_seconds: float = BUSY_SECONDS, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        busy_seconds: float = BUSY_SECONDS,
+        read_only: bool = False,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self.path = Path(path)
-        self._lock = threading.RLock()
-        self._db = (connect_to_read if read_only else connect)(self.path, busy_seconds)
-        self._file = self._inode()
+        self._clock = clock
+        self._database = Database(self.path, busy_seconds, read_only)
+        self.close, self.within = self._database.close, self._database.within
+        self.transaction, self.rows = self._database.transaction, self._database.rows
 
     def __enter__(self) -> "Store":
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-    def close(self) -> None:
-        """Closes the file and ends the use of this store."""
-        with self._lock:
-            self._db.close()
-
-    def _inode(self) -> tuple[int, int] | None:
-        try:
-            status = os.stat(self.path)
-        except FileNotFoundError:
-            return None
-        return status.st_dev, status.st_ino
-
-    @contextmanager
-    def transaction(self, durable: bool = True) -> Iterator[sqlite3.Connection]:
-        """Runs the block as one transaction: all of it is written or nothing, and nobody else writes meanwhile.
-
-        Args:
-            durable: wait for the disk. If False, the rows survive the end of the process but maybe not a power cut.
-                That is enough for leases, and saves the wait.
-        """
-        with self._lock, store_errors(self.path):
-            if self._inode() != self._file:  # writes to a deleted file are lost without an error
-                raise StoreError(f"{self.path} was moved or deleted while it was open; put it back and start again")
-            if not durable:
-                self._db.execute("PRAGMA synchronous = NORMAL")
-            try:
-                self._db.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._db
-                    self._db.execute("COMMIT")
-                except BaseException:
-                    rollback(self._db)
-                    raise
-            finally:
-                if not durable:
-                    self._db.execute("PRAGMA synchronous = FULL")
-
-    def rows(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
-        """Returns the rows of a query."""
-        with self._lock, store_errors(self.path):
-            return self._db.execute(query, values).fetchall()
 
     def add_queue(self, items: Sequence[Item], seed: int) -> int:
         """Adds a queue, or selects the items of a queue again. An empty list changes nothing.
@@ -154,7 +116,7 @@ class Store:
             for position, item in enumerate(new, start=len(stored)):
                 if db.execute("SELECT 1 FROM items WHERE id = ?", (item.id,)).fetchone():
                     raise UserError(f"{self.path} has item {item.id!r} in another queue; make new items for {queue!r}")
-                values = (item.id, number, position, _json(dataclasses.asdict(item)))
+                values = (item.id, number, position, _json(asdict(item)))
                 numbers[item.id] = db.execute(
                     "INSERT INTO items (id, queue, position, content) VALUES (?, ?, ?, ?)", values
                 ).lastrowid
@@ -169,8 +131,8 @@ class Store:
             return len(new)
 
     def queues(self) -> list[str]:
-        """Returns the names of the queues, oldest first."""
-        return [name for (name,) in self.rows("SELECT name FROM queues ORDER BY number")]
+        """Returns the names of the queues, oldest first; without the questions with known answers."""
+        return [name for (name,) in self.rows("SELECT name FROM queues WHERE name <> ? ORDER BY number", (KNOWN,))]
 
     def seed(self, queue: str) -> int:
         """Returns the seed of a queue."""
@@ -249,7 +211,8 @@ class Store:
         known = db.execute(_SELECT + _FROM + "WHERE j.id = ?", (judgement.id,)).fetchone()
         if known:
             stored = _judgement(known)
-            if stored != dataclasses.replace(judgement, time=judgement.time or stored.time):
+            # The store itself fills in two fields.
+            if stored != replace(judgement, time=judgement.time or stored.time, informed=stored.informed):
                 raise UserError(f"judgement {judgement.id!r} exists with other content; give the new one its own id")
             return False
         row = db.execute(
@@ -267,16 +230,49 @@ class Store:
         db.execute(
             "INSERT OR IGNORE INTO marks (annotator, item, draw) VALUES (?, ?, ?)", (judgement.annotator, number, draw)
         )
-        values = dataclasses.asdict(judgement) | {
+        values = asdict(judgement) | {
             "item": number,
             "comment": json.dumps(judgement.comment),
-            "time": judgement.time or datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "time": judgement.time or self._time(db, judgement.annotator),
+            "informed": judgement.informed or bool(db.execute(_LOOKED, (number, judgement.annotator)).fetchone()),
         }
         db.execute(
             f"INSERT INTO judgements ({_COLUMNS}) VALUES ({', '.join('?' * len(values))})",
             [values[name] for name in _COLUMNS.split(", ")],
         )
         return True
+
+    def _time(self, db: sqlite3.Connection, annotator: str) -> str:
+        """Returns the time; later than the annotator's last judgement, even if the clock was set back.
+
+        Of several answers to an item, the latest counts.
+        """
+        now = self._clock()
+        last = db.execute(
+            "SELECT time FROM judgements WHERE annotator = ? ORDER BY number DESC LIMIT 1", (annotator,)
+        ).fetchone()
+        if last:
+            now = max(now, datetime.fromisoformat(last[0]) + timedelta(milliseconds=1))
+        return now.isoformat(timespec="milliseconds")
+
+    def look(self, judgement: Judgement) -> Item:
+        """Returns the item of an answer that still counts, with why it was asked; the log keeps that it was looked at.
+
+        From then on, the annotator's undos of this item and further answers to it are marked as `informed`.
+
+        Raises:
+            UserError: the judgement is no answer, or was undone.
+        """
+        if judgement.choice not in ANSWERED:
+            raise UserError("only an answer tells why it was asked; answer the comparison first")
+        with self.transaction() as db:
+            if db.execute("SELECT 1 FROM judgements WHERE undoes = ?", (judgement.id,)).fetchone():
+                raise UserError("this answer was undone; answer the comparison first")
+            db.execute(
+                "INSERT OR IGNORE INTO looks (judgement, time) VALUES (?, ?)",
+                (judgement.id, self._clock().isoformat(timespec="milliseconds")),
+            )
+            return self.item(judgement.item)
 
     def judgement(self, id: str) -> Judgement | None:
         """Returns the judgement with this id, or None."""
@@ -303,7 +299,9 @@ def _json(values: dict[str, Any]) -> str:
 
 def _judgement(row: Sequence[Any]) -> Judgement:
     values = dict(zip(_COLUMNS.split(", "), row, strict=True))
-    return Judgement(**values | {"comment": json.loads(values["comment"]), "repeat": bool(values["repeat"])})
+    for name in ("repeat", "informed"):
+        values[name] = bool(values[name])
+    return Judgement(**values | {"comment": json.loads(values["comment"])})
 
 
 def _check_undo(db: sqlite3.Connection, undo: Judgement, item: int) -> None:

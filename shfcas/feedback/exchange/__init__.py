@@ -27,7 +27,9 @@ class ExchangeBaseConfig(Options):
     answers: bool = option(True, "export: include the answers so far")
     with_scores: bool = option(False, "export: show rewards and conflicts to the annotators")
     side_seed: int | None = option(None, "export: seed of which answer is on the left (none: the seed of the queue)")
-    replace: bool = option(False, "import: replace an annotator's old answer by a different new one")
+    replace: bool = option(
+        False, "import: replace an annotator's old answer by a different new one; backup: replace an existing file"
+    )
 
 
 def export_answers(
@@ -55,7 +57,9 @@ def export_answers(
     log = store.judgements(queue) if options.answers or options.format == "trl" else []
     items, seed = store.items(queue), store.seed(queue)
     side_seed = seed if options.side_seed is None else options.side_seed
-    export = Export(queue, seed, items, log, effective(log), settings or HumanConfig(), options.with_scores, side_seed)
+    settings = settings or HumanConfig()
+    counting = effective(log, settings.exclude_informed)
+    export = Export(queue, seed, items, log, counting, settings, options.with_scores, side_seed)
     files = FORMATS[options.format].write(Path(path), export)
     return {"queue": queue, "items": len(items), "judgements": len(log), "output": " ".join(map(str, files))}
 

@@ -62,8 +62,9 @@ def parse_judgement(row: Any) -> Judgement:
             raise Problem(
                 f"strength: expected none with the choice {made.choice}, got {made.strength}", "leave the strength out"
             )
-    if not isinstance(made.repeat, bool):
-        raise Problem(f"repeat: expected true or false, got {excerpt(made.repeat)}")
+    for name in ("repeat", "informed"):
+        if not isinstance(getattr(made, name), bool):
+            raise Problem(f"{name}: expected true or false, got {excerpt(getattr(made, name))}")
     if (made.choice == "undo") != (made.undoes is not None):
         raise Problem("undoes: expected an id with the choice undo, and null otherwise")
     if made.undoes is not None:

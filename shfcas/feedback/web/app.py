@@ -1,6 +1,7 @@
 """The page as an ASGI application: routes, error handlers and guard put together."""
 
 import hashlib
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,13 @@ from shfcas.feedback.web import api, pages
 from shfcas.feedback.web.annotators import Annotators
 from shfcas.feedback.web.dependencies import PageState
 from shfcas.feedback.web.desk import Desk
-from shfcas.feedback.web.security import FailedSignIns, Guard, error_response
+from shfcas.feedback.web.security import FailedSignIns, Guard, error_response, printable, without_paths
+from shfcas.feedback.web.sessions import Sessions
 from shfcas.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 1  # when to send again what could not be written
 
 
 def make_app(folder: Path, desk: Desk, settings: HumanConfig) -> Guard:
@@ -32,7 +38,7 @@ def make_app(folder: Path, desk: Desk, settings: HumanConfig) -> Guard:
         docs_url=None, redoc_url=None, openapi_url=None, telemetry=silent, exception_handlers=EXCEPTION_HANDLERS
     )
     cookie = "shfcas_" + hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
-    app.state.page = PageState(desk, Annotators(folder), settings, cookie, FailedSignIns())
+    app.state.page = PageState(folder, desk, Annotators(folder), Sessions(folder), settings, cookie, FailedSignIns())
     app.include_router(pages.router)
     app.include_router(api.router)
     return Guard(app, settings)
@@ -51,8 +57,11 @@ async def _invalid(request: Request, error: RequestValidationError) -> Response:
 
 
 async def _wrong(request: Request, error: UserError) -> Response:
-    # The page tries again after a 503, and never after a 400.
-    return error_response(HTTPException(503 if isinstance(error, StoreError) else 400, str(error)))
+    message = without_paths(str(error), request.app.state.page.folder)
+    if isinstance(error, StoreError):  # the page tries again after a 503, and never after a 400
+        logger.warning("%s", printable(str(error)))
+        return error_response(HTTPException(503, message, {"Retry-After": str(RETRY_SECONDS)}))
+    return error_response(HTTPException(400, message))
 
 
 async def _failed(request: Request, error: Exception) -> Response:

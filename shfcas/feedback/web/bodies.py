@@ -40,6 +40,26 @@ class SignIn(Body):
     token: Any = None
 
 
+class Ended(Body):
+    """Session to end.
+
+    Attributes:
+        session: its public id.
+    """
+
+    session: ShortText
+
+
+class Look(Body):
+    """Question why a comparison was asked.
+
+    Attributes:
+        answer: id of the answer to it.
+    """
+
+    answer: Uuid
+
+
 class Row(Body):
     """Fields of every row that the page adds to the log.
 

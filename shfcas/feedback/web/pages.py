@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.exceptions import HTTPException
 
-from shfcas.feedback.web.dependencies import PageState, State, Visitor
+from shfcas.feedback.web.dependencies import PageState, State, Visit, Visitor
 from shfcas.feedback.web.guidelines import render_guidelines
 
 TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".png": "image/png"}
@@ -21,23 +21,25 @@ router = APIRouter()
 
 
 @router.get("/")
-def index(name: Visitor, state: State) -> Response:
-    """Returns the page with the comparisons, or with the sign-in."""
-    return _page("index.html.j2", name, state)
+def index(visit: Visitor, state: State) -> Response:
+    """Returns the page with the comparisons, or with the sign-in; observers have only the dashboard."""
+    if visit and visit.observes:
+        return RedirectResponse(f"{state.settings.root_path}/dashboard", 303)
+    return _page("index.html.j2", visit, state)
 
 
 @router.get("/dashboard")
-def dashboard(name: Visitor, state: State) -> Response:
+def dashboard(visit: Visitor, state: State) -> Response:
     """Returns the dashboard's page."""
-    return _page("dashboard.html.j2", name, state) if name else RedirectResponse("/", 303)
+    return _page("dashboard.html.j2", visit, state) if visit else RedirectResponse(f"{state.settings.root_path}/", 303)
 
 
 @router.get("/guidelines")
-def guidelines(name: Visitor, state: State) -> Response:
+def guidelines(visit: Visitor, state: State) -> Response:
     """Returns the guidelines as a page."""
-    if not name:
-        return RedirectResponse("/", 303)
-    return _page("guidelines.html.j2", name, state, html=render_guidelines(state.settings.guidelines))
+    if not visit:
+        return RedirectResponse(f"{state.settings.root_path}/", 303)
+    return _page("guidelines.html.j2", visit, state, html=render_guidelines(state.settings.guidelines))
 
 
 @router.get("/static/{name}")
@@ -49,13 +51,14 @@ async def static_file(name: str) -> Response:
     return Response(content, media_type=media_type, headers={"Cache-Control": "no-cache"})
 
 
-def _page(template: str, name: str | None, state: PageState, **more: Any) -> Response:
+def _page(template: str, visit: Visit | None, state: PageState, **more: Any) -> Response:
     context = {
-        "csrf": state.annotators.csrf(name) if name else "",
+        "csrf": visit.csrf if visit else "",
         "page_version": page_version(),
         "run": state.cookie,  # browser storage is kept per run
-        "signed_in": name,
-        "queue": state.desk.queue(),
+        "root": state.settings.root_path,
+        "signed_in": visit.name if visit else "",
+        "observes": visit is not None and visit.observes,
     }
     return HTMLResponse(_templates().get_template(template).render(**context, **more))
 

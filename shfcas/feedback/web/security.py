@@ -8,13 +8,15 @@ import socket
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shfcas.feedback.annotation.config import HumanConfig
@@ -35,6 +37,7 @@ HEADERS = {
 }
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+_PATH = re.compile(r"(?<![\w.~-])(?:\.{0,2}/|~/)(?:[^\s/'\"]+/)*([^\s/'\"]+)")
 # Characters that move a terminal's cursor, change its colours, or reverse the direction of writing.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -59,6 +62,17 @@ def error_response(error: HTTPException) -> Response:
     return json_response(
         {"error": error.detail} | ({"code": code} if code else {}), error.status_code, dict(error.headers or {})
     )
+
+
+def without_paths(text: str, folder: Path) -> str:
+    """Returns a message with names of files instead of their paths, which are nobody's business on the page.
+
+    >>> without_paths("/home/my runs/one/feedback.sqlite: locked; see '/etc/x.md'", Path("/home/my runs/one"))
+    "feedback.sqlite: locked; see 'x.md'"
+    """
+    for known in (str(folder.resolve()), str(folder)):
+        text = text.replace(f"{known}/", "").replace(known, "the run") if len(known) > 1 else text
+    return _PATH.sub(r"\1", text)
 
 
 def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -98,11 +112,12 @@ class Guard:
 
     Args:
         app: the application.
-        settings: host and address, which give our names.
+        settings: host and address, which give our names, and the path behind a proxy.
     """
 
     def __init__(self, app: ASGIApp, settings: HumanConfig) -> None:
         self._app = app
+        self._root = settings.root_path
         self._own_origin = _origin(settings.address) if settings.address else None
         self._names = _LOOPBACK | {settings.host.lower()}
         self._any_number = not is_loopback(settings.host)
@@ -115,6 +130,8 @@ class Guard:
         """Handles one request: checks it, limits its body, adds headers, logs it."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
+        if self._root and (scope["path"] == self._root or scope["path"].startswith(f"{self._root}/")):
+            scope = scope | {"path": scope["path"][len(self._root) :], "raw_path": b""}  # the proxy left it there
         begin, status, received = time.perf_counter(), 0, 0
 
         async def receive_limited() -> Message:
@@ -122,7 +139,7 @@ class Guard:
             message = await receive()
             received += len(message.get("body", b""))
             if received > MAX_BYTES:
-                raise Refused(413, f"body: expected at most {MAX_BYTES:,} bytes", headers={"Connection": "close"})
+                raise _too_large()
             return message
 
         async def send_with_headers(message: Message) -> None:
@@ -137,6 +154,8 @@ class Guard:
 
         try:
             self._check(scope)
+            if not scope["path"]:
+                return await RedirectResponse(f"{self._root}/", 308)(scope, receive, send_with_headers)
             await self._app(scope, receive_limited, send_with_headers)
         except Refused as refused:
             await error_response(refused)(scope, receive, send_with_headers)
@@ -152,6 +171,8 @@ class Guard:
 
     def _check(self, scope: Scope) -> None:
         headers, method = Headers(scope=scope), scope["method"]
+        if int(headers.get("content-length", "0")) > MAX_BYTES:  # h11 has checked that it is a number
+            raise _too_large()
         host = headers.get("host", "")
         if not self._is_ours(host):
             raise Refused(421, "this server does not have that name")
@@ -171,6 +192,10 @@ class Guard:
             return False
         name = match[1].strip("[]").lower()
         return name in self._names or (self._any_number and _is_number(name))
+
+
+def _too_large() -> Refused:
+    return Refused(413, f"body: expected at most {MAX_BYTES:,} bytes", headers={"Connection": "close"})
 
 
 def _is_number(name: str) -> bool:
@@ -193,18 +218,26 @@ def _same_place(origin: str, host: str) -> bool:
 
 
 class FailedSignIns:
-    """Counter of failed sign-ins by address, which limits their rate.
+    """Counter of failed sign-ins by address and in all, which limits their rate.
 
     Args:
-        most: maximum number of failures within `seconds`.
+        most: maximum number of failures of one address within `seconds`.
+        most_in_all: maximum number of failures of all addresses within `seconds`.
         seconds: how long a failure counts.
         clock: returns the time in seconds.
     """
 
     KEPT = 1024  # addresses; beyond that, the oldest is dropped
 
-    def __init__(self, most: int = 10, seconds: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        most: int = 10,
+        seconds: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+        most_in_all: int = 60,
+    ) -> None:
         self._most, self._seconds, self._clock = most, seconds, clock
+        self._all: deque[float] = deque(maxlen=most_in_all)
         self._lock = threading.Lock()
         self._failures: dict[str, list[float]] = {}
 
@@ -220,9 +253,22 @@ class FailedSignIns:
                 wait = max(1, round(recent[0] + self._seconds - self._clock()))
                 raise Refused(429, f"too many wrong tokens; wait {wait} s", headers={"Retry-After": str(wait)})
 
+    def check_all(self) -> None:
+        """Checks the number of recent failures of all addresses.
+
+        Raises:
+            Refused: there are too many.
+        """
+        with self._lock:
+            if len(self._all) == self._all.maxlen and self._all[0] > (now := self._clock()) - self._seconds:
+                wait = max(1, round(self._all[0] + self._seconds - now))
+                message = f"too many wrong tokens from everywhere; wait {wait} s"
+                raise Refused(429, message, headers={"Retry-After": str(wait)})
+
     def failed(self, address: str) -> None:
         """Counts one more failure."""
         with self._lock:
+            self._all.append(self._clock())
             recent = self._recent(address)
             self._failures.pop(address, None)
             self._failures[address] = [*recent, self._clock()]

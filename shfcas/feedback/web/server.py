@@ -7,19 +7,22 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from shfcas.feedback.annotation.backup import BACKUP, backed_up
 from shfcas.feedback.annotation.config import HumanConfig
 from shfcas.feedback.annotation.store import STORE, Store
 from shfcas.feedback.web.annotators import add_annotators
+from shfcas.feedback.web.log_limit import limit_logs
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import existing
 
 LOCK = ".annotate.lock"
 START_SECONDS = 30.0
+BACKLOG = 128  # connections that wait to be accepted
 
 
 @dataclass(frozen=True)
@@ -39,13 +42,17 @@ class Page:
 
 
 @contextmanager
-def serve(folder: str | Path, settings: HumanConfig, queue: str | None = None) -> Iterator[Page]:
+def serve(
+    folder: str | Path, settings: HumanConfig, queue: str | None = None, limits: dict[str, Any] | None = None
+) -> Iterator[Page]:
     """Serves the page of a run directory until the context ends.
 
     Args:
-        folder: the run directory; missing `feedback.sqlite` and `annotators.txt` are created.
+        folder: the run directory; missing `feedback.sqlite` and `annotators.txt` are created. A backup of the answers
+            is kept in `feedback.backup.sqlite`.
         settings: overlap, repeats, and the address to listen at.
         queue: serve this queue instead of the newest.
+        limits: of connections, if not the usual ones; see `Connections`.
 
     Raises:
         UserError: the run is served already (the message names the address); the port is taken; other machines
@@ -53,28 +60,38 @@ def serve(folder: str | Path, settings: HumanConfig, queue: str | None = None) -
     """
     import uvicorn
 
+    from shfcas.feedback.annotation.known import add_known_answers
     from shfcas.feedback.web.app import make_app
+    from shfcas.feedback.web.connections import Connections, PageServer
     from shfcas.feedback.web.desk import Desk
 
     folder = existing(folder)
     check_settings(settings)
     tokens = add_annotators(folder)
-    with _lock(folder) as lock, Store(folder / STORE) as store, _listen(settings) as listener:
+    with ExitStack() as stack:
+        lock = stack.enter_context(_lock(folder))
+        store = stack.enter_context(Store(folder / STORE))
+        listener = stack.enter_context(_listen(settings))
         if queue is not None:
             store.seed(queue)  # fail early if there is no such queue
+        if settings.known_answers:
+            add_known_answers(store, settings.known_answers)
+        limit_logs()
+        connections = Connections(**limits or {})
         config = uvicorn.Config(
             make_app(folder, Desk(store, settings, queue), settings),
             log_config=None,
             access_log=False,
             proxy_headers=False,  # otherwise clients could fake their address
             server_header=False,
-            http="h11",
+            http=connections.protocol,  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
-            timeout_keep_alive=60,
+            backlog=BACKLOG,
             timeout_graceful_shutdown=3,
         )
-        server = uvicorn.Server(config)
+        server = PageServer(config, connections)
+        stack.enter_context(backed_up(folder / STORE, folder / BACKUP))
         thread = threading.Thread(target=server.run, args=([listener],), name="annotate", daemon=True)
         thread.start()
         try:
@@ -187,15 +204,16 @@ def _wait(server: Any, thread: threading.Thread) -> None:
 
 def _address(settings: HumanConfig, listener: socket.socket) -> str:
     """Returns the address as people type it: a server that listens everywhere uses the machine's name."""
+    path = f"{settings.root_path}/"
     if settings.address:
-        return settings.address.rstrip("/") + "/"
+        return settings.address.rstrip("/") + path
     host = settings.host
     try:
         number = ipaddress.ip_address(host)
     except ValueError:
-        return f"http://{host}:{listener.getsockname()[1]}/"
+        return f"http://{host}:{listener.getsockname()[1]}{path}"
     if number.is_unspecified:
         host = socket.gethostname()
     elif number.version == 6:
         host = f"[{host}]"
-    return f"http://{host}:{listener.getsockname()[1]}/"
+    return f"http://{host}:{listener.getsockname()[1]}{path}"

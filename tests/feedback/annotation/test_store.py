@@ -1,5 +1,6 @@
 """The log of judgements: nothing that was acknowledged is lost, whatever happens; nothing is changed."""
 
+import contextlib
 import dataclasses
 import sqlite3
 from datetime import UTC, datetime, timedelta
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from shfcas.feedback.annotation.schema import Judgement
-from shfcas.feedback.annotation.store import Store
+from shfcas.feedback.annotation.store import Store, StoreError
 from shfcas.utils.errors import UserError
 from tests.support.queues import judged, make_queue
 
@@ -116,22 +117,44 @@ def test_of_several_comparisons_with_equal_texts_the_judged_one_is_kept(store: S
     assert {item.id for item in store.items("round-2")} == {twin.id for twin in twins}
 
 
-def test_a_file_of_the_first_layout_is_updated(store: Store) -> None:
-    store.record(judged(ITEMS[0], "ada", "tie"))
-    with store.transaction() as db:
-        db.execute("DROP INDEX stands")
-        for column in ("position", "place"):
-            db.execute(f"ALTER TABLE standing DROP COLUMN {column}")
-        db.execute("CREATE INDEX stands ON standing (queue, flagged, people, item)")
-        db.execute("PRAGMA user_version = 1")
-    store.close()
-    with Store(store.path) as opened:
-        assert opened.items("round-1") == ITEMS
-        assert len(opened.judgements("round-1")) == 1
-        assert opened.rows("PRAGMA user_version") == [(2,)]
-        assert opened.add_queue(ITEMS[:2], seed=3) == 0
-        opened.record(judged(ITEMS[0], "ben", "tie"))
-        assert opened.rows("SELECT people FROM standing ORDER BY position") == [(2,), (0,)]
+FORMER = Path(__file__).with_name("layout_2.sql")  # written by the version before this layout: 4 items, 7 judgements
+TO_LAYOUT_1 = """
+DROP INDEX stands;
+ALTER TABLE standing DROP COLUMN position;
+ALTER TABLE standing DROP COLUMN place;
+CREATE INDEX stands ON standing (queue, flagged, people, item);
+PRAGMA user_version = 1;
+"""
+
+
+@pytest.mark.parametrize("change", ["", TO_LAYOUT_1], ids=["layout 2", "layout 1"])
+def test_a_file_of_a_former_layout_is_updated(tmp_path: Path, change: str) -> None:
+    path, items = tmp_path / "old.sqlite", make_queue(4)
+    with contextlib.closing(sqlite3.connect(path)) as old:
+        old.executescript(FORMER.read_text(encoding="utf-8") + change)
+    with pytest.raises(StoreError, match=r"expected layout 3, got .; shfcas annotate updates the file"):
+        Store(path, read_only=True)
+    with Store(path) as store:
+        assert store.items("round-1") == items
+        log = store.judgements("round-1")
+        assert [j.id for j in log] == ["answer-1", "answer-2", "answer-3", "undo-3", "answer-4", "answer-5", "answer-6"]
+        assert log[1] == dataclasses.replace(log[1], choice="second", strength="clearly", comment="für", informed=False)
+        standing = "SELECT people, leading, flagged FROM standing ORDER BY position"
+        assert store.rows(standing) == [(2, 1, 0), (0, 0, 0), (0, 0, 1), (2, 2, 0)]
+        store.record(judged(items[0], "cleo", "first"))
+        store.look(log[5])
+        store.record(judged(items[3], "ada", "undo", undoes="answer-5", id="undo-5"))
+        assert store.judgements()[-1].informed
+        assert store.rows(standing) == [(3, 2, 0), (0, 0, 0), (0, 0, 1), (1, 1, 0)]
+        assert store.add_queue(items[:2], seed=3) == 0
+        assert store.rows(standing) == [(3, 2, 0), (0, 0, 0)]
+        assert store.add_queue(items, seed=3) == 0  # counted again from the log
+        assert store.rows(standing) == [(3, 2, 0), (0, 0, 0), (0, 0, 1), (1, 1, 0)]
+    with Store(path, read_only=True) as again:
+        assert len(again.judgements()) == 9
+        made = [sql for (sql,) in again.rows("SELECT name FROM sqlite_master ORDER BY name")]
+    with Store(tmp_path / "new.sqlite") as new:
+        assert [sql for (sql,) in new.rows("SELECT name FROM sqlite_master ORDER BY name")] == made
 
 
 @pytest.mark.parametrize(
@@ -323,8 +346,8 @@ def test_nothing_in_the_log_can_be_changed_or_deleted(store: Store) -> None:
         with pytest.raises(sqlite3.IntegrityError, match="rows are added and never changed"):
             db.execute(statement)
     db.close()
-    with pytest.raises(sqlite3.IntegrityError, match="never changed"):
-        store.rows("INSERT OR REPLACE INTO queues SELECT * FROM queues")
+    with pytest.raises(sqlite3.IntegrityError, match="never changed"), store.transaction() as writer:
+        writer.execute("INSERT OR REPLACE INTO queues SELECT * FROM queues")
     assert (store.judgements(), store.items("round-1"), store.queues()) == before
 
 
@@ -332,14 +355,13 @@ def test_commits_wait_for_the_disk(store: Store) -> None:
     def synchronous() -> int:
         return store.rows("PRAGMA synchronous")[0][0]
 
-    assert store.rows("PRAGMA journal_mode") == [("wal",)]
-    assert store.rows("PRAGMA fullfsync") == [(1,)]
-    assert synchronous() == 2  # FULL
-    with store.transaction(durable=False):
-        assert synchronous() == 1  # NORMAL, for leases alone
-    assert synchronous() == 2
-    with pytest.raises(KeyError), store.transaction(durable=False):
-        raise KeyError
-    assert synchronous() == 2
-    with store.transaction():
-        assert synchronous() == 2
+    for _ in range(2):
+        with store.transaction():
+            assert synchronous() == 2  # FULL
+            assert store.rows("PRAGMA journal_mode") == [("wal",)]
+            assert store.rows("PRAGMA fullfsync") == [(1,)]
+            with store.transaction(durable=False):
+                assert synchronous() == 2  # a part of the whole
+        with pytest.raises(KeyError), store.transaction(durable=False):
+            assert synchronous() == 1  # NORMAL, for leases alone
+            raise KeyError

@@ -134,6 +134,11 @@ def test_a_new_file_that_another_process_is_making_is_waited_for(tmp_path: Path)
     other.close()
 
 
+def limit_pages(store: Store, pages: int) -> None:
+    with store.transaction() as db:
+        db.execute(f"PRAGMA max_page_count = {pages}")
+
+
 def fill(store: Store) -> list[str]:
     """Records until the disk is full."""
     written: list[str] = []
@@ -146,14 +151,14 @@ def fill(store: Store) -> list[str]:
 
 def test_a_full_disk_is_said_and_loses_nothing(store: Store) -> None:
     pages = store.rows("PRAGMA page_count")[0][0]
-    store.rows(f"PRAGMA max_page_count = {pages + 20}")
+    limit_pages(store, pages + 20)
     written = fill(store)
     assert len(written) > 5
     with pytest.raises(StoreError, match="no space left"):
         store.record_all([judged(ITEMS[0], "ada", "tie", comment="x" * 2000) for _ in range(9)])
     assert [j.id for j in store.judgements()] == written
     assert store.rows("PRAGMA integrity_check") == [("ok",)]
-    store.rows(f"PRAGMA max_page_count = {pages + 1000}")  # space was freed
+    limit_pages(store, pages + 1000)  # space was freed
     assert store.record(judged(ITEMS[0], "ada", "tie", id="after"))
     assert [j.id for j in store.judgements()] == [*written, "after"]
 
@@ -198,10 +203,11 @@ def test_a_transaction_that_fails_leaves_nothing(store: Store) -> None:
 
 
 def test_a_newer_file_is_refused_and_not_touched(store: Store) -> None:
-    store.rows("PRAGMA user_version = 3")
+    with store.transaction() as db:
+        db.execute("PRAGMA user_version = 4")
     store.close()
     before = store.path.read_bytes()
-    with pytest.raises(StoreError, match=r"written by a newer shfcas \(layout 3, expected at most 2\); update shfcas"):
+    with pytest.raises(StoreError, match=r"written by a newer shfcas \(layout 4, expected at most 3\); update shfcas"):
         Store(store.path)
     assert store.path.read_bytes() == before
 

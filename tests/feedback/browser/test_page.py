@@ -95,7 +95,7 @@ def test_why_it_was_asked_comes_after_the_answer_and_as_it_stood(served, person)
     ada.answers("1")
     ada.status("Saved")
     ada.press("w")
-    ada.at("#why").wait_for()
+    ada.at("#why tr").first.wait_for()
     rows = ada.at("#why tr").all_inner_texts()
     pairs = [tuple(f"{value:.2f}" for value in values) for values in zip(*shown, strict=True)]
     assert [tuple(row.split("\t")[1:]) for row in rows[1:]] == pairs

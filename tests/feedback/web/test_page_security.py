@@ -24,8 +24,8 @@ from shfcas.feedback.web.server import Page, serve
 from tests.support.page_client import Client, make_items, make_run, signed_in, token
 
 SETTINGS = HumanConfig(port=0, repeat_share=0.0)
-READS = ["/api/me", "/api/next", "/api/dashboard"]
-CHANGES = ["/api/judgements", "/api/undo", "/api/sign-out"]
+READS = ["/api/me", "/api/next", "/api/dashboard", "/api/sessions"]
+CHANGES = ["/api/judgements", "/api/undo", "/api/why", "/api/sign-out", "/api/sessions/end"]
 GUIDELINES = "# Rules <script>alert(1)</script>\n\n[bad](javascript:alert(1)) [good](https://example.org)\n"
 
 

@@ -13,7 +13,7 @@ import pytest
 from shfcas.feedback.annotation.aggregation import effective
 from shfcas.feedback.annotation.config import HumanConfig
 from shfcas.feedback.annotation.store import Store
-from shfcas.feedback.web import desk
+from shfcas.feedback.web import dependencies, desk
 from shfcas.feedback.web.server import Page, running, serve
 from shfcas.utils.errors import UserError
 from tests.support.page_client import Reply, answer_all, log, make_items, make_run, signed_in
@@ -37,9 +37,10 @@ def test_an_answer_is_kept_as_it_was_seen(folder: Path, page: Page) -> None:
         assert [task["left"]["text"], task["right"]["text"]] == [texts[kept.left], texts[other]]
         assert kept.choice == {"left": kept.left, "right": other}.get(choice, choice)
         pacs = dict(zip(("first", "second"), item.why["pacs"], strict=True))
-        assert reply["saved"] is reply["new"] is True
-        assert reply["why"]["pacs"] == {"left": pacs[kept.left], "right": pacs[other]}
-        assert reply["why"]["kendall_distance"] == 0.5
+        assert reply["saved"] is reply["new"] is True and "why" not in reply
+        why = client.post("/api/why", {"answer": kept.id}).json()["why"]
+        assert why["pacs"] == {"left": pacs[kept.left], "right": pacs[other]}
+        assert why["kendall_distance"] == 0.5
     assert reply["progress"] == {"total": 6, "settled": 4, "answers": 4, "wanted": 6, "mine": 4, "mine_left": 2}
 
 
@@ -200,7 +201,8 @@ def test_nobody_who_answers_waits_for_the_dashboard(folder: Path, page: Page, mo
 def test_the_dashboard_reads_no_texts(folder: Path) -> None:
     with Store(folder / "feedback.sqlite") as store:
         queries: list[str] = []
-        store._db.set_trace_callback(queries.append)
+        store.queues()  # opens the connection that the next reader takes
+        store._database._readers[-1].set_trace_callback(queries.append)
         numbers = desk.Desk(store, SETTINGS).dashboard("ada")
     assert numbers["report"]["states"]["open"] == 6
     assert queries and not [query for query in queries if "content" in query]
@@ -232,13 +234,15 @@ def test_nothing_is_acknowledged_before_it_is_written(folder: Path, page: Page) 
 
 
 def test_what_the_store_cannot_do_now_can_be_asked_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Store.__init__, "__defaults__", (0.05, False))  # seconds until a lock is too long
+    monkeypatch.setattr(dependencies, "WRITE_SECONDS", 0.05)  # until a lock is too long
     with serve(folder, SETTINGS) as page:
         client = signed_in(page)
         task = client.next()
         with locked(folder):
             reply = client.judge(task)
-        assert reply.status == 503 and "locked" in reply.json()["error"]
+            assert client.get("/api/me").status == client.get("/").status == client.get("/api/dashboard").status == 200
+        assert reply.status == 503 and reply.headers["Retry-After"] == "1"
+        assert reply.json()["error"].startswith("feedback.sqlite: locked by another process")
         assert client.judge(task).json()["new"] is True
 
 

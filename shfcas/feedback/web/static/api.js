@@ -2,11 +2,12 @@
 
 const TIMEOUT = 20_000; // milliseconds
 
-/** Refusal by the server; `status` is the HTTP status. */
+/** Refusal by the server; `status` is the HTTP status, `retryAfter` the seconds until it wants to be asked again. */
 export class Refused extends Error {
-  constructor(status, message) {
+  constructor(status, message, retryAfter = null) {
     super(message);
     this.status = status;
+    this.retryAfter = retryAfter;
   }
 }
 
@@ -19,6 +20,9 @@ let csrf = meta("csrf");
 export const pageVersion = meta("page-version");
 export const signedInAs = meta("annotator");
 export const run = meta("run"); // browser storage is kept per run: this address may serve another run tomorrow
+
+/** Path of the page behind a proxy, such as `/labels`; empty without one. */
+export const root = new URL("..", import.meta.url).pathname.replace(/\/$/, "");
 
 export const get = (path) => ask(path, {});
 
@@ -80,7 +84,11 @@ async function ask(path, options) {
     if (response.ok || response.status >= 500) throw new Unreachable("the server's reply cannot be read");
     answer = {};
   }
-  if (!response.ok) throw new Refused(response.status, answer?.error ?? `the server replied ${response.status}`);
+  if (!response.ok) {
+    const seconds = Number(response.headers.get("Retry-After") ?? NaN);
+    const message = answer?.error ?? `the server replied ${response.status}`;
+    throw new Refused(response.status, message, seconds > 0 ? seconds : null);
+  }
   return answer;
 }
 
@@ -88,12 +96,19 @@ async function reach(path, options) {
   const stop = new AbortController();
   const timer = setTimeout(() => stop.abort(), TIMEOUT);
   try {
-    return await fetch(path, { ...options, signal: stop.signal, credentials: "same-origin", cache: "no-store" });
+    return await fetch(root + path, { ...options, signal: stop.signal, credentials: "same-origin", cache: "no-store" });
   } catch {
     throw new Unreachable("the server cannot be reached");
   } finally {
     clearTimeout(timer);
   }
+}
+
+/** Returns the milliseconds until the next attempt: as the server asks, or longer with each failure. */
+export function waitAfter(error, failures, longest = 30_000) {
+  const spread = 1 + Math.random() / 2; // so that many browsers do not come back at once
+  if (error instanceof Refused && error.retryAfter) return Math.min(10 * longest, 1000 * error.retryAfter) * spread;
+  return Math.min(longest, 750 * 2 ** failures) * spread;
 }
 
 /** Returns a random UUID. `crypto.randomUUID` exists only over HTTPS and on localhost, these random bits everywhere. */

@@ -1,6 +1,6 @@
 // The dashboard: progress and agreement of all annotators.
 
-import { get } from "./api.js";
+import { get, root } from "./api.js";
 import { barChart, lineChart, timeLabel } from "./charts.js";
 
 const REFRESH = 10_000; // milliseconds
@@ -27,7 +27,7 @@ async function refresh() {
     if (text !== drawn) draw();
     drawn = text;
   } catch (error) {
-    if (error.status === 401) return location.replace("/");
+    if (error.status === 401) return location.replace(`${root}/`);
     showProblem(error.status ? `The server says: ${error.message}` : "Offline: these numbers may be out of date");
   }
   setTimeout(refresh, REFRESH);
@@ -97,17 +97,23 @@ function people(report) {
     interval(each.left_share),
     percent(each.tie_share),
     selfAgreement(each.self_agreement),
+    whole(each.informed),
+    ...(report.known ? [knownAnswers(report.known[each.name])] : []),
   ]);
-  const heads = ["Name", "Answered", "Skipped", "Flagged", "Per hour", "Median (s)", "Left [95 %]", "Ties", "Self-agreement"];
+  const heads = ["Name", "Answered", "Skipped", "Flagged", "Per hour", "Median (s)", "Left [95 %]", "Ties", "Self-agreement", "Changed after why"];
+  if (report.known) heads.push("Known answers [95 %]");
   part.append(
     rows.length ? table(heads, rows) : node("p", "soft", "Nobody has answered yet."),
     node("p", "note", "Left: share of preferences for the answer on the left. Sides are random, so about half is expected. " +
-      "Self-agreement: share of repeated comparisons with the same answer."),
+      "Self-agreement: share of repeated comparisons with the same answer. Changed after why: answers that were undone after " +
+      "the annotator looked at why the comparison was asked." +
+      (report.known ? " Known answers: share of the questions with a known answer that were answered like that." : "")),
   );
   return part;
 }
 
 const interval = (share) => (share ? `${percent(share.mean)} [${whole(100 * share.low)}, ${whole(100 * share.high)}]` : MISSING);
+const knownAnswers = (share) => (share ? `${interval(share)} of ${whole(share.count)}` : MISSING);
 const selfAgreement = (agreement) => (agreement?.n ? `${percent(agreement.share)} of ${whole(agreement.n)}` : MISSING);
 
 function agreement(report) {

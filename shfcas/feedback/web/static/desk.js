@@ -1,6 +1,6 @@
 // The annotator's comparisons and answers: fetched ahead, answered, undone. No DOM here.
 
-import { next, pageVersion, Refused, uuid } from "./api.js";
+import { next, pageVersion, post, Refused, uuid, waitAfter } from "./api.js";
 import { put, take } from "./storage.js";
 
 const HELD = 5; // comparisons held at a time, so that a lost connection does not stop the work
@@ -114,6 +114,15 @@ export class Desk extends EventTarget {
     return last;
   }
 
+  /** Fetches why the comparison of the last answer was asked, once the answer is saved. The server notes it. */
+  async look() {
+    const { last } = this;
+    if (!last?.saved || last.why) return;
+    const { why } = await post("/api/why", { answer: last.id });
+    last.why = why;
+    this.#remember();
+  }
+
   /** Fetches comparisons until `HELD` are here. */
   async fill() {
     clearTimeout(this.#timer);
@@ -144,7 +153,7 @@ export class Desk extends EventTarget {
     } catch (error) {
       const signedOut = error instanceof Refused && error.status === 401;
       if (signedOut) this.dispatchEvent(new Event("signed-out"));
-      else this.#timer = setTimeout(() => this.fill(), Math.min(30_000, 1000 * 2 ** this.#failures++));
+      else this.#timer = setTimeout(() => this.fill(), waitAfter(error, this.#failures++));
       this.unreachable = !(error instanceof Refused);
       this.problem = this.unreachable || signedOut ? "" : error.message;
     } finally {
@@ -173,7 +182,7 @@ export class Desk extends EventTarget {
     if (this.unreachable || this.problem) this.fill(); // the server may have recovered
     if (kind === "judgement") {
       const entry = this.#history.find((each) => each.id === body.id);
-      if (entry && answer) entry.why = answer.why ?? {};
+      if (entry && answer) entry.saved = true;
       if (error) this.#history = this.#history.filter((each) => each.id !== body.id);
       this.#remember();
     } else if (answer?.task && this.#awaited.delete(answer.task.id)) {

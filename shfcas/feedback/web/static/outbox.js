@@ -1,9 +1,8 @@
 // The outbox: answers that the server has not acknowledged yet. They survive the tab, and are sent once, in order.
 
-import { Refused } from "./api.js";
+import { Refused, waitAfter } from "./api.js";
 import { drop, names, put, take } from "./storage.js";
 
-const SLOWEST = 30_000; // milliseconds between two attempts
 const LATER = new Set([408, 425, 429]); // refusals that are temporary
 
 /**
@@ -95,8 +94,7 @@ export class Outbox extends EventTarget {
         this.dispatchEvent(new CustomEvent("sent", { detail: { ...entry, error } }));
         return true;
       }
-      const wait = Math.min(SLOWEST, 1000 * 2 ** this.#failures++) * (0.75 + Math.random() / 2);
-      this.#timer = setTimeout(() => this.deliver(), wait);
+      this.#timer = setTimeout(() => this.deliver(), waitAfter(error, this.#failures++));
       this.#change("waiting", error instanceof Refused ? error.message : "");
       return false;
     }

@@ -1,12 +1,12 @@
 // The annotation page: sign-in; connects desk, outbox, keys and view.
 
-import { guidelines, post, run, signedInAs } from "./api.js";
+import { get, guidelines, post, run, signedInAs } from "./api.js";
 import { Desk } from "./desk.js";
 import * as keys from "./keys.js";
 import { onlyTab } from "./only_tab.js";
 import { Outbox } from "./outbox.js";
 import { put, take } from "./storage.js";
-import { $, showAnswers, showLast, showProgress, showStatus, showTask, showWhy } from "./view.js";
+import { $, showAnswers, showLast, showProgress, showSignIns, showStatus, showTask, showWhy } from "./view.js";
 
 let desk = null;
 let outbox = null;
@@ -107,7 +107,7 @@ function refresh() {
   showStatus(desk, outbox);
   showProgress(desk, outbox);
   showLast(desk.last, undone);
-  if ($("why").open) showWhy(desk.last);
+  if ($("why").open) lookWhy();
   if (desk.task || !$("sign-in").hidden || !$("elsewhere").hidden) return;
   const name = desk.exhausted ? "done" : "waiting";
   const isNew = $(name).hidden;
@@ -207,8 +207,48 @@ function toggleFixed(on = !document.body.classList.contains("fixed-width")) {
 
 function why() {
   if (!desk) return;
-  showWhy(desk.last);
   $("why").showModal();
+  lookWhy();
+}
+
+async function lookWhy() {
+  showWhy(desk.last);
+  try {
+    await desk.look();
+    showWhy(desk.last);
+  } catch (error) {
+    showWhy(desk.last, error.status ? `The server says: ${error.message}.` : "The server cannot be reached.");
+  }
+}
+
+async function signIns() {
+  if (!$("sign-ins").open) $("sign-ins").showModal();
+  try {
+    showSignIns((await get("/api/sessions")).sessions, endSignIn);
+    $("sign-ins-error").textContent = "";
+  } catch (error) {
+    $("sign-ins-error").textContent = error.status ? `The server says: ${error.message}.` : "The server cannot be reached.";
+  }
+}
+
+async function endSignIn(session) {
+  if (session.here) return signOut();
+  await post("/api/sessions/end", { session: session.id }).catch(() => {});
+  signIns();
+}
+
+async function signOut() {
+  try {
+    await post("/api/sign-out", {});
+  } catch (error) {
+    if (error.status !== 401) {
+      // Only the server can end the session: the cookie is out of reach of scripts.
+      $("sign-ins-error").textContent = "You are still signed in: the server cannot be reached. Try again.";
+      if (!$("sign-ins").open) signIns();
+      return;
+    }
+  }
+  location.replace(location.pathname);
 }
 
 /** Scrolls both answers, unless the focus is on an element with its own keys; returns true if it did. */
@@ -255,10 +295,8 @@ const BUTTONS = {
   "guidelines-button": toggleGuidelines,
   "close-guidelines": toggleGuidelines,
   "keys-button": ACTIONS.keys,
-  "sign-out": async () => {
-    await post("/api/sign-out", {}).catch(() => {});
-    location.replace(location.pathname);
-  },
+  "sign-ins-button": signIns,
+  "sign-out": signOut,
 };
 for (const [id, act] of Object.entries(BUTTONS)) $(id).addEventListener("click", act);
 for (const button of document.querySelectorAll("[data-choice]")) {

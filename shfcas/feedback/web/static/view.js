@@ -130,19 +130,41 @@ const ANSWER_SCORES = {
   logprobs: ["Log-probability", "Of the answer, under the policy."],
 };
 
-/** Shows why the last comparison was asked, with the scores by side. */
-export function showWhy(last) {
+/** Shows why the last comparison was asked, with the scores by side, or why that cannot be shown. */
+export function showWhy(last, problem = "") {
   const parts = [];
   const add = (text) => parts.push(Object.assign(node("p"), { textContent: text }));
   if (!last) add("You have answered nothing yet.");
   else {
     add(`Your last answer: ${choiceText(last.choice, last.strength)}.`);
     const why = last.why;
-    if (why === null) add("The scores appear when the answer is saved.");
+    if (problem) add(problem);
+    else if (!last.saved) add("The scores appear when the answer is saved.");
+    else if (!why) add("Loading the scores.");
     else if (!Object.keys(why).length) add("There are no scores for this comparison.");
     else parts.push(...scores(why));
   }
   $("why-text").replaceChildren(...parts);
+}
+
+/** Shows the browsers in which the annotator is signed in; `end` is called with the one to sign out. */
+export function showSignIns(sessions, end) {
+  const time = (seconds) => new Date(1000 * seconds).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" });
+  const items = sessions.map((session) => {
+    const item = node("li");
+    const text = node("span");
+    text.textContent = `${session.device}, since ${time(session.begin)}, last used ${time(session.used)}`;
+    if (session.here) text.textContent += " (this browser)";
+    const button = node("button", "quiet");
+    button.type = "button";
+    button.textContent = "Sign out";
+    button.setAttribute("aria-label", `Sign out ${session.device}${session.here ? ", this browser" : ""}`);
+    button.addEventListener("click", () => end(session));
+    item.append(text, button);
+    return item;
+  });
+  if (!items.length) items.push(Object.assign(node("li"), { textContent: "A proxy has signed you in." }));
+  $("sign-ins-list").replaceChildren(...items);
 }
 
 function scores(why) {
