@@ -9,7 +9,8 @@ from shfcas.data.messages import completion_text, prompt_key
 from shfcas.data.reading import arrow_rows
 from shfcas.monitor.measures import Answer
 from shfcas.utils.errors import UserError
-from shfcas.utils.files import existing, read_jsonl, read_parquet
+from shfcas.utils.files import existing, read_jsonl
+from shfcas.utils.parquet import read_parquet
 
 # Names of the same value in files of several trainers, the first that a row has.
 PROMPT = ("prompt_id", "prompt", "input")

@@ -14,7 +14,8 @@ from shfcas.compare.run import compare
 from shfcas.data import pku
 from shfcas.utils.config import build, read_yaml
 from shfcas.utils.errors import UserError
-from shfcas.utils.files import read_json, read_parquet
+from shfcas.utils.files import read_json
+from shfcas.utils.parquet import read_parquet
 from tests.support.architectures import save_policy
 from tests.support.safe_rlhf_model import save_safe_rlhf
 
