@@ -1,4 +1,4 @@
-"""Draw the figure of docs/evidence.md from the committed tables: `python -m experiments.figure`."""
+"""Draw the figure of docs/evidence-paper.md from the committed tables: `python -m experiments.figure`."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Write the tables of docs/evidence.md from those in experiments/results/: `python -m experiments.page`.
+"""Write the tables of docs/evidence-paper.md from those in experiments/results/: `python -m experiments.page`.
 
 Each table of the page is between `<!-- table NAME -->` and `<!-- end -->`. Everything else is written by hand.
 """
@@ -18,7 +18,7 @@ from experiments.policies import BEFORE
 from shfcas.compare.tables import markdown
 from shfcas.utils.files import read_json, write_text
 
-PAGE = Path(__file__).parents[1] / "docs" / "evidence.md"
+PAGE = Path(__file__).parents[1] / "docs" / "evidence-paper.md"
 ABOUT = Path(__file__).parent / "results" / "about.json"
 MARK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 ACCURACY = "pair_accuracy"
