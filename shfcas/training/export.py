@@ -114,7 +114,11 @@ def export(
         raise UserError(f"{policy} has no chat template, and {engine} applies one; set chat_template")
     save_model(output / "policy", model, policy_tokenizer)
     del model
-    result = {"prompts": len(prompts), "eval_prompts": len(eval_prompts), "served": served or engine == "slime"}
+    result: dict[str, Any] = {
+        "prompts": len(prompts),
+        "eval_prompts": len(eval_prompts),
+        "served": served or engine == "slime",
+    }
     if not result["served"]:
         try:
             result["largest_difference"] = _export_reward_model(
