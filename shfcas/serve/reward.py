@@ -184,7 +184,7 @@ def _score(
     return [[next(flat) for _ in request.completions] for request in requests]
 
 
-def _attempt(scorer: RewardScorer, answers: Answers) -> list[float | None] | UserError:
+def _attempt(scorer: Callable[..., Any], answers: Answers) -> list[float | None] | UserError:
     arguments = {"prompts": answers.prompts, "completions": answers.completions, **answers.columns}
     try:
         rewards = call_reward(scorer, len(answers.completions), arguments) if answers.completions else []

@@ -112,7 +112,11 @@ def export(
     if not policy_template(policy, chat_template):
         raise UserError(f"{policy} has no chat template, and {engine} applies one; set chat_template")
     policy_tokenizer, _ = save_merged(policy, output / "policy", chat_template=chat_template)
-    result = {"prompts": len(prompts), "eval_prompts": len(eval_prompts), "served": served or engine == "slime"}
+    result: dict[str, Any] = {
+        "prompts": len(prompts),
+        "eval_prompts": len(eval_prompts),
+        "served": served or engine == "slime",
+    }
     if not result["served"]:
         try:
             result["largest_difference"] = _export_reward_model(
