@@ -21,11 +21,11 @@ from shfcas.utils.files import existing
 
 INPUTS, INPUTS_HELP = "run", "the run directory"
 OVERLAPS = ("overlap", "max_overlap")
-SETTINGS = (
-    *("host", "port", "address", "root_path", "guidelines", *OVERLAPS, "repeat_share", "known_answers"),
-    *("user_header", "user_header_from"),
+SERVING = (
+    *("queue", "host", "port", "address", "root_path", "user_header", "user_header_from", "allow_public"),
+    *("guidelines", *OVERLAPS, "repeat_share", "known_answers"),
 )
-SERVING = ("queue", "allow_public", *SETTINGS)
+SETTINGS = tuple(name for name in SERVING if name not in ("queue", "allow_public"))
 
 
 @dataclass
@@ -69,7 +69,7 @@ def run(config: Config) -> dict[str, Any] | None:
     folder, queue = _folder(config)
     settings = settings_of(folder, config)
     address = running(folder)
-    given = [name for name in SERVING if getattr(config, name) not in (None, False)]
+    given = [name for name in SERVING if getattr(config, name) is not None and getattr(config, name) is not False]
     if not config.run:
         given.remove("queue")  # the page there serves the newest
     if address and given:

@@ -131,7 +131,7 @@ class Guard:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         if self._root and (scope["path"] == self._root or scope["path"].startswith(f"{self._root}/")):
-            scope = scope | {"path": scope["path"][len(self._root) :], "raw_path": b""}  # the proxy left it there
+            scope = {**scope, "path": scope["path"][len(self._root) :], "raw_path": b""}  # the proxy left it there
         begin, status, received = time.perf_counter(), 0, 0
 
         async def receive_limited() -> Message:
