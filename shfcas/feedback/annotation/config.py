@@ -61,8 +61,8 @@ class HumanConfig(Options):
         "address of the page behind a proxy, such as https://labels.example.org (none: host and port)",
         volatile=True,
     )
-    root_path: str = option(
-        "", "path of the page behind a proxy, such as /labels; the proxy may strip it or not", volatile=True
+    root_path: str | None = option(
+        None, "path of the page behind a proxy, such as /labels; the proxy may strip it or not (none: /)", volatile=True
     )
     allow_public: bool = option(False, "allow a host that other machines reach, without TLS", volatile=True)
     user_header: str | None = option(
@@ -98,6 +98,11 @@ class HumanConfig(Options):
                 ip_address(address)
             except ValueError:
                 raise unexpected("user_header_from", "numeric addresses", address, "such as 127.0.0.1") from None
+
+    @property
+    def root(self) -> str:
+        """Path of the page behind a proxy, empty without one."""
+        return self.root_path or ""
 
     def missing(self, people: int, leading: int) -> int:
         """Returns how many more annotators a comparison needs now.

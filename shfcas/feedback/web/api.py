@@ -39,7 +39,7 @@ def sign_in(body: SignIn, request: Request, state: State) -> Response:
         state.cookie,
         cookie,
         max_age=int(SECONDS),
-        path=f"{state.settings.root_path}/",
+        path=f"{state.settings.root}/",
         httponly=True,
         samesite="strict",
         secure=bool(state.settings.address and state.settings.address.startswith("https:")),
@@ -52,7 +52,7 @@ async def sign_out(body: Empty, visit: Changer, state: State) -> Response:
     """Ends the session of this browser on the server, too; the last one releases the open comparisons."""
     await _end(state, visit.name, visit.session)
     response = json_response({"name": None})
-    response.delete_cookie(state.cookie, path=f"{state.settings.root_path}/", httponly=True, samesite="strict")
+    response.delete_cookie(state.cookie, path=f"{state.settings.root}/", httponly=True, samesite="strict")
     return response
 
 

@@ -24,21 +24,21 @@ router = APIRouter()
 def index(visit: Visitor, state: State) -> Response:
     """Returns the page with the comparisons, or with the sign-in; observers have only the dashboard."""
     if visit and visit.observes:
-        return RedirectResponse(f"{state.settings.root_path}/dashboard", 303)
+        return RedirectResponse(f"{state.settings.root}/dashboard", 303)
     return _page("index.html.j2", visit, state)
 
 
 @router.get("/dashboard")
 def dashboard(visit: Visitor, state: State) -> Response:
     """Returns the dashboard's page."""
-    return _page("dashboard.html.j2", visit, state) if visit else RedirectResponse(f"{state.settings.root_path}/", 303)
+    return _page("dashboard.html.j2", visit, state) if visit else RedirectResponse(f"{state.settings.root}/", 303)
 
 
 @router.get("/guidelines")
 def guidelines(visit: Visitor, state: State) -> Response:
     """Returns the guidelines as a page."""
     if not visit:
-        return RedirectResponse(f"{state.settings.root_path}/", 303)
+        return RedirectResponse(f"{state.settings.root}/", 303)
     return _page("guidelines.html.j2", visit, state, html=render_guidelines(state.settings.guidelines))
 
 
@@ -56,7 +56,7 @@ def _page(template: str, visit: Visit | None, state: PageState, **more: Any) -> 
         "csrf": visit.csrf if visit else "",
         "page_version": page_version(),
         "run": state.cookie,  # browser storage is kept per run
-        "root": state.settings.root_path,
+        "root": state.settings.root,
         "signed_in": visit.name if visit else "",
         "observes": visit is not None and visit.observes,
     }

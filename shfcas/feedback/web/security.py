@@ -117,7 +117,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, settings: HumanConfig) -> None:
         self._app = app
-        self._root = settings.root_path
+        self._root = settings.root
         self._own_origin = _origin(settings.address) if settings.address else None
         self._names = _LOOPBACK | {settings.host.lower()}
         self._any_number = not is_loopback(settings.host)

@@ -204,7 +204,7 @@ def _wait(server: Any, thread: threading.Thread) -> None:
 
 def _address(settings: HumanConfig, listener: socket.socket) -> str:
     """Returns the address as people type it: a server that listens everywhere uses the machine's name."""
-    path = f"{settings.root_path}/"
+    path = f"{settings.root}/"
     if settings.address:
         return settings.address.rstrip("/") + path
     host = settings.host
