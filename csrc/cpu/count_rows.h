@@ -33,19 +33,20 @@ class RowCounter {
     for (; begin < end; begin += kWindow) {
       const int64_t window_end = std::min(begin + kWindow, end);
       sort_by_length(begin, window_end);
-      run_rows(0, window_end - begin, [&](int64_t k) { return order_[k]; }, sink);
+      run_rows(0, window_end - begin, [&, begin](int64_t k) { return begin + order_[k]; }, sink);
     }
   }
 
  private:
   static constexpr int64_t kWindow = 4096;
+  static constexpr int64_t kLongRows = kMaxBlockLength<K> + 1;  // bucket of the rows too long for a block
 
   // Counts rows k in [begin, end) of the given order, in which rows of equal length are neighbours.
   template <class Order, class Sink>
   void run_rows(int64_t begin, int64_t end, const Order& order, const Sink& sink) {
     while (begin < end) {
       const int64_t n = rows_.size(order(begin));
-      const int equal = equally_long(begin, end, order, n);
+      const int equal = equally_long(begin, end, n);
       // A few long rows would leave most lanes of a block idle.
       const bool as_block =
           n <= kMaxBlockLength<K> && !with_classes_ && (n <= 64 || equal > kBlockLanes<K> / 4);
@@ -60,13 +61,11 @@ class RowCounter {
     }
   }
 
-  template <class Order>
-  int equally_long(int64_t begin, int64_t end, const Order& order, int64_t n) const {
-    const int most = static_cast<int>(std::min<int64_t>(kBlockLanes<K>, end - begin));
-    if (!rows_.offsets) return most;
-    int count = 1;
-    while (count < most && rows_.size(order(begin + count)) == n) ++count;
-    return count;
+  // Returns the number of rows of length n from `begin` on, up to a block. Sorted rows too long for a block
+  // do not need it.
+  int equally_long(int64_t begin, int64_t end, int64_t n) const {
+    if (rows_.offsets) end = n <= kMaxBlockLength<K> ? first_[n + 1] : begin + 1;
+    return static_cast<int>(std::min<int64_t>(kBlockLanes<K>, end - begin));
   }
 
   template <class Order, class Sink>
@@ -119,16 +118,19 @@ class RowCounter {
   // counting sort with one bucket for all rows too long for a block. The window is small enough for its
   // values to stay in the cache.
   void sort_by_length(int64_t begin, int64_t end) {
-    constexpr int64_t last_bucket = kMaxBlockLength<K> + 1;
-    std::array<int64_t, last_bucket + 2> next{};
-    const auto bucket = [&](int64_t row) { return std::min(rows_.size(row), last_bucket); };
-    for (int64_t row = begin; row < end; ++row) ++next[bucket(row) + 1];
-    for (size_t b = 1; b < next.size(); ++b) next[b] += next[b - 1];
-    order_.resize(end - begin);
-    const int64_t first_long = next[last_bucket];
-    for (int64_t row = begin; row < end; ++row) order_[next[bucket(row)]++] = row;
-    std::sort(order_.begin() + first_long, order_.end(), [&](int64_t a, int64_t b) {
-      const int64_t size_a = rows_.size(a), size_b = rows_.size(b);
+    const int64_t* offsets = rows_.offsets + begin;  // checked: they never decrease
+    const int64_t count = end - begin;
+    buckets_.resize(count);
+    order_.resize(count);
+    for (int64_t k = 0; k < count; ++k)
+      buckets_[k] = static_cast<uint16_t>(std::min<int64_t>(offsets[k + 1] - offsets[k], kLongRows));
+    first_ = {};
+    for (int64_t k = 0; k < count; ++k) ++first_[buckets_[k] + 1];
+    for (size_t b = 1; b < first_.size(); ++b) first_[b] += first_[b - 1];
+    auto next = first_;
+    for (int64_t k = 0; k < count; ++k) order_[next[buckets_[k]]++] = static_cast<int32_t>(k);
+    std::sort(order_.begin() + first_[kLongRows], order_.end(), [&](int32_t a, int32_t b) {
+      const int64_t size_a = offsets[a + 1] - offsets[a], size_b = offsets[b + 1] - offsets[b];
       return size_a != size_b ? size_a < size_b : a < b;
     });
   }
@@ -141,7 +143,9 @@ class RowCounter {
   BlockCounts<K> block_;
   std::vector<T> x_copy_, y_copy_;
   std::unique_ptr<LongRowCounter<T>> long_rows_;
-  std::vector<int64_t> order_;
+  std::vector<uint16_t> buckets_;
+  std::vector<int32_t> order_;                // rows of the window, by length
+  std::array<int32_t, kLongRows + 2> first_;  // place in order_ of the first row of each bucket
 };
 
 // Calls sink(row, n, counts) once per row, from any thread. with_classes also counts distinct values.

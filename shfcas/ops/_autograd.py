@@ -62,7 +62,7 @@ def _register_derivatives(name: str, save: Callable, backward: Callable, jvp: Ca
             saved = [part if part is None else forward_ad.unpack_dual(part).primal for part in ctx.saved_tensors]
             return jvp(ctx, saved, *tangents, *(None,) * (len(defaults) - len(tangents)))
 
-    methods = {
+    methods: dict[str, Callable] = {
         "forward": forward,
         "backward": lambda ctx, *gradients: (None, *backward(ctx, *gradients)),
         "jvp": tangent,
@@ -113,7 +113,7 @@ def _pacs_gradient(ctx: Any, gradient: Tensor | None) -> tuple:
 
 
 def _pacs_tangent(
-    ctx: Any, saved: list, rewards_tangent: Tensor | None, logprobs_tangent: Tensor | None, *_: None
+    ctx: Any, saved: list, rewards_tangent: Tensor | None, logprobs_tangent: Tensor | None, *_: Any
 ) -> Any:
     saved = saved[:3]
     return _sum(
@@ -125,7 +125,8 @@ def _pacs_tangent(
 def _pacs_second_gradient(ctx: Any, to_rewards: Tensor | None, to_logprobs: Tensor | None) -> tuple:
     gradient, rewards, logprobs, offsets = ctx.saved_tensors
     mean = _row_mean(rewards, offsets)
-    in_gradient, in_values = None, [None, None]
+    in_gradient: Tensor | None = None
+    in_values: list[Tensor | None] = [None, None]
     for k, (sign, cotangent, values) in enumerate([(1, to_rewards, rewards), (-1, to_logprobs, logprobs)]):
         if cotangent is not None:
             of_gradient, of_values = _z_second_gradient(cotangent, gradient, values, mean)
@@ -220,7 +221,7 @@ def _conflict_gradient(ctx: Any, of_pacs: Tensor | None, of_mean: Tensor | None,
     return to_rewards.to(rewards.dtype), to_logprobs.to(logprobs.dtype), None
 
 
-def _conflict_tangent(ctx: Any, saved: list, *tangents: Tensor | None) -> tuple:
+def _conflict_tangent(ctx: Any, saved: list, *tangents: Any) -> tuple:
     _, _, offsets, scores = saved
     of_pacs = _pacs_tangent(ctx, saved, *tangents)
     if of_pacs is None:
@@ -303,9 +304,9 @@ def _save_linear(ctx: Any, inputs: tuple, output: Any) -> None:
 
 def _linear_gradient(ctx: Any, of_logprobs: Tensor | None, of_entropy: Tensor | None, *_: None) -> tuple:
     hidden, weight, labels, bias, entropy, normalizer = ctx.saved_tensors
-    if of_logprobs is None and of_entropy is None:
-        return (None,) * 6
     if of_logprobs is None:
+        if of_entropy is None:
+            return (None,) * 6
         of_logprobs = torch.zeros_like(of_entropy)
     needed = (*ctx.needs_input_grad[1:], False)  # without the keyset; bias may be left out
     wanted = [needed[0], needed[1], needed[3]]

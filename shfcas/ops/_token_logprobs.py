@@ -118,7 +118,8 @@ def linear_token_statistics_backward(
     to_hidden = rows.new_zeros(rows.shape if wanted[0] else 0, dtype=wide)
     to_weight = weight.new_empty(weight.shape if wanted[1] else 0)
     to_bias = weight.new_empty(len(weight) if wanted[2] else 0)
-    g, h, spread = (part if part is None else part.reshape(1, -1) for part in (gradient, entropy_gradient, entropy))
+    g = gradient.reshape(1, -1)
+    h, spread = (part if part is None else part.reshape(1, -1) for part in (entropy_gradient, entropy))
     sums = normalizer.reshape(1, -1, 2)
     with torch.autocast(hidden.device.type, enabled=False):
         for first, last in _vocabulary_chunks(len(weight)):
