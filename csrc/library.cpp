@@ -1,7 +1,5 @@
-// Schema of every op, and the Python module that registers the ops on import. The module uses the limited API
-// of Python, so one build works with every Python from 3.11 on.
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+// Schema of every op, and the Python module that registers the ops on import.
+#include <pybind11/pybind11.h>
 #include <torch/csrc/stable/library.h>
 
 #include "cpu/simd.h"
@@ -53,26 +51,20 @@ STABLE_TORCH_LIBRARY(shfcas, library) {
 
 namespace {
 
-PyObject* build_facts(PyObject*, PyObject*) {
-  return Py_BuildValue("{s:s,s:s,s:s,s:s,s:s}", "torch", SHFCAS_TORCH_VERSION, "cuda", SHFCAS_CUDA_VERSION,
-                       "cuda_archs", SHFCAS_CUDA_ARCHS, "compiler", __VERSION__, "simd",
-                       shfcas::simd_level_name());
+pybind11::dict build_facts() {
+  pybind11::dict facts;
+  facts["torch"] = SHFCAS_TORCH_VERSION;
+  facts["cuda"] = SHFCAS_CUDA_VERSION;
+  facts["cuda_archs"] = SHFCAS_CUDA_ARCHS;
+  facts["compiler"] = __VERSION__;
+  facts["simd"] = shfcas::simd_level_name();
+  return facts;
 }
-
-PyMethodDef methods[] = {{"build_facts", build_facts, METH_NOARGS,
-                          "What the library was compiled with, and the instruction set it chose."},
-                         {nullptr, nullptr, 0, nullptr}};
-
-PyModuleDef definition = {PyModuleDef_HEAD_INIT,
-                          "_C",
-                          "Registers torch.ops.shfcas and knows how it was built.",
-                          -1,
-                          methods,
-                          nullptr,
-                          nullptr,
-                          nullptr,
-                          nullptr};
 
 }  // namespace
 
-PyMODINIT_FUNC PyInit__C() { return PyModule_Create(&definition); }
+PYBIND11_MODULE(_C, module) {
+  module.doc() = "Registers torch.ops.shfcas and knows how it was built.";
+  module.def("build_facts", &build_facts,
+             "What the library was compiled with, and the instruction set it chose.");
+}
