@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from shfcas.data.messages import completion_text
 from shfcas.data.preferences import read_preferences
 from shfcas.feedback.annotation.aggregation import effective, votes
 from shfcas.feedback.annotation.schema import KNOWN, Item, Judgement, item_id
@@ -38,8 +39,8 @@ def add_known_answers(store: Store, path: str | Path) -> int:
             first=0,
             second=1,
             prompt=preference.prompt,
-            first_text=preference.chosen,
-            second_text=preference.rejected,
+            first_text=completion_text(preference.chosen),
+            second_text=completion_text(preference.rejected),
         )
     if not items:
         raise UserError(f"known_answers: {path} has no preferences; write some with prompt, chosen and rejected")

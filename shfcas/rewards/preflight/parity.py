@@ -137,8 +137,8 @@ def check_parity(name: str, pairs: Sequence[Preference], endpoint: RewardEndpoin
     if scorer.tokenizer.chat_template:
         bos = scorer.tokenizer.bos_token or ""
         rendered = [conversation(scorer.tokenizer, pair.prompt, answer) for pair, answer in answers]
-        texts = [text.removeprefix(bos) for text in rendered]
-        findings.append(_compared("parity, text", ours, np.array(endpoint.scores(path, texts)), _WRONG_TEXT))
+        plain = [text.removeprefix(bos) for text in rendered]
+        findings.append(_compared("parity, text", ours, np.array(endpoint.scores(path, plain)), _WRONG_TEXT))
     return findings
 
 
