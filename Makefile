@@ -120,7 +120,7 @@ bench-results: bench  ## the same, written down in docs/performance.md
 	$(BIN)/python -m benches.page
 
 DATA ?= data
-experiments: $(VENV)/dev.stamp $(VENV)/models.stamp  ## the experiments of docs/evidence.md, in hours: make experiments DATA=folder
+experiments: $(VENV)/dev.stamp $(VENV)/models.stamp  ## the experiments of docs/evidence-paper.md, in hours: make experiments DATA=folder
 	$(BIN)/python -m experiments.pools --data $(DATA)
 	$(BIN)/python -m experiments.features --data $(DATA)
 	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.grid

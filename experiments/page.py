@@ -226,7 +226,7 @@ def about() -> list[Row]:
 def page(text: str) -> str:
     """Return the page with its tables written again."""
     found = tables() | {"about": about()}
-    return MARK.sub(lambda match: f"{match[1]}\n{markdown(found[match[2]])}\n\n{match[3]}", text)
+    return MARK.sub(lambda match: f"{match[1]}\n{markdown(found[match[2]], marked_up=True)}\n\n{match[3]}", text)
 
 
 if __name__ == "__main__":

@@ -194,7 +194,7 @@ def tables() -> dict[str, list[Row]]:
 def page(text: str) -> str:
     """Return the page with its tables written again."""
     found = tables()
-    return MARK.sub(lambda match: f"{match[1]}\n{markdown(found[match[2]])}\n\n{match[3]}", text)
+    return MARK.sub(lambda match: f"{match[1]}\n{markdown(found[match[2]], marked_up=True)}\n\n{match[3]}", text)
 
 
 if __name__ == "__main__":

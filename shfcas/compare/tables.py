@@ -126,11 +126,21 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
     write_text(path, text.getvalue())
 
 
-def markdown(rows: Sequence[dict[str, str]]) -> str:
-    """Formats rows of text as a Markdown table."""
-    cells = [[_cell(text) for text in line] for line in (list(rows[0]), *(row.values() for row in rows))]
+def markdown(rows: Sequence[dict[str, str]], *, marked_up: bool = False) -> str:
+    """Formats rows of text as a Markdown table.
+
+    Args:
+        rows: the cells by column.
+        marked_up: the cells are Markdown themselves and not text, so only the bar is escaped.
+    """
+    cell = _bar_escaped if marked_up else _cell
+    cells = [[cell(text) for text in line] for line in (list(rows[0]), *(row.values() for row in rows))]
     first, *others = ("| " + " | ".join(line) + " |" for line in cells)
     return "\n".join([first, "|" + "---|" * len(rows[0]), *others])
+
+
+def _bar_escaped(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def _cell(text: str) -> str:

@@ -64,6 +64,7 @@ def test_the_limit_counts_bytes_as_sent_too(serve: Serve) -> None:
         ("gzip", b"{}", "incorrect header check"),
         ("gzip", gzip.compress(b"{}" * 100)[:-9], "its compressed data is cut off"),
     ],
+    ids=["twice", "unknown", "deflate", "not compressed", "cut off"],  # the bytes hold the time
 )
 def test_other_encodings_are_not_unpacked(encoding: str, body: bytes, message: str, serve: Serve) -> None:
     server = serve(say(response(body, Content_Encoding=encoding)))
