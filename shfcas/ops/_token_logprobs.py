@@ -23,7 +23,7 @@ _statistics = torch.ops.shfcas.token_statistics.default
 _statistics_backward = torch.ops.shfcas.token_statistics_backward.default
 
 
-def sequence_logprobs(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+def _sequence_logprobs(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
     """Implements the op ``shfcas::sequence_logprobs``; see :func:`shfcas.sequence_logprobs`."""
     try:
         return _statistics(logits, labels, mask)[0]
@@ -31,7 +31,7 @@ def sequence_logprobs(logits: Tensor, labels: Tensor, mask: Tensor | None = None
         raise ValueError(str(error).replace("token_logprobs", "sequence_logprobs", 1)) from None
 
 
-def token_logprobs(
+def _token_logprobs(
     logits: Tensor, labels: Tensor, mask: Tensor | None = None, temperature: float = 1.0, entropy: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Implements the op ``shfcas::token_logprobs``; the entropies are empty unless requested."""
@@ -39,7 +39,7 @@ def token_logprobs(
     return logprobs, entropies
 
 
-def linear_token_logprobs(
+def _linear_token_logprobs(
     hidden: Tensor,
     weight: Tensor,
     labels: Tensor,
@@ -54,7 +54,7 @@ def linear_token_logprobs(
     return logprobs, entropies
 
 
-def linear_token_statistics(
+def _linear_token_statistics(
     hidden: Tensor,
     weight: Tensor,
     labels: Tensor,
@@ -99,7 +99,7 @@ def linear_token_statistics(
     return logprobs.reshape(labels.shape), entropies, normalizer.reshape(*labels.shape, 2)
 
 
-def linear_token_statistics_backward(
+def _linear_token_statistics_backward(
     gradient: Tensor,
     entropy_gradient: Tensor | None,
     hidden: Tensor,
@@ -192,6 +192,6 @@ def _check_linear(hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor |
 
 
 for _name in ("sequence_logprobs", "token_logprobs", "linear_token_logprobs"):
-    torch.library.impl(f"shfcas::{_name}", "CompositeImplicitAutograd", globals()[_name])
+    torch.library.impl(f"shfcas::{_name}", "CompositeImplicitAutograd", globals()[f"_{_name}"])
 for _name in ("linear_token_statistics", "linear_token_statistics_backward"):
-    torch.library.impl(f"shfcas::{_name}", "CompositeExplicitAutograd", globals()[_name])
+    torch.library.impl(f"shfcas::{_name}", "CompositeExplicitAutograd", globals()[f"_{_name}"])
