@@ -174,7 +174,7 @@ def cells(tasks: Sequence[str], biases: Sequence[str], seeds: int) -> Iterator[d
 
 
 def table(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return a row per task, bias, arm and measure: the mean over seeds, and the paired gain over the proxy as it is."""
+    """Return a row per task, bias, arm and measure: the mean over seeds and the paired gain over the proxy."""
     rows = []
     values: dict[tuple[str, ...], list[float]] = {}
     for entry in found:
