@@ -118,13 +118,18 @@ def _number(value: Any, index: int, function: Callable[..., Any]) -> float | Non
     raise UserError(f"{describe(function)}: expected a number for answer {index}, got {shown}; fix the function")
 
 
+_FIRST_USE = threading.Lock()
+
+
 def _wait(awaitable: Awaitable[Any]) -> Any:
     """Runs a coroutine on this process's event loop, also where another loop runs in this thread, as in notebooks."""
 
     async def run() -> Any:
         return await awaitable
 
-    future = asyncio.run_coroutine_threadsafe(run(), _loop(os.getpid()))
+    with _FIRST_USE:  # several threads at once would each make a loop
+        loop = _loop(os.getpid())
+    future = asyncio.run_coroutine_threadsafe(run(), loop)
     try:
         return future.result()
     except BaseException:

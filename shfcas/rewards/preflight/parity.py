@@ -130,8 +130,8 @@ def check_parity(name: str, pairs: Sequence[Preference], endpoint: RewardEndpoin
     ours = np.array(scorer.score_inputs(encoded))
     path = endpoint.find_path()
     if path == "/score":
-        texts = [(plain_text(pair.prompt), completion_text(answer)) for pair, answer in answers]
-        return [_compared("parity, text", ours, np.array(endpoint.scores(path, texts)), _WRONG_TEXT)]
+        both = [(plain_text(pair.prompt), completion_text(answer)) for pair, answer in answers]
+        return [_compared("parity, text", ours, np.array(endpoint.scores(path, both)), _WRONG_TEXT)]
     ids = [inputs["input_ids"] for inputs in encoded]
     findings = [_compared("parity, tokens", ours, np.array(endpoint.scores(path, ids)), _WRONG_MODEL)]
     if scorer.tokenizer.chat_template:
