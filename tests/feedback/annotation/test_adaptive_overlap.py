@@ -107,9 +107,9 @@ def test_the_order_of_items_and_annotators_does_not_matter() -> None:
 @pytest.mark.system  # the import alone takes seconds
 @pytest.mark.parametrize("seed", range(3))
 def test_the_model_is_that_of_crowd_kit(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Both until nothing changes: their stopping rules differ.
-    monkeypatch.setattr(model, "MAX_STEPS", 3000)
-    monkeypatch.setattr(model, "TOLERANCE", 1e-13)
+    # As many steps of both: their stopping rules differ.
+    monkeypatch.setattr(model, "MAX_STEPS", 5)
+    monkeypatch.setattr(model, "TOLERANCE", float("-inf"))
     import pandas
     from crowdkit.aggregation import DawidSkene
 
@@ -123,13 +123,11 @@ def test_the_model_is_that_of_crowd_kit(seed: int, monkeypatch: pytest.MonkeyPat
     given: dict[str, dict[str, str]] = {}
     for item, name, answer in rows:
         given.setdefault(item, {})[name] = answer
-    expected = (
-        DawidSkene(n_iter=3000, tol=1e-13).fit(pandas.DataFrame(rows, columns=["task", "worker", "label"])).probas_
-    )
+    table = pandas.DataFrame(rows, columns=["task", "worker", "label"])
+    expected = DawidSkene(n_iter=5, tol=0).fit(table).probas_
     got = dawid_skene(given)
-    assert sum(max(got[item], key=got[item].__getitem__) == expected.loc[item].idxmax() for item in given) == len(given)
     assert all(
-        got[item][answer] == pytest.approx(expected.loc[item, answer], abs=0.02)
+        got[item][answer] == pytest.approx(expected.loc[item, answer], abs=1e-8)
         for item in given
         for answer in ANSWERED
     )
