@@ -107,8 +107,8 @@ def test_the_order_of_items_and_annotators_does_not_matter() -> None:
 @pytest.mark.system  # the import alone takes seconds
 @pytest.mark.parametrize("seed", range(3))
 def test_the_model_is_that_of_crowd_kit(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    # As many steps of both: their stopping rules differ.
-    monkeypatch.setattr(model, "MAX_STEPS", 5)
+    # Two steps of both. Later they part where an error rate nears 0, which each bounds in its own way.
+    monkeypatch.setattr(model, "MAX_STEPS", 2)
     monkeypatch.setattr(model, "TOLERANCE", float("-inf"))
     import pandas
     from crowdkit.aggregation import DawidSkene
@@ -124,7 +124,7 @@ def test_the_model_is_that_of_crowd_kit(seed: int, monkeypatch: pytest.MonkeyPat
     for item, name, answer in rows:
         given.setdefault(item, {})[name] = answer
     table = pandas.DataFrame(rows, columns=["task", "worker", "label"])
-    expected = DawidSkene(n_iter=5, tol=0).fit(table).probas_
+    expected = DawidSkene(n_iter=2, tol=0).fit(table).probas_
     got = dawid_skene(given)
     assert all(
         got[item][answer] == pytest.approx(expected.loc[item, answer], abs=1e-8)
