@@ -33,25 +33,31 @@ class Config(Options):
     """`shfcas annotate`."""
 
     run: list[str] = option(list, "run directory")
-    annotators: list[str] = option(list, "names of annotators, comma-separated; each new one gets a link")
+    annotators: list[str] = option(list, "names of annotators, comma-separated; each new one gets a link", common=True)
     observers: list[str] = option(list, "names of people who only see the dashboard, comma-separated")
     queue: str | None = option(
-        None, "queue of the run to serve (none: the newest, also when it is added later); without a run, a queue file"
+        None,
+        "queue of the run to serve (none: the newest, also when it is added later); without a run, a queue file",
+        common=True,
     )
-    input: str | None = option(None, "without a run: candidate table that the queue was selected from (none: a run)")
-    output: str | None = option(None, f"without a run: folder for the labels (none: {FOLDER})")
+    input: str | None = option(
+        None, "without a run: candidate table that the queue was selected from (none: a run)", common=True
+    )
+    output: str | None = option(None, f"without a run: folder for the labels (none: {FOLDER})", common=True)
     host: str | None = option(None, "address that the page listens on (none: the run's, or 127.0.0.1)")
     port: int | None = option(None, "port of the page, 0 for any free port (none: the run's, or 8900)", ge=0, le=65535)
-    address: str | None = option(None, "address of the page behind a proxy (none: the run's, or host and port)")
+    address: str | None = option(
+        None, "address of the page behind a proxy (none: the run's, or host and port)", common=True
+    )
     root_path: str | None = option(None, "path of the page behind a proxy, such as /labels (none: the run's)")
     user_header: str | None = option(
         None, "header in which a proxy names the signed-in annotator (none: the run's, or sign-in links only)"
     )
     user_header_from: list[str] | None = option(None, "addresses of the proxies that are trusted with it")
     allow_public: bool = option(False, "allow a host that other machines reach, without TLS")
-    guidelines: str | None = option(None, "Markdown file that the page shows (none: the run's)")
+    guidelines: str | None = option(None, "Markdown file that the page shows (none: the run's)", common=True)
     overlap: int | None = option(
-        None, "annotators per comparison (none: the run's; a run with feedback human sets its own)", ge=1
+        None, "annotators per comparison (none: the run's; a run with feedback human sets its own)", ge=1, common=True
     )
     max_overlap: int | None = option(
         None, "annotators per comparison where the first ones disagree (none: the run's, or never more)", ge=1

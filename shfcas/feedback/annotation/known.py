@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from shfcas.data.messages import completion_text
 from shfcas.data.preferences import read_preferences
 from shfcas.feedback.annotation.aggregation import effective, votes
 from shfcas.feedback.annotation.schema import KNOWN, Item, Judgement, item_id
@@ -39,13 +38,22 @@ def add_known_answers(store: Store, path: str | Path) -> int:
             first=0,
             second=1,
             prompt=preference.prompt,
-            first_text=completion_text(preference.chosen),
-            second_text=completion_text(preference.rejected),
+            first_text=_text(preference.chosen),
+            second_text=_text(preference.rejected),
         )
     if not items:
         raise UserError(f"known_answers: {path} has no preferences; write some with prompt, chosen and rejected")
     store.add_queue(list(items.values()), seed=0)
     return len(items)
+
+
+def _text(answer: str | list[dict[str, Any]]) -> str:
+    """Returns the text of an answer, which may be one message."""
+    if isinstance(answer, str):
+        return answer
+    if len(answer) != 1 or not isinstance(answer[0].get("content"), str):
+        raise UserError("known_answers: expected answers of one message; leave out those of several")
+    return str(answer[0]["content"])
 
 
 def known_report(judgements: Iterable[Judgement]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from shfcas.feedback.annotation import dawid_skene as model
 from shfcas.feedback.annotation.aggregation import is_complete, preferences, verdicts
 from shfcas.feedback.annotation.assignment import Assignment
 from shfcas.feedback.annotation.config import HumanConfig
@@ -105,7 +106,10 @@ def test_the_order_of_items_and_annotators_does_not_matter() -> None:
 
 @pytest.mark.system  # the import alone takes seconds
 @pytest.mark.parametrize("seed", range(3))
-def test_the_model_is_that_of_crowd_kit(seed: int) -> None:
+def test_the_model_is_that_of_crowd_kit(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Two steps of both. Later they part where an error rate nears 0, which each bounds in its own way.
+    monkeypatch.setattr(model, "MAX_STEPS", 2)
+    monkeypatch.setattr(model, "TOLERANCE", float("-inf"))
     import pandas
     from crowdkit.aggregation import DawidSkene
 
@@ -119,11 +123,11 @@ def test_the_model_is_that_of_crowd_kit(seed: int) -> None:
     given: dict[str, dict[str, str]] = {}
     for item, name, answer in rows:
         given.setdefault(item, {})[name] = answer
-    expected = DawidSkene(n_iter=100, tol=1e-5).fit(pandas.DataFrame(rows, columns=["task", "worker", "label"])).probas_
+    table = pandas.DataFrame(rows, columns=["task", "worker", "label"])
+    expected = DawidSkene(n_iter=2, tol=0).fit(table).probas_
     got = dawid_skene(given)
-    assert sum(max(got[item], key=got[item].__getitem__) == expected.loc[item].idxmax() for item in given) == len(given)
     assert all(
-        got[item][answer] == pytest.approx(expected.loc[item, answer], abs=0.02)
+        got[item][answer] == pytest.approx(expected.loc[item, answer], abs=1e-8)
         for item in given
         for answer in ANSWERED
     )

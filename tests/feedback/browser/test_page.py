@@ -17,7 +17,7 @@ from playwright.sync_api import Route
 
 from shfcas.feedback.annotation.aggregation import effective
 from shfcas.feedback.annotation.config import HumanConfig
-from shfcas.feedback.annotation.store import Store
+from shfcas.feedback.web import dependencies
 from shfcas.feedback.web.server import serve
 from tests.support.people import Run, make_items, side
 
@@ -274,7 +274,7 @@ def test_a_new_token_signs_out_and_keeps_the_answer(served, person):
     ada.begins(run.link("ada"))
     ada.has_enough()
     file = run.folder / "annotators.txt"
-    file.write_text(file.read_text(encoding="utf-8").replace(run.tokens["ada"], "0123456789abcdef"), encoding="utf-8")
+    file.write_text(file.read_text(encoding="utf-8").replace(run.tokens["ada"], "9f3c71e05ab8d264"), encoding="utf-8")
     late: list[Route] = []
     ada.page.route("**/api/next*", lambda route: late.append(route))
     ada.press("1")
@@ -292,7 +292,7 @@ def test_a_new_token_signs_out_and_keeps_the_answer(served, person):
     ada.page.wait_for_timeout(200)  # what the page does about it
     assert "did not work" in ada.text("#sign-in-error")
     assert ada.at("#token").input_value() == "wrong"
-    ada.at("#token").fill(f"{run.address}#token=0123456789abcdef")  # the whole link does as well
+    ada.at("#token").fill(f"{run.address}#token=9f3c71e05ab8d264")  # the whole link does as well
     ada.press("Enter")
     ada.works()
     ada.status("Saved")
@@ -318,7 +318,7 @@ def test_what_the_server_does_not_take_is_kept_and_said(served, person):
 
 
 def test_what_the_server_says_is_shown_while_it_gives_nothing(served, person, monkeypatch):
-    monkeypatch.setattr(Store.__init__, "__defaults__", (0.05, False))  # seconds until a lock is too long
+    monkeypatch.setattr(dependencies, "WRITE_SECONDS", 0.05)  # until a lock is too long
     run = served(make_items(4))
     ada = person()
     with contextlib.closing(sqlite3.connect(run.folder / "feedback.sqlite", isolation_level=None)) as other:
