@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from scipy.special import ndtr, ndtri
 
 from shfcas.rewards.arbiter import PRIOR_TRUST, Arbiter, Pairs, fit_arbiter, smallest_variance
 
@@ -165,6 +164,8 @@ def expected_gain(arbiter: Arbiter, pool: Pairs, covariance: np.ndarray) -> floa
         pool: the pairs whose verdicts count.
         covariance: the posterior covariance after the labels, shape (2 + G, 2 + G).
     """
+    from scipy.special import ndtr, ndtri
+
     features = arbiter.features(pool)
     mean = features @ arbiter.mean
     now = np.einsum("ij,jk,ik->i", features, arbiter.covariance, features)
@@ -182,6 +183,8 @@ def expected_gain(arbiter: Arbiter, pool: Pairs, covariance: np.ndarray) -> floa
 
 def _accuracy(arbiter: Arbiter, pool: Pairs, gap: np.ndarray | None) -> float:
     """Returns the expected accuracy of verdicts by the sign of a gap, or of the arbiter's own."""
+    from scipy.special import ndtr
+
     features = arbiter.features(pool)
     mean = features @ arbiter.mean
     variance = np.einsum("ij,jk,ik->i", features, arbiter.covariance, features)

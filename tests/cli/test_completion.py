@@ -40,7 +40,7 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ("init ", {"gold", "annotators", "judge", "scores"}),
         ("completion ", {*SHELLS}),
         ("export v", {"verl"}),
-        ("run --selection.b", {"--selection.budget"}),
+        ("run --selection.b", {"--selection.batch", "--selection.budget"}),
         ("run --rl.ppo.kl_c", {"--rl.ppo.kl_coef"}),
         ("run --rl.ppo.kl-c", set()),
         ("run --feedback ", {"gold", "human", "judge", "none"}),

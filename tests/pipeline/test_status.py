@@ -56,7 +56,7 @@ def test_status_counts_labels_while_the_page_is_served(run: Path, capsys: pytest
 
 
 def test_a_reader_changes_nothing(run: Path, tmp_path: Path) -> None:
-    with Store(run / STORE, read_only=True) as store, pytest.raises(UserError, match="cannot be written"):
+    with Store(run / STORE, read_only=True) as store, pytest.raises(UserError, match="open for reading only"):
         store.record(judged(make_queue(1)[0], "ada", "first"))
     with pytest.raises(UserError, match="cannot be opened"):
         Store(tmp_path / "none.sqlite", read_only=True)

@@ -7,7 +7,7 @@ import pytest
 
 from shfcas.conflicts.columns import add_conflicts
 from shfcas.data.candidates import CandidateTable
-from shfcas.selection import STRATEGIES, Row, SelectionConfig, select
+from shfcas.selection import SELECTABLE, Row, SelectionConfig, select
 from shfcas.selection.pairing import MOST_ANSWERS, opposed_pairs
 from shfcas.utils.errors import UserError
 from tests.support.selection_rows import row
@@ -46,7 +46,7 @@ def test_opposed_pairs_take_answers_from_both_ends() -> None:
         assert found == [(order[-1 - k], order[k]) for k in range(answers // 2)]
 
 
-@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name not in LINEAR])
+@pytest.mark.parametrize("strategy", [name for name in SELECTABLE if name not in LINEAR])
 def test_too_many_pairs_are_refused_before_they_fill_the_memory(strategy: str) -> None:
     config = SelectionConfig(strategy=strategy, budget=10, mean_pacs_threshold="0")
     message = r"prompt 'a': expected at most 4,096 answers .*, got 100,000 with 4,999,950,000 pairs; use strategy"

@@ -101,6 +101,7 @@ def test_who_only_skipped_has_no_numbers() -> None:
         "answers_per_hour": None,
         "left_share": None,
         "tie_share": None,
+        "informed": 0,
         "self_agreement": {"n": 0, "share": None, "kappa": None},
     }
 

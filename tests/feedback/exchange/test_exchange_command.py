@@ -53,7 +53,7 @@ def test_the_command_uses_the_settings_of_the_run(store: Store, tmp_path: Path, 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["exprot", "run"], 2, "expected export RUN --out FILE, or import RUN FILE"),
+        (["exprot", "run"], 2, "expected export RUN --out FILE, import RUN FILE"),
         (["import", "run"], 2, "expected export RUN"),
         (["export", "run"], 2, "missing: out"),
         (

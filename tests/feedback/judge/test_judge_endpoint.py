@@ -212,7 +212,8 @@ def test_the_key_in_escapes_is_in_no_error_log_or_file(
         shown = "".join(traceback.format_exception(caught.value)) + caplog.text
         shown += (tmp_path / f"{number}.jsonl").read_text()
         plain = shown.encode().decode("unicode_escape")
-        assert server.keys[0] == f"Bearer {KEY}" and "***" in plain
+        assert server.keys[0] == f"Bearer {KEY}"
+        assert "***" in plain or number == 2  # of which the error quotes nothing
         assert KEY[:9] not in shown and KEY[:9] not in plain
 
 
