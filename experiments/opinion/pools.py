@@ -6,7 +6,8 @@ the answers of the replication.
 
 import argparse
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,17 @@ def pool_folder(root: Path, task: str, policy: str, draw: int) -> Path:
     return root / f"{task}-{policy}-{draw}"
 
 
-def shards(folder: Path, task: str, rows: Sequence[dict[str, Any]], policy: str, draw: int) -> Iterator[None]:
-    """Make file after file; each step leaves one more on disk."""
+def shards(
+    folder: Path, rows: Sequence[dict[str, Any]], policy: str, make: Callable[..., list[dict[str, Any]]]
+) -> None:
+    """Make file after file of a pool that is missing.
+
+    Args:
+        folder: where to.
+        rows: the prompts.
+        policy: the policy to load if a file is missing.
+        make: completes some rows, from the policy, its tokenizer and the rows.
+    """
     model: Any = None
     for start in range(0, len(rows), SHARD):
         path = folder / f"shard-{start // SHARD:03d}.parquet"
@@ -39,34 +49,32 @@ def shards(folder: Path, task: str, rows: Sequence[dict[str, Any]], policy: str,
             continue
         if model is None:
             model, tokenizer = load_policy(policy)
-        part = list(rows[start : start + SHARD])
-        if task in SAMPLED:
-            part = sample(model, tokenizer, part, TEMPERATURES, NEW_TOKENS[task], draw)
-        else:
-            part = with_logprobs(model, tokenizer, part)
-        found = contrasts(model, tokenizer, part, principles=WORDINGS[task])
-        part = [{**row, **columns} for row, columns in zip(part, found, strict=True)]
-        names = {p.column: f"contrast_{i}" for i, p in enumerate(WORDINGS[task])}
-        part = [{names.get(key, key): value for key, value in row.items() if key != "tokens"} for row in part]
-        write_candidates(path, CandidateTable.from_rows(part))
-        logger.info("%s: %d of %d prompts", folder.name, start + len(part), len(rows))
-        yield
-
-
-def proxy_shards(folder: Path, task: str, rows: Sequence[dict[str, Any]], policy: str) -> Iterator[None]:
-    """Sample the answers that the proxy learns from; nobody asks the policy about them."""
-    half = PROXY_ANSWERS[task] // 2
-    model: Any = None
-    for start in range(0, len(rows), SHARD):
-        path = folder / f"shard-{start // SHARD:03d}.parquet"
-        if path.exists():
-            continue
-        if model is None:
-            model, tokenizer = load_policy(policy)
-        part = sample(model, tokenizer, rows[start : start + SHARD], (0.7,) * half + (1.1,) * half, NEW_TOKENS[task], 0)
+        part = make(model, tokenizer, rows[start : start + SHARD])
         write_candidates(path, CandidateTable.from_rows([{k: v for k, v in r.items() if k != "tokens"} for r in part]))
         logger.info("%s: %d of %d prompts", folder.name, start + len(part), len(rows))
-        yield
+
+
+def asked_about(
+    model: Any, tokenizer: Any, rows: Sequence[dict[str, Any]], task: str, draw: int
+) -> list[dict[str, Any]]:
+    """Return the rows with answers, their log-probabilities and their contrasts in every wording."""
+    part = list(rows)
+    if task in SAMPLED:
+        part = sample(model, tokenizer, part, TEMPERATURES, NEW_TOKENS[task], draw)
+    else:
+        part = with_logprobs(model, tokenizer, part)
+    names = {p.column: f"contrast_{i}" for i, p in enumerate(WORDINGS[task])}
+    found = contrasts(model, tokenizer, part, principles=WORDINGS[task])
+    return [
+        {**row, **{names[name]: values for name, values in columns.items()}}
+        for row, columns in zip(part, found, strict=True)
+    ]
+
+
+def learned_from(model: Any, tokenizer: Any, rows: Sequence[dict[str, Any]], task: str) -> list[dict[str, Any]]:
+    """Return the rows with answers that the proxy learns from; nobody asks the policy about them."""
+    half = PROXY_ANSWERS[task] // 2
+    return sample(model, tokenizer, rows, (0.7,) * half + (1.1,) * half, NEW_TOKENS[task], 0)
 
 
 def with_logprobs(model: Any, tokenizer: Any, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -101,13 +109,10 @@ def main() -> None:
         folder = pool_folder(options.output, task, "proxy" if options.proxy else name, options.draw)
         folder.mkdir(parents=True, exist_ok=True)
         if not options.proxy:
-            work = shards(folder, task, rows_of(task, options.data), policy, options.draw)
+            rows = rows_of(task, options.data)
+            shards(folder, rows, policy, partial(asked_about, task=task, draw=options.draw))
         elif task in SAMPLED:
-            work = proxy_shards(folder, task, proxy_rows_of(task, options.data), policy)
-        else:
-            continue
-        for _ in work:
-            pass
+            shards(folder, proxy_rows_of(task, options.data), policy, partial(learned_from, task=task))
 
 
 if __name__ == "__main__":

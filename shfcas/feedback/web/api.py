@@ -10,7 +10,7 @@ from fastapi.responses import Response
 from shfcas.feedback.annotation.store import StoreError
 from shfcas.feedback.web.annotators import STRONG_BITS, strength
 from shfcas.feedback.web.bodies import Answer, Empty, Ended, Look, SignIn, Undo
-from shfcas.feedback.web.dependencies import Changer, Observer, SignedIn, State, Writer, sign_in_form
+from shfcas.feedback.web.dependencies import Changer, Observer, SignedIn, State, Writer, note_signed_in, sign_in_form
 from shfcas.feedback.web.security import Refused, json_response
 from shfcas.feedback.web.sessions import SECONDS, csrf_of
 
@@ -33,6 +33,7 @@ def sign_in(body: SignIn, request: Request, state: State) -> Response:
         state.failures.check(address)
         state.failures.failed(address)
         raise Refused(401, "unknown token; copy the whole sign-in link")
+    note_signed_in(request, name)
     cookie = state.sessions.begin(name, token, request.headers.get("user-agent", ""))
     response = json_response({"name": name, "csrf": csrf_of(cookie)})
     response.set_cookie(

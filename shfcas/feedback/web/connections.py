@@ -76,9 +76,13 @@ class Connections:
         self._open.pop(connection, None)
 
     def make_room(self) -> None:
-        """Drops a few connections of strangers, because the process has no file left for a new one."""
-        strangers = [each for each in self._open if not each.name]
-        self._bound(strangers, len(strangers) - 8)
+        """Drops a few unfinished requests of strangers, because the process has no file left for a new connection.
+
+        None that is idle or answered: the loop accepts many connections before it tells of the first, so that these
+        may be the only ones that are known.
+        """
+        unfinished = [each for each in self._open if not each.name and each.step in ("head", "body")]
+        self._bound(unfinished, len(unfinished) - 8)
 
     def _bound(self, connections: list["Connection"], most: int) -> None:
         """Drops connections until `most` are left: unfinished requests first, then idle ones; none that is answered."""

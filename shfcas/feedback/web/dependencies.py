@@ -109,10 +109,15 @@ async def visitor(request: Request, state: State) -> Visit | None:
         if session is None:
             return None
         visit = Visit(session.name, csrf_of(cookie), session.id, entries[session.name].observes)
+    note_signed_in(request, visit.name)
+    return visit
+
+
+def note_signed_in(request: Request, name: str) -> None:
+    """Notes whose connection it is, so that it is not among those of strangers, which are dropped when many come."""
     connection = getattr(request.state, "connection", None)
     if connection is not None:
-        connection.signed_in(visit.name)
-    return visit
+        connection.signed_in(name)
 
 
 def _named_by_proxy(request: Request, settings: HumanConfig) -> str | None:

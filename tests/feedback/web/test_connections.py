@@ -7,12 +7,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from shfcas.feedback.annotation.config import HumanConfig
-from shfcas.feedback.web.connections import SECONDS, Connection
+from shfcas.feedback.web.connections import SECONDS, Connection, Connections
 from shfcas.feedback.web.log_limit import LogLimit
 from shfcas.feedback.web.server import Page, serve
 from tests.support.page_client import Client, make_items, make_run, signed_in
@@ -177,6 +178,37 @@ def test_what_a_limit_leaves_out_is_counted() -> None:
     now = 61.0
     assert log("b") == "failed: b (and 2 more like this)"
     assert log("c") == "failed: c"
+
+
+@dataclass(eq=False)
+class Known:
+    """A connection as far as the choice of those to drop knows it."""
+
+    step: str
+    name: str = ""
+    dropped: bool = False
+
+    def address(self) -> str:
+        return "127.0.0.1"
+
+    def drop(self) -> None:
+        self.dropped = True
+
+
+def test_without_files_only_unfinished_requests_are_dropped() -> None:
+    """Also if those that fill the files were accepted but are not known yet."""
+    kept = [Known("idle"), Known("reply"), Known("head", "ada"), Known("idle", "ben")]
+    connections = Connections()
+    for each in kept:
+        connections.opened(each)  # type: ignore[arg-type]
+    connections.make_room()
+    assert not any(each.dropped for each in kept)
+    unfinished = [Known(step) for step in ("head", "body") * 6]
+    for each in unfinished:
+        connections.opened(each)  # type: ignore[arg-type]
+    connections.make_room()
+    assert [each.dropped for each in unfinished] == [True] * 8 + [False] * 4
+    assert not any(each.dropped for each in kept)
 
 
 FEW_FILES = """
