@@ -13,7 +13,6 @@ from shfcas.ops.functional import (
     ConflictScores,
     KendallCounts,
     KendallTest,
-    TokenLogprobs,
     conflict_scores,
     kendall_counts,
     kendall_distance,
@@ -21,11 +20,9 @@ from shfcas.ops.functional import (
     kendall_tau,
     kendall_tau_matrix,
     kendall_test,
-    linear_token_logprobs,
     pacs,
-    sequence_logprobs,
-    token_logprobs,
 )
+from shfcas.ops.logprobs import TokenLogprobs, linear_token_logprobs, sequence_logprobs, token_logprobs
 
 __version__ = _version("shfcas")
 

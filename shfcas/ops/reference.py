@@ -14,7 +14,8 @@ from itertools import combinations, pairwise
 import torch
 from torch import Tensor
 
-from shfcas.ops.functional import ConflictScores, KendallCounts, KendallTest, TokenLogprobs, Variant
+from shfcas.ops.functional import ConflictScores, KendallCounts, KendallTest, Variant
+from shfcas.ops.logprobs import TokenLogprobs
 
 MIN_STD = 1e-6
 """Rows with a smaller population standard deviation are degenerate."""

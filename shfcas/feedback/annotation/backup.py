@@ -48,7 +48,7 @@ def backup(source: str | Path, target: str | Path, replace: bool = False) -> int
 
 @contextmanager
 def backed_up(source: Path, target: Path, seconds: float = EVERY_SECONDS) -> Iterator[None]:
-    """Keeps a backup of a file while the context lasts: one copy, made anew when answers were added.
+    """Keeps a backup of a file while the context lasts: one copy, renewed when answers were added.
 
     Args:
         source: the file of judgements.

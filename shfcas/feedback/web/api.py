@@ -24,7 +24,7 @@ def sign_in(body: SignIn, request: Request, state: State) -> Response:
     """Exchanges a token for a session cookie."""
     token = body.token if isinstance(body.token, str) else ""
     # Many wrong tokens in all make hand-chosen ones wait. Those made here cannot be guessed at any speed and never
-    # wait: a stranger must not lock out the annotators, with whom they may share the address of a proxy.
+    # wait: a stranger must not lock out annotators who share the address of a proxy with them.
     if strength(token[:128]) < STRONG_BITS:
         state.failures.check_all()
     name = state.annotators.by_token(token)

@@ -1,9 +1,9 @@
-"""Connections of the page's server: deadlines, limits, and which one is dropped when there is no room.
+"""Connections of the page's server: deadlines, limits, and which one is dropped when there are too many.
 
 An attacker who opens connections and sends little must shut nobody out. So each step of a request has a deadline, and
-the number of connections is bounded. Connections that have not signed in share a room of their own: if it is full, the
+the number of connections is bounded. Connections that have not signed in have a bound of their own: beyond it, the
 oldest one with an unfinished request is dropped. Behind a proxy or a tunnel all connections come from one address, so
-there the whole room is its share.
+there the whole number is its share.
 """
 
 import asyncio

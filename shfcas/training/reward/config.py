@@ -113,7 +113,7 @@ class RefineConfig(RewardModelConfig):
     )
     replay: float = option(
         1.0,
-        "share of the original pairs that a round trains on, drawn anew for each round (1: all, as in the paper)",
+        "share of the original pairs that a round trains on, a new draw for each round (1: all, as in the paper)",
         ge=0,
         le=1,
     )

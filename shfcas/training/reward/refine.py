@@ -79,7 +79,7 @@ def train_and_held_out(
 
 
 def _warn_of_held_out_labels(merged: Sequence[Preference], held_out: Sequence[Preference]) -> None:
-    """Says how many of the labels that somebody was asked for are only measured on."""
+    """Says how many of the labels that were asked for are only measured on."""
     asked, kept = (sum(p.round > 0 and p.probability is None for p in pairs) for pairs in (merged, held_out))
     if kept:
         logger.warning(

@@ -148,7 +148,7 @@ def test_a_clock_that_was_set_back_does_not_change_which_answer_is_the_latest(tm
 
 def test_a_live_file_is_backed_up(store: Store, tmp_path: Path) -> None:
     target = tmp_path / "kept" / "backup.sqlite"
-    with store.transaction():  # somebody is writing
+    with store.transaction():  # another thread is writing
         store.record(judged(ITEMS[0], "ada", "tie", id="later"))
         assert backup(store.path, target) == 0
     assert backup(store.path, target, replace=True) == 1

@@ -84,4 +84,4 @@ def test_observers_are_no_annotators(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="cannot both answer and only observe"):
             add_annotators(tmp_path, names, observers)
     (tmp_path / FILE).unlink()
-    assert set(add_annotators(tmp_path, [], ["eva"])) == {"annotator", "eva"}  # somebody has to answer
+    assert set(add_annotators(tmp_path, [], ["eva"])) == {"annotator", "eva"}  # one person has to answer
