@@ -29,6 +29,7 @@ HEADINGS = {
     "score": "`shfcas score`, compared with pyarrow alone; MB is the peak of the whole process",
     "at once": "50 annotators without pauses; an answer counts when it is on disk",
     "in turn": "50 annotators with a second between answers",
+    "locked": "the same, while another process holds the lock of the database for 10 s",
     "one row": "One long row; MB is the peak memory beyond the arguments",
     "one call": "A call from Python on one row of eight",
     "beside": "The op compared with itself: time per row, as a multiple of the time of another kind of row",

@@ -29,7 +29,7 @@ def rows_plot(results: Results) -> str:
         "pacs": _series(results, "pacs", "pacs"),
         "conflict_scores": _series(results, "pacs", "conflict_scores"),
     }
-    with plt.rc_context(INK):
+    with plt.rc_context({**INK, "text.parse_math": True}):  # powers of ten on the axes
         figure, grid = plt.subplots(2, 2, figsize=(10, 8))
         for axes, (title, series) in zip(grid.flat, panels.items(), strict=True):
             for name, points in series.items():
@@ -51,7 +51,7 @@ def ratio_plot(results: Results) -> str:
         "pacs": _ratio(results, "pacs", "pacs"),
         "conflict_scores": _ratio(results, "pacs", "conflict_scores"),
     }
-    with plt.rc_context(INK):
+    with plt.rc_context({**INK, "text.parse_math": True}):  # powers of ten on the axes
         figure, axes = plt.subplots(figsize=(10, 4))
         for (name, points), colour in zip(lines.items(), (SELECTED, *OTHERS), strict=False):
             if points:
