@@ -63,8 +63,10 @@ class HumanFeedback:
     def page_kept_open(self) -> Iterator[None]:
         """Keeps the page open between several calls, for a queue that grows."""
         with ExitStack() as self._open_pages:
-            yield
-        self._open_pages = None
+            try:
+                yield
+            finally:
+                self._open_pages = None
 
     @staticmethod
     def check(settings: HumanConfig) -> None:

@@ -74,7 +74,8 @@ def ask_in_batches(
         report = [{key: value for key, value in vars(step).items() if key != "chosen"} for step in steps]
         write_json((run.path / output).with_name(REPORT), {"steps": report, "summary": steps[-1].text()})
 
-    used = {"selection": selection, "reward.second_opinion": {"trust": trust}, "seed": run.seed, **settings}
+    trusts = dict(zip(("reward_trust", "policy_trust"), trust, strict=True))
+    used = {"selection": selection, "reward.second_opinion": trusts, "seed": run.seed, **settings}
     return run.stage(output, make, inputs={"conflicts": conflicts, **reads}, settings=used)
 
 

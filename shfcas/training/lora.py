@@ -1,7 +1,7 @@
 """Configuration of low-rank adapters, shared by all training."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 from shfcas.utils.config import Options, option
 
@@ -16,13 +16,6 @@ class AdapterConfig(Options):
     target_modules: str = option(
         "all-linear", "layers that get an adapter: all-linear, or a regular expression for their names"
     )
-
-    def learning_rate(self, given: float | None, *, adapters: float, all_weights: float) -> float:
-        """Returns the learning rate that was given, or else the default for what is trained.
-
-        Adapters need 10 to 100 times the rate of all weights (Schulman et al. 2025, "LoRA Without Regret").
-        """
-        return given if given is not None else adapters if self.r else all_weights
 
     @property
     def base_dtype(self) -> Any:
@@ -48,3 +41,34 @@ class AdapterConfig(Options):
             task_type=task,
             modules_to_save=["score"] if task == "SEQ_CLS" else None,
         )
+
+
+class DefaultRates(NamedTuple):
+    """Default learning rates of one kind of training.
+
+    Adapters need 10 to 100 times the rate of all weights (Schulman et al. 2025, "LoRA Without Regret").
+    """
+
+    adapters: float
+    all_weights: float
+
+    def option(self, what: str) -> Any:
+        """Returns the field `learning_rate`, whose help names these rates."""
+        adapters, weights = (f"{rate:.0e}".replace("e-0", "e-") for rate in self)
+        text = f"{what} (none: {adapters} with adapters, {weights} for all weights)"
+        return option(None, text, ge=0, common=True)
+
+
+class AdaptedRate:
+    """Settings of a training whose learning rate, unless it is given, depends on what is trained."""
+
+    RATES: ClassVar[DefaultRates]
+    learning_rate: float | None
+    lora: AdapterConfig
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """Returns the learning rate, or the default for what is trained."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return self.RATES.adapters if self.lora.r else self.RATES.all_weights

@@ -8,7 +8,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from shfcas.rewards.scorers import RewardScorer
 from shfcas.rewards.table import score_rows
 from shfcas.selection.rejection import rejection_sample
 from shfcas.training.common import load_reference, on_one_device, save_policy, supervised_options, train
-from shfcas.training.lora import AdapterConfig
+from shfcas.training.lora import AdaptedRate, AdapterConfig, DefaultRates
 from shfcas.training.optimizer import SupervisedConfig
 from shfcas.utils.config import option
 from shfcas.utils.errors import UserError
@@ -27,8 +27,10 @@ from shfcas.utils.seeds import derive_seed
 
 
 @dataclass
-class RSOConfig(SupervisedConfig):
+class RSOConfig(AdaptedRate, SupervisedConfig):
     """Rejection sampling of the candidates, then DPO."""
+
+    RATES: ClassVar = DefaultRates(1e-4, 1e-6)
 
     num_samples: int = option(
         4,
@@ -50,23 +52,13 @@ class RSOConfig(SupervisedConfig):
         0.05, "scale of the log-ratios in the loss (gamma in Liu et al. 2023; TRL's beta)", gt=0, common=True
     )
     num_train_epochs: float = option(3.0, "passes over the pairs", gt=0, common=True)
-    learning_rate: float | None = option(
-        None,
-        "peak learning rate, on a cosine schedule (none: 1e-4 with adapters, 1e-6 for all weights)",
-        ge=0,
-        common=True,
-    )
+    learning_rate: float | None = RATES.option("peak learning rate, on a cosine schedule")
     batch_size: int = option(16, "pairs per optimizer step", ge=1, common=True)
     max_length: int | None = option(
         None, "maximum tokens of prompt and answer; a longer answer is an error (none: the policy's context)", ge=1
     )
     checkpoint_steps: int = option(0, "optimizer steps between resumable checkpoints (0: none)", ge=0)
     lora: AdapterConfig = option(AdapterConfig, "adapters")
-
-    @property
-    def peak_learning_rate(self) -> float:
-        """Returns the learning rate, or the default for what is trained."""
-        return self.lora.learning_rate(self.learning_rate, adapters=1e-4, all_weights=1e-6)
 
 
 def first_round(accepted: Sequence[int], rewards: Sequence[float]) -> list[tuple[int, int]]:

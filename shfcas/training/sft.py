@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from shfcas.data.chat import encode_demonstration, end_token_ids
 from shfcas.data.formats import Columns, demonstration_row, missing_column
@@ -11,7 +11,7 @@ from shfcas.data.messages import check_prompt, plain_text
 from shfcas.data.reading import read_rows
 from shfcas.models.loading import context_length, load_policy
 from shfcas.training.common import on_one_device, save_policy, supervised_options, train
-from shfcas.training.lora import AdapterConfig
+from shfcas.training.lora import AdaptedRate, AdapterConfig, DefaultRates
 from shfcas.training.optimizer import SupervisedConfig
 from shfcas.utils import distributed
 from shfcas.utils.config import option, with_default
@@ -19,26 +19,18 @@ from shfcas.utils.errors import UserError
 
 
 @dataclass
-class SFTStageConfig(SupervisedConfig):
+class SFTStageConfig(AdaptedRate, SupervisedConfig):
     """Supervised fine-tuning."""
 
+    RATES: ClassVar = DefaultRates(2e-4, 2e-5)
+
     num_train_epochs: float = option(2.0, "passes over the demonstrations", ge=0, common=True)
-    learning_rate: float | None = option(
-        None,
-        "peak learning rate, on a cosine schedule (none: 2e-4 with adapters, 2e-5 for all weights)",
-        ge=0,
-        common=True,
-    )
+    learning_rate: float | None = RATES.option("peak learning rate, on a cosine schedule")
     warmup_steps: float = with_default(SupervisedConfig, "warmup_steps", 0.05)
     batch_size: int = option(16, "demonstrations per optimizer step", ge=1, common=True)
     max_length: int = option(512, "maximum tokens of prompt and answer; a longer demonstration is an error", ge=1)
     checkpoint_steps: int = option(0, "optimizer steps between resumable checkpoints (0: none)", ge=0)
     lora: AdapterConfig = option(AdapterConfig, "adapters")
-
-    @property
-    def peak_learning_rate(self) -> float:
-        """Returns the learning rate, or the default for what is trained."""
-        return self.lora.learning_rate(self.learning_rate, adapters=2e-4, all_weights=2e-5)
 
 
 def read_demonstrations(path: str | Path, columns: Columns | None = None) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def answers(link: str) -> int:
-    """Somebody opens a link and prefers the longer answer; of equal ones, the left one."""
+    """A person opens a link and prefers the longer answer; of equal ones, the left one."""
     address, _, token = link.partition("#token=")
     client = Client(address)
     client.sign_in(token)

@@ -8,6 +8,7 @@ from filelock import FileLock
 
 from shfcas.cli import main
 from tests.support import tiny
+from tests.support.run_directories import Open, reopened
 
 CONFIG = """
 policy: {policy}
@@ -79,3 +80,9 @@ def run_config(finished: Path) -> Path:
 def finished_run(finished: Path) -> Path:
     """A finished run directory, to read; a test that changes it copies it first."""
     return finished / "run"
+
+
+@pytest.fixture
+def reopen(tmp_path: Path) -> Open:
+    """Opens the same run directory as a new process would, after the one before has gone."""
+    return reopened(tmp_path / "run")

@@ -16,30 +16,21 @@ from shfcas.utils.files import read_json
 from shfcas.utils.numbers import interval
 from tests.support import tiny
 
-SHORT = {"num_completions": 4, "temperature": 1.0, "max_new_tokens": 6}
-
 
 @pytest.fixture(scope="module")
 def values(tiny_models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("values")
-    pairs = [{"prompt": row["prompt"], "chosen": "a good day", "rejected": "bad"} for row in tiny.prompts(4)]
     further = [{"prompt": f"how was the {thing}?", "topic": "y"} for thing in ("soup", "bread", "rain")]
-    held_out = [{"prompt": f"how was the {thing}?", "topic": "x"} for thing in ("match", "phone", "night")]
+    values = tiny.run_values(folder, tiny_models)
     return {
-        "policy": tiny_models["policy"],
-        "reward_model": tiny_models["reward_model"],
-        "gold": "tests.support.tiny:letter_reward",
-        "prompts": tiny.write_lines(folder / "prompts.jsonl", tiny.prompts(6, chat=False)),
+        **values,
         "unlabelled_prompts": tiny.write_lines(folder / "further.jsonl", further),
-        "eval_prompts": tiny.write_lines(folder / "held_out.jsonl", held_out),
-        "preferences": tiny.write_lines(folder / "pairs.jsonl", pairs),
+        "preferences": tiny.pairs_file(folder),
         "policy_score": "contrast",
         "principles": [{"good": "a good day", "bad": "a bad day"}],
-        "sampling": SHORT,
-        "selection": {"budget": 6, "kendall_threshold": "q0", "pacs_threshold": "q0"},
-        "reward": {"refine": "arbitrate", "num_train_epochs": 1, "learning_rate": 1e-3, "held_out": 0},
+        "selection": {**values["selection"], "budget": 6},
+        "reward": {**values["reward"], "refine": "arbitrate", "held_out": 0},
         "rl": {"algorithm": "best_of_n", "best_of_n": {"n": 2}},
-        "evaluation": {"sampling": SHORT},
     }
 
 

@@ -324,6 +324,24 @@ def test_every_key_is_used_in_some_variant() -> None:
         assert any(expected(variant, name) for variant in VARIANTS.values()), name
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        "selection.worth",
+        "reward.second_opinion.reward_trust",
+        "reward.second_opinion.policy_trust",
+        "human.overlap",
+        "reward.second_opinion.pairs_per_prompt",
+    ],
+)
+def test_a_sequential_selection_depends_on_what_decides_it(values: dict[str, Any], tmp_path: Path, key: str) -> None:
+    finished = Finished({**values, "selection": {"strategy": "auto"}}, VARIANTS[CONTRAST], tmp_path / "run")
+    stale = finished.stale(changed(finished.config(), key, keys(finished)[key]))
+    decides = key != "reward.second_opinion.pairs_per_prompt"
+    assert ("round-1/queue.jsonl" in stale) == decides
+    assert "round-1/second_opinion" in stale and "round-1/conflicts.parquet" not in stale
+
+
 @pytest.mark.parametrize(("key", "value"), [("feedback", "judge"), ("evaluation.judge", "judge")])
 def test_another_source_of_verdicts(values: dict[str, Any], tmp_path: Path, key: str, value: str) -> None:
     finished = Finished(values, VARIANTS[PPO], tmp_path / "run")

@@ -26,37 +26,20 @@ from shfcas.utils.errors import UsageError, UserError
 from shfcas.utils.files import read_json
 from tests.support import tiny
 
-SHORT = {"num_completions": 4, "temperature": 1.0, "max_new_tokens": 6}
-
 
 @pytest.fixture(scope="module")
 def values(tiny_models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A configuration of seconds: everything tiny, no supervised stages."""
     folder = tmp_path_factory.mktemp("values")
-    pairs = [{"prompt": row["prompt"], "chosen": "a good day", "rejected": "bad"} for row in tiny.prompts(4)]
-    held_out = [{"prompt": f"how was the {thing}?", "topic": "x"} for thing in ("match", "phone", "night")]
-    return {
-        "policy": tiny_models["policy"],
-        "reward_model": tiny_models["reward_model"],
-        "gold": "tests.support.tiny:letter_reward",
-        "prompts": tiny.write_lines(folder / "prompts.jsonl", tiny.prompts(6, chat=False)),
-        "eval_prompts": tiny.write_lines(folder / "held_out.jsonl", held_out),
-        "preferences": tiny.write_lines(folder / "pairs.jsonl", pairs),
-        "sampling": SHORT,
-        "selection": {"budget": 4, "kendall_threshold": "q0", "pacs_threshold": "q0"},
-        "reward": {"num_train_epochs": 1, "learning_rate": 1e-3},
-        "rl": {
-            "ppo": {
-                "num_rollouts": 1,
-                "rollout_batch_size": 4,
-                "mini_batch_size": 2,
-                "num_ppo_epochs": 1,
-                "learning_rate": 1e-2,
-                "max_completion_length": 6,
-            }
-        },
-        "evaluation": {"sampling": SHORT},
+    ppo = {
+        "num_rollouts": 1,
+        "rollout_batch_size": 4,
+        "mini_batch_size": 2,
+        "num_ppo_epochs": 1,
+        "learning_rate": 1e-2,
+        "max_completion_length": 6,
     }
+    return {**tiny.run_values(folder, tiny_models), "preferences": tiny.pairs_file(folder), "rl": {"ppo": ppo}}
 
 
 def inputs(path: Path) -> dict[str, dict[str, str]]:

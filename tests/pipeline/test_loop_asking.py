@@ -28,25 +28,20 @@ TINY_PPO = {
     "learning_rate": 1e-2,
     "max_completion_length": 6,
 }
-SHORT = {"num_completions": 4, "temperature": 1.0, "max_new_tokens": 6}
 
 
 @pytest.fixture(scope="module")
 def values(tiny_models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Everything tiny, one round, and nothing after the reward model: best-of-n trains no policy."""
     folder = tmp_path_factory.mktemp("values")
+    values = tiny.run_values(folder, tiny_models)
     return {
-        "policy": tiny_models["policy"],
-        "reward_model": tiny_models["reward_model"],
-        "gold": "tests.support.tiny:letter_reward",
-        "prompts": tiny.write_lines(folder / "prompts.jsonl", tiny.prompts(6, chat=False)),
+        **values,
         "eval_prompts": tiny.write_lines(folder / "held_out.jsonl", [{"prompt": "how was the match?"}]),
         "preflight": None,
-        "sampling": SHORT,
-        "selection": {"budget": 5, "kendall_threshold": "q0", "pacs_threshold": "q0"},
-        "reward": {"num_train_epochs": 1, "learning_rate": 1e-3, "held_out": 0},
+        "selection": {**values["selection"], "budget": 5},
+        "reward": {**values["reward"], "held_out": 0},
         "rl": {"algorithm": "best_of_n", "best_of_n": {"n": 2}},
-        "evaluation": {"sampling": SHORT},
         "human": {"port": 0, "overlap": 2, "repeat_share": 0},
     }
 
@@ -170,7 +165,7 @@ def test_a_judge_labels_a_run_without_gold(
         **{key: value for key, value in values.items() if key != "gold"},
         "eval_prompts": tiny.write_lines(tmp_path / "held_out.jsonl", held_out),
         "rl": {"algorithm": "ppo", "ppo": TINY_PPO},
-        "evaluation": {"sampling": SHORT, "group_by": "topic"},
+        "evaluation": {"sampling": tiny.SHORT, "group_by": "topic"},
         "feedback": "judge",
         "output": str(tmp_path / "run"),
     }

@@ -24,7 +24,6 @@ from tests.support import tiny
 from tests.support.page_client import Client, answer_all
 
 EQUAL = (0.5, 0.5)
-SHORT = {"num_completions": 4, "temperature": 1.0, "max_new_tokens": 6}
 
 
 def scored(prompts: int, seed: int, proxy: float, policy: float) -> tuple[list[dict[str, Any]], np.ndarray]:
@@ -117,18 +116,13 @@ def test_a_table_alone_cannot_be_selected_from() -> None:
 @pytest.fixture(scope="module")
 def values(tiny_models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("values")
+    values = tiny.run_values(folder, tiny_models)
     return {
-        "policy": tiny_models["policy"],
-        "reward_model": tiny_models["reward_model"],
-        "gold": "tests.support.tiny:letter_reward",
-        "prompts": tiny.write_lines(folder / "prompts.jsonl", tiny.prompts(6, chat=False)),
-        "eval_prompts": tiny.write_lines(folder / "held_out.jsonl", [{"prompt": "how was the match?"}]),
+        **values,
         "preflight": None,
-        "sampling": SHORT,
         "selection": {"strategy": "auto", "budget": 12, "batch": 4, "worth": 0.0},
-        "reward": {"refine": "arbitrate", "num_train_epochs": 1, "learning_rate": 1e-3, "held_out": 0},
+        "reward": {**values["reward"], "refine": "arbitrate", "held_out": 0},
         "rl": {"algorithm": "best_of_n", "best_of_n": {"n": 2}},
-        "evaluation": {"sampling": SHORT},
         "human": {"port": 0, "repeat_share": 0},
     }
 

@@ -5,26 +5,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from shfcas.cli import main
-from shfcas.models.loading import load_reward_model, save_model
 from shfcas.rewards.preflight import FAIL, PASS, Finding
 from shfcas.rewards.preflight.known import OBVIOUS
 from shfcas.rewards.preflight.parity import RewardEndpoint, check_parity
 from shfcas.utils.errors import UserError
+from tests.support import tiny
 from tests.support.pooling_server import PoolingServer, sigmoid
 
 
 @pytest.fixture(scope="module")
 def decoder(tiny_models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> str:
     """A decoder with a head and a chat template."""
-    folder = tmp_path_factory.mktemp("decoder")
-    torch.manual_seed(0)
-    model, tokenizer = load_reward_model(tiny_models["policy"])
-    torch.nn.init.normal_(model.score.weight)
-    save_model(folder, model, tokenizer)
-    return str(folder)
+    return tiny.save_decoder(tmp_path_factory.mktemp("decoder"), tiny_models["policy"])
 
 
 def compared(folder: str, server: PoolingServer, path: str = "") -> list[Finding]:

@@ -7,7 +7,6 @@ from statistics import fmean, stdev, variance
 from typing import Any
 
 import pytest
-import torch
 from transformers import BertForSequenceClassification
 
 from shfcas.data.candidates import CandidateTable
@@ -38,12 +37,7 @@ def part(given: Answers, *places: int) -> Answers:
 @pytest.fixture(scope="module")
 def decoder(tiny_models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> str:
     """A decoder with a head and a chat template."""
-    folder = tmp_path_factory.mktemp("decoder")
-    torch.manual_seed(0)
-    model, tokenizer = load_reward_model(tiny_models["policy"])
-    torch.nn.init.normal_(model.score.weight)
-    save_model(folder, model, tokenizer)
-    return str(folder)
+    return tiny.save_decoder(tmp_path_factory.mktemp("decoder"), tiny_models["policy"])
 
 
 @pytest.fixture(scope="module")

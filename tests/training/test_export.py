@@ -27,10 +27,7 @@ def folder(tmp_path: Path) -> Path:
     """A policy, a reward model of its family, another one of BERT's, and prompts."""
     tiny.save_policy(tmp_path / "policy")
     tiny.save_reward_model(tmp_path / "bert")
-    torch.manual_seed(0)
-    model, tokenizer = load_reward_model(str(tmp_path / "policy"))
-    torch.nn.init.normal_(model.score.weight)
-    save_model(tmp_path / "reward", model, tokenizer)
+    tiny.save_decoder(tmp_path / "reward", str(tmp_path / "policy"))
     tiny.write_lines(tmp_path / "prompts.jsonl", tiny.prompts(5))
     tiny.write_lines(tmp_path / "held_out.jsonl", tiny.held_out_prompts(3))
     return tmp_path

@@ -18,7 +18,7 @@ def dawid_skene(given: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, f
     per annotator the error rates are uncertain; below about 20, prefer the majority.
 
     crowd-kit has the same algorithm. It is not used here because importing it costs 2.7 s and 240 MB, in the process
-    that serves the page. A test compares the results.
+    that serves the page. A test compares 100 steps of both.
 
     Args:
         given: the answers, `{item: {annotator: answer}}`.

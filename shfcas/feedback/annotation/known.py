@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from shfcas.data.messages import Completion, plain_completion
 from shfcas.data.preferences import read_preferences
 from shfcas.feedback.annotation.aggregation import effective, votes
 from shfcas.feedback.annotation.schema import KNOWN, Item, Judgement, item_id
@@ -47,13 +48,11 @@ def add_known_answers(store: Store, path: str | Path) -> int:
     return len(items)
 
 
-def _text(answer: str | list[dict[str, Any]]) -> str:
-    """Returns the text of an answer, which may be one message."""
-    if isinstance(answer, str):
-        return answer
-    if len(answer) != 1 or not isinstance(answer[0].get("content"), str):
+def _text(answer: Completion) -> str:
+    text = plain_completion(answer)
+    if not isinstance(text, str):
         raise UserError("known_answers: expected answers of one message; leave out those of several")
-    return str(answer[0]["content"])
+    return text
 
 
 def known_report(judgements: Iterable[Judgement]) -> dict[str, Any]:

@@ -2,17 +2,19 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from shfcas.training.common import quiet_options
-from shfcas.training.lora import AdapterConfig
+from shfcas.training.lora import AdaptedRate, AdapterConfig, DefaultRates
 from shfcas.training.optimizer import OptimizerConfig
 from shfcas.utils.config import check_multiple, option, with_default
 
 
 @dataclass
-class OnlineConfig(OptimizerConfig):
+class OnlineConfig(AdaptedRate, OptimizerConfig):
     """Settings that RLOO and GRPO share: groups of answers to one prompt, each compared with the others."""
+
+    RATES: ClassVar = DefaultRates(1e-4, 1e-6)
 
     num_rollouts: int = option(50, "number of rollouts", ge=1, common=True)
     rollout_batch_size: int = option(64, "answers per rollout, num_generations to each prompt", ge=1, common=True)
@@ -23,9 +25,7 @@ class OnlineConfig(OptimizerConfig):
     gradient_accumulation_steps: int = option(1, "parts of an optimizer step; more parts take less memory", ge=1)
     generation_batch_size: int = option(64, "sequences generated at the same time", ge=1)
     num_iterations: int = option(1, "passes over each rollout (mu in Shao et al. 2024)", ge=1)
-    learning_rate: float | None = option(
-        None, "peak learning rate (none: 1e-4 with adapters, 1e-6 for all weights)", ge=0, common=True
-    )
+    learning_rate: float | None = RATES.option("peak learning rate")
     lr_scheduler_type: str = option("linear", "learning-rate schedule", ("linear", "constant", "cosine"))
     max_prompt_length: int = option(512, "maximum tokens per prompt; a longer prompt is an error", ge=1)
     max_completion_length: int = option(128, "maximum new tokens per answer", ge=1, common=True)
@@ -46,11 +46,6 @@ class OnlineConfig(OptimizerConfig):
     )
     save_rollouts: int = option(10, "rollouts between resumable checkpoints (0: none)", ge=0)
     lora: AdapterConfig = option(AdapterConfig, "adapters")
-
-    @property
-    def peak_learning_rate(self) -> float:
-        """Returns the learning rate, or the default for what is trained."""
-        return self.lora.learning_rate(self.learning_rate, adapters=1e-4, all_weights=1e-6)
 
     @property
     def steps_per_rollout(self) -> int:

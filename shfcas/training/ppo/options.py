@@ -4,8 +4,9 @@ The trainer's `PPOConfig` has the same options and lies in a module of its own, 
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from shfcas.training.lora import AdapterConfig
+from shfcas.training.lora import AdaptedRate, AdapterConfig, DefaultRates
 from shfcas.training.optimizer import OptimizerConfig
 from shfcas.utils.config import Options, check_multiple, option, unexpected, with_default
 
@@ -109,14 +110,14 @@ class PPOBaseConfig(Options):
 
 
 @dataclass
-class PPOStageConfig(PPOBaseConfig, OptimizerConfig):
+class PPOStageConfig(AdaptedRate, PPOBaseConfig, OptimizerConfig):  # type: ignore[misc]
     """PPO of the policy against the reward model."""
+
+    RATES: ClassVar = DefaultRates(3e-5, 3e-6)  # 3e-6: Huang et al. 2024
 
     # Nobody watches the KL of a run and starts it again, so these defaults differ from the trainer's.
     num_rollouts: int = with_default(PPOBaseConfig, "num_rollouts", 50)
-    learning_rate: float | None = option(  # type: ignore[assignment]
-        None, "peak learning rate (none: 3e-5 with adapters, 3e-6 for all weights)", ge=0, common=True
-    )
+    learning_rate: float | None = RATES.option("peak learning rate")  # type: ignore[assignment]
     generation_batch_size: int = with_default(PPOBaseConfig, "generation_batch_size", 64)
     max_kl: float | None = with_default(PPOBaseConfig, "max_kl", 100.0)
     save_rollouts: int = with_default(PPOBaseConfig, "save_rollouts", 10)
@@ -137,14 +138,6 @@ class PPOStageConfig(PPOBaseConfig, OptimizerConfig):
         None, "trackers such as tensorboard, trackio or wandb, comma-separated (none: no tracker)", volatile=True
     )
     lora: AdapterConfig = option(AdapterConfig, "adapters")
-
-    @property
-    def peak_learning_rate(self) -> float:
-        """Returns the learning rate, or the default for what is trained.
-
-        3e-6 for all weights: Huang et al. 2024. Adapters: ten times that, see `AdapterConfig.learning_rate`.
-        """
-        return self.lora.learning_rate(self.learning_rate, adapters=3e-5, all_weights=3e-6)
 
     def check(self) -> None:
         """Checks that batches divide rollouts, their parts batches, and that held-out prompts have evaluations."""

@@ -1,15 +1,18 @@
 """Configuration of reward models."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from shfcas.training.lora import AdapterConfig
+from shfcas.training.lora import AdaptedRate, AdapterConfig, DefaultRates
 from shfcas.training.optimizer import SupervisedConfig
 from shfcas.utils.config import Options, option, unexpected, with_default
 
 
 @dataclass
-class RewardModelConfig(SupervisedConfig):
+class RewardModelConfig(AdaptedRate, SupervisedConfig):
     """Training of a reward model; epochs, batch and weight decay as the authors of SHF-CAS set them."""
+
+    RATES: ClassVar = DefaultRates(1e-4, 2e-5)
 
     objective: str = option(
         "reward",
@@ -17,12 +20,7 @@ class RewardModelConfig(SupervisedConfig):
         ("reward", "cost"),
     )
     num_train_epochs: float = option(2.0, "passes over the preferences", ge=0, common=True)
-    learning_rate: float | None = option(
-        None,
-        "peak learning rate, on a cosine schedule (none: 1e-4 with adapters, 2e-5 for all weights)",
-        ge=0,
-        common=True,
-    )
+    learning_rate: float | None = RATES.option("peak learning rate, on a cosine schedule")
     batch_size: int = option(4, "pairs per optimizer step", ge=1, common=True)
     weight_decay: float = with_default(SupervisedConfig, "weight_decay", 0.1)
     max_length: int | None = option(
@@ -58,11 +56,6 @@ class RewardModelConfig(SupervisedConfig):
         0, "optimizer steps between resumable checkpoints (0: none; with early stopping: one per measurement)", ge=0
     )
     lora: AdapterConfig = option(lambda: AdapterConfig(r=0), "adapters")
-
-    @property
-    def peak_learning_rate(self) -> float:
-        """Returns the learning rate, or the default for what is trained."""
-        return self.lora.learning_rate(self.learning_rate, adapters=1e-4, all_weights=2e-5)
 
     def check(self) -> None:
         """Checks the steps between measurements, and that there are weights to average."""
