@@ -160,13 +160,8 @@ def run_setting(numbers: Numbers, setting: Setting, plan: Plan, seed: int) -> di
 
 def run_plan(name: str, plan: Plan, tasks: dict[str, Numbers], seeds: int, record: Path) -> Done:
     """Run the missing cells of one experiment; return all cells by setting and seed."""
-    record.parent.mkdir(parents=True, exist_ok=True)
-    text = record.read_text(encoding="utf-8") if record.exists() else ""
-    whole = text[: text.rfind("\n") + 1]  # a kill may have left half a line
-    record.write_text(whole, encoding="utf-8")
     done: Done = {}
-    for line in whole.splitlines():
-        entry = json.loads(line)
+    for entry in finished_entries(record):
         setting = Setting(**entry["setting"])
         cells = [(cell["strategy"], cell["budget"]) for cell in entry["result"]["cells"]]
         if cells == cells_of(plan, setting.task):  # otherwise they belong to another plan
@@ -179,6 +174,16 @@ def run_plan(name: str, plan: Plan, tasks: dict[str, Numbers], seeds: int, recor
                 file.write(json.dumps({"setting": asdict(setting), "seed": seed, "result": result}) + "\n")
                 file.flush()
     return {at: done[at] for at in todo}
+
+
+def finished_entries(record: Path) -> list[dict[str, Any]]:
+    """Return the finished entries of a record; a kill may have left half a line, which is cut off."""
+    record.parent.mkdir(parents=True, exist_ok=True)
+    text = record.read_text(encoding="utf-8") if record.exists() else ""
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        record.write_text(whole, encoding="utf-8")
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def tables(done: Done, shown: Sequence[str] = SHOWN) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

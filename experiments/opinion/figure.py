@@ -2,6 +2,7 @@
 
 import csv
 import io
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,13 @@ LABELLED = {
 
 def read(name: str, **values: Any) -> list[dict[str, str]]:
     """Read the rows of a committed table that have these values."""
+    return [row for row in _table(name) if all(row[key] == str(value) for key, value in values.items())]
+
+
+@cache
+def _table(name: str) -> list[dict[str, str]]:
     with (RESULTS / f"{name}.csv").open(encoding="utf-8", newline="") as file:
-        return [row for row in csv.DictReader(file) if all(row[key] == str(value) for key, value in values.items())]
+        return list(csv.DictReader(file))
 
 
 def panel(axes: Any, task: str, bias: str) -> None:

@@ -17,17 +17,18 @@ from typing import Any
 
 import numpy as np
 
-from experiments.grid import commit, machine, write_table
+from experiments.grid import commit, finished_entries, machine, write_table
 from experiments.opinion.bench import (
     NOTHING,
     STRATEGIES,
     TRUST,
     Experiment,
+    Setting,
     answer_set,
     labelled_pairs,
     split,
 )
-from experiments.opinion.grid import RESULTS
+from experiments.opinion.grid import RESULTS, code, pools_of
 from experiments.opinion.numbers import DATA, Numbers
 from experiments.opinion.pools import ROOT, read_pool
 from shfcas.compare import Label
@@ -51,6 +52,7 @@ RECORD = ROOT / "full.jsonl"
 PROXY = RefineConfig(num_train_epochs=2, learning_rate=1e-4, batch_size=16, held_out=0)
 REFINE = RefineConfig(num_train_epochs=1, learning_rate=1e-4, batch_size=16, held_out=0, new_pair_weight=3)
 PAIRS_PER_PROMPT = 12
+TRAINING = Path(__file__).parents[2] / "shfcas" / "training" / "reward"
 
 
 @dataclass(frozen=True)
@@ -154,10 +156,9 @@ def _preference(row: dict[str, Any], start: int, chosen: int, rejected: int) -> 
 
 def cells(tasks: Sequence[str], biases: Sequence[str], seeds: int) -> Iterator[dict[str, Any]]:
     """Run every missing cell; yield all cells in a fixed order."""
-    done = {}
-    if RECORD.exists():
-        entries = [json.loads(line) for line in RECORD.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-        done = {(e["task"], e["bias"], e["seed"], e["arm"]): e for e in entries}
+    made_by = {task: f"{code(Path(__file__).parent, TRAINING)}-{pools_of(Setting(task))}" for task in tasks}
+    entries = [e for e in finished_entries(RECORD) if e["made_by"] == made_by.get(e["task"])]
+    done = {(e["task"], e["bias"], e["seed"], e["arm"]): e for e in entries}
     todo = [(task, bias, seed) for seed in range(seeds) for task in tasks for bias in biases]
     with RECORD.open("a", encoding="utf-8") as file:
         for task, bias, seed in progress(todo, "full models"):
@@ -166,7 +167,8 @@ def cells(tasks: Sequence[str], biases: Sequence[str], seeds: int) -> Iterator[d
                 with tempfile.TemporaryDirectory() as work:
                     made = Seed(task, bias, seed, Path(work))
                     for arm in missing:
-                        entry = {"task": task, "bias": bias, "seed": seed, "arm": arm, **made.run(ARMS[arm])}
+                        names = {"task": task, "bias": bias, "seed": seed, "arm": arm, "made_by": made_by[task]}
+                        entry = {**names, **made.run(ARMS[arm])}
                         done[task, bias, seed, arm] = entry
                         file.write(json.dumps(entry) + "\n")
                         file.flush()

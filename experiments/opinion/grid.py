@@ -17,7 +17,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from experiments.grid import commit, machine, write_table
+from experiments.grid import commit, finished_entries, machine, write_table
 from experiments.opinion.bench import (
     CONTRAST,
     INFORMED,
@@ -153,7 +153,6 @@ def run_table(name: str, table: Table, record: Path, workers: int) -> list[dict[
     done = {(Setting(**r["setting"]), r["seed"]): r for r in finished(record)}
     missing = [(s, seed, table.arms(s.task)) for s, seed in todo if (s, seed) not in done]
     missing.sort(key=lambda work: (work[0].pool, work[0].bias, work[1]))  # those that share a proxy, one after another
-    record.parent.mkdir(parents=True, exist_ok=True)
     with record.open("a", encoding="utf-8") as file, ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         results = pool.map(run_setting, missing, chunksize=CHUNK)
         for (setting, seed, _), result in progress(zip(missing, results, strict=True), name, total=len(missing)):
@@ -164,23 +163,18 @@ def run_table(name: str, table: Table, record: Path, workers: int) -> list[dict[
 
 
 def finished(record: Path) -> Iterator[dict[str, Any]]:
-    """Yield the finished entries about these numbers; a kill may have left half a line, which is cut off."""
-    text = record.read_text(encoding="utf-8") if record.exists() else ""
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        record.write_text(whole, encoding="utf-8")
-    for line in whole.splitlines():
-        result = json.loads(line)
+    """Yield the finished entries about the numbers that are there now."""
+    for result in finished_entries(record):
         if result["pools"] == pools_of(Setting(**result["setting"])):
             yield result
 
 
-def code() -> str:
-    """Return a hash of the code that determines a cell."""
+def code(*others: Path) -> str:
+    """Return a hash of the code that determines a cell, and of further folders."""
     here = Path(__file__).parents[2]
     folders = ("shfcas/compare", "shfcas/rewards", "shfcas/selection", "shfcas/conflicts", "shfcas/evaluation")
     files = [Path(__file__).with_name(name) for name in ("bench.py", "numbers.py")]
-    files += [path for folder in folders for path in sorted((here / folder).glob("*.py"))]
+    files += [path for folder in (*(here / name for name in folders), *others) for path in sorted(folder.glob("*.py"))]
     return fingerprint({str(path.relative_to(here)): content_hash(path) for path in files})[:12]
 
 

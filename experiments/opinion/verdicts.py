@@ -144,11 +144,12 @@ def h3(parts: Results) -> dict[str, Any]:
                 arm: over_prompts(lambda part, arm=arm, f=best_free: f(part, arm))  # type: ignore[misc]
                 for arm in ("nothing", *TRUST)
             }
+            double = over_prompts(twice)
             tasks[task][strategy] = {
-                "twice": over_prompts(twice),
+                "twice": double,
                 "over_label_free": free,
-                "worth_twice": over_prompts(twice)["low"] > -0.005 and over_prompts(twice)["mean"] >= 0,
-                "beats_label_free": all(found["low"] > 0 for found in free.values()),
+                "worth_twice": bool(double["low"] > -0.005 and double["mean"] >= 0),
+                "beats_label_free": bool(all(found["low"] > 0 for found in free.values())),
             }
     holds = [
         task

@@ -69,7 +69,8 @@ def run(config: Config) -> None:
     from shfcas.serve.dialects import PolicyText, dialects
     from shfcas.serve.log import RewardLog
     from shfcas.serve.reward import ServedReward
-    from shfcas.serve.server import listen, serve, token_for
+    from shfcas.serve.server import serve, token_for
+    from shfcas.utils.listening import listen
 
     token = token_for(config.host)
     with listen(config.host, config.port) as listener:

@@ -22,6 +22,10 @@ SEEN = ("Insulting Behavior", "Discriminatory Behavior", "Violence", "Drugs", "P
 BLIND = ("Economic Crime", "Mental Manipulation", "Physical Harm", "Cybercrime", "White-Collar Crime")
 PER_CATEGORY = 300  # prompts of each category that answers are sampled to (the paper's number)
 HELD_OUT_PER_CATEGORY = 50
+COLUMNS = (
+    "prompt", "response_0", "response_1", "better_response_id", "safer_response_id", "is_response_0_safe",
+    "is_response_1_safe",
+)  # fmt: skip
 
 
 def category_of(row: dict[str, Any]) -> str | None:
@@ -36,7 +40,9 @@ def _parts() -> tuple[dict[str, list[dict[str, Any]]], dict[str, list[dict[str, 
     source = os.environ.get(SOURCE, HUB)
     by_category: dict[str, dict[str, list[dict[str, Any]]]] = {name: {} for name in (*SEEN, *BLIND)}
     taken: dict[str, str] = {}
-    for row in read_rows(source):
+    for number, row in enumerate(read_rows(source)):
+        if missing := [column for column in COLUMNS if column not in row]:
+            raise UserError(f"{source}: row {number} lacks {missing[0]}; set {SOURCE} to rows of PKU-SafeRLHF")
         name = taken.setdefault(row["prompt"], category_of(row) or "")
         if name:
             by_category[name].setdefault(row["prompt"], []).append(row)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.opinion import grid, verdicts
+from experiments.opinion import grid, page, verdicts
 from experiments.opinion.bench import LABEL_FREE, Setting, experiment, labelled_pairs, score_of, split
 from experiments.opinion.grid import Table, finished, run_setting, run_table, summary
 from experiments.opinion.numbers import Numbers
@@ -157,3 +157,10 @@ def test_a_jackknife_over_parts_is_the_interval_of_a_mean() -> None:
     assert (found["low"], found["high"]) == pytest.approx((values.mean() - half, values.mean() + half))
     wider = verdicts.over_prompts(lambda part: float(np.delete(values, part).mean()) if part >= 0 else 0.0, tests=4)
     assert wider["high"] - wider["low"] > found["high"] - found["low"]
+
+
+def test_the_tables_of_the_page_are_those_of_the_results() -> None:
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert page.page(text) == text
+    assert {name for _, name, _ in page.MARK.findall(text)} == {*page.tables()}
+    assert not any("changes" in row["code"] for row in page.about()) and len([*page.about()]) == len(grid.TABLES)

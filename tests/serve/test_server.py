@@ -14,8 +14,9 @@ from shfcas.cli import main
 from shfcas.models.loading import load_tokenizer
 from shfcas.rewards.scorers import load_scorer
 from shfcas.serve.app import Limits
-from shfcas.serve.server import listen, token_for
+from shfcas.serve.server import token_for
 from shfcas.utils.errors import UserError
+from shfcas.utils.listening import listen
 from tests.support import reward_functions, tiny
 from tests.support.reward_server import reward_server, send
 

@@ -11,8 +11,9 @@ from shfcas.serve.app import Limits, RewardApp
 from shfcas.serve.dialects import PolicyText, dialects
 from shfcas.serve.log import RewardLog
 from shfcas.serve.reward import Answers, Rewards, ServedReward
-from shfcas.serve.server import listen, serve
+from shfcas.serve.server import serve
 from shfcas.utils.errors import UserError
+from shfcas.utils.listening import listen
 
 
 class Reply:

@@ -10,10 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from shfcas.cli import main
-from shfcas.models.loading import load_reward_model, save_model
 from shfcas.rewards.scorers import load_scorer
 from tests.support import tiny
 
@@ -23,10 +20,7 @@ ANSWERS = ["the soup was good", "a bad film, and late", "it was é 你好 <b>&am
 def build(folder: Path) -> str:
     """Writes everything; returns the reward model that is served."""
     policy, encoder = tiny.save_policy(folder / "policy"), tiny.save_reward_model(folder / "encoder")
-    torch.manual_seed(0)
-    model, tokenizer = load_reward_model(policy)
-    torch.nn.init.normal_(model.score.weight)
-    save_model(folder / "decoder", model, tokenizer)
+    tiny.save_decoder(folder / "decoder", policy)
     prompts = tiny.prompts(4)
     tiny.write_lines(folder / "prompts.jsonl", prompts)
     tiny.write_lines(folder / "held_out.jsonl", tiny.held_out_prompts(2))

@@ -20,7 +20,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shfcas.feedback.annotation.config import HumanConfig
-from shfcas.utils.errors import UserError
+from shfcas.utils.listening import reached_from_here_alone
 
 logger = logging.getLogger(__name__)
 
@@ -89,20 +89,6 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
-def is_loopback(host: str) -> bool:
-    """Checks that only this machine can reach an address.
-
-    Raises:
-        UserError: the name cannot be resolved.
-    """
-    try:
-        addresses = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
-    except (OSError, UnicodeError) as error:  # UnicodeError: a malformed name such as a..b
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"host: expected an address of this machine, got {host!r} ({reason})") from error
-    return all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in addresses)
-
-
 class Guard:
     """Outermost layer of the application, with the rules for all requests.
 
@@ -120,7 +106,7 @@ class Guard:
         self._root = settings.root
         self._own_origin = _origin(settings.address) if settings.address else None
         self._names = _LOOPBACK | {settings.host.lower()}
-        self._any_number = not is_loopback(settings.host)
+        self._any_number = not reached_from_here_alone(settings.host)
         if self._any_number:
             self._names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
         if settings.address:

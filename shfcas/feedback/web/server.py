@@ -19,9 +19,9 @@ from shfcas.feedback.web.annotators import add_annotators
 from shfcas.feedback.web.log_limit import limit_logs
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import existing
+from shfcas.utils.listening import listen, reached_from_here_alone, wait_until_started
 
 LOCK = ".annotate.lock"
-START_SECONDS = 30.0
 BACKLOG = 128  # connections that wait to be accepted
 
 
@@ -71,7 +71,7 @@ def serve(
     with ExitStack() as stack:
         lock = stack.enter_context(_lock(folder))
         store = stack.enter_context(Store(folder / STORE))
-        listener = stack.enter_context(_listen(settings))
+        listener = stack.enter_context(listen(settings.host, settings.port))
         if queue is not None:
             store.seed(queue)  # fail early if there is no such queue
         if settings.known_answers:
@@ -95,7 +95,7 @@ def serve(
         thread = threading.Thread(target=server.run, args=([listener],), name="annotate", daemon=True)
         thread.start()
         try:
-            _wait(server, thread)
+            wait_until_started(server, thread, "the page")
             address = _address(settings, listener)
             _write(lock, address)
             yield Page(address, listener.getsockname()[1], sign_in_links(address, tokens))
@@ -137,9 +137,8 @@ def check_settings(settings: HumanConfig) -> None:
         UserError: see `serve`.
     """
     from shfcas.feedback.web.guidelines import render_guidelines
-    from shfcas.feedback.web.security import is_loopback
 
-    own = is_loopback(settings.host)  # first, because it raises if there is no such address
+    own = reached_from_here_alone(settings.host)  # first, because it raises if there is no such address
     if not own and not settings.allow_public:
         raise UserError(
             f"host: other machines reach {settings.host}, and the traffic is not encrypted; leave the page at "
@@ -176,30 +175,6 @@ def _write(file: IO[str], text: str) -> None:
     file.truncate()
     file.write(text)
     file.flush()
-
-
-def _listen(settings: HumanConfig) -> socket.socket:
-    family, kind, _, _, place = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
-    listener = socket.socket(family, kind)
-    try:
-        # Allows the same port right after a restart.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(place)
-    except OSError as error:
-        listener.close()
-        raise UserError(
-            f"port: cannot listen at port {settings.port} of {settings.host} ({error.strerror}); "
-            "choose another port, or 0 for any free one"
-        ) from error
-    return listener
-
-
-def _wait(server: Any, thread: threading.Thread) -> None:
-    end = time.monotonic() + START_SECONDS
-    while not server.started:
-        if not thread.is_alive() or time.monotonic() > end:
-            raise UserError("the page did not start; the log says why")
-        time.sleep(0.01)
 
 
 def _address(settings: HumanConfig, listener: socket.socket) -> str:

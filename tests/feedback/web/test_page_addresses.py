@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from shfcas.feedback.annotation.config import HumanConfig
-from shfcas.feedback.web.security import is_loopback
 from shfcas.feedback.web.server import serve
 from shfcas.utils.errors import UserError
+from shfcas.utils.listening import reached_from_here_alone
 from tests.support.page_client import Client, make_items, make_run, signed_in, token
 
 SETTINGS = HumanConfig(port=0, repeat_share=0.0)
@@ -51,7 +51,7 @@ def test_behind_a_proxy_its_address_is_the_pages(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("host", "own"), [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False)])
 def test_loopback(host: str, own: bool) -> None:
-    assert is_loopback(host) is own
+    assert reached_from_here_alone(host) is own
 
 
 def test_another_loopback_address_is_the_pages_own_name(tmp_path: Path) -> None:
