@@ -110,7 +110,7 @@ class PPOBaseConfig(Options):
 
 
 @dataclass
-class PPOStageConfig(AdaptedRate, PPOBaseConfig, OptimizerConfig):  # type: ignore[misc]
+class PPOStageConfig(AdaptedRate, PPOBaseConfig, OptimizerConfig):
     """PPO of the policy against the reward model."""
 
     RATES: ClassVar = DefaultRates(3e-5, 3e-6)  # 3e-6: Huang et al. 2024
