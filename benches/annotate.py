@@ -14,6 +14,7 @@ every acknowledged answer, and every comparison exactly once.
 from __future__ import annotations
 
 import argparse
+import gc
 import http.client
 import json
 import statistics
@@ -224,6 +225,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer comparisons")
     parser.add_argument("--folder", help="folder for the answers, which are deleted afterwards (default: temporary)")
     given = parser.parse_args()
+    gc.freeze()  # what is imported here has no part in the answers, and to collect it takes long
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         cases = tables(QUICK_LOADS if given.quick else FULL_LOADS, Path(folder))
         report("annotate", cases, Settings(QUICK if given.quick else FULL, [torch.get_num_threads()], "cpu", []))

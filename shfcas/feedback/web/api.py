@@ -88,7 +88,7 @@ def me(visit: Observer, state: State) -> Response:
 
 @router.get("/next")
 async def next_task(
-    name: SignedIn, state: State, held: Annotated[list[str], Query(default_factory=list, max_length=MAX_HELD)]
+    name: SignedIn, state: State, held: Annotated[tuple[str, ...], Query(max_length=MAX_HELD)] = ()
 ) -> Response:
     """Returns the next comparison that is not among those held.
 
