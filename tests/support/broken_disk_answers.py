@@ -2,7 +2,7 @@
 
     python -m tests.support.broken_disk_answers FOLDER KIND
 
-For many k, a child process of its own makes FOLDER/k/feedback.sqlite, arms the disk, and answers and undoes until it is
+For each k, a child process of its own makes FOLDER/k/feedback.sqlite, arms the disk, and answers and undoes until it is
 done. It writes each acknowledged id to FOLDER/k/acknowledged. The parent stops after a k that nothing reached.
 """
 
@@ -49,7 +49,7 @@ def main() -> None:
     folder, kind = Path(sys.argv[1]), int(sys.argv[2])
     k = 0
     while k < 1000:
-        k += 1 + k // 16  # each of the first, and then every second, third and so on
+        k += 1
         (folder / str(k)).mkdir()
         child = os.fork()
         if not child:
