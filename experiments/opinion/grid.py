@@ -106,24 +106,24 @@ TABLES = {
 
 
 @cache
-def _numbers(pool: str) -> Numbers | None:
+def numbers_of(pool: str) -> Numbers | None:
     path = DATA / f"{pool}.npz"
     return Numbers.load(path) if path.exists() else None
 
 
 @lru_cache(maxsize=1)
-def _split(pool: str, task: str, bias: str, seed: int) -> Split:
-    numbers = _numbers(pool)
+def split_of(pool: str, task: str, bias: str, seed: int) -> Split:
+    numbers = numbers_of(pool)
     assert numbers is not None
-    return split(numbers, task, bias, seed, _numbers(f"{task}-proxy-0"))
+    return split(numbers, task, bias, seed, numbers_of(f"{task}-proxy-0"))
 
 
 def run_setting(work: tuple[Setting, int, Sequence[Arm]]) -> dict[str, Any]:
     """Run all arms of one setting and seed."""
     setting, seed, arms = work
-    numbers = _numbers(setting.pool)
+    numbers = numbers_of(setting.pool)
     assert numbers is not None
-    made = experiment(numbers, setting, seed, _split(setting.pool, setting.task, setting.bias, seed))
+    made = experiment(numbers, setting, seed, split_of(setting.pool, setting.task, setting.bias, seed))
     labels: dict[tuple[str, int], list[Label]] = {}
     cells = []
     for strategy, how, budget in arms:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.opinion import grid, page, verdicts
+from experiments.opinion import grid, page, predict, verdicts
 from experiments.opinion.bench import LABEL_FREE, Setting, experiment, labelled_pairs, score_of, split
 from experiments.opinion.grid import Table, finished, run_setting, run_table, summary
 from experiments.opinion.numbers import Numbers
@@ -107,7 +107,7 @@ def test_arms_of_a_biased_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_table_resumes_and_forgets_cells_of_other_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grid, "DATA", tmp_path)
     monkeypatch.setattr("experiments.opinion.bench.BLIND_GROUPS", {"made": 2})
-    for clear in (grid._numbers, grid._split, grid.pools_of):
+    for clear in (grid.numbers_of, grid.split_of, grid.pools_of):
         clear.cache_clear()
     made(prompts=20).save(tmp_path / "made-raw-0.npz")
     table = Table((Setting("made"), Setting("made", "none")), strategies=("random",), budgets=(8,), seeds=2)
@@ -157,6 +157,37 @@ def test_a_jackknife_over_parts_is_the_interval_of_a_mean() -> None:
     assert (found["low"], found["high"]) == pytest.approx((values.mean() - half, values.mean() + half))
     wider = verdicts.over_prompts(lambda part: float(np.delete(values, part).mean()) if part >= 0 else 0.0, tests=4)
     assert wider["high"] - wider["low"] > found["high"] - found["low"]
+
+
+def test_a_rule_is_right_where_its_sign_is_that_of_the_mean_gain() -> None:
+    def entry(bias: str, seed: int, gain: float, spend: bool) -> dict[str, Any]:
+        setting = {**vars(Setting("made", bias))}
+        spends = {"diagnose": spend, "auto": spend, "always": True, "never": False}
+        return {"setting": setting, "seed": seed, "gains": dict.fromkeys(predict.OVER, gain), "spend": spends}
+
+    gains = {"inverted": (0.1, 0.11, 0.12, 0.13), "none": (-0.02, 0.01, -0.03, 0.02)}
+    spend = {"inverted": (True, True, True, False), "none": (False, True, False, True)}
+    found = [
+        entry(bias, seed, gain, asks)
+        for bias in gains
+        for seed, (gain, asks) in enumerate(zip(gains[bias], spend[bias], strict=True))
+    ]
+    rows = {(r["over"], r["rule"], r["of"]): r for r in predict.summary(found)}
+    every, clear = (rows["nothing", "diagnose", of] for of in ("all", "clear"))
+    assert (every["settings"], every["positive"], clear["settings"]) == (2, 1, 1)
+    assert every["mean"] == pytest.approx((3 / 4 + 2 / 4) / 2) and clear["mean"] == pytest.approx(3 / 4)
+    assert every["spends"] == pytest.approx((3 / 4 + 2 / 4) / 2)
+    assert rows["nothing", "always", "all"]["mean"] == rows["nothing", "never", "all"]["mean"] == 0.5
+
+
+def test_fifty_judged_pairs_tell_a_score_that_knows_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.opinion.bench.BLIND_GROUPS", {"made": 2})
+    numbers = made(prompts=120)
+    drawn = split(numbers, "made", "inverted", 0, made(seed=1))
+    spend = predict.predictions(experiment(numbers, Setting("made"), 0, drawn))
+    assert spend == {"diagnose": True, "auto": True, "always": True, "never": False}
+    noise = experiment(numbers, Setting("made", score="informed:0.0"), 0, drawn)
+    assert not predict.predictions(noise)["diagnose"]
 
 
 def test_the_tables_of_the_page_are_those_of_the_results() -> None:
