@@ -10,6 +10,7 @@ from typing import Any
 from experiments.opinion.bench import LABEL_FREE, STRATEGIES
 from experiments.opinion.figure import read
 from experiments.opinion.grid import CONTRASTS, PRIMARY, RESULTS, SCORES, TABLES
+from experiments.opinion.predict import OVER, RULES
 from experiments.opinion.tasks import TASKS, WORDINGS
 from experiments.page import MARK
 from shfcas.compare.tables import markdown
@@ -26,6 +27,7 @@ FREE = {
 ASKED = {"random": "random", "shf_cas": "SHF-CAS", "half": "half random, half SHF-CAS"}
 USED = {"labels": "as pairs", "arbitrate": "as arbiters"}
 BIASES = {"inverted": "biased", "none": "sound"}
+SPENDS = {"always": "always spend", "never": "never spend"}
 
 
 def tasks(name: str) -> list[str]:
@@ -160,9 +162,25 @@ def h4(found: Mapping[str, Any]) -> Iterator[Row]:
         }
 
 
+def h6() -> Iterator[Row]:
+    """Yield a row per gain and rule: how often the rule was right about spending labels."""
+    for over, words in OVER.items():
+        for rule in RULES:
+            of_all, clear = (one("predict", over=over, rule=rule, of=of) for of in ("all", "clear"))
+            assert of_all and clear
+            yield {
+                "gain over": words,
+                "rule": SPENDS.get(rule, f"`{rule}`"),
+                "spends": f"{float(of_all['spends']):.2f}",
+                "settings with a gain": f"{of_all['positive']} of {of_all['settings']}",
+                "right": mean(of_all, 2),
+                "right where the gain is clear": f"{mean(clear, 2)}, {clear['settings']} settings",
+            }
+
+
 def about() -> Iterator[Row]:
     """Yield a row per table: the command and the commit that made it."""
-    for name in TABLES:
+    for name in (*TABLES, "predict"):
         path = RESULTS / f"{name}_about.json"
         if path.exists():
             entry = read_json(path)
@@ -187,6 +205,7 @@ def tables() -> dict[str, list[Row]]:
         "h2": h2(verdicts["H2"]),
         "h3": h3(verdicts["H3"]),
         "h4": h4(verdicts["H4"]),
+        "h6": h6(),
     }
     return {name: list(rows) for name, rows in found.items()}
 
