@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -237,6 +238,12 @@ def test_results_are_single_precision_and_what_does_not_apply_is_no_number() -> 
     whole = evaluate_callable("whole", lambda completions: [1, 2, 3], 3, columns)
     assert whole.dtype == torch.float32 and whole.tolist() == [1.0, 2.0, 3.0]
     assert evaluate_callable("none", lambda completions: [None] * 3, 3, columns).dtype == torch.float32
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert evaluate_callable("whole", lambda completions: [1, 2, 3], 3, columns).dtype == torch.float32
+    finally:
+        torch.set_default_dtype(before)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -340,3 +347,17 @@ def test_names_of_ppo_s_own_metrics_are_taken(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=expected):
         scorer(tmp_path, {"ones": ones}, {"kl": ones, "mine": ones, "entropy": ones})
     assert scorer(tmp_path, {"scores": ones}, {"mine": ones}).metric_funcs == {"mine": ones}
+
+
+def test_scores_and_columns_come_to_the_device_of_the_trainer() -> None:
+    args = SimpleNamespace(device=META, reward_weights=None)
+    score = RolloutScorer({"ones": ones}, {"tokens": length}, tiny_tokenizer(), args)
+    found = score(Dataset.from_dict({"prompt": ["w0", "w1", "w2"]}), [0, 1, 2], rollout())
+    devices = {name: values.device for name, values in found.columns.items()}
+    assert found.scores.device == META and devices == {"objective/tokens": META, "rewards/ones": META}
+
+
+def test_a_function_that_fails_is_named_as_it_is_logged(tmp_path: Path) -> None:
+    score = scorer(tmp_path, {"judge": lambda completions: [math.nan] * len(completions)})
+    with pytest.raises(UserError, match=r"^reward function 'judge' returned nan for completion 0;"):
+        score(Dataset.from_dict({"prompt": ["w0", "w1", "w2"]}), [0, 1, 2], rollout())
