@@ -21,7 +21,7 @@ def opposed_pairs(row: Row, answers: list[int], seed: int = 0) -> Iterator[Compa
         yield Comparison(row["prompt_id"], high, low)
 
 
-def adjacent_pairs(row: Row, answers: list[int], seed: int = 0) -> Iterator[Comparison]:
+def adjacent_pairs(row: Row, answers: list[int], seed: int) -> Iterator[Comparison]:
     """Pairs neighbours in the order of PACS, each answer once, pairs with the largest abs(PACS) first.
 
     With an odd count, the answer with the smallest abs(PACS) stays unpaired.
@@ -35,7 +35,7 @@ def adjacent_pairs(row: Row, answers: list[int], seed: int = 0) -> Iterator[Comp
         yield Comparison(row["prompt_id"], high, low)
 
 
-def shuffled_pairs(row: Row, answers: list[int], seed: int = 0) -> Iterator[Comparison]:
+def shuffled_pairs(row: Row, answers: list[int], seed: int) -> Iterator[Comparison]:
     """Pairs the answers of one prompt at random, each answer once; the same pairs for the same seed and prompt."""
     order = sorted(answers, key=lambda i: derive_seed("random pairing", seed, row["prompt_id"], i, bits=64))
     for one, other in zip(order[::2], order[1::2], strict=False):
@@ -43,7 +43,7 @@ def shuffled_pairs(row: Row, answers: list[int], seed: int = 0) -> Iterator[Comp
         yield Comparison(row["prompt_id"], first, second)
 
 
-def crossed_pairs(row: Row, answers: list[int], seed: int = 0) -> Iterator[Comparison]:
+def crossed_pairs(row: Row, answers: list[int], seed: int) -> Iterator[Comparison]:
     """Yields every pair of these answers, most opposed PACS first."""
     pacs = row["pacs"]
     check_pairs(row, len(answers))

@@ -1,5 +1,6 @@
 """Comparisons spread out by greedy k-centre: against brute force, and what it is measured by."""
 
+import zlib
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from shfcas.data.shards import TableRows
-from shfcas.selection import SelectionConfig, select
-from shfcas.selection.diversity import embed, hash_words, k_centre
+from shfcas.selection import Comparison, SelectionConfig, select
+from shfcas.selection.diversity import embed, embedding_source, hash_words, k_centre
 from shfcas.utils.errors import UserError
 from tests.support.selection_rows import asked, row
 
@@ -127,3 +128,58 @@ def test_neither_the_order_of_rows_nor_files_matter(strategy: str, embedded: boo
     for number, (begin, end) in enumerate(pairwise((0, 1, 70, 150))):
         pq.write_table(pa.Table.from_pylist(shuffled[begin:end]), tmp_path / f"{number}.parquet")
     assert asked(TableRows([str(tmp_path)]), chosen) == expected
+
+
+def test_bins_and_signs_of_words() -> None:
+    # CRC-32 of "soup" and "the": the lowest byte is the bin, the highest bit the sign.
+    bins = np.zeros(256)
+    for word in ("soup", "the", "the"):
+        number = zlib.crc32(word.encode())
+        bins[number & 255] += 1 if number & 0x8000_0000 else -1
+    found = hash_words("The soup - the")
+    assert found.dtype == np.float32 and found.tolist() == bins.tolist()
+    signs = {hash_words(f"word{i}").sum() for i in range(20)}
+    assert signs == {-1, 1}
+
+
+def test_unit_vectors_by_hand() -> None:
+    # Answers of (3, 4) and (0, -2) have the directions (0.6, 0.8) and (0, -1); their mean is (0.3, -0.1).
+    found = embed([[[3.0, 4.0], [0.0, -2.0]], [0, 5], [[0.0, 0.0], [7.0, 0.0]], [0.0, 0.0]])
+    assert found.dtype == np.float32
+    expected = [[0.3 / 0.1**0.5, -0.1 / 0.1**0.5], [0, 1], [1, 0], [0, 0]]
+    assert found == pytest.approx(np.array(expected), abs=1e-6)
+    assert embed([[2.0], [-3.0]]).tolist() == [[1], [-1]]
+
+
+def test_words_of_text_and_of_messages() -> None:
+    messages = [{"role": "user", "content": "the soup"}, {"role": "assistant", "content": "is hot"}]
+    found = embed(["", messages, [{"role": "user", "content": "the soup"}], "the soup"])
+    assert found[0].tolist() == [0] * 256 and np.array_equal(found[2], found[3])
+    assert not np.array_equal(found[1], found[2]) and np.linalg.norm(found[1]) == pytest.approx(1)
+    with pytest.raises(UserError, match=r"^column embeddings: expected one length per table, got 0, 256$"):
+        embed([[], "the soup"])
+
+
+def test_the_source_of_an_embedding() -> None:
+    pair = Comparison("a", 2, 0)
+    assert embedding_source({"prompt": "p", "embeddings": [[1.0], [2.0], [3.0]]}, pair) == [[3.0], [1.0]]
+    assert embedding_source({"prompt": "p", "embeddings": [4.0]}, pair) == [4.0]
+    assert embedding_source({"prompt": "p", "embeddings": []}, pair) == []
+    assert embedding_source({"prompt": "p", "embeddings": None}, pair) == embedding_source({"prompt": "p"}, pair) == "p"
+    with pytest.raises(UserError, match=r"^diversity k_centre: expected a column embeddings or prompt, got neither$"):
+        embedding_source({"embeddings": None}, pair)
+
+
+def test_places_that_differ_by_rounding_alone_are_one_place() -> None:
+    # Squared distances of 4e-6 from the first: as near as its copy, which comes first. 3.6e-5 is farther.
+    vectors = np.array([[0.0], [3.0], [0.0], [0.002], [3.0], [-0.002]])
+    assert k_centre(vectors, 6) == [0, 1, 2, 3, 4, 5]
+    assert k_centre(np.array([[0.0], [3.0], [0.0], [0.006]]), 4) == [0, 1, 3, 2]
+
+
+def test_distances_of_long_and_short_vectors() -> None:
+    # From 0, the third is the farthest; then the first two are 1 and 2 from their nearest centres, and the last 3.
+    assert k_centre(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0], [9.0, 0.0], [9.0, 3.0]]), 5) == [0, 4, 3, 2, 1]
+    assert k_centre(np.array([[0.0, 0.0], [1.0, 0.0]]), 0) == []
+    tiny = np.array([[0.0], [0.3], [0.1], [0.2]])
+    assert k_centre(tiny, 4) == [0, 1, 2, 3]

@@ -11,7 +11,14 @@ import pytest
 from scipy.stats import false_discovery_control, kendalltau
 
 from shfcas.selection import SelectionConfig, select, select_with_report
-from shfcas.selection.false_discovery import benjamini_hochberg, kendall_cases, kendall_report, pvalue
+from shfcas.selection.false_discovery import (
+    benjamini_hochberg,
+    disagrees,
+    kendall_bound,
+    kendall_cases,
+    kendall_report,
+    pvalue,
+)
 from shfcas.utils.errors import UserError
 from tests.support.selection_rows import row
 
@@ -145,3 +152,64 @@ def test_where_nothing_is_beyond_chance_it_says_so(strategy: str) -> None:
         r"p-value 0.17\); raise false_discovery_rate, sample more answers per prompt, or set a number or a quantile",
     ):
         select(ROWS[4:], automatic(strategy=strategy))
+
+
+def test_equality_with_the_level_is_enough() -> None:
+    assert benjamini_hochberg(Counter([0.5]), 0.5) == (0.5, 1)
+    assert benjamini_hochberg(Counter([0.25, 0.5, 1.0, 1.0]), 0.25) == (-1.0, 0)  # 4 p: 1 > 0.25, 2 > 0.5
+    assert benjamini_hochberg(Counter([0.125, 0.25, 0.25, 1.0]), 0.375) == (0.25, 3)  # 0.5 > 0.375, 1 <= 1.125
+    assert benjamini_hochberg(Counter(), 0.5) == (-1.0, 0)
+
+
+def test_a_p_value_equal_to_the_bound_passes() -> None:
+    one = prompt("a", 4, 5)
+    assert disagrees(one, {"kendall_pvalue": pvalue(4, 5 / 6)})
+    assert not disagrees(one, {"kendall_pvalue": pvalue(4, 5 / 6) * 0.999})
+    assert disagrees(one, {"kendall_threshold": 5 / 6}) and not disagrees(one, {"kendall_threshold": 0.84})
+
+
+def test_cases_count_equal_prompts_once() -> None:
+    cases = kendall_cases([*ROWS, prompt("again", 4, 6), prompt("other", 5, 6)])
+    assert cases[4, 1.0] == 2 and cases[5, 0.6] == 1 and cases[8, 1.0] == 1
+    assert cases.total() == 8 and len(cases) == 7
+
+
+def test_a_report_by_hand() -> None:
+    # 4 answers: 1 / 24 three times, 4 / 24 twice; 3 answers: 1 / 6 five times, 1 twice.
+    cases = Counter({(4, 1.0): 3, (4, 5 / 6): 2, (3, 1.0): 5, (3, 0.0): 2})
+    found = kendall_report(cases, 0.2)
+    # 12 / 24 <= 0.2 * 3, and 12 / 6 <= 0.2 * 10.
+    assert found == {
+        "false_discovery_rate": 0.2,
+        "expected_false_discovery_rate": pytest.approx(12 / 6 / 10),
+        "prompts": 12,
+        "chosen": 10,
+        "largest_pvalue": pytest.approx(1 / 6),
+        "smallest_pvalue": pytest.approx(1 / 24),
+        "distances": {3: 1.0, 4: 5 / 6},
+    }
+    assert [*found["distances"]] == [3, 4]
+    none = {
+        "false_discovery_rate": 0.01,
+        "expected_false_discovery_rate": 0.0,
+        "prompts": 12,
+        "chosen": 0,
+        "largest_pvalue": -1.0,
+        "smallest_pvalue": pytest.approx(1 / 24),
+        "distances": {},
+    }
+    assert kendall_report(cases, 0.01) == none
+    assert kendall_report(Counter(), 0.01) == none | {"prompts": 0, "smallest_pvalue": 1.0}
+
+
+def test_the_bound_is_the_largest_chosen_p_value_and_the_log_says_which_distances_pass(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cases = Counter({(4, 1.0): 3, (4, 5 / 6): 2, (3, 1.0): 5, (3, 0.0): 2})
+    with caplog.at_level(logging.INFO):
+        bound, report = kendall_bound(cases, 0.2)
+    assert bound == {"kendall_pvalue": pytest.approx(1 / 6)} and report == kendall_report(cases, 0.2)
+    assert caplog.messages == [
+        "kendall_threshold auto: 10 of 12 prompts disagree more than chance; expected false-discovery rate 0.2, at "
+        "most 0.2; least Kendall distance by number of answers: 3: 1.000, 4: 0.833"
+    ]

@@ -8,7 +8,7 @@ from shfcas.cli import main
 from shfcas.conflicts.columns import add_conflicts
 from shfcas.data.candidates import CandidateTable, write_candidates
 from shfcas.selection import SelectionConfig, select_with_report
-from shfcas.selection.shortfall import shortfall
+from shfcas.selection.shortfall import reason, shortfall
 
 
 @pytest.mark.parametrize(
@@ -58,3 +58,60 @@ def test_select_reports_and_logs_it(tmp_path: Path, capsys: pytest.CaptureFixtur
     flags = ["--strategy", "random", "--budget", "9", "--output", str(tmp_path / "q.jsonl")]
     assert main(["select", str(tmp_path / "c.parquet"), *flags]) == 0
     assert "3 of 9 comparisons: the table has no more pairs of different answers" in capsys.readouterr().err
+
+
+EQUAL = "all rewards or all log-probabilities equal, a value not a number, or one answer"
+DEGENERATE = f"; 1,234 of 2,000 prompts are degenerate ({EQUAL})"
+
+
+@pytest.mark.parametrize(
+    ("settings", "degenerate", "expected"),
+    [
+        (
+            {},
+            0,
+            "kendall_threshold q0.5 and pacs_threshold q0.5 leave no more; lower the thresholds",
+        ),
+        (
+            {"kendall_threshold": " 0.25 ", "pacs_threshold": 0},
+            1234,
+            f"kendall_threshold 0.25 leave no more; lower the threshold{DEGENERATE}",
+        ),
+        (
+            {"kendall_threshold": "auto", "pacs_threshold": "q0"},
+            0,
+            "kendall_threshold auto leave no more; lower the threshold, or raise false_discovery_rate",
+        ),
+        (
+            {"kendall_threshold": " auto ", "pacs_threshold": 2.5},
+            1234,
+            "kendall_threshold auto and pacs_threshold 2.5 leave no more; lower the thresholds, or raise "
+            f"false_discovery_rate{DEGENERATE}",
+        ),
+        (
+            {"strategy": "kendall", "kendall_threshold": -1},
+            1234,
+            "the table has no more pairs of different answers; sample more answers per prompt, or add prompts"
+            f"{DEGENERATE}",
+        ),
+        (
+            {"strategy": "random"},
+            2000,
+            f"every prompt is degenerate ({EQUAL}), so lower thresholds do not help; check the reward model, or sample "
+            "answers that differ more",
+        ),
+    ],
+)
+def test_the_whole_sentence(settings: dict, degenerate: int, expected: str) -> None:
+    assert reason(2000, degenerate, SelectionConfig(**settings)) == expected
+    found = shortfall(1000, 2000, degenerate, SelectionConfig(budget=5001, **settings))
+    assert found == f"1,000 of 5,001 comparisons: {expected}"
+
+
+def test_an_empty_table_is_not_degenerate() -> None:
+    assert reason(0, 0, SelectionConfig("random")).startswith("the table has no more pairs of different answers")
+
+
+def test_more_than_the_budget_is_no_shortfall() -> None:
+    assert shortfall(101, 10, 10, SelectionConfig(budget=100)) is None
+    assert shortfall(99, 10, 10, SelectionConfig(budget=100)) is not None

@@ -1,17 +1,27 @@
 """From what reward functions return to the score that a completion is trained on."""
 
+import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from datasets import Dataset
 from torch import tensor
 
-from shfcas.rewards.scorers import load_scorer
+from shfcas.rewards.scorers import ModelScorer, load_scorer
 from shfcas.training.ppo.losses import RewardMoments
-from shfcas.training.ppo.rewards import adjusted_scores, total_scores
+from shfcas.training.ppo.rewards import (
+    RolloutScorer,
+    adjusted_scores,
+    evaluate_callable,
+    reward_callables,
+    total_scores,
+)
 from shfcas.training.ppo.trainer import PPOTrainer
+from shfcas.utils.errors import UserError
 from tests.support import tiny
-from tests.support.ppo_tiny import EOS, config, prompts, share_of, tiny_classifier, tiny_model, tiny_tokenizer
+from tests.support.ppo_tiny import EOS, config, prompts, rollout, share_of, tiny_classifier, tiny_model, tiny_tokenizer
 
 
 def trainer(folder: Path, reward_funcs: object, **changes: object) -> PPOTrainer:
@@ -147,3 +157,207 @@ def test_a_reward_model_object_is_not_trained(tmp_path: Path) -> None:
     ppo = trainer(tmp_path, scorer, reward_processing_classes=tiny_tokenizer(template=False))
     ppo.train()
     assert all(torch.equal(p, start[name]) for name, p in scorer.state_dict().items())
+
+
+# Names and models
+
+CPU, META = torch.device("cpu"), torch.device("meta")
+
+
+def ones(completions: list, **columns: object) -> list[float]:
+    return [1.0] * len(completions)
+
+
+def test_one_function_or_several_by_their_names() -> None:
+    assert reward_callables(length, None, 4, CPU) == {"length": length}
+    for several in ([length, ones], (length, ones)):
+        found = reward_callables(several, None, 4, CPU)
+        assert [*found.items()] == [("length", length), ("ones", ones)]
+
+    class Judge:
+        def __call__(self, completions: list, **columns: object) -> list[float]:
+            return ones(completions)
+
+    judge = Judge()
+    assert reward_callables([judge, ones], [None, None], 4, CPU) == {"Judge": judge, "ones": ones}
+
+
+def test_a_model_is_wrapped_with_its_tokenizer_batch_and_device() -> None:
+    model, tokenizer = tiny_classifier().train(), tiny_tokenizer()
+    found = reward_callables([model, ones], [tokenizer, None], 3, META)
+    assert [*found] == ["LlamaForSequenceClassification", "ones"]
+    scorer = found["LlamaForSequenceClassification"]
+    assert isinstance(scorer, ModelScorer) and scorer.model is model
+    assert scorer.tokenizer is tokenizer and scorer.batch_size == 3
+    assert not model.training and model.device == META
+    # One tokenizer serves all models; functions do not need it.
+    alone = reward_callables(tiny_classifier(), tokenizer, 3, CPU)
+    assert [scorer.tokenizer for scorer in alone.values()] == [tokenizer]
+    mixed = reward_callables([ones, tiny_classifier()], tokenizer, 5, CPU)
+    assert mixed["LlamaForSequenceClassification"].tokenizer is tokenizer
+    with pytest.raises(
+        UserError, match="LlamaForSequenceClassification needs its tokenizer in reward_processing_classes"
+    ):
+        reward_callables([ones, tiny_classifier()], [tokenizer, None], 5, CPU)
+
+
+def test_a_named_model_comes_to_the_device_with_the_batch_size(tmp_path: Path) -> None:
+    name = tiny.save_reward_model(tmp_path / "judge")
+    found = reward_callables([name, "tests.support.tiny:letter_reward"], None, 5, META)
+    assert [*found] == ["judge", "letter_reward"] and found["letter_reward"] is tiny.letter_reward
+    assert found["judge"].model.device == META and found["judge"].batch_size == 5
+
+
+def test_lists_of_unequal_length_are_refused() -> None:
+    for functions, tokenizers, said in (
+        ([], None, "got 0 reward_funcs and 0 reward_processing_classes"),
+        ([], [], "got 0 reward_funcs and 0 reward_processing_classes"),
+        ([ones], [None, None], "got 1 reward_funcs and 2 reward_processing_classes"),
+        ([ones, length], [None], "got 2 reward_funcs and 1 reward_processing_classes"),
+    ):
+        with pytest.raises(ValueError, match=f"^{said}$"):
+            reward_callables(functions, tokenizers, 4, CPU)
+    with pytest.raises(
+        ValueError, match=r"^reward_funcs: expected unique names \(__name__ or folder\), got 'ones' twice$"
+    ):
+        reward_callables([ones, length, ones], None, 4, CPU)
+
+
+# Results
+
+
+def test_results_are_single_precision_and_what_does_not_apply_is_no_number() -> None:
+    columns = {"completions": ["a", "b", "c"], "bonus": [0.5, None, -2.0]}
+
+    def bonus_of(bonus: list, **columns: object) -> list:
+        return bonus
+
+    found = evaluate_callable("bonus", bonus_of, 3, columns)
+    assert found.dtype == torch.float32 and found.shape == (3,)
+    assert found[[0, 2]].tolist() == [0.5, -2.0] and found.isnan().tolist() == [False, True, False]
+    whole = evaluate_callable("whole", lambda completions: [1, 2, 3], 3, columns)
+    assert whole.dtype == torch.float32 and whole.tolist() == [1.0, 2.0, 3.0]
+    assert evaluate_callable("none", lambda completions: [None] * 3, 3, columns).dtype == torch.float32
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert evaluate_callable("whole", lambda completions: [1, 2, 3], 3, columns).dtype == torch.float32
+    finally:
+        torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_result_that_is_no_number_names_function_and_completion(value: float) -> None:
+    def broken(completions: list) -> list:
+        return [0.0, None, value, 1.0]
+
+    expected = (
+        rf"^reward function 'judge' returned {value} for completion 2; fix .*broken \(.*test_ppo_rewards.py:\d+\)$"
+    )
+    with pytest.raises(UserError, match=expected):
+        evaluate_callable("judge", broken, 4, {"completions": ["a"] * 4})
+    with pytest.raises(UserError, match="expected 3 rewards, one per answer, got 4"):
+        evaluate_callable("judge", broken, 3, {"completions": ["a"] * 3})
+
+
+def test_the_first_completion_without_a_reward_is_named() -> None:
+    nan = math.nan
+    scores = tensor([[1.0, 2.0], [nan, 3.0], [nan, nan], [nan, nan]])
+    with pytest.raises(UserError, match=r"^every reward function returned None for completion 2$"):
+        total_scores(scores, tensor([1.0, 1.0]))
+    assert total_scores(scores[:2], tensor([0.5, 4.0])).tolist() == [8.5, 12.0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, [5.0, -7.0, 1.0]),
+        ({"reward_clip": 2.0}, [2.0, -2.0, 1.0]),
+        ({"missing_eos_penalty": 0.25}, [5.0, -7.25, 0.75]),
+        ({"length_penalty": 0.5}, [4.0, -9.0, -2.0]),
+        ({"reward_clip": 2.0, "length_penalty": 1.0, "missing_eos_penalty": 4.0}, [0.0, -10.0, -9.0]),
+    ],
+)
+def test_each_adjustment_alone(settings: dict, expected: list, tmp_path: Path) -> None:
+    scores, lengths, finished = tensor([5.0, -7.0, 1.0]), tensor([2, 4, 6]), tensor([True, False, False])
+    assert adjusted_scores(scores, lengths, finished, config(tmp_path, **settings)).tolist() == expected
+
+
+# Rollouts
+
+
+def scorer(folder: Path, rewards: dict, metrics: dict | None = None, **settings: object) -> RolloutScorer:
+    return RolloutScorer(rewards, metrics or {}, tiny_tokenizer(), config(folder, **settings))
+
+
+def test_a_rollout_is_scored_by_all_functions(tmp_path: Path) -> None:
+    given: dict[str, object] = {}
+    dataset = Dataset.from_dict(
+        {
+            "prompt": ["w0", "w1", "w2", "w3"],
+            "gold": [10.0, 20.0, 30.0, 40.0],
+            "completion": ["no"] * 4,
+            "completion_ids": [[9]] * 4,
+        }
+    )
+
+    def gold_of(gold: list, **columns: object) -> list:
+        given.update(columns, gold=gold)
+        return gold
+
+    def words(completions: list, **columns: object) -> list:
+        return [None if not text else float(len(text.split())) for text in completions]
+
+    score = scorer(tmp_path, {"gold": gold_of, "words": words}, {"tokens": length}, reward_weights=[0.1, -1.0])
+    found = score(dataset, [3, 0, 2], rollout())
+    # Completions of 3, 5 and 1 tokens; the end tokens of the first and the last are no words.
+    texts = ["w8 w9", "w10 w11 w12 w13 w14", ""]
+    assert found.prompts == ["w3", "w0", "w2"] and found.completions == texts
+    assert given == {
+        "prompts": found.prompts,
+        "completions": texts,
+        "completion_ids": [[12, 13, EOS], [14, 15, 16, 17, 18], [EOS]],
+        "gold": [40.0, 10.0, 30.0],
+    }
+    assert found.scores.tolist() == pytest.approx([4.0 - 2, 1.0 - 5, 3.0])
+    assert [*found.columns] == ["objective/tokens", "rewards/gold", "rewards/words"]
+    assert found.columns["objective/tokens"].tolist() == [3.0, 5.0, 1.0]
+    assert found.columns["rewards/gold"].tolist() == [40.0, 10.0, 30.0]
+    assert found.columns["rewards/words"].nan_to_num(-1.0).tolist() == [2.0, 5.0, -1.0]
+
+
+def test_messages_are_answered_with_a_message(tmp_path: Path) -> None:
+    prompts = [[{"role": "user", "content": f"w{i}"}] for i in range(3)]
+    found = scorer(tmp_path, {"ones": ones})(Dataset.from_dict({"prompt": prompts}), [0, 1, 2], rollout())
+    assert found.prompts == prompts
+    assert [c[0]["content"] for c in found.completions] == ["w8 w9", "w10 w11 w12 w13 w14", ""]
+    assert {c[0]["role"] for c in found.completions} == {"assistant"}
+    assert found.scores.tolist() == [1.0] * 3
+
+
+def test_weights_are_one_each_where_none_are_given(tmp_path: Path) -> None:
+    assert scorer(tmp_path, {"ones": ones, "length": length}).weights.tolist() == [1.0, 1.0]
+    assert scorer(tmp_path, {"ones": ones}, reward_weights=[-0.5]).weights.tolist() == [-0.5]
+    with pytest.raises(ValueError, match=r"^reward_weights: expected one per reward function, 1, got 2$"):
+        scorer(tmp_path, {"ones": ones}, reward_weights=[1.0, 2.0])
+
+
+def test_names_of_ppo_s_own_metrics_are_taken(tmp_path: Path) -> None:
+    expected = r"^metric_funcs: 'entropy' is the name of a metric of PPO; rename it$"
+    with pytest.raises(ValueError, match=expected):
+        scorer(tmp_path, {"ones": ones}, {"kl": ones, "mine": ones, "entropy": ones})
+    assert scorer(tmp_path, {"scores": ones}, {"mine": ones}).metric_funcs == {"mine": ones}
+
+
+def test_scores_and_columns_come_to_the_device_of_the_trainer() -> None:
+    args = SimpleNamespace(device=META, reward_weights=None)
+    score = RolloutScorer({"ones": ones}, {"tokens": length}, tiny_tokenizer(), args)
+    found = score(Dataset.from_dict({"prompt": ["w0", "w1", "w2"]}), [0, 1, 2], rollout())
+    devices = {name: values.device for name, values in found.columns.items()}
+    assert found.scores.device == META and devices == {"objective/tokens": META, "rewards/ones": META}
+
+
+def test_a_function_that_fails_is_named_as_it_is_logged(tmp_path: Path) -> None:
+    score = scorer(tmp_path, {"judge": lambda completions: [math.nan] * len(completions)})
+    with pytest.raises(UserError, match=r"^reward function 'judge' returned nan for completion 0;"):
+        score(Dataset.from_dict({"prompt": ["w0", "w1", "w2"]}), [0, 1, 2], rollout())

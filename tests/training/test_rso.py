@@ -77,35 +77,6 @@ def test_the_order_of_acceptance_has_the_probability_that_enumeration_gives_it()
     assert distance({pair: count / 20_000 for pair, count in counts.items()}, exact) < 0.02
 
 
-def test_a_small_beta_takes_the_best_and_a_large_one_any() -> None:
-    rewards = np.random.default_rng(0).normal(size=20)
-    rng = np.random.default_rng(0)
-    assert sorted(rejection_sample(rewards, 5, 1e-6, rng)) == sorted(np.argsort(rewards)[-5:])
-    accepted = [i for _ in range(400) for i in rejection_sample(rewards, 5, 1e6, rng)]
-    assert set(accepted) == set(range(20)) and abs(np.mean(rewards[accepted]) - rewards.mean()) < 0.1
-
-
-def test_a_candidate_is_accepted_once_and_the_bound_follows_those_that_are_left() -> None:
-    """With the first r_max the second candidate would not be found within the life of the sun."""
-    rng = np.random.default_rng(0)
-    assert sorted(rejection_sample([100.0, 0.0, 1.0], 3, 0.1, rng)) == [0, 1, 2]
-    assert rejection_sample([100.0, 0.0, 1.0], 2, 0.01, rng) == [0, 2]
-
-
-def test_a_generator_decides_and_nothing_else() -> None:
-    rewards = np.random.default_rng(0).normal(size=20)
-    first, second = (rejection_sample(rewards, 8, 0.5, np.random.default_rng(3)) for _ in range(2))
-    assert first == second != rejection_sample(rewards, 8, 0.5, np.random.default_rng(4))
-
-
-def test_what_cannot_be_accepted_is_an_error() -> None:
-    rng = np.random.default_rng(0)
-    with pytest.raises(ValueError, match="num_samples: expected at most the number of candidates, 2, got 3"):
-        rejection_sample([0.0, 1.0], 3, 0.5, rng)
-    with pytest.raises(ValueError, match="beta: expected above 0, got"):
-        rejection_sample([0.0, 1.0], 1, 0.0, rng)
-
-
 # Pairs
 
 
