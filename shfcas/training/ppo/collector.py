@@ -125,7 +125,7 @@ class RolloutCollector:
         for part in chunks_by_length(lengths, args.generation_batch_size):
             inputs = rollout.model_inputs(part)
             with self.accelerator.autocast():
-                output, reference = self.model(**inputs), self.reference.logprobs(**inputs)
+                output, reference = self.model(**inputs, entropy=False), self.reference.logprobs(**inputs)
             rollout.put(part, old_logprobs=output.logprobs, old_values=output.values, ref_logprobs=reference)
         return rollout
 
