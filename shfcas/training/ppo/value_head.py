@@ -23,12 +23,14 @@ LanguageModel = Any
 class ResponseOutput(NamedTuple):
     """Results of one forward pass per response token; 0 on padding. All (B, K), float32.
 
-    `entropy` is 0 everywhere unless requested, and has a gradient only if the model was told so.
+    `entropy` is 0 everywhere unless requested, and has a gradient only if the model was told so. `demonstrated` has the
+    log-probabilities of the demonstrations, if there are any.
     """
 
     logprobs: Tensor
     entropy: Tensor
     values: Tensor
+    demonstrated: Tensor | None = None
 
 
 def causal_lm(policy: LanguageModel) -> LanguageModel:
@@ -201,9 +203,23 @@ class PolicyWithValue(nn.Module):
             nn.init.zeros_(self.value_head.bias)
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor, entropy: bool = True
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        completion_mask: Tensor,
+        *,
+        entropy: bool = True,
+        demonstrations: dict[str, Tensor] | None = None,
     ) -> ResponseOutput:
-        """Computes log-probabilities, entropies and values of the response tokens (see the module's docstring)."""
+        """Computes log-probabilities, entropies and values of the response tokens (see the module's docstring).
+
+        Args:
+            input_ids: (B, P + K).
+            attention_mask: (B, P + K).
+            completion_mask: (B, K).
+            entropy: whether to compute entropies.
+            demonstrations: such tensors of other rows, whose log-probabilities at temperature 1 are wanted too.
+        """
         logprobs, entropies, hidden = response_statistics(
             self.policy,
             input_ids,
@@ -222,7 +238,12 @@ class PolicyWithValue(nn.Module):
         with torch.autocast(hidden.device.type, enabled=False):
             values = head(hidden.float()).squeeze(-1)
         entropies = entropies if self.entropy_gradient else entropies.detach()
-        return ResponseOutput(logprobs, entropies, values.masked_fill(~completion_mask.bool(), 0.0))
+        demonstrated = None
+        if demonstrations is not None:
+            demonstrated = response_statistics(
+                self.policy, **demonstrations, temperature=1.0, plain_head=self.plain_head, entropy=False
+            )[0]
+        return ResponseOutput(logprobs, entropies, values.masked_fill(~completion_mask.bool(), 0.0), demonstrated)
 
     def activation_checkpointing_enable(self, **arguments: Any) -> None:
         """Enables activation checkpointing in the policy and the value model, for the trainer."""
