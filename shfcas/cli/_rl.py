@@ -54,13 +54,20 @@ def settings_of(config: Any, settings: type[Settings]) -> Settings:
     return settings(**{name: getattr(config, name) for name in names})
 
 
-def train_online_command(config: Any, algorithm: str, settings: Any) -> dict[str, Any]:
+def train_online_command(
+    config: Any, algorithm: str, settings: Any, demonstrations: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any]:
     """Trains on prompts and saves the policy; returns the results to print."""
     if config.reward_shaping == "par" and not config.references:
         raise UsageError("reward_shaping par compares rewards with those of other answers: give --references")
     references = read_candidates(config.references).rows() if config.references else []
     return train_command(
-        config, algorithm, settings, prompts=read_prompts(config.prompts, config.columns()), candidates=references
+        config,
+        algorithm,
+        settings,
+        prompts=read_prompts(config.prompts, config.columns()),
+        candidates=references,
+        demonstrations=demonstrations,
     )
 
 
@@ -71,6 +78,7 @@ def train_command(
     *,
     prompts: Sequence[dict[str, Any]] = (),
     candidates: Sequence[dict[str, Any]] = (),
+    demonstrations: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """Trains and saves the policy; returns the results to print."""
     rl = RLConfig(algorithm=algorithm, reward_shaping=config.reward_shaping, **{algorithm: settings})
@@ -89,6 +97,7 @@ def train_command(
             gold=load_scorer(config.gold) if config.gold else None,
             chat_template=config.chat_template,
             reference=config.kl_reference,
+            demonstrations=demonstrations,
         )
         history = train_policy(training, partial, work_dir)
     rollouts = [row for row in history if "objective/scores" in row]  # an evaluation at the end is a row of its own

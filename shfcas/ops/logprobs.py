@@ -7,10 +7,10 @@ from typing import Literal, NamedTuple, overload
 import torch
 from torch import Tensor
 
-from shfcas.ops import _autograd, _fake_kernels, _token_logprobs, _vmap
+from shfcas.ops import _autograd, _fake_kernels, _token_logprobs, _token_statistics, _vmap
 from shfcas.ops._arguments import FLOATING, check_dtype
 
-assert _autograd and _fake_kernels and _token_logprobs and _vmap  # their import completes the ops
+assert _autograd and _fake_kernels and _token_logprobs and _token_statistics and _vmap  # their import completes the ops
 
 
 class TokenLogprobs(NamedTuple):

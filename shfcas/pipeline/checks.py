@@ -106,7 +106,8 @@ def check_leakage(config: RunConfig, left: Collection[str], eval_prompts: Rows) 
         refuse_shared_prompts(
             (p.prompt for p in read_preferences(config.preferences, config.columns())), eval_prompts, "preferences"
         )
-    if config.demonstrations and "round-0/policy" in left:
+    shown = "round-0/policy" in left or (config.rl.shows_demonstrations and trains_policy(left))
+    if config.demonstrations and shown:
         demonstrations = read_demonstrations(config.demonstrations, config.columns())
         refuse_shared_prompts((row["prompt"] for row in demonstrations), eval_prompts, "demonstrations")
     if config.bootstrap and "round-0/bootstrap.parquet" in left:

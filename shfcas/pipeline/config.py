@@ -108,6 +108,9 @@ class RunConfig(AllColumns):
         if self.sft and not (self.demonstrations or self.bootstrap):
             remedy = "set demonstrations to a file, or add a section bootstrap"
             raise unexpected("demonstrations", "a file with sft", self.demonstrations, remedy)
+        if self.rl.shows_demonstrations and not (self.demonstrations or self.bootstrap):
+            remedy = "set demonstrations to a file, or add a section bootstrap"
+            raise unexpected("demonstrations", "a file with rl.ppo.ptx_coef", self.demonstrations, remedy)
         if self.proxy and not self.preferences:
             raise unexpected("preferences", "a file or module:function with proxy", self.preferences)
         trained = {"proxy": self.proxy, "reward": self.reward if self.feedback != "none" else None}

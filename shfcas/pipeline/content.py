@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from shfcas.data.formats import Columns
 from shfcas.data.reading import is_hub_name, read_rows
 from shfcas.data.templates import template_text
 from shfcas.models.resolve import adapter_base, resolve
@@ -57,6 +58,11 @@ def data_source(name: str | Path) -> Path | Function | Value:
     if isinstance(name, str) and is_callable_name(name):
         return Function(name)
     return Value(read_rows(name)) if isinstance(name, str) and is_hub_name(name) else Path(name)
+
+
+def column_settings(columns: Columns, *names: str) -> dict[str, str]:
+    """The user's names of these columns, for a stage's settings."""
+    return {f"{name}_column": columns[name] for name in names if name in columns}
 
 
 def template_content(chat_template: str | None) -> str | None:

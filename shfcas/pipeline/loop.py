@@ -36,6 +36,7 @@ class State:
         original: the original preferences, None without any.
         labels: the labels of the rounds so far, the first round first.
         best_of_n: number of answers of the policy of which the reward model keeps the best; 1 keeps all.
+        demonstrations: the demonstrations, None without any.
     """
 
     policy: ModelName
@@ -43,6 +44,7 @@ class State:
     original: Path | None = None
     labels: tuple[Path, ...] = ()
     best_of_n: int = 1
+    demonstrations: str | Path | None = None
 
     @property
     def preferences(self) -> tuple[Path, ...]:
@@ -155,7 +157,7 @@ class Loop:
                 cost_model=config.cost_model,
                 answer_tokens=config.sampling.max_new_tokens,
             )
-        return State(policy, reward_model, preferences)
+        return State(policy, reward_model, preferences, demonstrations=demonstrations)
 
     def start(self) -> Start:
         """Prepares the models of the first round and evaluates them."""
@@ -333,6 +335,8 @@ class Loop:
             too_long=config.too_long,
             chat_template=config.chat_template,
             reference=config.rl.reference(start=state.policy, sft=start.state.policy, base=config.policy),
+            demonstrations=state.demonstrations if config.rl.shows_demonstrations else None,
+            columns=config.columns(),
         )
         return replace(state, policy=policy)
 

@@ -14,7 +14,7 @@ from shfcas.data.messages import Prompt, plain_text, prompt_key
 from shfcas.data.preferences import read_preferences, write_preferences
 from shfcas.engines import Engine
 from shfcas.pipeline.config import RunConfig
-from shfcas.pipeline.content import Model, Value, data_source, scorer_source, template_content
+from shfcas.pipeline.content import Model, Value, column_settings, data_source, scorer_source, template_content
 from shfcas.pipeline.demonstrations import BootstrapConfig, demonstrations
 from shfcas.pipeline.run_directory import RunDirectory, StageContext
 from shfcas.pipeline.steps import ModelName, sample, train_reward
@@ -102,12 +102,8 @@ def copy_preferences(run: RunDirectory, output: str, *, preferences: str, column
         output,
         lambda context: write_preferences(context.output, read_preferences(preferences, columns)),
         inputs={"preferences": data_source(preferences)},
-        settings=_column_settings(columns, "prompt", "chosen", "rejected"),
+        settings=column_settings(columns, "prompt", "chosen", "rejected"),
     )
-
-
-def _column_settings(columns: Columns, *names: str) -> dict[str, str]:
-    return {f"{name}_column": columns[name] for name in names if name in columns}
 
 
 def fine_tune_on_demonstrations(
@@ -148,7 +144,7 @@ def fine_tune_on_demonstrations(
         make,
         inputs={"policy": Model(policy), "demonstrations": data_source(demonstrations)},
         settings={
-            **_column_settings(columns, "prompt", "completion"),
+            **column_settings(columns, "prompt", "completion"),
             "sft": sft,
             "chat_template": template_content(chat_template),
             "seed": run.seed,

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from shfcas.data.candidates import CandidateTable, read_candidates, write_candidates
+from shfcas.data.formats import Columns
 from shfcas.data.preferences import read_preferences, write_preferences
 from shfcas.engines import Engine
 from shfcas.feedback import FeedbackSource, read_queue
 from shfcas.feedback.gold import GoldFeedback
 from shfcas.feedback.judge.source import JudgeFeedback
 from shfcas.models.resolve import provenance
-from shfcas.pipeline.content import Model, Source, Value, scorer_source, template_content
+from shfcas.pipeline.content import Model, Source, Value, column_settings, data_source, scorer_source, template_content
 from shfcas.pipeline.policy_score import PolicyScore
 from shfcas.pipeline.run_directory import RunDirectory, StageContext, flat_settings
 from shfcas.rewards.scorers import RewardScorer
@@ -28,6 +29,7 @@ from shfcas.selection.sharded import select_table
 from shfcas.training.algorithms import PolicyTraining, RLConfig, train_policy
 from shfcas.training.reward.config import RefineConfig, RewardModelConfig
 from shfcas.training.reward.refine import train_on_groups
+from shfcas.training.sft import read_demonstrations
 from shfcas.utils.config import lasting
 from shfcas.utils.files import write_json, write_jsonl
 
@@ -284,6 +286,8 @@ def fine_tune(
     too_long: str,
     chat_template: str | None,
     reference: ModelName | None = None,
+    demonstrations: str | Path | None = None,
+    columns: Columns | None = None,
 ) -> Path:
     """Step 7: fine-tunes the policy against the reward model.
 
@@ -300,6 +304,8 @@ def fine_tune(
         too_long: what happens to an answer beyond the reward model's limit.
         chat_template: for a policy without one.
         reference: the model that the KL refers to; None is the policy to start from.
+        demonstrations: prompts with completions that are learned beside the reward, see `ppo.ptx_coef`.
+        columns: names of their columns in the user's data.
     """
 
     def make(context: StageContext) -> None:
@@ -315,6 +321,7 @@ def fine_tune(
             gold=gold() if gold else None,
             chat_template=chat_template,
             reference=None if reference is None else str(reference),
+            demonstrations=[] if demonstrations is None else read_demonstrations(demonstrations, columns),
         )
         train_policy(training, context.output, context.work_dir)
 
@@ -330,11 +337,13 @@ def fine_tune(
             "prompts": Value(prompts),
             **({"value_model": Model(value_model)} if value_model else {}),
             **({"kl_reference": Model(reference)} if reference is not None else {}),
+            **({"demonstrations": data_source(demonstrations)} if demonstrations is not None else {}),
         },
         settings={
             "rl.algorithm": rl.algorithm,
             "rl.reward_shaping": rl.reward_shaping,
             f"rl.{rl.algorithm}": settings,
+            **({} if demonstrations is None else column_settings(columns or {}, "prompt", "completion")),
             "cost_model": cost_model,
             "too_long": too_long,
             "chat_template": template_content(chat_template),

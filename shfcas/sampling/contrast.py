@@ -19,6 +19,7 @@ from shfcas.data.chat import encode_prompt, end_token_ids
 from shfcas.data.messages import Message, Prompt, as_messages
 from shfcas.data.templates import render
 from shfcas.models.loading import context_length, has_key_value_cache
+from shfcas.ops.logprobs import token_logprobs
 from shfcas.rewards.scorers import padded
 from shfcas.utils.config import Options, fingerprint, option, unexpected
 from shfcas.utils.errors import UserError
@@ -192,13 +193,14 @@ def completion_logprobs(
         cache.batch_select_indices(which)
         mask = torch.cat([before["attention_mask"][which], inside], dim=1)
         rest = _forward(model, ids, mask, kept=width, past_key_values=cache)
-        logits = torch.cat([first[which, -1:], rest[:, :-1]], dim=1)
+        logprobs = torch.cat(
+            [token_logprobs(first[which, -1:], ids[:, :1]), token_logprobs(rest[:, :-1], ids[:, 1:])], dim=1
+        )
     else:
         whole = torch.cat([before["input_ids"][which], ids], dim=1)
         mask = torch.cat([before["attention_mask"][which], inside], dim=1)
-        logits = _forward(model, whole, mask, kept=width + 1)[:, :-1]
-    chosen = logits.gather(-1, ids[..., None]).squeeze(-1).float() - logits.float().logsumexp(-1)
-    return list((chosen.double() * inside).sum(dim=1).cpu().split(counts))
+        logprobs = token_logprobs(_forward(model, whole, mask, kept=width + 1)[:, :-1], ids)
+    return list((logprobs.double() * inside).sum(dim=1).cpu().split(counts))
 
 
 def _forward(model: Any, ids: torch.Tensor, mask: torch.Tensor, *, kept: int, **options: Any) -> torch.Tensor:

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from shfcas.ops.logprobs import token_logprobs
+
 
 @torch.inference_mode()
 def response_logprobs(
@@ -32,7 +34,5 @@ def response_logprobs(
         # Architectures with relative positions take no position ids.
         where = {"position_ids": positions[part]} if "position_ids" in accepted else {}
         output = model(input_ids=sequences[part], attention_mask=mask[part], **where, **keep)
-        logits = output.logits[:, -length - 1 : -1]
-        chosen = logits.gather(-1, sequences[part, -length:, None]).squeeze(-1)
-        rows.append(chosen.float() - logits.float().logsumexp(-1))
+        rows.append(token_logprobs(output.logits[:, -length - 1 : -1], sequences[part, -length:]))
     return torch.cat(rows)

@@ -53,6 +53,11 @@ class RLConfig(Options):
     rso: RSOConfig = option(RSOConfig, "algorithm rso: rejection sampling of the candidates, then DPO through TRL")
     best_of_n: BestOfNConfig = option(BestOfNConfig, "algorithm best_of_n: the best of n answers")
 
+    @property
+    def shows_demonstrations(self) -> bool:
+        """Returns whether the training also learns from demonstrations."""
+        return self.algorithm == "ppo" and self.ppo.ptx_coef > 0
+
     def reference(self, *, start: ModelName, sft: ModelName, base: ModelName) -> ModelName | None:
         """Returns the model that `kl_reference` means; None is the policy that training starts from."""
         chosen = {ROUND: start, SFT: sft, BASE: base}[self.kl_reference]
@@ -76,6 +81,7 @@ class PolicyTraining:
         gold: a trusted reward, which is measured and not trained on.
         chat_template: for a policy without one, see `shfcas.models.loading.load_policy`.
         reference: the model that the new policy is held to; None is the policy to start from.
+        demonstrations: rows with `prompt` and `completion`, for `ppo.ptx_coef`.
     """
 
     policy: str
@@ -89,6 +95,7 @@ class PolicyTraining:
     gold: RewardScorer | None = None
     chat_template: str | None = None
     reference: str | None = None
+    demonstrations: Sequence[dict[str, Any]] = ()
 
 
 def train_policy(training: PolicyTraining, output: Path, work_dir: Path) -> list[dict[str, Any]]:
@@ -123,6 +130,7 @@ def train_policy(training: PolicyTraining, output: Path, work_dir: Path) -> list
     if settings.algorithm == "rso":
         history = train_rso(training.policy, training.candidates, settings=settings.rso, **shared)
     elif settings.algorithm == "ppo":
+        shared["demonstrations"] = training.demonstrations
         history = train_ppo(training.policy, training.prompts, settings=settings.ppo, **shared)
     else:
         online = getattr(settings, settings.algorithm)

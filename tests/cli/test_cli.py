@@ -125,6 +125,12 @@ def mistakes() -> dict[str, tuple[list[str], int, str]]:
             1,
             "prompt 'endless' has 801 tok",
         ),
+        "demonstrations without a weight": (
+            [*ppo, "{prompts}", "--demonstrations", "d.jsonl"],
+            2,
+            "ptx_coef: expected both",
+        ),
+        "weight without demonstrations": ([*ppo, "{prompts}", "--ptx_coef", "1"], 2, "got (1.0, None)"),
         "long prompt for PPO": ([*ppo, "{endless}"], 1, "801 tokens"),
         "groups": (
             ["rloo", *ppo[1:], "{prompts}", "--num_generations", "3"],

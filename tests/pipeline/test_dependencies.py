@@ -189,7 +189,7 @@ class Finished:
     def __init__(self, values: dict[str, Any], variant: dict[str, Any], path: Path) -> None:
         evaluation = {"judge": variant["evaluation"], "judge_rounds": "each"}
         ppo = {"value_model": values["value_model"]} if variant["rl"]["algorithm"] == "ppo" else {}
-        rl = {**variant["rl"], "ppo": ppo}
+        rl = {**variant["rl"], "ppo": ppo | variant.get("ppo", {})}
         contrast = values["contrast"] if "contrast" in variant else {}
         values = {key: value for key, value in values.items() if key not in ("value_model", "contrast")} | contrast
         self.values = {**values, "feedback": variant["feedback"], "evaluation": evaluation, "rl": rl}
@@ -360,6 +360,15 @@ def test_another_algorithm_trains_the_policies_again(values: dict[str, Any], tmp
     config = finished.config()
     config.rl.algorithm = algorithm
     assert finished.stale(config) == finished.downstream(finished.named(("round-[12]/policy",)))
+
+
+def test_demonstrations_are_read_where_they_are_learned(values: dict[str, Any], tmp_path: Path) -> None:
+    """In any other run, the policies of the rounds do not depend on them."""
+    for coefficient in (0.0, 0.5):
+        variant = VARIANTS[PPO] | {"ppo": {"ptx_coef": coefficient}}
+        finished = Finished(values, variant, tmp_path / str(coefficient))
+        for stage in ("round-1/policy", "round-2/policy"):
+            assert ("round-0/demonstrations.jsonl" in finished.records[stage].reads.values()) == (coefficient > 0)
 
 
 READ_BY: dict[str, tuple[str, ...]] = {

@@ -1,17 +1,21 @@
 """Sampling: exact log-probabilities in padded batches, independent answers, the right distribution, shards."""
 
+import copy
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrainedConfig
 
 from shfcas.data.chat import encode_prompt
 from shfcas.models.loading import load_policy
 from shfcas.sampling.config import SamplingConfig
 from shfcas.sampling.local import LocalSampler
+from shfcas.sampling.logprobs import response_logprobs
 from shfcas.sampling.table import sample_policy, sample_table
 from shfcas.utils.errors import UsageError, UserError
 from tests.support import architectures, tiny
@@ -46,6 +50,23 @@ def naive_logprob(model: Any, prompt: list[int], answer: list[int]) -> float:
         logits = model(torch.tensor([prompt + answer])).logits[0]
     table = torch.log_softmax(logits, -1)
     return sum(table[len(prompt) - 1 + k, token].item() for k, token in enumerate(answer))
+
+
+def test_logits_are_never_copied_in_float32(policy: tuple[Any, Any]) -> None:
+    model = copy.deepcopy(policy[0]).bfloat16()
+    ids, mask, made = torch.arange(120).reshape(4, 30), torch.ones(4, 10), []
+
+    class Float32(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = function(*args, **(kwargs or {}))
+            made.extend(p.numel() for p in tree_leaves(result) if torch.is_tensor(p) and p.dtype == torch.float32)
+            return result
+
+    with Float32():
+        got = response_logprobs(model, ids, mask)
+    assert max(made) < 4 * 20 * model.config.vocab_size / 4
+    expected = model(ids).logits.float().log_softmax(-1)[:, 9:-1].gather(-1, ids[:, 10:, None]).squeeze(-1)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
 
 
 def draw_first_tokens(policy: tuple[Any, Any], count: int, **options: Any) -> Counter:

@@ -1,6 +1,11 @@
+from typing import Any
+
 import pytest
 import torch
+from peft import LoraConfig
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
@@ -11,11 +16,10 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from shfcas.training.ppo import value_head
 from shfcas.training.ppo.losses import completion_mask
 from shfcas.training.ppo.reference import Reference, policy_and_reference
 from shfcas.training.ppo.rollout import generate, prompt_rows
-from shfcas.training.ppo.value_head import PolicyWithValue, has_plain_head
+from shfcas.training.ppo.value_head import PolicyWithValue, has_plain_head, hidden_states
 from tests.support.ppo_tiny import COMPLETIONS, EOS, PROMPTS, lora, rollout, tiny_model
 
 SMALL = {
@@ -44,21 +48,20 @@ class ScaledLlama(type(tiny_model())):
         return output
 
 
-@pytest.mark.parametrize("kind", ["plain", "lora", "scaled", "chunked"])
+@pytest.mark.parametrize("kind", ["plain", "lora", "adapted head", "scaled"])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_logprobs_equal_one_sequence_at_a_time(kind: str, temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logprobs_equal_one_sequence_at_a_time(kind: str, temperature: float) -> None:
     policy = tiny_model()
-    if kind == "lora":
-        policy, _ = policy_and_reference(policy, None, lora())
+    if kind in ("lora", "adapted head"):
+        config = lora() if kind == "lora" else LoraConfig(r=4, target_modules=["lm_head"], task_type="CAUSAL_LM")
+        policy, _ = policy_and_reference(policy, None, config)
         for name, parameter in policy.named_parameters():
             if "lora_B" in name:
                 nn.init.normal_(parameter, std=0.1)
     if kind == "scaled":
         policy.__class__ = ScaledLlama
-    if kind == "chunked":
-        monkeypatch.setattr(value_head, "MAX_LOGITS", 3 * 64)
     model = PolicyWithValue(policy, temperature)
-    assert model.plain_head == (kind != "scaled")
+    assert model.plain_head == (kind in ("plain", "lora"))
     nn.init.normal_(model.value_head.weight)
     batch = rollout()
     output = model(**batch.model_inputs([0, 1, 2]))
@@ -104,16 +107,65 @@ def test_values_read_the_state_before_each_token() -> None:
     torch.testing.assert_close(values[1], model.value_head(hidden[0, 3:8]).squeeze(-1), atol=1e-5, rtol=0)
 
 
-def test_chunking_changes_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    def gradients() -> list[Tensor]:
-        model = PolicyWithValue(tiny_model())
-        model(**rollout().model_inputs([0, 1, 2])).logprobs.sum().backward()
-        return [p.grad for p in model.policy.parameters()]
+class LargestTensor(TorchDispatchMode):
+    """Notes the number of elements of the largest result of any operation inside, also in the ops and in backward."""
 
-    whole = gradients()
-    monkeypatch.setattr(value_head, "MAX_LOGITS", 64)
-    for a, b in zip(whole, gradients(), strict=True):
-        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        self.elements = max([self.elements, *(part.numel() for part in tree_leaves(result) if torch.is_tensor(part))])
+        return result
+
+
+def wide_rollout(length: int) -> dict[str, Tensor]:
+    """Two answers of some tokens each to a prompt of one token."""
+    ids = torch.arange(2 * (length + 1)).reshape(2, -1) % 64
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "completion_mask": torch.ones_like(ids[:, 1:])}
+
+
+def test_the_logits_of_a_training_step_never_exist_as_a_whole() -> None:
+    """600 tokens of 16,384 logits are 9.8 million numbers; a portion of them is 2 million."""
+    model = PolicyWithValue(tiny_model(vocab_size=16_384), entropy_gradient=True)
+    with LargestTensor() as seen:
+        output = model(**wide_rollout(300))
+        (output.logprobs.sum() + output.entropy.sum()).backward()
+    assert seen.elements <= 512 * 4096 < 600 * 16_384 / 4
+
+
+def test_other_heads_make_their_logits_once_in_the_precision_of_the_model() -> None:
+    policy = tiny_model(vocab_size=1024).bfloat16()
+    policy.__class__ = ScaledLlama
+    inputs, span = wide_rollout(40), 2 * 41 * 1024
+    made = []
+
+    class Float32OfTheSpan(LargestTensor):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = super().__torch_dispatch__(function, types, args, kwargs)
+            made.extend(
+                part.numel() for part in tree_leaves(result) if torch.is_tensor(part) and part.dtype == torch.float32
+            )
+            return result
+
+    with Float32OfTheSpan() as seen:
+        PolicyWithValue(policy)(**inputs).logprobs.sum().backward()
+    assert seen.elements == span and max(made) < span / 4
+
+
+def test_the_head_computes_in_the_precision_of_autocast() -> None:
+    """So a sampled token has the log-probability that bfloat16 logits give it, which float32 ones do not."""
+    policy = tiny_model()
+    model, inputs = PolicyWithValue(policy), rollout().model_inputs([0, 1, 2])
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        got = model(**inputs).logprobs
+        hidden = hidden_states(policy, inputs["input_ids"], inputs["attention_mask"])
+        logits = policy.lm_head(hidden)[:, -got.shape[1] - 1 : -1]
+        assert logits.dtype == torch.bfloat16
+    targets = inputs["input_ids"][:, -got.shape[1] :]
+    expected = logits.float().log_softmax(-1).gather(-1, targets[..., None]).squeeze(-1)
+    torch.testing.assert_close(got, expected * inputs["completion_mask"], atol=1e-5, rtol=0)
 
 
 def test_dropout_is_off_in_training_mode() -> None:

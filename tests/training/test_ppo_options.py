@@ -7,21 +7,61 @@ import pytest
 import torch
 from torch import Tensor, tensor
 
+from shfcas.training.ppo.demonstrations import Demonstrations
 from shfcas.training.ppo.losses import clipped_policy_loss
 from shfcas.training.ppo.trainer import PPOTrainer
-from tests.support.ppo_tiny import config, lora, prompts, share_of, tiny_model, tiny_tokenizer
+from tests.support.ppo_tiny import EOS, config, lora, prompts, share_of, tiny_model, tiny_tokenizer
 
 
-def trainer(folder: Path, **changes: Any) -> PPOTrainer:
+def trainer(folder: Path, demonstrations: Any = (), reward: Any = None, **changes: Any) -> PPOTrainer:
     settings = {"num_rollouts": 1, "learning_rate": 1e-2, "save_rollouts": 0}
     return PPOTrainer(
         tiny_model(),
         config(folder, **settings | changes),
         train_dataset=prompts(),
         processing_class=tiny_tokenizer(),
-        reward_funcs=share_of("w7"),
+        reward_funcs=reward or share_of("w7"),
         peft_config=lora(),
+        demonstrations=demonstrations,
     )
+
+
+def nothing(completions: list[str], **columns: object) -> list[float]:
+    return [0.0] * len(completions)
+
+
+def test_demonstrations_become_likelier(tmp_path: Path) -> None:
+    """The reward says nothing, so the whole change is theirs; without the term there is none."""
+    shown = [{"prompt": "w1", "completion": " w2 w3"}, {"prompt": "w4 w5", "completion": " w6"}]
+    settings = {"num_rollouts": 6, "kl_coef": 0.0, "whiten_advantages": False, "ptx_coef": 1.0}
+    ppo = trainer(tmp_path, demonstrations=shown, reward=nothing, **settings)
+    logged = [row["loss/ptx_avg"] for row in rows(ppo)]
+    assert logged[-1] < 0.5 * logged[0]
+
+
+def test_demonstrations_in_their_order() -> None:
+    rows = [{"prompt": f"w{i}", "completion": " w9 w8"} for i in range(6)]
+    shown = Demonstrations(rows, tiny_tokenizer(), end_ids={EOS}, context_length=64, seed=3)
+    steps = [shown.of_step(k, 4) for k in range(3)]
+    assert sorted(row for step in steps for row in step) == sorted([*range(6)] * 2)
+    assert steps[0] == shown.of_step(0, 4)
+    assert shown.num_tokens([0, 1]) == 6  # with an end token each
+    batch = shown.batch([0, 1], torch.device("cpu"))
+    assert batch["input_ids"].tolist() == [[4, 13, 12, EOS], [5, 13, 12, EOS]]
+    assert batch["completion_mask"].all() and batch["completion_mask"].shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "expected at least one for ptx_coef"),
+        ([{"prompt": "w1", "completion": " w2" * 70}], "demonstration 0 has 72 tokens, more than the model's context"),
+        ([{"prompt": "w1", "completion": " w2 </s> w3"}], "demonstration 0: the completion has the end token"),
+    ],
+)
+def test_demonstrations_that_cannot_be_learned(rows: list, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        trainer(tmp_path, demonstrations=rows, ptx_coef=1.0)
 
 
 def moved(ppo: PPOTrainer) -> tuple[float, float]:

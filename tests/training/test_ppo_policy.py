@@ -50,7 +50,7 @@ def settings(**changes: object) -> PPOStageConfig:
     return PPOStageConfig(**small | changes)
 
 
-def train(folder: Path, **changes: object) -> list[dict[str, Any]]:
+def train(folder: Path, demonstrations: Any = (), **changes: object) -> list[dict[str, Any]]:
     policy = str(folder / "policy") if (folder / "policy").exists() else tiny.save_policy(folder / "policy")
     metrics = {"gold": tiny.letter_reward}
     return train_ppo(
@@ -62,6 +62,7 @@ def train(folder: Path, **changes: object) -> list[dict[str, Any]]:
         work_dir=folder / "work",
         seed=0,
         metrics=metrics,
+        demonstrations=demonstrations,
     )
 
 
@@ -106,6 +107,7 @@ def test_every_setting_reaches_the_trainer(tmp_path: Path, monkeypatch: pytest.M
         "num_rollouts": 1, "rollout_batch_size": 6, "generation_batch_size": 3, "num_ppo_epochs": 3,
         "learning_rate": 1e-4, "max_prompt_length": 60, "max_completion_length": 5, "lr_scheduler_type": "cosine",
         "dual_clip": 3.0, "max_update_kl": 0.5, "kl_in_loss": True, "value_warmup_rollouts": 1,
+        "whiten_rewards": True, "ptx_coef": 0.5,
         "gradient_accumulation_steps": 3, "activation_checkpointing": True, "value_learning_rate": 2e-4,
         "optim": "adafactor", "weight_decay": 0.1, "warmup_steps": 0.5, "max_grad_norm": 2.0,
     }  # fmt: skip
@@ -113,7 +115,8 @@ def test_every_setting_reaches_the_trainer(tmp_path: Path, monkeypatch: pytest.M
     seen: list[PPOConfig] = []
     start = PPOTrainer.train
     monkeypatch.setattr(PPOTrainer, "train", lambda self, **kwargs: seen.append(self.args) or start(self, **kwargs))
-    train(tmp_path, **other, held_out=0.25, mini_batch_size=6)
+    shown = [{"prompt": "how was it?", "completion": "a good day"}]
+    train(tmp_path, shown, **other, held_out=0.25, mini_batch_size=6)
     (args,) = seen
     for name, value in other.items():
         assert getattr(args, name) == value != getattr(PPOStageConfig(), name), name

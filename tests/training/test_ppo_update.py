@@ -46,10 +46,14 @@ def reference_update(
     reference: nn.Module,
     rows: list[tuple[list[int], list[int], float]],
     steps: list[list[int]],
-    k3: bool = False,
-    entropy_coef: float = 0.0,
+    settings: dict[str, Any],
+    shown: list[list[tuple[list[int], list[int]]]],
 ) -> None:
-    """PPO, written down plainly; `rows` holds (prompt, completion, score), `steps` the rows of each optimizer step."""
+    """PPO, written down plainly.
+
+    `rows` holds (prompt, completion, score), `steps` the rows of each optimizer step, `shown` its demonstrations.
+    """
+    k3, kl_in_loss = settings.get("kl_estimator") == "k3", settings.get("kl_in_loss", False)
 
     def forward(prompt: list[int], completion: list[int]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         logits, values = net(prompt + completion)
@@ -58,32 +62,41 @@ def reference_update(
             entropy = -sum(p.exp() * p for p in log_softmax)
             yield log_softmax[token], values[len(prompt) + t - 1], entropy
 
-    old, advantages, returns = [], [], []
+    old, references, rewarded, advantages, returns = [], [], [], [], []
     with torch.no_grad():
         for prompt, completion, score in rows:
             tokens = list(forward(prompt, completion))
             logprobs, values = [t[0].item() for t in tokens], [t[1].item() for t in tokens]
             ref_logits = reference(torch.tensor([prompt + completion])).logits[0]
-            rewards = []
+            rewards, references_of_row = [], []
             for t, token in enumerate(completion):
-                ratio = logprobs[t] - ref_logits[len(prompt) + t - 1].log_softmax(-1)[token].item()
-                rewards.append(-KL_COEF * (math.exp(-ratio) - 1 + ratio if k3 else ratio))
+                references_of_row.append(ref_logits[len(prompt) + t - 1].log_softmax(-1)[token].item())
+                ratio = logprobs[t] - references_of_row[-1]
+                rewards.append(0.0 if kl_in_loss else -KL_COEF * (math.exp(-ratio) - 1 + ratio if k3 else ratio))
             rewards[-1] += score
+            old.append((logprobs, values))
+            references.append(references_of_row)
+            rewarded.append(rewards)
+        if settings.get("whiten_rewards"):
+            flat = [r for row in rewarded for r in row]
+            mean = sum(flat) / len(flat)
+            deviation = math.sqrt(sum((r - mean) ** 2 for r in flat) / len(flat))
+            rewarded = [[(r - mean) / deviation + mean for r in row] for row in rewarded]
+        for (_, values), rewards in zip(old, rewarded, strict=True):
             row = []
-            for t in range(len(completion)):
+            for t in range(len(rewards)):
                 discounted = 0.0
-                for s in range(t, len(completion)):
-                    ahead = values[s + 1] if s + 1 < len(completion) else 0.0
+                for s in range(t, len(rewards)):
+                    ahead = values[s + 1] if s + 1 < len(rewards) else 0.0
                     discounted += (GAMMA * LAM) ** (s - t) * (rewards[s] + GAMMA * ahead - values[s])
                 row.append(discounted)
-            old.append((logprobs, values))
             advantages.append(row)
             returns.append([a + v for a, v in zip(row, values, strict=True)])
     flat = [a for row in advantages for a in row]
     mean = sum(flat) / len(flat)
     deviation = math.sqrt(sum((a - mean) ** 2 for a in flat) / len(flat))
 
-    for step in steps:
+    for step, demonstrations in zip(steps, shown, strict=True):
         losses = []
         for i in step:
             for t, (logprob, value, entropy) in enumerate(forward(*rows[i][:2])):
@@ -93,8 +106,17 @@ def reference_update(
                 before, target = old[i][1][t], returns[i][t]
                 held = before + (value - before).clamp(-CLIP, CLIP)
                 value_loss = 0.5 * max((value - target) ** 2, (held - target) ** 2)
-                losses.append(policy_loss + VF_COEF * value_loss - entropy_coef * entropy)
-        gradients = torch.autograd.grad(sum(losses) / len(losses), parameters)
+                if kl_in_loss:
+                    difference = logprob - references[i][t]
+                    policy_loss = policy_loss + KL_COEF * ((-difference).exp() - 1 + difference)
+                losses.append(policy_loss + VF_COEF * value_loss - settings.get("entropy_coef", 0.0) * entropy)
+        loss = sum(losses) / len(losses)
+        if demonstrations:
+            likelihoods = [net(p + a)[0][:-1].log_softmax(-1)[len(p) - 1 :] for p, a in demonstrations]
+            parts = zip(demonstrations, likelihoods, strict=True)
+            chosen = [part[t, token] for (_, a), part in parts for t, token in enumerate(a)]
+            loss = loss - settings["ptx_coef"] * sum(chosen) / len(chosen)
+        gradients = torch.autograd.grad(loss, parameters)
         with torch.no_grad():
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter -= LR * gradient
@@ -125,12 +147,21 @@ def length(completion_ids: list[list[int]], **columns: object) -> list[float]:
     return [float(len(ids)) for ids in completion_ids]
 
 
+DEMONSTRATIONS = [
+    {"prompt": "w1 w2", "completion": " w3 w4"},
+    {"prompt": "w5", "completion": " w6 w7 w8 w9"},
+    {"prompt": "w9 w8 w7", "completion": " w6"},
+]
+
 CASES: dict[str, dict[str, Any]] = {
     "plain": {},
     "accumulation": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
     "k3": {"kl_estimator": "k3"},
     "entropy": {"entropy_coef": 0.3},
     "critic": {"critic": True},
+    "kl in the loss": {"kl_in_loss": True},
+    "whitened rewards": {"whiten_rewards": True},
+    "demonstrations": {"ptx_coef": 0.7, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
     "rewards": {
         "reward_weights": [2.0, -0.1],
         "normalize_rewards": True,
@@ -179,6 +210,7 @@ def test_update_equals_a_plain_implementation(tmp_path: Path, case: str) -> None
         reward_funcs=[share_of("w7"), length] if "reward_weights" in settings else share_of("w7"),
         ref_model=tiny_model(2),
         value_model=tiny_classifier(3) if with_value_model else None,
+        demonstrations=DEMONSTRATIONS,
     )
     if with_value_model:
         net, values = with_critic(model, critic), critic
@@ -197,8 +229,11 @@ def test_update_equals_a_plain_implementation(tmp_path: Path, case: str) -> None
         rows.append((prompt, completion, scores[i]))
     steps = list(minibatch_rows(8, 4, num_epochs=2, seed=5, rollout=0))
     parameters = [*model.parameters(), *values.parameters()]
-    k3 = settings.get("kl_estimator") == "k3"
-    reference_update(net, parameters, tiny_model(2), rows, steps, k3, settings.get("entropy_coef", 0.0))
+    shown = [[]] * len(steps)
+    if ppo.demonstrations is not None:
+        shown = [[ppo.demonstrations.rows[i] for i in ppo.demonstrations.of_step(k, 4)] for k in range(len(steps))]
+        assert {len(answer) for step in shown for _, answer in step} == {2, 3, 5}  # of different length
+    reference_update(net, parameters, tiny_model(2), rows, steps, settings, shown)
 
     ppo.train()
     (row,) = [row for row in ppo.state.log_history if "rollout" in row]

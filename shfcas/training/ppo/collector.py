@@ -69,9 +69,7 @@ class RolloutCollector:
             rollout.samples = gather_object([{"rollout": index} | row for row in self._samples(rollout, scored)])
         rollout = self._whole(rollout)
         self._measure(rollout, kl_coef)
-        tokens, mask = rollout.tokens, rollout.mask
-        if self.args.whiten_advantages:
-            tokens["advantages"] = losses.masked_whiten(tokens["advantages"], mask)
+        self._add_advantages(rollout)
         return rollout
 
     @torch.no_grad()
@@ -125,12 +123,12 @@ class RolloutCollector:
         for part in chunks_by_length(lengths, args.generation_batch_size):
             inputs = rollout.model_inputs(part)
             with self.accelerator.autocast():
-                output, reference = self.model(**inputs), self.reference.logprobs(**inputs)
+                output, reference = self.model(**inputs, entropy=False), self.reference.logprobs(**inputs)
             rollout.put(part, old_logprobs=output.logprobs, old_values=output.values, ref_logprobs=reference)
         return rollout
 
     def _add_rewards(self, rollout: Rollout, scored: ScoredRollout, kl_coef: float, moments: RewardMoments) -> None:
-        """Adds advantages and returns of every token, and the columns of each answer."""
+        """Adds the rewards of every token, and the columns of each answer."""
         args, mask, tokens, scores = self.args, rollout.mask, rollout.tokens, scored.scores
         if args.normalize_rewards:
             rollout.moments = moments.updated(self.accelerator.gather(scores))
@@ -140,8 +138,7 @@ class RolloutCollector:
         if not args.kl_in_loss:  # otherwise the loss needs it
             del tokens["ref_logprobs"]
         rewards = losses.token_rewards(kl, scores, mask, 0.0 if args.kl_in_loss else kl_coef)
-        values = tokens["old_values"]
-        tokens["advantages"], tokens["returns"] = losses.gae(rewards, values, mask, gamma=args.gamma, lam=args.lam)
+        tokens["rewards"] = rewards
         rollout.columns = {
             "objective/scores": scores,
             "objective/kl": kl.sum(dim=1),
@@ -152,6 +149,16 @@ class RolloutCollector:
             "val/num_eos_tokens": rollout.finished.float(),
             **scored.columns,
         }
+
+    def _add_advantages(self, rollout: Rollout) -> None:
+        """Replaces the rewards of every token of a whole rollout by advantages and returns."""
+        args, mask, tokens = self.args, rollout.mask, rollout.tokens
+        rewards, values = tokens.pop("rewards"), tokens["old_values"]
+        if args.whiten_rewards:
+            rewards = losses.masked_whiten(rewards, mask, keep_mean=True)
+        tokens["advantages"], tokens["returns"] = losses.gae(rewards, values, mask, gamma=args.gamma, lam=args.lam)
+        if args.whiten_advantages:
+            tokens["advantages"] = losses.masked_whiten(tokens["advantages"], mask)
 
     def _whole(self, rollout: Rollout) -> Rollout:
         """Gathers the rollout of all processes, in the order of its prompts."""

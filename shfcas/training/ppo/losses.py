@@ -37,11 +37,12 @@ def masked_mean(values: Tensor, mask: Tensor, count: Tensor | float | None = Non
     return values.masked_fill(~mask, 0.0).sum() / count
 
 
-def masked_whiten(values: Tensor, mask: Tensor, epsilon: float = 1e-8) -> Tensor:
-    """Shifts and scales to mean 0 and (population) variance 1 over the masked entries; 0 elsewhere."""
+def masked_whiten(values: Tensor, mask: Tensor, epsilon: float = 1e-8, *, keep_mean: bool = False) -> Tensor:
+    """Scales to (population) variance 1 over the masked entries, and to mean 0 unless it is kept; 0 elsewhere."""
     mean = masked_mean(values, mask)
     variance = masked_mean((values - mean) ** 2, mask)
-    return ((values - mean) * torch.rsqrt(variance + epsilon)).masked_fill(~mask.bool(), 0.0)
+    whitened = (values - mean) * torch.rsqrt(variance + epsilon)
+    return (whitened + mean if keep_mean else whitened).masked_fill(~mask.bool(), 0.0)
 
 
 def completion_mask(completion_ids: Tensor, eos_ids: Sequence[int]) -> tuple[Tensor, Tensor]:

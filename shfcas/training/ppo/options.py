@@ -69,6 +69,12 @@ class PPOBaseConfig(Options):
     )
     cliprange_value: float = option(0.2, "clip range of a value around its old value (0.2: Huang et al. 2024)", gt=0)
     vf_coef: float = option(0.1, "weight of the value loss (0.1: Stiennon et al. 2020, Huang et al. 2024)", ge=0)
+    ptx_coef: float = option(
+        0.0,
+        "weight of the negative log-likelihood of demonstrations, in nats per token, in the loss (PPO-ptx: Ouyang et "
+        "al. 2022, arXiv 2203.02155; 8 in the scripts of Dai et al. 2023; 0: no such term)",
+        ge=0,
+    )
     entropy_coef: float = option(
         0.0, "weight of the entropy bonus (0.01: Schulman et al. 2017; 0 is usual in RLHF)", ge=0
     )
@@ -76,6 +82,11 @@ class PPOBaseConfig(Options):
     lam: float = option(0.95, "lambda of generalised advantage estimation (0.95: Schulman et al. 2017)", ge=0, le=1)
     whiten_advantages: bool = option(
         True, "scale the advantages of a rollout to mean 0 and variance 1 (Huang et al. 2024)"
+    )
+    whiten_rewards: bool = option(
+        False,
+        "scale the rewards of a rollout's tokens, KL included, to variance 1 around their mean (Ziegler et al. 2019; "
+        "Huang et al. 2024)",
     )
     normalize_rewards: bool = option(
         False, "scale rewards by the mean and variance of all rewards so far (Zheng et al. 2023, arXiv 2307.04964)"

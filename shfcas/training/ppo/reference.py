@@ -33,7 +33,9 @@ class Reference:
     def logprobs(self, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor) -> Tensor:
         """Returns the (B, K) log-probabilities of the response tokens; see `shfcas.training.ppo.value_head`."""
         tensors = (input_ids, attention_mask, completion_mask)
-        statistics = partial(response_statistics, temperature=self.model.temperature, plain_head=self.plain_head)
+        statistics = partial(
+            response_statistics, temperature=self.model.temperature, plain_head=self.plain_head, entropy=False
+        )
         if self.ref_model is not None:
             return statistics(self.ref_model, *tensors)[0]
         with self.model.policy.disable_adapter():

@@ -33,6 +33,7 @@ def train_ppo(
     metrics: Mapping[str, RewardCallable] | None = None,
     chat_template: str | None = None,
     reference: str | None = None,
+    demonstrations: Sequence[dict[str, Any]] = (),
 ) -> list[dict[str, Any]]:
     """Trains a policy with PPO and saves it in `output`.
 
@@ -50,6 +51,7 @@ def train_ppo(
         metrics: further callables of that shape, measured on every rollout and not trained on.
         chat_template: for a policy without one, see `shfcas.models.loading.load_policy`.
         reference: the reference of the KL penalty; None is the policy to start from.
+        demonstrations: rows with `prompt` and `completion`, for `ptx_coef`.
 
     Returns:
         One row of metrics per rollout, and with `eval_rollouts` one more for the evaluation at the end.
@@ -90,6 +92,7 @@ def train_ppo(
             value_model=settings.value_model,
             peft_config=settings.lora.peft_config(dropout=False),
             metric_funcs=dict(metrics or {}),
+            demonstrations=demonstrations,
         )
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(trainer_progress("PPO"))

@@ -7,7 +7,7 @@ The base class provides the rest: optimizer, schedule, accumulation, callbacks, 
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -23,6 +23,7 @@ from shfcas.training.ppo import losses
 from shfcas.training.ppo.checkpoint import STATE_NAME, discard, mark_complete
 from shfcas.training.ppo.collector import RolloutCollector
 from shfcas.training.ppo.config import PPOConfig
+from shfcas.training.ppo.demonstrations import Demonstrations
 from shfcas.training.ppo.early_stopping import EarlyStopping, best_folder, discard_former_best
 from shfcas.training.ppo.reference import Reference, policy_and_reference
 from shfcas.training.ppo.rewards import (
@@ -92,6 +93,7 @@ class PPOTrainer(PolicyTrainer):
             classifier with one output, which starts from its head, or any causal model with the policy's vocabulary.
             All its weights are trained.
         peft_config: adapter to train on a plain model.
+        demonstrations: rows with `prompt` and `completion` (text), for `ptx_coef`.
         metric_funcs: callables with the same signature, by name, logged as `objective/<name>` and not used for
             training.
         callbacks, optimizers: see `transformers.Trainer`.
@@ -119,6 +121,7 @@ class PPOTrainer(PolicyTrainer):
         value_model: Any = None,
         peft_config: Any = None,
         metric_funcs: dict[str, RewardCallable] | None = None,
+        demonstrations: Sequence[dict[str, Any]] = (),
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[torch.optim.Optimizer | None, Any] = (None, None),
     ) -> None:
@@ -143,6 +146,11 @@ class PPOTrainer(PolicyTrainer):
         if eval_dataset is not None:
             self.eval_prompts = encode(eval_dataset, processing_class, name="eval_dataset")
         eos_ids = stop_ids(causal_lm(model), processing_class, args.stop_token_ids)
+        self.demonstrations = None
+        if args.ptx_coef:
+            self.demonstrations = Demonstrations(
+                demonstrations, processing_class, end_ids=set(eos_ids), context_length=context, seed=args.seed
+            )
         torch.manual_seed(args.seed)  # for the random weights of a new adapter
         policy, ref_model = policy_and_reference(model, ref_model, peft_config)
         warn_of_half_precision(policy, value_model)
@@ -221,15 +229,21 @@ class PPOTrainer(PolicyTrainer):
 
         size, processes = args.train_batch_size, self.accelerator.num_processes
         own = size * args.gradient_accumulation_steps
-        for rows in minibatch_rows(
+        steps = minibatch_rows(
             len(rollout), own * processes, num_epochs=args.num_ppo_epochs, seed=args.seed, rollout=index
-        ):
+        )
+        for step, rows in enumerate(steps, index * args.steps_per_rollout):
             # Losses are means over the tokens of an optimizer step, for any micro-batches and processes. The
             # gradients of the processes are averaged, not added.
             count = rollout.lengths[rows].sum() / processes
             first = own * self.accelerator.process_index
             for start in range(first, first + own, size):
-                yield rollout.batch(rows[start : start + size]) | {"num_tokens": count}
+                micro = rollout.batch(rows[start : start + size]) | {"num_tokens": count}
+                if self.demonstrations is not None:  # as many as answers
+                    chosen = self.demonstrations.of_step(step, len(rows))
+                    micro["demonstrations"] = self.demonstrations.batch(chosen[start : start + size], args.device)
+                    micro["demonstrated_tokens"] = count.new_tensor(self.demonstrations.num_tokens(chosen) / processes)
+                yield micro
 
     def collect_rollout(self, index: int) -> Rollout:
         """Samples rollout number `index` from the current policy, and scores it."""
@@ -291,14 +305,18 @@ class PPOTrainer(PolicyTrainer):
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: dict[str, Tensor],
+        inputs: dict[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
-        """Computes the clipped policy loss + `vf_coef` * clipped value loss - `entropy_coef` * entropy."""
+        """Computes the clipped policy loss + `vf_coef` * clipped value loss - `entropy_coef` * entropy.
+
+        With `ptx_coef`, that many times the negative log-likelihood of demonstrations is added.
+        """
         args, mask, count = self.args, inputs["completion_mask"], inputs["num_tokens"]
         self.model.frozen_trunk = self.rollout < args.value_warmup_rollouts
-        output = model(inputs["input_ids"], inputs["attention_mask"], mask)
+        shown = inputs.get("demonstrations")
+        output = model(inputs["input_ids"], inputs["attention_mask"], mask, demonstrations=shown)
         policy_loss, stats = losses.clipped_policy_loss(
             output.logprobs,
             inputs["old_logprobs"],
@@ -312,7 +330,7 @@ class PPOTrainer(PolicyTrainer):
             output.values, inputs["old_values"], inputs["returns"], mask, cliprange=args.cliprange_value, count=count
         )
         entropy = losses.masked_mean(output.entropy, mask, count)
-        for name, value in {
+        measured = {
             "loss/policy_avg": policy_loss,
             "loss/value_avg": value_loss,
             "policy/approxkl_avg": stats["approxkl"],
@@ -321,7 +339,11 @@ class PPOTrainer(PolicyTrainer):
             "val/clipfrac_avg": value_clipfrac,
             "val/ratio": stats["ratio"],
             "val/ratio_var": stats["ratio_square"],
-        }.items():
+        }
+        if shown is not None:
+            mask_shown, count_shown = shown["completion_mask"], inputs["demonstrated_tokens"]
+            measured["loss/ptx_avg"] = -losses.masked_mean(output.demonstrated, mask_shown, count_shown)
+        for name, value in measured.items():
             self._update_sums[name] = self._update_sums.get(name, 0.0) + value.detach()
         if args.max_update_kl is not None:  # all processes decide alike
             moved = self.accelerator.reduce(stats["approxkl"] * count / mask.sum(), reduction="mean")
@@ -330,6 +352,8 @@ class PPOTrainer(PolicyTrainer):
         if args.kl_in_loss:
             kl = losses.kl_penalty(output.logprobs, inputs["ref_logprobs"], "k3")
             policy_loss = policy_loss + self.kl_controller.value * losses.masked_mean(kl, mask, count)
+        if shown is not None:
+            policy_loss = policy_loss + args.ptx_coef * measured["loss/ptx_avg"]
         policy_loss = policy_loss - args.entropy_coef * entropy
         loss = args.vf_coef * value_loss + (0.0 if self.model.frozen_trunk else 1.0) * policy_loss
         return (loss, output) if return_outputs else loss

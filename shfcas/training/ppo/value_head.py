@@ -11,13 +11,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+
+from shfcas.ops.logprobs import TokenLogprobs, linear_token_logprobs, token_logprobs
 
 logger = logging.getLogger(__name__)
-
-# Maximum number of logits in memory: 2^25 float32 values are 128 MiB, for any batch and vocabulary.
-MAX_LOGITS = 2**25
-
 
 # A causal language model: a `PreTrainedModel`, or a `PeftModel` around one. They have no common base type.
 LanguageModel = Any
@@ -26,12 +23,14 @@ LanguageModel = Any
 class ResponseOutput(NamedTuple):
     """Results of one forward pass per response token; 0 on padding. All (B, K), float32.
 
-    `entropy` has a gradient only if requested.
+    `entropy` is 0 everywhere unless requested, and has a gradient only if the model was told so. `demonstrated` has the
+    log-probabilities of the demonstrations, if there are any.
     """
 
     logprobs: Tensor
     entropy: Tensor
     values: Tensor
+    demonstrated: Tensor | None = None
 
 
 def causal_lm(policy: LanguageModel) -> LanguageModel:
@@ -89,13 +88,14 @@ def hidden_states(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tens
 
 @torch.no_grad()
 def has_plain_head(policy: LanguageModel) -> bool:
-    """Returns whether the model's logits are just `lm_head(last hidden state)`, tested with four tokens.
+    """Returns whether the model's logits are just a linear layer of the last hidden state, tested with four tokens.
 
-    Some models scale or cap their logits after the head. They need the model's own forward pass.
+    Some models scale or cap their logits after the head, and a head may have an adapter or be quantised. They need the
+    model's own forward pass.
     """
     lm = causal_lm(policy)
     head = lm.get_output_embeddings()
-    if head is None or not isinstance(getattr(lm, lm.base_model_prefix, None), nn.Module):
+    if type(head) is not nn.Linear or not isinstance(getattr(lm, lm.base_model_prefix, None), nn.Module):
         return False
     ids = torch.arange(4, device=lm.device)[None]
     mask = torch.ones_like(ids)
@@ -103,38 +103,12 @@ def has_plain_head(policy: LanguageModel) -> bool:
     return torch.allclose(head(hidden_states(lm, ids, mask)), expected, rtol=1e-4, atol=1e-4)
 
 
-def _token_statistics(
-    logits: Tensor, targets: Tensor, temperature: float, entropy_gradient: bool
-) -> tuple[Tensor, Tensor]:
-    """Computes the log-probability of each target and the entropy, both (N,), from logits (N, V)."""
-    log_softmax = (logits.float() / temperature).log_softmax(dim=-1)
-    logprobs = log_softmax.gather(-1, targets[:, None]).squeeze(-1)
-    if not entropy_gradient:
-        log_softmax = log_softmax.detach()
-    # An excluded token has log-probability -inf, and 0 * -inf would be NaN.
-    entropy = -(log_softmax.exp() * log_softmax.clamp(min=torch.finfo(torch.float32).min)).sum(dim=-1)
-    return logprobs, entropy
-
-
-def _project(
-    head: Any, hidden: Tensor, targets: Tensor, temperature: float, entropy_gradient: bool
-) -> tuple[Tensor, Tensor]:
-    return _token_statistics(head(hidden), targets, temperature, entropy_gradient)
-
-
-def _chunked_statistics(
-    head: Any, hidden: Tensor, targets: Tensor, temperature: float, entropy_gradient: bool
-) -> list[Tensor]:
-    """Computes `_token_statistics` of `head(hidden)` with at most `MAX_LOGITS` logits in memory, also in backward."""
-    vocabulary = getattr(head, "out_features", None) or head.weight.shape[0]
-    size = max(1, MAX_LOGITS // vocabulary)
-    if len(hidden) <= size:
-        return list(_project(head, hidden, targets, temperature, entropy_gradient))
-    parts = [
-        checkpoint(_project, head, h, t, temperature, entropy_gradient, use_reentrant=False, preserve_rng_state=False)
-        for h, t in zip(hidden.split(size), targets.split(size), strict=True)
-    ]
-    return [torch.cat(column) for column in zip(*parts, strict=True)]
+def _head_operands(head: nn.Linear, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Returns hidden states, weight and bias in the dtype in which the head would compute, which autocast changes."""
+    device = hidden.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head.weight.dtype
+    bias = None if head.bias is None else head.bias.to(dtype)
+    return hidden.to(dtype), head.weight.to(dtype), bias
 
 
 def response_statistics(
@@ -145,9 +119,12 @@ def response_statistics(
     *,
     temperature: float,
     plain_head: bool,
-    entropy_gradient: bool = False,
+    entropy: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Computes log-probabilities and entropies of the response tokens, and the hidden states before them.
+
+    With a plain head, logits exist only chunk by chunk, see `shfcas.linear_token_logprobs`. Otherwise those of the
+    response span exist once, in the model's precision.
 
     Args:
         policy: a causal language model, PEFT-wrapped or not.
@@ -156,29 +133,34 @@ def response_statistics(
         completion_mask: (B, K).
         temperature: divides the logits; the temperature at which the tokens were sampled.
         plain_head: the result of `has_plain_head(policy)`.
-        entropy_gradient: whether the entropies have a gradient.
+        entropy: whether to compute entropies, which cost a little.
 
     Returns:
-        logprobs (B, K) and entropy (B, K), float32 and 0 on padding; hidden states (B, K, H).
+        logprobs (B, K) and entropy (B, K), float32 and 0 on padding (all 0 if not computed); hidden states (B, K, H).
     """
     lm = causal_lm(policy)
     mask = completion_mask.bool()
     length = mask.shape[1]
-    targets = input_ids[:, -length:][mask]
+    targets = input_ids[:, -length:]
     before = slice(-length - 1, -1)  # position t - 1 predicts token t
     if plain_head:
         hidden = hidden_states(lm, input_ids, attention_mask)[:, before]
-        parts = _chunked_statistics(lm.get_output_embeddings(), hidden[mask], targets, temperature, entropy_gradient)
+        states, weight, bias = _head_operands(lm.get_output_embeddings(), hidden[mask])
+        flat = linear_token_logprobs(states, weight, targets[mask], bias, temperature=temperature, entropy=entropy)
+        parts = [part.new_zeros(mask.shape).masked_scatter(mask, part) for part in _pair(flat)]
     else:
         arguments = _forward_arguments(lm, input_ids, attention_mask)
         if "logits_to_keep" in inspect.signature(lm.forward).parameters:
             arguments["logits_to_keep"] = length + 1
         outputs = lm(**arguments, output_hidden_states=True)
         hidden = outputs.hidden_states[-1][:, before]
-        logits = outputs.logits[:, before][mask]
-        parts = list(_token_statistics(logits, targets, temperature, entropy_gradient))
-    logprobs, entropy = (part.new_zeros(mask.shape).masked_scatter(mask, part) for part in parts)
-    return logprobs, entropy, hidden
+        logits = outputs.logits[:, before]
+        parts = _pair(token_logprobs(logits, targets, mask, temperature=temperature, entropy=entropy))
+    return parts[0], parts[1] if entropy else torch.zeros_like(parts[0]), hidden
+
+
+def _pair(result: Tensor | TokenLogprobs) -> list[Tensor]:
+    return list(result) if isinstance(result, tuple) else [result]
 
 
 class PolicyWithValue(nn.Module):
@@ -220,16 +202,32 @@ class PolicyWithValue(nn.Module):
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor) -> ResponseOutput:
-        """Computes log-probabilities, entropies and values of the response tokens (see the module's docstring)."""
-        logprobs, entropy, hidden = response_statistics(
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        completion_mask: Tensor,
+        *,
+        entropy: bool = True,
+        demonstrations: dict[str, Tensor] | None = None,
+    ) -> ResponseOutput:
+        """Computes log-probabilities, entropies and values of the response tokens (see the module's docstring).
+
+        Args:
+            input_ids: (B, P + K).
+            attention_mask: (B, P + K).
+            completion_mask: (B, K).
+            entropy: whether to compute entropies.
+            demonstrations: such tensors of other rows, whose log-probabilities at temperature 1 are wanted too.
+        """
+        logprobs, entropies, hidden = response_statistics(
             self.policy,
             input_ids,
             attention_mask,
             completion_mask,
             temperature=self.temperature,
             plain_head=self.plain_head,
-            entropy_gradient=self.entropy_gradient,
+            entropy=entropy,
         )
         head = self.value_head if self.value_model is None else self.value_model.score
         if self.value_model is not None:
@@ -239,7 +237,13 @@ class PolicyWithValue(nn.Module):
             hidden = hidden.detach()
         with torch.autocast(hidden.device.type, enabled=False):
             values = head(hidden.float()).squeeze(-1)
-        return ResponseOutput(logprobs, entropy, values.masked_fill(~completion_mask.bool(), 0.0))
+        entropies = entropies if self.entropy_gradient else entropies.detach()
+        demonstrated = None
+        if demonstrations is not None:
+            demonstrated = response_statistics(
+                self.policy, **demonstrations, temperature=1.0, plain_head=self.plain_head, entropy=False
+            )[0]
+        return ResponseOutput(logprobs, entropies, values.masked_fill(~completion_mask.bool(), 0.0), demonstrated)
 
     def activation_checkpointing_enable(self, **arguments: Any) -> None:
         """Enables activation checkpointing in the policy and the value model, for the trainer."""
