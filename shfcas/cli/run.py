@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from shfcas.cli._approval import approval, without_flags, yes_option
+from shfcas.cli._cards import push_run
+from shfcas.hub.upload import HubOptions
 from shfcas.pipeline.config import RunConfig
 from shfcas.pipeline.manifest import DONE
 from shfcas.pipeline.outlook import describe, outlook
@@ -22,7 +24,7 @@ POSITIONAL, POSITIONAL_HELP = "config_file", "the configuration, as with --confi
 
 
 @dataclass
-class Config(RunConfig):
+class Config(HubOptions, RunConfig):
     """`shfcas run`."""
 
     plan: bool = option(False, "print the stages and what is done, stale or to do, and stop", volatile=True)
@@ -32,6 +34,7 @@ class Config(RunConfig):
 def run(config: Config) -> dict[str, Any]:
     """Runs the stages that are left, or plans them."""
     settings = without_flags(config, RunConfig)
+    config.check_hub()
     if config.plan:
         planned = plan(settings)
         stages = [
@@ -46,13 +49,15 @@ def run(config: Config) -> dict[str, Any]:
         ]
         return {"plan": stages, "outlook": outlook(settings, planned)}
     report = run_all(settings, approve=approval("run", config.yes))
-    return {"rounds": results(settings, report.parent), "report": str(report)}
+    pushed = {"uploaded": push_run(config, settings)} if config.push_to_hub else {}
+    return {"rounds": results(settings, report.parent), "report": str(report), **pushed}
 
 
 def text(result: dict[str, Any]) -> str:
     """The result as text: a table of the rounds and the report's path, or a line per planned stage and an outlook."""
     if "plan" not in result:
-        return f"{table(result['rounds'])}\nreport: {result['report']}"
+        uploaded = [f"uploaded: {address}" for address in result.get("uploaded", [])]
+        return "\n".join([table(result["rounds"]), f"report: {result['report']}", *uploaded])
     width = max(len(stage["name"]) for stage in result["plan"])
     times = [_time(stage) for stage in result["plan"]]
     column = max(map(len, times))

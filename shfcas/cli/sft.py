@@ -1,16 +1,19 @@
 """Fine-tune a policy on good answers (TRL's SFTTrainer, loss on the answer only)."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from shfcas.cli._cards import sft_card
 from shfcas.data.formats import AnswerColumn
+from shfcas.hub.upload import HubOptions
 from shfcas.training.output import trained_folder
 from shfcas.training.sft import SFTStageConfig, read_demonstrations, train_sft
 from shfcas.utils.config import option
 
 
 @dataclass
-class Config(AnswerColumn):
+class Config(HubOptions, AnswerColumn):
     """`shfcas sft`."""
 
     policy: str = option("", "policy to start from", common=True)
@@ -29,6 +32,7 @@ class Config(AnswerColumn):
 
 def run(config: Config) -> dict[str, Any]:
     """Trains and saves the policy."""
+    config.check_hub()
     rows = read_demonstrations(config.demonstrations, config.columns())
     with trained_folder(config.output) as (partial, work_dir):
         history = train_sft(
@@ -40,9 +44,6 @@ def run(config: Config) -> dict[str, Any]:
             seed=config.seed,
             chat_template=config.chat_template,
         )
-    return {
-        "demonstrations": len(rows),
-        "steps": len(history),
-        "loss": history[-1]["loss"],
-        "output": config.output,
-    }
+    result = {"demonstrations": len(rows), "steps": len(history), "loss": history[-1]["loss"]}
+    config.push(sft_card(config, result), Path(config.output))
+    return {**result, "output": config.output}

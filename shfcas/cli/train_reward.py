@@ -1,10 +1,13 @@
 """Train or refine a reward or cost model on preferences (TRL's RewardTrainer, Bradley-Terry loss)."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from shfcas.cli._cards import reward_card
 from shfcas.data.formats import PairColumns
 from shfcas.data.preferences import read_preferences
+from shfcas.hub.upload import HubOptions
 from shfcas.training.output import trained_folder
 from shfcas.training.reward.config import RewardModelConfig
 from shfcas.training.reward.refine import train_on_groups
@@ -13,7 +16,7 @@ from shfcas.utils.config import option
 
 
 @dataclass
-class _Files(PairColumns):
+class _Files(HubOptions, PairColumns):
     model: str = option("", "model to refine, or backbone that gets a new head", common=True)
     preferences: list[str] = option(list, "preferences, comma-separated, the most trusted last", common=True)
     eval_preferences: str | None = option(
@@ -32,6 +35,7 @@ def run(config: Config) -> dict[str, Any]:
     """Trains and saves the model, and measures it on held-out pairs."""
     from shfcas.report.training import write_training_report
 
+    config.check_hub()
     groups = [read_preferences(path, config.columns()) for path in config.preferences]
     eval_preferences = None
     if config.eval_preferences:
@@ -49,6 +53,7 @@ def run(config: Config) -> dict[str, Any]:
         )
         if distributed.is_main():
             write_training_report(partial, result)
+    config.push(reward_card(config, result), Path(config.output))
     return {**result, "output": config.output}
 
 

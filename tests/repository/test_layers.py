@@ -20,7 +20,7 @@ LAYERS = [  # lowest first; a package imports packages of its own layer and of l
     {"ops"},
     {"utils"},
     {"engines", "models", "data"},
-    {"sampling", "rewards", "conflicts", "selection", "feedback", "training", "evaluation", "report", "monitor"},
+    {"sampling", "rewards", "conflicts", "selection", "feedback", "training", "evaluation", "report", "hub", "monitor"},
     {"pipeline", "compare", "demo", "serve"},
     {"cli"},
 ]

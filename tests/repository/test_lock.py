@@ -13,7 +13,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "requirements"
-NAMES = ("pip", "torch", "torch-cpu", "cuda", "demo", "dev", "bench", "mutants", "models")
+NAMES = ("pip", "torch", "torch-cpu", "cuda", "demo", "dev", "bench", "mutants", "mike", "release", "models")
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 
 
@@ -52,7 +52,12 @@ def test_each_file_is_pins_with_hashes_and_names_no_place(name: str) -> None:
 
 
 def test_no_other_file_is_there() -> None:
-    assert {p.name for p in FOLDER.iterdir()} == {*(f"{n}.txt" for n in NAMES), "build.in", "advisories.json"}
+    assert {p.name for p in FOLDER.iterdir()} == {
+        *(f"{n}.txt" for n in NAMES),
+        "build.in",
+        "release.in",
+        "advisories.json",
+    }
 
 
 @pytest.mark.parametrize("platform", ["linux", "darwin"])
