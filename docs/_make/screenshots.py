@@ -57,7 +57,11 @@ def take(
 ) -> None:
     """Take one screenshot, after some keys."""
     context = browser.new_context(
-        viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, device_scale_factor=1.5
+        viewport={"width": size[0], "height": size[1]},
+        color_scheme=scheme,
+        device_scale_factor=1.5,
+        has_touch=size == PHONE,
+        is_mobile=size == PHONE,
     )
     page = context.new_page()
     page.goto(link)
