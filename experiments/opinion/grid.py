@@ -79,6 +79,23 @@ def _each(biases: Sequence[str], scores: Sequence[str], **options: Any) -> tuple
     return tuple(Setting(task, bias, score, **options) for task in TASKS for bias in biases for score in scores)
 
 
+def over_parts(draw: int) -> Table:
+    """Return the table that repeats everything without each part of the prompts, for intervals over prompts."""
+    both = ("inverted", "none")
+    settings = tuple(
+        s for part in range(-1, PARTS) for bias in both for s in _each((bias,), (PRIMARY,), draw=draw, left_out=part)
+    )
+    return Table(settings, refined=("arbitrate",), budgets=(8, 16, 32, 40, 80), seeds=12)
+
+
+def scores_over_parts(draw: int) -> Table:
+    """Return the same for the log-probability, without labels."""
+    settings = tuple(
+        s for part in range(-1, PARTS) for s in _each(("inverted",), ("logprob",), draw=draw, left_out=part)
+    )
+    return Table(settings, strategies=(), without=(), seeds=12)
+
+
 TABLES = {
     "scores": Table(_each(STRENGTH, SCORES), strategies=(), without=()),
     "labels": Table(_each(("inverted", "none"), ("logprob", PRIMARY))),
@@ -86,22 +103,11 @@ TABLES = {
         _each(STRENGTH, ("logprob", PRIMARY, f"{INFORMED}0.0", f"{INFORMED}0.4")), budgets=(8, 24), seeds=20
     ),
     "wordings": Table(_each(("inverted", "none"), CONTRASTS[1:]), budgets=(24,), refined=("arbitrate",)),
-    "prompts": Table(
-        tuple(
-            s
-            for part in range(-1, PARTS)
-            for s in (*_each(("inverted",), (PRIMARY,), left_out=part), *_each(("none",), (PRIMARY,), left_out=part))
-        ),
-        refined=("arbitrate",),
-        budgets=(8, 16, 32, 40, 80),
-        seeds=12,
-    ),
-    "prompts_scores": Table(
-        tuple(s for part in range(-1, PARTS) for s in _each(("inverted",), ("logprob",), left_out=part)),
-        strategies=(),
-        without=(),
-        seeds=12,
-    ),
+    "prompts": over_parts(0),
+    "prompts_scores": scores_over_parts(0),
+    # New answers to the same prompts, in the two tasks whose answers the policy samples.
+    "replication": over_parts(1),
+    "replication_scores": scores_over_parts(1),
 }
 
 

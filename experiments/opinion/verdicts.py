@@ -7,6 +7,7 @@ prompts, an interval *over seeds* is Student's.
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -209,14 +210,28 @@ def _verdict(holds: bool) -> str:
     return "supported" if holds else "refuted"
 
 
+def replication() -> dict[str, Any]:
+    """The same for new answers to the same prompts, in the tasks whose answers the policy samples."""
+    parts, of_logprob = (
+        {replace(setting, draw=0): cells for setting, cells in read(name).items()}
+        for name in ("replication", "replication_scores")
+    )
+    return {"H1": h1({**parts, **of_logprob}, parts, of_logprob), "H2": h2(parts), "H3": h3(parts)}
+
+
 def main() -> None:
     """Run the command line."""
-    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
-    scores, parts, of_logprob, net = (read(name) for name in ("scores", "prompts", "prompts_scores", "safety_net"))
-    found = {"H1": h1(scores, parts, of_logprob), "H2": h2(parts), "H3": h3(parts), "H4": h4(net)}
-    write_json(RESULTS / "verdicts.json", found)
-    for name, result in found.items():
-        print(name, result["verdict"])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--replication", action="store_true", help="H1 to H3 on new answers, into replication.json")
+    if parser.parse_args().replication:
+        found, name = replication(), "replication.json"
+    else:
+        scores, parts, of_logprob, net = (read(name) for name in ("scores", "prompts", "prompts_scores", "safety_net"))
+        found = {"H1": h1(scores, parts, of_logprob), "H2": h2(parts), "H3": h3(parts), "H4": h4(net)}
+        name = "verdicts.json"
+    write_json(RESULTS / name, found)
+    for hypothesis, result in found.items():
+        print(hypothesis, result["verdict"])
 
 
 if __name__ == "__main__":
