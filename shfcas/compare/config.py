@@ -6,7 +6,7 @@ from shfcas.compare.cells import Bench
 from shfcas.pipeline.config import SOURCES, RunConfig
 from shfcas.selection import SELECTABLE, SelectionConfig
 from shfcas.training.algorithms import RLConfig
-from shfcas.training.reward.config import RefineConfig
+from shfcas.training.reward.config import ARBITRATE, CLEAN, LABELS, SECOND_OPINION, RefineConfig
 from shfcas.utils.callables import is_callable_name
 from shfcas.utils.config import option, unexpected, with_default
 
@@ -91,6 +91,9 @@ class CompareConfig(RunConfig):
             raise unexpected("feedback", "gold in a comparison", self.feedback)
         if self.evaluation.judge != "gold":
             raise unexpected("evaluation.judge", "gold in a comparison", self.evaluation.judge)
+        if self.reward.refine == CLEAN:
+            ways = f"{LABELS}, {SECOND_OPINION} or {ARBITRATE} in a comparison"
+            raise unexpected("reward.refine", ways, CLEAN)
         if self.blind and not self.evaluation.group_by:
             raise unexpected("evaluation.group_by", "the column of the values in blind", self.evaluation.group_by)
 

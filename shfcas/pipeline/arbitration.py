@@ -17,10 +17,10 @@ from shfcas.data.preferences import Preference, read_preferences, write_preferen
 from shfcas.pipeline.content import Source, scorer_source
 from shfcas.pipeline.run_directory import RunDirectory
 from shfcas.pipeline.steps import SOFT_LABELS, ModelName
-from shfcas.rewards.arbiter import ONE_GROUP, fit_arbiter, fit_best_grouping, prior_arbiter
+from shfcas.rewards.arbiter import ONE_GROUP, Arbiter, fit_arbiter, fit_best_grouping, prior_arbiter
 from shfcas.rewards.prompt_groups import groupings_of
 from shfcas.rewards.second_opinion import Row, labelled_pairs, pool_of, sides, soft_labels
-from shfcas.training.reward.config import ARBITRATE, RefineConfig
+from shfcas.training.reward.config import ARBITRATE, CLEAN, RefineConfig
 from shfcas.training.reward.data import held_out_prompts, split
 from shfcas.utils.files import write_json
 
@@ -108,12 +108,51 @@ def judged(
         seed: seed of clusters and of the draw of pairs.
     """
     rows = [*asked, *others]
+    found = trusted(asked, rows, labels, reward_model=reward_model, settings=settings, seed=seed)
+    pool, per_prompt = pool_of(rows, found.groups), settings.second_opinion.pairs_per_prompt
+    return Opinion(soft_labels(rows, pool, found.arbiter, per_prompt=per_prompt, seed=seed), found.report)
+
+
+@dataclass(frozen=True)
+class Trust:
+    """How far reward model and policy are trusted.
+
+    Attributes:
+        arbiter: the posterior.
+        groups: the group of each row; None: there is one group.
+        report: about both, for people.
+    """
+
+    arbiter: Arbiter
+    groups: list[str] | None
+    report: dict[str, Any]
+
+
+def trusted(
+    asked: Sequence[Row],
+    rows: Sequence[Row],
+    labels: Sequence[Preference],
+    *,
+    reward_model: str,
+    settings: RefineConfig,
+    seed: int,
+) -> Trust:
+    """Fits the arbiter to the labels, unless they are only further pairs.
+
+    Args:
+        asked: the scored rows that labels are about, the first ones of all rows.
+        rows: all rows to group.
+        labels: verdicts about rows that were asked about.
+        reward_model: the model that embeds the prompts.
+        settings: settings of the refinement.
+        seed: seed of clusters.
+    """
     own = settings.second_opinion
     trust = (own.reward_trust, own.policy_trust)
     groups: list[str] | None = None
     arbiter, name, evidence = prior_arbiter(trust), ONE_GROUP, dict[str, float]()
     pairs, used = labelled_pairs(asked, labels)
-    if settings.refine == ARBITRATE and used:
+    if settings.refine in (ARBITRATE, CLEAN) and used:
         groupings = groupings_of(rows, reward_model, own.group_by, seed)
         place = {row["prompt_id"]: number for number, row in enumerate(asked)}
         of_pairs = {key: [of_rows[place[p.prompt_id]] for p in used] for key, of_rows in groupings.items()}
@@ -122,7 +161,6 @@ def judged(
             name = own.group_by
             arbiter = fit_arbiter(pairs.regrouped(of_pairs[name]), np.ones(len(pairs)), trust=trust)
         groups = list(groupings[name]) if name != ONE_GROUP else None
-    soft = soft_labels(rows, pool_of(rows, groups), arbiter, per_prompt=own.pairs_per_prompt, seed=seed)
     by_group = {}
     if groups is not None:
         grouped, _ = labelled_pairs(asked, used, groups)
@@ -137,14 +175,14 @@ def judged(
         "evidence": evidence,
         "trust": arbiter.trust(),
     }
-    return Opinion(soft, {**report, "summary": summary(report)})
+    return Trust(arbiter, groups, {**report, "summary": summary(report)})
 
 
 def summary(report: dict[str, Any]) -> str:
     """Says in one line which source the labels sided with, and how far the soft labels trust each."""
     reward, policy = (row["trust"] for row in report["trust"][:2])
     trusted = f"trust per unit of z-score: reward model {reward:.2f}, policy {policy:.2f}"
-    if not report["labels"] or report["refine"] != ARBITRATE:
+    if not report["labels"] or report["refine"] not in (ARBITRATE, CLEAN):
         return f"second opinion without labels; {trusted}"
     found = report["sided_with"]["all"]
     return (

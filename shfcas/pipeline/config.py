@@ -16,7 +16,7 @@ from shfcas.sampling.config import SamplingConfig
 from shfcas.sampling.contrast import Principle
 from shfcas.selection import STRATEGIES, SelectionConfig
 from shfcas.training.algorithms import RLConfig
-from shfcas.training.reward.config import ARBITRATE, LABELS, SECOND_OPINION, RefineConfig, RewardModelConfig
+from shfcas.training.reward.config import ARBITRATE, CLEAN, LABELS, SECOND_OPINION, RefineConfig, RewardModelConfig
 from shfcas.training.sft import SFTStageConfig
 from shfcas.utils.config import option, require, unexpected
 from shfcas.utils.errors import UsageError
@@ -120,9 +120,15 @@ class RunConfig(AllColumns):
         if self.policy_score in CONTRASTS and not self.principles:
             remedy = "write principles: [{good: ..., bad: ...}]"
             raise unexpected("principles", f"at least one with policy_score {self.policy_score}", [], remedy)
-        if self.unlabelled_prompts and self.reward.refine == LABELS:
+        if self.reward.refine == CLEAN:
+            if not self.preferences:
+                raise unexpected("preferences", f"a file with reward.refine {CLEAN}", self.preferences)
+            if self.reward.start != "backbone":
+                remedy = "what a model learned from a wrong pair stays when the pair is left out"
+                raise unexpected("reward.start", f"backbone with reward.refine {CLEAN}", self.reward.start, remedy)
+        if self.unlabelled_prompts and self.reward.refine in (LABELS, CLEAN):
             remedy = f"set it to {SECOND_OPINION} or {ARBITRATE}"
-            raise unexpected("reward.refine", "soft labels with unlabelled_prompts", LABELS, remedy)
+            raise unexpected("reward.refine", "soft labels with unlabelled_prompts", self.reward.refine, remedy)
         if STRATEGIES[self.selection.strategy].sequential and self.reward.refine != ARBITRATE:
             expected = f"{ARBITRATE} with selection.strategy {self.selection.strategy}"
             raise unexpected("reward.refine", expected, self.reward.refine, "it stops by what labels add as arbiters")

@@ -10,7 +10,7 @@ from typing import Any
 from shfcas.data.candidates import read_prompts
 from shfcas.engines import Engine
 from shfcas.engines.local import LocalEngine
-from shfcas.pipeline import arbitration, evaluation, preparation, steps
+from shfcas.pipeline import arbitration, cleaning, evaluation, preparation, steps
 from shfcas.pipeline.config import RunConfig
 from shfcas.pipeline.policy_score import PolicyScore
 from shfcas.pipeline.run_directory import RunDirectory
@@ -20,7 +20,7 @@ from shfcas.pipeline.verdicts import Verdicts
 from shfcas.pipeline.workload import Workload
 from shfcas.rewards.scorers import RewardScorer, load_scorer
 from shfcas.selection import STRATEGIES, SelectionConfig
-from shfcas.training.reward.config import DROP, LABELS
+from shfcas.training.reward.config import CLEAN, DROP, LABELS
 from shfcas.utils.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -282,7 +282,22 @@ class Loop:
         config, settings = self.config, self.config.reward
         earlier = state.preferences
         opinion = None
-        if settings.refine != LABELS:
+        if settings.refine == CLEAN:
+            if labels is None or state.original is None:
+                return state
+            original = cleaning.clean(
+                self.run,
+                folder,
+                conflicts=conflicts,
+                labels=labels,
+                original=state.original,
+                reward_model=state.reward_model,
+                settings=settings,
+                split_seed=config.seed,
+            )
+            state = replace(state, original=original)
+            earlier = state.preferences
+        elif settings.refine != LABELS:
             opinion = arbitration.second_opinion(
                 self.run,
                 f"{folder}/second_opinion",

@@ -89,6 +89,14 @@ class Arbiter:
         variance = variance + unseen * (self.spread * pairs.reward_gap) ** 2
         return _sigmoid(features @ self.mean / np.sqrt(1 + math.pi / 8 * variance))
 
+    def reward_trust(self, groups: Sequence[str]) -> np.ndarray:
+        """Mean trust in the reward model in each of these groups, shape (n,); below 0 it is mostly wrong there.
+
+        In a group without a term of its own, that is the overall trust.
+        """
+        names = np.array(groups, dtype=str)
+        return self.features(Pairs(np.ones(len(names)), np.zeros(len(names)), names)) @ self.mean
+
     def trust(self) -> list[dict[str, Any]]:
         """How far each source is trusted: a row per source, and per group for the reward model.
 

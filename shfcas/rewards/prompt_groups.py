@@ -54,6 +54,25 @@ def clusters(vectors: np.ndarray, count: int, seed: int) -> list[str]:
     return [f"cluster {number + 1} of {count}" for number in found]
 
 
+def nearest_groups(
+    rows: Sequence[dict[str, Any]], groups: Sequence[str], prompts: Sequence[Any], reward_model: str
+) -> list[str]:
+    """Returns for each of further prompts the group of the row whose prompt is most similar.
+
+    Args:
+        rows: rows with `prompt`, at least one.
+        groups: the group of each row.
+        prompts: text or messages.
+        reward_model: the model whose encoder embeds the prompts; similarity is the cosine of their embeddings.
+    """
+    texts = [plain_text(prompt) for prompt in (*(row["prompt"] for row in rows), *prompts)]
+    unique = list(dict.fromkeys(texts))
+    vectors = text_embeddings(reward_model, unique)
+    place = {text: number for number, text in enumerate(unique)}
+    known, asked = vectors[[place[t] for t in texts[: len(rows)]]], vectors[[place[t] for t in texts[len(rows) :]]]
+    return [groups[int(np.argmax(known @ vector))] for vector in asked]
+
+
 @torch.inference_mode()
 def text_embeddings(reward_model: str, texts: Sequence[str]) -> np.ndarray:
     """Returns the mean last hidden state of each text in a reward model's encoder, of length 1, shape (n, D).

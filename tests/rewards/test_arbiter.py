@@ -36,6 +36,17 @@ def test_without_labels_both_sources_count_alike() -> None:
     assert first > 0.5 and second == 0.5 and third > 0.5
 
 
+def test_the_trust_in_a_group_is_below_0_where_labels_contradict_the_reward_model() -> None:
+    pairs, outcome = made_pairs(80, 3, {"right": 1.5, "wrong": -1.5}, 0.0)
+    arbiter = fit_arbiter(pairs, outcome)
+    right, wrong, other = arbiter.reward_trust(["right", "wrong", "never seen"])
+    assert wrong < 0 < right and other == arbiter.mean[0]
+    rows = {row["group"]: row["trust"] for row in arbiter.trust() if row["source"] == "reward model"}
+    assert (rows["right"], rows["wrong"], rows[""]) == pytest.approx((right, wrong, other))
+    alone = fit_arbiter(*made_pairs(80, 3, {"all": -1.5}, 0.0))
+    assert alone.reward_trust(["all"]) == alone.mean[0] < 0
+
+
 def test_the_mode_is_that_of_scipy_and_scikit_learn() -> None:
     pairs, outcome = made_pairs(60, 0, {"a": 1.0}, 0.3)
     arbiter = fit_arbiter(pairs, outcome)

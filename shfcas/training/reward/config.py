@@ -66,7 +66,7 @@ class RewardModelConfig(AdaptedRate, SupervisedConfig):
             raise unexpected("ensemble_size", "at least 2 with average_weights", self.ensemble_size)
 
 
-LABELS, SECOND_OPINION, ARBITRATE = "labels", "second_opinion", "arbitrate"  # ways to refine
+LABELS, SECOND_OPINION, ARBITRATE, CLEAN = "labels", "second_opinion", "arbitrate", "clean"  # ways to refine
 KEEP, DROP = "keep", "drop"
 
 
@@ -78,7 +78,7 @@ class SecondOpinionConfig(Options):
     policy_trust: float = option(0.5, "prior trust in the policy's score, in the same unit")
     group_by: str | None = option(
         None,
-        "arbitrate: column of the prompts by which trust in the reward model may differ (none: clusters of the "
+        "arbitrate, clean: column of the prompts by which trust in the reward model may differ (none: clusters of the "
         "prompts' embeddings)",
     )
     pairs_per_prompt: int | None = option(28, "soft labels per prompt, drawn at random (none: all pairs)", ge=1)
@@ -97,12 +97,13 @@ class RefineConfig(RewardModelConfig):
     refine: str = option(
         LABELS,
         "what the model learns: the labels as further pairs, as in the paper; with them a second opinion, soft labels "
-        "from reward model and policy together; or soft labels whose trust in the two is learned from the labels",
-        (LABELS, SECOND_OPINION, ARBITRATE),
+        "from reward model and policy together; soft labels whose trust in the two is learned from the labels; or the "
+        "labels, and the original pairs without those of groups in which the labels contradict the reward model",
+        (LABELS, SECOND_OPINION, ARBITRATE, CLEAN),
         common=True,
     )
     second_opinion: SecondOpinionConfig = option(
-        SecondOpinionConfig, "refine second_opinion, arbitrate: soft labels of all answers"
+        SecondOpinionConfig, "refine second_opinion, arbitrate, clean: whom to trust, and soft labels of all answers"
     )
     replay: float = option(
         1.0,
