@@ -326,7 +326,7 @@ def fine_tune(
         train_policy(training, context.output, context.work_dir)
 
     settings = lasting(getattr(rl, rl.algorithm))
-    value_model = settings.pop("value_model", None)  # its content is an input
+    value_model, cost = (settings.pop(name, None) for name in ("value_model", "cost"))  # their content is an input
     return run.stage(
         output,
         make,
@@ -336,6 +336,7 @@ def fine_tune(
             "candidates": candidates,
             "prompts": Value(prompts),
             **({"value_model": Model(value_model)} if value_model else {}),
+            **({"cost": scorer_source(cost)} if cost else {}),
             **({"kl_reference": Model(reference)} if reference is not None else {}),
             **({"demonstrations": data_source(demonstrations)} if demonstrations is not None else {}),
         },

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from shfcas.rewards.best_of_n import BestOfNConfig
-from shfcas.rewards.scorers import RewardScorer, load_scorer
+from shfcas.rewards.scorers import RewardScorer, load_cost, load_scorer
 from shfcas.rewards.shaping import SHAPINGS, shaped_reward
 from shfcas.training.online.config import GRPOConfig, RLOOConfig
 from shfcas.training.online.train import train_online
@@ -131,6 +131,7 @@ def train_policy(training: PolicyTraining, output: Path, work_dir: Path) -> list
         history = train_rso(training.policy, training.candidates, settings=settings.rso, **shared)
     elif settings.algorithm == "ppo":
         shared["demonstrations"] = training.demonstrations
+        shared["cost"] = load_cost(settings.ppo.cost, training.too_long) if settings.ppo.cost else None
         history = train_ppo(training.policy, training.prompts, settings=settings.ppo, **shared)
     else:
         online = getattr(settings, settings.algorithm)

@@ -28,6 +28,7 @@ OWN = {
     "activation_checkpointing",
     "lr_scheduler_type",
     "value_model",
+    "cost",
     "held_out",
     "report_to",
     "lora",
@@ -107,7 +108,8 @@ def test_every_setting_reaches_the_trainer(tmp_path: Path, monkeypatch: pytest.M
         "num_rollouts": 1, "rollout_batch_size": 6, "generation_batch_size": 3, "num_ppo_epochs": 3,
         "learning_rate": 1e-4, "max_prompt_length": 60, "max_completion_length": 5, "lr_scheduler_type": "cosine",
         "dual_clip": 3.0, "max_update_kl": 0.5, "kl_in_loss": True, "value_warmup_rollouts": 1,
-        "whiten_rewards": True, "ptx_coef": 0.5,
+        "whiten_rewards": True, "ptx_coef": 0.5, "cost_limit": 0.2, "cost_multiplier": 0.5,
+        "cost_multiplier_rate": 0.3, "cost_multiplier_max": 4.0,
         "gradient_accumulation_steps": 3, "activation_checkpointing": True, "value_learning_rate": 2e-4,
         "optim": "adafactor", "weight_decay": 0.1, "warmup_steps": 0.5, "max_grad_norm": 2.0,
     }  # fmt: skip

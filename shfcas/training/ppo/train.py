@@ -34,6 +34,7 @@ def train_ppo(
     chat_template: str | None = None,
     reference: str | None = None,
     demonstrations: Sequence[dict[str, Any]] = (),
+    cost: RewardCallable | None = None,
 ) -> list[dict[str, Any]]:
     """Trains a policy with PPO and saves it in `output`.
 
@@ -52,6 +53,7 @@ def train_ppo(
         chat_template: for a policy without one, see `shfcas.models.loading.load_policy`.
         reference: the reference of the KL penalty; None is the policy to start from.
         demonstrations: rows with `prompt` and `completion`, for `ptx_coef`.
+        cost: what is kept at `cost_limit`, of the reward's shape; `settings.cost` is only its name.
 
     Returns:
         One row of metrics per rollout, and with `eval_rollouts` one more for the evaluation at the end.
@@ -93,6 +95,7 @@ def train_ppo(
             peft_config=settings.lora.peft_config(dropout=False),
             metric_funcs=dict(metrics or {}),
             demonstrations=demonstrations,
+            cost_func=cost,
         )
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(trainer_progress("PPO"))
