@@ -132,6 +132,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "rloo, people": {"feedback": "human", "evaluation": "gold", "rl": {"algorithm": "rloo"}},
     "grpo, a language model": {"feedback": "judge", "evaluation": "judge", "rl": {"algorithm": "grpo"}},
     "rso": {"feedback": "gold", "evaluation": "judge", "rl": {"algorithm": "rso"}},
+    "dpo": {"feedback": "gold", "evaluation": "human", "rl": {"algorithm": "dpo"}},
     "best_of_n": {"feedback": "gold", "evaluation": "human", "rl": {"algorithm": "best_of_n"}},
     "contrast, soft labels": {"feedback": "human", "evaluation": "judge", "rl": {"algorithm": "ppo"}, "contrast": True},
 }
@@ -357,7 +358,7 @@ def test_another_source_of_verdicts(values: dict[str, Any], tmp_path: Path, key:
         assert finished.stale(config) == set()
 
 
-@pytest.mark.parametrize("algorithm", ["rloo", "grpo", "rso"])
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo", "rso", "dpo"])
 def test_another_algorithm_trains_the_policies_again(values: dict[str, Any], tmp_path: Path, algorithm: str) -> None:
     finished = Finished(values, VARIANTS[PPO], tmp_path / "run")
     config = finished.config()
