@@ -28,6 +28,7 @@ OWN = {
     "activation_checkpointing",
     "lr_scheduler_type",
     "value_model",
+    "bf16_reference",
     "cost",
     "held_out",
     "report_to",
@@ -123,6 +124,21 @@ def test_every_setting_reaches_the_trainer(tmp_path: Path, monkeypatch: pytest.M
     for name, value in other.items():
         assert getattr(args, name) == value != getattr(PPOStageConfig(), name), name
     assert args.per_device_train_batch_size == 2 and args.report_to == []
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_a_reference_in_bfloat16(rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model of its own where all weights are trained; its KL to the start is rounding, not drift."""
+    seen, start = [], PPOTrainer.train
+    monkeypatch.setattr(PPOTrainer, "train", lambda self, **kwargs: seen.append(self) or start(self, **kwargs))
+    row, *_ = train(tmp_path, bf16_reference=True, lora=AdapterConfig(r=rank), num_rollouts=1)
+    reference = seen[0].collector.reference.ref_model
+    if rank:
+        assert reference is None and row["objective/kl"] == 0
+    else:
+        assert {p.dtype for p in reference.parameters()} == {torch.bfloat16}
+        assert {p.dtype for p in seen[0].model.policy.parameters()} == {torch.float32}
+        assert 0 < abs(row["objective/kl"]) < 0.1
 
 
 def test_split_prompts() -> None:

@@ -163,6 +163,11 @@ class PPOStageConfig(AdaptedRate, PPOBaseConfig, OptimizerConfig):
         "what is to stay at cost_limit on average while the reward rises, higher is worse: a model, or module:function "
         "(none: nothing)",
     )
+    bf16_reference: bool = option(
+        False,
+        "without adapters: hold the reference of the KL in bfloat16, half its memory; where products are float32, as on "
+        "a CPU, its log-probabilities are less precise than the policy's",
+    )
     held_out: float = option(
         0.0, "share of the prompts that are evaluated on, not trained on (see eval_rollouts)", ge=0, lt=1
     )

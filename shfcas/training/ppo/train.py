@@ -61,6 +61,7 @@ def train_ppo(
     Raises:
         UserError: settings, prompts or rewards do not fit; the message names which.
     """
+    import torch
     from datasets import Dataset
     from transformers import PrinterCallback
 
@@ -70,6 +71,9 @@ def train_ppo(
     distributed.start()
     train_prompts, held_out = split_prompts(prompts, settings, seed)
     model, tokenizer = load_policy(policy, chat_template, settings.lora.base_dtype)
+    held_to, reference_dtype = reference, settings.lora.base_dtype
+    if settings.bf16_reference and settings.lora.r == 0:  # under adapters, the reference is the policy without them
+        held_to, reference_dtype = reference or policy, torch.bfloat16
     try:
         trainer = PPOTrainer(
             model=model,
@@ -90,7 +94,7 @@ def train_ppo(
             eval_dataset=Dataset.from_list(held_out) if held_out else None,
             processing_class=tokenizer,
             reward_funcs=reward,
-            ref_model=load_reference(reference, settings.lora.base_dtype),
+            ref_model=load_reference(held_to, reference_dtype),
             value_model=settings.value_model,
             peft_config=settings.lora.peft_config(dropout=False),
             metric_funcs=dict(metrics or {}),
