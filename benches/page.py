@@ -25,6 +25,7 @@ TITLES = {
 HEADINGS = {
     "data": "Answers, log-probabilities and rewards of a round, compared with one answer at a time",
     "policy step": "Answers, rewards and one pass of updates of a LoRA adapter, compared with TRL's RLOO",
+    "update": "Loss and gradients of a LoRA adapter on the same tokens, compared with TRL's GRPO",
     "parts of a policy step": "Parts of the time of a policy step",
     "score": "`shfcas score`, compared with pyarrow alone; MB is the peak of the whole process",
     "at once": "50 annotators without pauses; an answer counts when it is on disk",

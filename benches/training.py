@@ -5,9 +5,10 @@
 Data: answers to prompts, their log-probabilities and rewards, with 64 answers at once, or 8. `one at a time` is the
 method of the paper's scripts, with a second forward pass and the whole log-softmax; `second pass` is the same in
 batches of 64. Policy step: answers, rewards and one pass of updates of a LoRA adapter, compared with a step of TRL's
-RLOO, which has no critic. Every way generates the same number of answers and tokens, and runs in its own process, after
-a small warm-up run. MB is the peak beyond the loaded models. `times as fast` and `times the MB` are relative to the
-last way of the stage. Needs the demo's models.
+RLOO, which has no critic. Update: loss and gradients of the same tokens, compared with TRL's RLOO and GRPO. Every way
+generates the same number of answers and tokens, and runs in its own process, after a small warm-up run. MB is the peak
+beyond the loaded models. `times as fast` and `times the MB` are relative to the last way of the stage. Needs the demo's
+models.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ FULL, QUICK, SMALL = Size(8, 8, 32), Size(2, 8, 8), Size(1, 2, 2)
 STAGES = {  # the last way is the one that the others are compared with
     "data": ("shfcas", "shfcas, 8 at once", "second pass", "one at a time"),
     "policy step": ("shfcas PPO", "TRL RLOO"),
+    "update": ("shfcas PPO update", "TRL RLOO update", "TRL GRPO update"),
 }
 
 

@@ -189,6 +189,95 @@ def rloo_step(size: Size) -> Prepared:
     return trainer.train
 
 
+# The update alone: loss and gradients of the same tokens, in parts of at most 16 answers.
+
+PART = 16
+
+
+class Answers(NamedTuple):
+    """The same tokens for each trainer: prompts, padded on the left, and answers that all have full length."""
+
+    prompt_ids: torch.Tensor
+    prompt_mask: torch.Tensor
+    completion_ids: torch.Tensor
+
+
+def same_answers(size: Size, tokenizer: Any) -> Answers:
+    """Returns answers of random tokens to the prompts of the demo, again and again."""
+    from shfcas.data.chat import encode_prompt
+    from shfcas.training.ppo.rollout import pad_rows
+
+    rows = prompt_rows(size) * size.answers
+    device = torch.device("cpu")
+    prompts = pad_rows(
+        [encode_prompt(tokenizer, row["prompt"]) for row in rows], tokenizer.pad_token_id, "left", device
+    )
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = min(len(tokenizer), 10_000)
+    return Answers(*prompts, torch.randint(vocabulary, (len(rows), size.tokens), generator=generator))
+
+
+def ppo_update(size: Size) -> Prepared:
+    """Prepares the losses of shfcas's PPO, policy and values."""
+    from shfcas.training.ppo.rollout import Rollout
+
+    trainer = ppo_trainer(size)
+    prompt_ids, prompt_mask, completion_ids = same_answers(size, trainer.processing_class)
+    whole = torch.ones_like(completion_ids, dtype=torch.bool)
+    rollout = Rollout(prompt_ids, prompt_mask, completion_ids, whole, whole[:, 0])
+    for name in ("advantages", "old_values", "returns"):
+        rollout.tokens[name] = torch.randn(whole.shape, generator=torch.Generator().manual_seed(1))
+    rollout.tokens["old_logprobs"] = torch.full(whole.shape, -5.0)
+    count = torch.tensor(float(whole.sum()))
+
+    def update() -> int:
+        for start in range(0, len(rollout), PART):
+            inputs = rollout.batch(range(start, min(start + PART, len(rollout)))) | {"num_tokens": count}
+            trainer.accelerator.backward(trainer.compute_loss(trainer.model.train(), inputs))
+        return len(rollout)
+
+    return update
+
+
+def trl_update(size: Size, algorithm: str) -> Prepared:
+    """Prepares the loss of TRL's RLOO or GRPO, which has a KL term here."""
+    import trl
+    from peft import LoraConfig
+
+    model, tokenizer = policy()
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    answers = same_answers(size, tokenizer)
+    args = getattr(trl, f"{algorithm}Config")(
+        tempfile.mkdtemp(),
+        max_steps=1,
+        per_device_train_batch_size=size.total,
+        num_generations=size.answers,
+        max_completion_length=size.tokens,
+        gradient_checkpointing=False,
+        beta=0.04,
+        **COMMON,
+    )
+    trainer = getattr(trl, f"{algorithm}Trainer")(
+        model, reward_scorer(64), args, dataset(size), processing_class=tokenizer, peft_config=LoraConfig(**ADAPTER)
+    )
+    silence(trainer)
+    trainer.current_gradient_accumulation_steps = 1
+    advantages = torch.randn(size.total, generator=torch.Generator().manual_seed(1))
+    logprobs = torch.full(answers.completion_ids.shape, -5.0)
+    known = {**answers._asdict(), "completion_mask": torch.ones_like(answers.completion_ids), "advantages": advantages}
+    known |= {"old_per_token_logps": logprobs, "ref_per_token_logps": logprobs, "old_logps": logprobs.sum(1)}
+
+    def update() -> int:
+        for start in range(0, size.total, PART):
+            inputs = {name: values[start : start + PART] for name, values in known.items()}
+            inputs["prompt_mask"] = inputs["prompt_mask"].long()
+            inputs["num_items_in_batch"] = torch.tensor(float(logprobs.numel()))
+            trainer.accelerator.backward(trainer.compute_loss(trainer.model.train(), inputs))
+        return size.total
+
+    return update
+
+
 def silence(trainer: Any) -> None:
     """Removes the trainer's printed output."""
     from transformers import PrinterCallback
@@ -203,6 +292,9 @@ WAYS: dict[str, Callable[[Size], Prepared]] = {
     "second pass": lambda size: second_pass_data(size, 64),
     "shfcas PPO": ppo_step,
     "TRL RLOO": rloo_step,
+    "shfcas PPO update": ppo_update,
+    "TRL RLOO update": lambda size: trl_update(size, "RLOO"),
+    "TRL GRPO update": lambda size: trl_update(size, "GRPO"),
 }
 
 

@@ -58,6 +58,7 @@ GROUPS = {
         "rloo": "the same with RLOO: the other answers to a prompt are the baseline",
         "grpo": "the same with GRPO: advantages within a group of answers",
         "rso": "fine-tune a policy on pairs of its own answers, without sampling",
+        "dpo": "fine-tune a policy on preferences, without a reward model",
         "merge": "write a policy that is an adapter as a plain model",
         "export": "write prompts, policy and reward for verl, OpenRLHF or slime",
         "serve-reward": "serve rewards over HTTP to verl, OpenRLHF, slime, TRL and others",

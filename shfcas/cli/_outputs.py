@@ -11,7 +11,10 @@ FILE, FOLDER, TABLE, PICTURE = "file", "folder", "table", "picture"  # a table i
 
 OUTPUTS: dict[str, dict[str, str]] = {
     **{key: {"output": FOLDER} for key in ("demo", "run", "compare", "annotate")},
-    **{key: {"output": FOLDER} for key in ("sft", "train-reward", "ppo", "rloo", "grpo", "rso", "merge", "export")},
+    **{
+        key: {"output": FOLDER}
+        for key in ("sft", "train-reward", "ppo", "rloo", "grpo", "rso", "dpo", "merge", "export")
+    },
     **{key: {"output": FILE} for key in ("init", "sample", "select", "evaluate")},
     "feedback": {"output": FILE, "out": FILE, "folder": FOLDER},
     "score": {"output": TABLE, "histogram": PICTURE},

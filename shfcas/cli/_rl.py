@@ -86,7 +86,7 @@ def train_command(
     """Trains and saves the policy; returns the results to print."""
     rl = RLConfig(algorithm=algorithm, reward_shaping=config.reward_shaping, **{algorithm: settings})
     config.check_hub()
-    for scorer in filter(None, (config.reward_model, config.gold)):
+    for scorer in filter(None, (config.reward_model, config.gold, getattr(settings, "cost", None))):
         check_scorer(scorer)  # fail early, before the output folder is created
     with trained_folder(config.output) as (partial, work_dir):
         training = PolicyTraining(

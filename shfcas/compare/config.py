@@ -6,6 +6,7 @@ from shfcas.compare.cells import Bench
 from shfcas.pipeline.config import SOURCES, RunConfig
 from shfcas.selection import SELECTABLE, SelectionConfig
 from shfcas.training.algorithms import RLConfig
+from shfcas.training.dpo import REWARD
 from shfcas.training.reward.config import ARBITRATE, CLEAN, LABELS, SECOND_OPINION, RefineConfig
 from shfcas.utils.callables import is_callable_name
 from shfcas.utils.config import option, unexpected, with_default
@@ -110,6 +111,9 @@ class CompareConfig(RunConfig):
             raise unexpected("ppo", "some of strategies", self.ppo)
         if self.ppo and self.ppo_seeds > self.seeds:
             raise unexpected("ppo_seeds", f"at most seeds ({self.seeds})", self.ppo_seeds)
+        if self.ppo and self.rl.algorithm == "dpo" and self.rl.dpo.pairs != REWARD:
+            remedy = "an arm without labels has no pairs; strategies are compared through their reward models"
+            raise unexpected("rl.dpo.pairs", REWARD, self.rl.dpo.pairs, remedy)
         if self.ppo and self.rl.algorithm == "best_of_n":
             remedy = "unset ppo: best_of_n trains no policy, and every cell measures best of n"
             raise unexpected("rl.algorithm", "an algorithm that trains a policy", self.rl.algorithm, remedy)

@@ -48,8 +48,10 @@ def check_run(config: RunConfig, plan: Plan, prompts: Rows, eval_prompts: Rows) 
     if any(name.endswith("/queue.jsonl") for name in left):
         check_pairs(config)
     check_lengths(config, left.keys(), prompts, eval_prompts)
+    if config.rl.algorithm == "ppo" and config.rl.ppo.cost and trains_policy(left):
+        check_reward("rl.ppo.cost", config.rl.ppo.cost, prompts[0])
     if config.gold and (trains_policy(left) or any("gold" in stage.inputs for stage in left.values())):
-        check_gold(config.gold, prompts[0] if config.feedback == "gold" else eval_prompts[0])
+        check_reward("gold", config.gold, prompts[0] if config.feedback == "gold" else eval_prompts[0])
 
 
 def trains_policy(left: Collection[str]) -> bool:
@@ -193,11 +195,12 @@ def _tokens(tokenizer: Any, key: str, row: dict[str, Any]) -> int:
         raise UserError(f"{key}: prompt {row['prompt_id']!r}: {error}") from error
 
 
-def check_gold(name: str, row: dict[str, Any]) -> None:
-    """Checks the gold reward: a function is called on two answers to one prompt, a model must have a trained head.
+def check_reward(key: str, name: str, row: dict[str, Any]) -> None:
+    """Checks a reward: a function is called on two answers to one prompt, a model must have a trained head.
 
     Args:
-        name: the gold reward: a model, or `module:function`.
+        key: its key in the configuration, for errors.
+        name: the reward: a model, or `module:function`.
         row: a prompt with its columns.
 
     Raises:
@@ -209,4 +212,4 @@ def check_gold(name: str, row: dict[str, Any]) -> None:
     try:
         score_block(load_scorer(name), [{**row, "completions": list(ANSWERS)}])
     except UserError as error:
-        raise UserError(f"gold: {error}") from error
+        raise UserError(f"{key}: {error}") from error

@@ -16,6 +16,8 @@ from shfcas.sampling.config import SamplingConfig
 from shfcas.sampling.contrast import Principle
 from shfcas.selection import STRATEGIES, SelectionConfig
 from shfcas.training.algorithms import RLConfig
+from shfcas.training.dpo import ALL, REWARD
+from shfcas.training.dpo import LABELS as LABELLED
 from shfcas.training.reward.config import ARBITRATE, CLEAN, LABELS, SECOND_OPINION, RefineConfig, RewardModelConfig
 from shfcas.training.sft import SFTStageConfig
 from shfcas.utils.config import option, require, unexpected
@@ -134,10 +136,24 @@ class RunConfig(AllColumns):
             raise unexpected("reward.refine", expected, self.reward.refine, "it stops by what labels add as arbiters")
         for principle in self.principles:
             principle.texts()  # fail early if a file is missing
+        if self.rl.algorithm == "dpo":
+            self._check_pairs_of_dpo()
         accepted, sampled = self.rl.rso.num_samples, self.sampling.num_completions
         if self.rl.algorithm == "rso" and accepted > sampled:
             remedy = "sample more or accept fewer"
             raise unexpected("rl.rso.num_samples", f"at most sampling.num_completions ({sampled})", accepted, remedy)
+
+    def _check_pairs_of_dpo(self) -> None:
+        """Checks that there will be pairs to learn from."""
+        pairs, labelled = self.rl.dpo.pairs, self.feedback != "none"
+        if pairs == REWARD and self.sampling.num_completions < 2:
+            expected = f"at least 2 with rl.dpo.pairs {REWARD}"
+            raise unexpected("sampling.num_completions", expected, self.sampling.num_completions)
+        if pairs == LABELLED and not labelled:
+            remedy = "name who labels, or set rl.dpo.pairs to all or reward"
+            raise unexpected("feedback", f"labels with rl.dpo.pairs {LABELLED}", self.feedback, remedy)
+        if pairs == ALL and not (labelled or self.preferences):
+            raise unexpected("preferences", f"labels or original preferences with rl.dpo.pairs {ALL}", self.preferences)
 
     def check_inputs(self) -> None:
         """Checks, before any work, that no required value, package or file is missing.

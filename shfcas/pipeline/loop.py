@@ -352,6 +352,7 @@ class Loop:
             reference=config.rl.reference(start=state.policy, sft=start.state.policy, base=config.policy),
             demonstrations=state.demonstrations if config.rl.shows_demonstrations else None,
             columns=config.columns(),
+            preferences=config.rl.learned_pairs(state.labels, [state.original] if state.original else []),
         )
         return replace(state, policy=policy)
 

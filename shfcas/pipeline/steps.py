@@ -288,6 +288,7 @@ def fine_tune(
     reference: ModelName | None = None,
     demonstrations: str | Path | None = None,
     columns: Columns | None = None,
+    preferences: Sequence[Path] = (),
 ) -> Path:
     """Step 7: fine-tunes the policy against the reward model.
 
@@ -306,6 +307,7 @@ def fine_tune(
         reference: the model that the KL refers to; None is the policy to start from.
         demonstrations: prompts with completions that are learned beside the reward, see `ppo.ptx_coef`.
         columns: names of their columns in the user's data.
+        preferences: files of pairs that DPO learns from.
     """
 
     def make(context: StageContext) -> None:
@@ -322,11 +324,12 @@ def fine_tune(
             chat_template=chat_template,
             reference=None if reference is None else str(reference),
             demonstrations=[] if demonstrations is None else read_demonstrations(demonstrations, columns),
+            preferences=[pair for path in preferences for pair in read_preferences(path)],
         )
         train_policy(training, context.output, context.work_dir)
 
     settings = lasting(getattr(rl, rl.algorithm))
-    value_model = settings.pop("value_model", None)  # its content is an input
+    value_model, cost = (settings.pop(name, None) for name in ("value_model", "cost"))  # their content is an input
     return run.stage(
         output,
         make,
@@ -336,6 +339,8 @@ def fine_tune(
             "candidates": candidates,
             "prompts": Value(prompts),
             **({"value_model": Model(value_model)} if value_model else {}),
+            **{f"preferences_{i}": path for i, path in enumerate(preferences)},
+            **({"cost": scorer_source(cost)} if cost else {}),
             **({"kl_reference": Model(reference)} if reference is not None else {}),
             **({"demonstrations": data_source(demonstrations)} if demonstrations is not None else {}),
         },

@@ -102,11 +102,15 @@ CURVES = {  # metrics by their x-axis
 
 
 def training_curves(histories: dict[str, list[dict[str, Any]]]) -> str:
-    """Plots reward, gold reward and KL over the rollouts of each policy stage; for RSO, metrics over its steps.
+    """Plots reward, gold reward and KL over the rollouts of each policy stage; for RSO and DPO, metrics over steps.
 
     A metric that no stage has is left out.
     """
-    by = "step" if any("rso/pairs" in row for history in histories.values() for row in history) else "rollout"
+    by = (
+        "step"
+        if any({"rso/pairs", "dpo/pairs"} & row.keys() for history in histories.values() for row in history)
+        else "rollout"
+    )
     rows = [row for history in histories.values() for row in history if by in row]
     curves = {name: title for name, title in CURVES[by].items() if any(name in row for row in rows)}
     if not curves:

@@ -230,6 +230,15 @@ def load_scorer(name: str, cost_model: bool = False, too_long: str = "cut") -> R
     return negated(scorer) if cost_model or is_cost_model(name) else scorer
 
 
+def load_cost(name: str, too_long: str = "cut") -> RewardScorer:
+    """Loads a scorer by name as a cost: higher is worse, and a cost model or function counts as it is.
+
+    Raises:
+        UserError: see `load_scorer`.
+    """
+    return negated(load_scorer(name, cost_model=True, too_long=too_long))
+
+
 def check_scorer(name: str) -> None:
     """Checks that a scorer with this name exists, without loading a model.
 

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shfcas.data.preferences import Preference
 from shfcas.rewards.best_of_n import BestOfNConfig
-from shfcas.rewards.scorers import RewardScorer, load_scorer
+from shfcas.rewards.scorers import RewardScorer, load_cost, load_scorer
 from shfcas.rewards.shaping import SHAPINGS, shaped_reward
+from shfcas.training.dpo import LABELS, REWARD, DPOConfig, train_dpo
 from shfcas.training.online.config import GRPOConfig, RLOOConfig
 from shfcas.training.online.train import train_online
 from shfcas.training.ppo.options import PPOStageConfig
@@ -21,7 +23,7 @@ from shfcas.utils.files import write_json
 
 logger = logging.getLogger(__name__)
 
-ALGORITHMS = ("ppo", "rloo", "grpo", "rso", "best_of_n")
+ALGORITHMS = ("ppo", "rloo", "grpo", "rso", "dpo", "best_of_n")
 SFT, ROUND, BASE = "sft", "round", "base"
 KL_REFERENCES = (SFT, ROUND, BASE)
 ModelName = str | Path
@@ -51,12 +53,19 @@ class RLConfig(Options):
     rloo: RLOOConfig = option(RLOOConfig, "algorithm rloo, through TRL")
     grpo: GRPOConfig = option(GRPOConfig, "algorithm grpo, through TRL")
     rso: RSOConfig = option(RSOConfig, "algorithm rso: rejection sampling of the candidates, then DPO through TRL")
+    dpo: DPOConfig = option(DPOConfig, "algorithm dpo: DPO on the labelled pairs, through TRL")
     best_of_n: BestOfNConfig = option(BestOfNConfig, "algorithm best_of_n: the best of n answers")
 
     @property
     def shows_demonstrations(self) -> bool:
         """Returns whether the training also learns from demonstrations."""
         return self.algorithm == "ppo" and self.ppo.ptx_coef > 0
+
+    def learned_pairs(self, labels: Sequence[Path], original: Sequence[Path]) -> tuple[Path, ...]:
+        """Returns the preference files that the training reads: with DPO those of labels, or the original ones too."""
+        if self.algorithm != "dpo" or self.dpo.pairs == REWARD:
+            return ()
+        return tuple(labels) if self.dpo.pairs == LABELS else (*original, *labels)
 
     def reference(self, *, start: ModelName, sft: ModelName, base: ModelName) -> ModelName | None:
         """Returns the model that `kl_reference` means; None is the policy that training starts from."""
@@ -75,13 +84,14 @@ class PolicyTraining:
         seed: seed of everything random.
         cost_model: the reward model is a cost model: lower is better.
         too_long: what happens to an answer beyond the reward model's limit, see `shfcas.rewards.scorers.TOO_LONG`.
-        prompts: rows with `prompt`; further columns reach the reward as TRL passes them. `rso` needs none.
+        prompts: rows with `prompt`; further columns reach the reward as TRL passes them. `rso` and `dpo` need none.
         candidates: rows of a candidate table of these prompts. Rewards are shaped by them, and `rso` learns from them.
             Without candidates, rewards stay as they are.
         gold: a trusted reward, which is measured and not trained on.
         chat_template: for a policy without one, see `shfcas.models.loading.load_policy`.
         reference: the model that the new policy is held to; None is the policy to start from.
         demonstrations: rows with `prompt` and `completion`, for `ppo.ptx_coef`.
+        preferences: pairs that `dpo` learns from.
     """
 
     policy: str
@@ -96,6 +106,7 @@ class PolicyTraining:
     chat_template: str | None = None
     reference: str | None = None
     demonstrations: Sequence[dict[str, Any]] = ()
+    preferences: Sequence[Preference] = ()
 
 
 def train_policy(training: PolicyTraining, output: Path, work_dir: Path) -> list[dict[str, Any]]:
@@ -129,8 +140,12 @@ def train_policy(training: PolicyTraining, output: Path, work_dir: Path) -> list
     }
     if settings.algorithm == "rso":
         history = train_rso(training.policy, training.candidates, settings=settings.rso, **shared)
+    elif settings.algorithm == "dpo":
+        shared["candidates"] = training.candidates
+        history = train_dpo(training.policy, training.preferences, settings=settings.dpo, **shared)
     elif settings.algorithm == "ppo":
         shared["demonstrations"] = training.demonstrations
+        shared["cost"] = load_cost(settings.ppo.cost, training.too_long) if settings.ppo.cost else None
         history = train_ppo(training.policy, training.prompts, settings=settings.ppo, **shared)
     else:
         online = getattr(settings, settings.algorithm)
@@ -150,9 +165,9 @@ def warn_of_no_change(history: Sequence[dict[str, Any]], settings: RLConfig, anc
         anchored: the KL refers to another model than the start, so it does not tell.
     """
     own, rows = getattr(settings, settings.algorithm), [row for row in history if "objective/kl" in row]
-    if settings.algorithm == "rso":
+    if settings.algorithm in ("rso", "dpo"):
         margins = [row["rewards/margins"] for row in history if "rewards/margins" in row]
-        moved = abs(margins[-1]) / own.dpo_beta if margins else None
+        moved = abs(margins[-1]) / (own.beta if settings.algorithm == "dpo" else own.dpo_beta) if margins else None
     else:
         moved = None if anchored or len(rows) < 2 else abs(rows[-1]["objective/kl"])
     if moved is not None and moved < STILL:

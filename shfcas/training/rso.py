@@ -4,7 +4,6 @@ Candidate answers are thinned to a sample of the optimum of the KL-regularised o
 reward model orders pairs of them, and DPO learns from those pairs. Nothing is sampled during training.
 """
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +15,16 @@ from shfcas.data.chat import encode_prompt, encode_sampled, end_token_ids
 from shfcas.data.messages import plain_text
 from shfcas.models.loading import context_length, load_policy
 from shfcas.rewards.scorers import RewardScorer
-from shfcas.rewards.table import score_rows
 from shfcas.selection.rejection import rejection_sample
-from shfcas.training.common import load_reference, on_one_device, save_policy, supervised_options, train
-from shfcas.training.lora import AdaptedRate, AdapterConfig, DefaultRates
-from shfcas.training.optimizer import SupervisedConfig
+from shfcas.training.lora import AdapterConfig, DefaultRates
+from shfcas.training.pairs import PairSettings, candidates_row, max_length_option, train_on_pairs
 from shfcas.utils.config import option
 from shfcas.utils.errors import UserError
 from shfcas.utils.seeds import derive_seed
 
 
 @dataclass
-class RSOConfig(AdaptedRate, SupervisedConfig):
+class RSOConfig(PairSettings):
     """Rejection sampling of the candidates, then DPO."""
 
     RATES: ClassVar = DefaultRates(1e-4, 1e-6)
@@ -54,9 +51,7 @@ class RSOConfig(AdaptedRate, SupervisedConfig):
     num_train_epochs: float = option(3.0, "passes over the pairs", gt=0, common=True)
     learning_rate: float | None = RATES.option("peak learning rate, on a cosine schedule")
     batch_size: int = option(16, "pairs per optimizer step", ge=1, common=True)
-    max_length: int | None = option(
-        None, "maximum tokens of prompt and answer; a longer answer is an error (none: the policy's context)", ge=1
-    )
+    max_length: int | None = max_length_option()
     checkpoint_steps: int = option(0, "optimizer steps between resumable checkpoints (0: none)", ge=0)
     lora: AdapterConfig = option(AdapterConfig, "adapters")
 
@@ -160,23 +155,8 @@ def train_rso(
                 f"RSO: prompt {row['prompt_id']!r} has {len(row['completions'])} candidates, fewer than num_samples="
                 f"{settings.num_samples}; sample more (sampling.num_completions) or accept fewer"
             )
-    from datasets import Dataset
-    from transformers import set_seed
-    from trl import DPOConfig, DPOTrainer
-
-    from shfcas.training.ppo.value_head import disable_dropout
-
-    class PairTrainer(DPOTrainer):
-        """DPO on pairs of token ids; TRL would end every answer, and cut long ones."""
-
-        def _prepare_dataset(self, dataset: Any, *unused: Any) -> Any:
-            return dataset
-
-        def _send_telemetry(self) -> None:
-            """Sends nothing."""
-
     model, tokenizer = load_policy(policy, chat_template, settings.lora.base_dtype)
-    rewards = score_rows(reward, candidates)
+    first, rewards = candidates_row(reward, candidates, metrics)
     limit = min(settings.max_length or context_length(model), context_length(model))
     end_ids = end_token_ids(model, tokenizer)
     pairs, accepted_rewards = [], []
@@ -191,43 +171,18 @@ def train_rso(
         ]
     if not pairs:
         raise UserError("RSO: the reward orders no pair of accepted answers; are all rewards of a prompt alike?")
-    flat = np.concatenate(rewards)
-    first = {
-        "rollout": 0,
-        "objective/scores": float(flat.mean()),
-        "objective/scores_std": float(flat.std()),
-        **{
-            f"objective/{name}": float(np.concatenate(score_rows(metric, candidates)).mean())
-            for name, metric in (metrics or {}).items()
-        },
-        "rso/accepted_scores": float(np.mean(accepted_rewards)),
-        "rso/pairs": len(pairs),
-    }
-    ref_model = load_reference(reference, settings.lora.base_dtype)
-    if ref_model is None and settings.lora.r == 0:
-        ref_model = copy.deepcopy(model).requires_grad_(False)
-    set_seed(seed)
-    disable_dropout(model)
-    trainer = PairTrainer(
-        model=model,
-        ref_model=ref_model,
-        args=on_one_device(
-            DPOConfig(
-                loss_type=[settings.loss_type],
-                beta=settings.dpo_beta,
-                num_train_epochs=settings.num_train_epochs,
-                learning_rate=settings.peak_learning_rate,
-                **settings.step_options("rso.batch_size / gradient_accumulation_steps"),
-                max_length=None,
-                **supervised_options(work_dir, seed, settings.checkpoint_steps),
-            )
-        ),
-        train_dataset=Dataset.from_list(pairs),
-        processing_class=tokenizer,
-        peft_config=settings.lora.peft_config(dropout=False),
+    first |= {"rso/accepted_scores": float(np.mean(accepted_rewards)), "rso/pairs": len(pairs)}
+    history = train_on_pairs(
+        model,
+        tokenizer,
+        pairs=pairs,
+        settings=settings,
+        beta=settings.dpo_beta,
+        name="RSO",
+        policy=policy,
+        output=output,
+        work_dir=work_dir,
+        seed=seed,
+        reference=reference,
     )
-    history = train(trainer, work_dir, "RSO")
-    save_policy(trainer, policy, output, work_dir=work_dir, tokenizer=tokenizer)
-    for row in history:  # TRL restarts its count of tokens when it is resumed
-        row.pop("num_tokens", None)
     return [dict(sorted(row.items())) for row in (first, *history)]

@@ -22,6 +22,7 @@ NEEDED = {  # anything: the output is looked at first
     "ppo": {"policy": "p", "reward_model": "r", "prompts": "q"},
     "rloo": {"policy": "p", "reward_model": "r", "prompts": "q"},
     "grpo": {"policy": "p", "reward_model": "r", "prompts": "q"},
+    "dpo": {"policy": "p", "preferences": "f"},
     "rso": {"policy": "p", "reward_model": "r", "candidates": "c"},
 }
 WRONG = {

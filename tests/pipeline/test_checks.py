@@ -9,7 +9,7 @@ import pytest
 
 from shfcas.cli import main
 from shfcas.data.messages import prompt_key
-from shfcas.pipeline.checks import check_gold
+from shfcas.pipeline.checks import check_reward
 from shfcas.pipeline.config import RunConfig
 from shfcas.pipeline.run import plan, run
 from shfcas.utils.config import build
@@ -133,7 +133,7 @@ def test_a_gold_function_is_tried_out(values: dict[str, Any], function: str, mes
 
 def test_a_gold_model_needs_a_trained_head(values: dict[str, Any]) -> None:
     refused({**values, "gold": values["policy"]}, "no trained reward head")
-    check_gold(values["reward_model"], {})
+    check_reward("gold", values["reward_model"], {})
 
 
 def test_one_answer_per_prompt_gives_no_pairs(values: dict[str, Any]) -> None:
@@ -183,7 +183,7 @@ def test_what_is_done_is_not_checked_again(
     values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     run(build(RunConfig, values))
-    monkeypatch.setattr("shfcas.pipeline.checks.check_gold", lambda *given: pytest.fail("gold was called"))
+    monkeypatch.setattr("shfcas.pipeline.checks.check_reward", lambda *given: pytest.fail("gold was called"))
     monkeypatch.setattr("shfcas.pipeline.checks.policy_tokenizer", lambda *given: pytest.fail("a tokenizer was read"))
     assert {stage.state for stage in plan(build(RunConfig, values)).stages} == {"done"}
     run(build(RunConfig, values))

@@ -88,8 +88,8 @@ STAGES: dict[str, tuple[str, ...]] = {
 # Inputs are read, so their content counts and not their names; see the tests below.
 INPUTS = (
     "policy", "reference", "reward_model", "gold", "prompts", "eval_prompts", "preferences", "demonstrations",
-    "bootstrap.prompts", "bootstrap.demonstrator", "judge.guidelines", "rl.ppo.value_model", "max_prompts",
-    "policy_score_model", "unlabelled_prompts", "prompt_column", "chosen_column", "rejected_column",
+    "bootstrap.prompts", "bootstrap.demonstrator", "judge.guidelines", "rl.ppo.value_model", "rl.ppo.cost",
+    "max_prompts", "policy_score_model", "unlabelled_prompts", "prompt_column", "chosen_column", "rejected_column",
     "completion_column",
 )  # fmt: skip
 # Keys on which no stage depends, and why.
@@ -132,6 +132,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "rloo, people": {"feedback": "human", "evaluation": "gold", "rl": {"algorithm": "rloo"}},
     "grpo, a language model": {"feedback": "judge", "evaluation": "judge", "rl": {"algorithm": "grpo"}},
     "rso": {"feedback": "gold", "evaluation": "judge", "rl": {"algorithm": "rso"}},
+    "dpo": {"feedback": "gold", "evaluation": "human", "rl": {"algorithm": "dpo"}},
     "best_of_n": {"feedback": "gold", "evaluation": "human", "rl": {"algorithm": "best_of_n"}},
     "contrast, soft labels": {"feedback": "human", "evaluation": "judge", "rl": {"algorithm": "ppo"}, "contrast": True},
 }
@@ -152,13 +153,14 @@ def values(tiny_models: dict[str, str], tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("inputs")
     models = {name: shutil.copytree(tiny_models[kind], folder / name) for name, kind in (
         ("policy", "policy"), ("reference", "policy"), ("reward_model", "reward_model"), ("gold", "reward_model"),
-        ("demonstrator", "reward_model"), ("value_model", "reward_model"), ("policy_score_model", "policy"),
+        ("demonstrator", "reward_model"), ("value_model", "reward_model"), ("cost", "reward_model"),
+        ("policy_score_model", "policy"),
     )}  # fmt: skip
     pairs = [{"prompt": "a pair?", "chosen": "a good day", "rejected": "bad"}]
     for name in ("guidelines.md", "template.jinja"):
         (folder / name).write_text("Be brief.")
     return {
-        **{name: str(models[name]) for name in ("policy", "reference", "reward_model", "gold", "value_model")},
+        **{name: str(models[name]) for name in ("policy", "reference", "reward_model", "gold", "value_model", "cost")},
         "policy_score": "logprob_ratio",
         "chat_template": str(folder / "template.jinja"),
         "prompts": tiny.write_lines(folder / "prompts.jsonl", tiny.prompts(4)),
@@ -188,10 +190,12 @@ class Finished:
 
     def __init__(self, values: dict[str, Any], variant: dict[str, Any], path: Path) -> None:
         evaluation = {"judge": variant["evaluation"], "judge_rounds": "each"}
-        ppo = {"value_model": values["value_model"]} if variant["rl"]["algorithm"] == "ppo" else {}
+        ppo = {key: values[key] for key in ("value_model", "cost")} if variant["rl"]["algorithm"] == "ppo" else {}
         rl = {**variant["rl"], "ppo": ppo | variant.get("ppo", {})}
         contrast = values["contrast"] if "contrast" in variant else {}
-        values = {key: value for key, value in values.items() if key not in ("value_model", "contrast")} | contrast
+        values = {
+            key: value for key, value in values.items() if key not in ("value_model", "cost", "contrast")
+        } | contrast
         self.values = {**values, "feedback": variant["feedback"], "evaluation": evaluation, "rl": rl}
         self.directory = RunDirectory(path, {}, 0)
         make = self.directory.stage
@@ -354,7 +358,7 @@ def test_another_source_of_verdicts(values: dict[str, Any], tmp_path: Path, key:
         assert finished.stale(config) == set()
 
 
-@pytest.mark.parametrize("algorithm", ["rloo", "grpo", "rso"])
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo", "rso", "dpo"])
 def test_another_algorithm_trains_the_policies_again(values: dict[str, Any], tmp_path: Path, algorithm: str) -> None:
     finished = Finished(values, VARIANTS[PPO], tmp_path / "run")
     config = finished.config()
@@ -382,6 +386,7 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "bootstrap.prompts": ("round-0/bootstrap.parquet",),
     "bootstrap.demonstrator": ("round-0/demonstrations.jsonl",),
     "rl.ppo.value_model": ("round-[12]/policy",),
+    "rl.ppo.cost": ("round-[12]/policy",),
     "policy_score_model": SCORED,
     "unlabelled_prompts": ("round-[12]/unlabelled_candidates.parquet",),
 }

@@ -267,9 +267,10 @@ def test_without_held_out_pairs_there_is_no_such_plot(tmp_path: Path) -> None:
 
 
 def test_rso_is_drawn_over_its_steps_and_best_of_n_not_at_all() -> None:
-    rows = [{"rollout": 0, "objective/scores": 0.1, "rso/pairs": 8}]
-    rows += [{"step": k, "loss": 0.7 - 0.1 * k, "rewards/accuracies": 0.5, "rewards/margins": 0.1} for k in range(1, 4)]
-    assert "loss on pairs" in svg_text(plots.training_curves({"round 1": rows}))
+    steps = [{"step": k, "loss": 0.7 - 0.1 * k, "rewards/accuracies": 0.5, "rewards/margins": 0.1} for k in range(1, 4)]
+    for name in ("rso/pairs", "dpo/pairs"):
+        rows = [{"rollout": 0, "objective/scores": 0.1, name: 8}, *steps]
+        assert "loss on pairs" in svg_text(plots.training_curves({"round 1": rows}))
     online = [{"rollout": k, "objective/scores": 0.1 * k} for k in range(3)]  # without a KL penalty there is no KL
     assert "reward (trained on)" in svg_text(plots.training_curves({"round 1": online}))
     assert plots.training_curves({}) == ""

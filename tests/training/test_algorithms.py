@@ -47,20 +47,21 @@ def values(tiny_models: dict[str, str], tmp_path_factory: pytest.TempPathFactory
             "rloo": {**ONLINE, "num_generations": 2},
             "grpo": {**ONLINE, "num_generations": 2},
             "rso": {"num_samples": 4, "learning_rate": 1e-2},
+            "dpo": {"learning_rate": 1e-2},
             "best_of_n": {"n": 3},
         },
         "evaluation": {"sampling": SHORT},
     }
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "rloo", "grpo", "rso"])
+@pytest.mark.parametrize("algorithm", ["ppo", "rloo", "grpo", "rso", "dpo"])
 def test_a_whole_run_with_each_algorithm(algorithm: str, values: dict[str, Any], tmp_path: Path) -> None:
     rl = {**values["rl"], "algorithm": algorithm}
     report = run(build(RunConfig, {**values, "rl": rl, "output": str(tmp_path / "run")}))
     path = report.parent
     history = read_json(path / "round-1" / "policy" / "history.json")
     rollouts = [row for row in history if "rollout" in row]
-    assert [row["rollout"] for row in rollouts] == ([0] if algorithm == "rso" else [0, 1])
+    assert [row["rollout"] for row in rollouts] == ([0] if algorithm in ("rso", "dpo") else [0, 1])
     assert all("objective/scores" in row and "objective/gold" in row for row in rollouts)
     assert read_json(path / "round-1" / "metrics.json")["kl"] != 0
     saved = {file.name for file in (path / "round-1/policy").iterdir()}
@@ -102,7 +103,7 @@ def test_best_of_n_trains_nothing_and_chooses_with_the_current_reward_model(
     [
         (
             {"algorithm": "pqo"},
-            "rl.algorithm: expected one of ppo, rloo, grpo, rso, best_of_n, got 'pqo'; did you mean",
+            "rl.algorithm: expected one of ppo, rloo, grpo, rso, dpo, best_of_n, got 'pqo'; did you mean",
         ),
         (
             {"reward_shaping": "center"},
@@ -120,6 +121,7 @@ def test_best_of_n_trains_nothing_and_chooses_with_the_current_reward_model(
             {"algorithm": "rso", "rso": {"num_samples": 5}},
             r"rl\.rso\.num_samples: .* at most sampling\.num_completions \(4\), got 5",
         ),
+        ({"algorithm": "dpo", "dpo": {"beta": 0.0}}, r"rl\.dpo\.beta: expected above 0, got 0.0"),
         ({"algorithm": "best_of_n", "best_of_n": {"n": 1}}, r"rl\.best_of_n\.n: expected at least 2, got 1"),
     ],
 )
@@ -149,14 +151,14 @@ def test_the_kl_refers_to_the_policy_before_the_first_round() -> None:
         assert RLConfig(kl_reference=chosen).reference(start=start, sft="one", base="raw") == expected
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "rloo", "grpo", "rso"])
+@pytest.mark.parametrize("algorithm", ["ppo", "rloo", "grpo", "rso", "dpo"])
 @pytest.mark.parametrize("rank", [0, 4])
 def test_the_kl_refers_to_another_model(algorithm: str, rank: int, tiny_models: dict[str, str], tmp_path: Path) -> None:
     """Measured before any update, it is the distance of the two models; a policy has none to itself."""
     settings: dict[str, Any] = {**ONLINE, "num_rollouts": 1, "max_completion_length": 6}
     settings |= {"num_ppo_epochs": 1} if algorithm == "ppo" else {"num_generations": 2}
-    if algorithm == "rso":
-        settings = {"num_samples": 2, "num_train_epochs": 1}
+    if algorithm in ("rso", "dpo"):
+        settings = {"num_train_epochs": 1, **({"num_samples": 2} if algorithm == "rso" else {"pairs": "reward"})}
     rows = [
         {**row, "completions": ["good", "a bad day"], "finished": [True, True], "rewards": [1.0, 0.0]}
         for row in tiny.prompts(4, chat=False)
@@ -173,11 +175,11 @@ def test_the_kl_refers_to_another_model(algorithm: str, rank: int, tiny_models: 
             reference=None if name == "policy" else tiny_models[name],
         )
         history = train_policy(training, tmp_path / name, tmp_path / f"{name}.work")
-        if algorithm == "rso":
+        if algorithm in ("rso", "dpo"):
             first[name] = next(row["loss"] for row in history if "loss" in row)
         else:
             first[name] = history[0]["objective/kl"]
-    if algorithm == "rso":  # log-ratios of 0 give a loss of log 2
+    if algorithm in ("rso", "dpo"):  # log-ratios of 0 give a loss of log 2
         assert first["policy"] == pytest.approx(math.log(2), abs=1e-6) and abs(first["reference"] - math.log(2)) > 1e-4
     else:
         assert first["policy"] == 0 and first["reference"] > 1
@@ -193,7 +195,26 @@ def test_a_policy_that_hardly_changed_is_warned_of(caplog: pytest.LogCaptureFixt
     text = warned("rloo", still)
     assert "hardly changed: 0.003 nats per answer" in text and "raise rl.rloo.learning_rate (now 0.0001)" in text
     assert not warned("rloo", moved) and not warned("rloo", still[:1]) and not warned("ppo", still, anchored=True)
+    assert warned("dpo", [{"rewards/margins": 0.001}]) and not warned("dpo", [{"rewards/margins": 0.1}])
     assert warned("rso", [{"rewards/margins": 0.0005}]) and not warned("rso", [{"rewards/margins": 0.05}])
+
+
+def test_dpo_learns_from_labels_or_from_what_the_reward_says(values: dict[str, Any]) -> None:
+    def config(**changes: Any) -> RunConfig:
+        rl = {"algorithm": "dpo", "dpo": {"pairs": changes.pop("pairs")}}
+        return build(RunConfig, {**values, "rl": rl, **changes})
+
+    labels, original = [Path("a"), Path("b")], [Path("o")]
+    found = {pairs: config(pairs=pairs).rl.learned_pairs(labels, original) for pairs in ("labels", "all", "reward")}
+    assert found == {"labels": (*labels,), "all": (*original, *labels), "reward": ()}
+    assert RLConfig().learned_pairs(labels, original) == ()
+    with pytest.raises(UsageError, match=r"feedback: expected labels with rl\.dpo\.pairs labels, got 'none'"):
+        config(pairs="labels", feedback="none")
+    with pytest.raises(UsageError, match="preferences: expected labels or original preferences"):
+        config(pairs="all", feedback="none")
+    config(pairs="all", feedback="none", preferences="p.jsonl")
+    with pytest.raises(UsageError, match=r"sampling\.num_completions: expected at least 2"):
+        config(pairs="reward", sampling={"num_completions": 1})
 
 
 def test_best_of_n_has_nothing_to_train(tmp_path: Path) -> None:
@@ -213,9 +234,10 @@ def test_the_old_section_is_refused_with_a_hint() -> None:
         ("RLOO and GRPO", 0, RLConfig().rloo),
         ("RLOO and GRPO", 1, RLConfig().grpo),
         ("RSO", 0, RLConfig().rso),
+        ("DPO", 0, RLConfig().dpo),
         ("Best-of-n", 0, RLConfig().best_of_n),
     ],
-    ids=["rloo", "grpo", "rso", "best_of_n"],
+    ids=["rloo", "grpo", "rso", "dpo", "best_of_n"],
 )
 def test_the_page_about_algorithms_states_every_default(heading: str, column: int, settings: Any) -> None:
     page = (Path(__file__).parents[2] / "docs" / "algorithms.md").read_text(encoding="utf-8")

@@ -6,6 +6,7 @@ from torch import tensor
 
 from shfcas.training.ppo.losses import (
     AdaptiveKLController,
+    CostMultiplier,
     FixedKLController,
     clipped_policy_loss,
     clipped_value_loss,
@@ -33,6 +34,26 @@ def test_masked_whiten() -> None:
     # mean 4, deviations -3 -1 1 3, variance (9 + 1 + 1 + 9) / 4 = 5
     expected = tensor([[-1.341641, -0.447214, 0.0], [0.447214, 1.341641, 0.0]])
     torch.testing.assert_close(masked_whiten(values, mask), expected)
+
+
+def test_masked_whiten_that_keeps_the_mean() -> None:
+    values, mask = tensor([[1.0, 3.0, 99.0], [5.0, 7.0, -99.0]]), tensor([[1, 1, 0], [1, 1, 0]])
+    expected = tensor([[4 - 1.341641, 4 - 0.447214, 0.0], [4.447214, 5.341641, 0.0]])
+    torch.testing.assert_close(masked_whiten(values, mask, keep_mean=True), expected)
+
+
+def test_cost_multiplier() -> None:
+    """Twice the rate from 2, by a mean cost 0.5 beyond its limit: log 2 + 0.1 * 2 * 0.5."""
+    multiplier = CostMultiplier(2.0, limit=0.25, rate=0.1, highest=3.0)
+    assert multiplier.combine(tensor([3.0, 0.0]), tensor([1.5, -3.0])).tolist() == [0.0, 2.0]
+    multiplier.update(0.75)
+    assert multiplier.value == pytest.approx(2 * math.exp(0.1))
+    multiplier.update(0.25)
+    assert multiplier.value == pytest.approx(2 * math.exp(0.1))  # at the limit it stays
+    multiplier.update(-1.0)
+    assert 1.5 < multiplier.value < 2
+    multiplier.update(1e6)
+    assert multiplier.value == 3.0
 
 
 def test_masked_whiten_of_equal_values_is_zero() -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
+from torch import Tensor
 
+from shfcas.rewards.scorers import RewardCallable
 from shfcas.training.ppo.trainer import PPOTrainer
 from tests.support.closed_form import EOS, PROMPT, answers, distance, distribution, optimum, tokenizer
 from tests.support.ppo_tiny import config, tiny_model
@@ -55,6 +57,61 @@ def reached(folder: Path, seed: int, size: int, length: int, **settings: object)
         "twice beta": distance(optimum(reference, rewards, 2 * BETA), target),
         "half beta": distance(optimum(reference, rewards, BETA / 2), target),
     }
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_mean_cost_reaches_its_limit(tmp_path: Path, seed: int) -> None:
+    """One token out of eight, a reward and a cost: the multiplier settles where the optimum of the sum costs the limit.
+
+    The limit is halfway between the cost of the optimum without a limit and the least cost that a multiplier reaches.
+    Measured, seeds 0 to 2: costs of 0.419, -0.253, -0.853 at limits of 0.394, -0.262, -0.849, from 1.899, 0.481, -0.021
+    without one; multipliers of 0.754, 0.783, 0.794 where 0.734, 0.787, 0.787 are exact.
+    """
+    outcomes, generator = answers(8, 1), torch.Generator().manual_seed(seed)
+    rewards, costs = torch.randn(2, 8, generator=generator, dtype=torch.float64)
+    model = tiny_model(seed, vocab_size=8, tie_word_embeddings=False, initializer_range=0.2)
+    reference = distribution(model, outcomes)
+    policies = {
+        weight: optimum(reference, (rewards - weight * costs) / (1 + weight), BETA)
+        for weight in torch.logspace(-3, 2, 500).tolist()
+    }
+    free = (optimum(reference, rewards, BETA) * costs).sum().item()
+    limit = (free + (policies[max(policies)] * costs).sum().item()) / 2
+    weight = min(policies, key=lambda w: abs((policies[w] * costs).sum().item() - limit))
+
+    def of(table: Tensor) -> RewardCallable:
+        values = dict(zip(outcomes, table.tolist(), strict=True))
+        return lambda completion_ids, **columns: [values[tuple(ids)] for ids in completion_ids]
+
+    settings = {"num_rollouts": 120, "rollout_batch_size": 256, "generation_batch_size": 256, "vf_coef": 0.5}
+    settings |= {"per_device_train_batch_size": 256, "num_ppo_epochs": 4, "learning_rate": 3e-3}
+    ppo = PPOTrainer(
+        model,
+        config(
+            tmp_path,
+            **settings,
+            max_completion_length=1,
+            kl_coef=BETA,
+            gamma=1.0,
+            lam=1.0,
+            whiten_advantages=False,
+            seed=seed,
+            stop_token_ids=[EOS],
+            cost_limit=limit,
+            cost_multiplier_rate=0.1,
+            cost_multiplier_max=100.0,
+        ),
+        train_dataset=Dataset.from_dict({"prompt": [" ".join(f"w{i}" for i in PROMPT)]}),
+        processing_class=tokenizer(8),
+        reward_funcs=of(rewards),
+        cost_func=of(costs),
+    )
+    ppo.train()
+    policy = distribution(ppo.model.policy.eval(), outcomes)
+    cost = (policy * costs).sum().item()
+    print(seed, free, limit, cost, weight, ppo.cost_multiplier.value, distance(policy, policies[weight]))
+    assert abs(cost - limit) < 0.1 * (free - limit)
+    assert distance(policy, policies[weight]) < 0.05
 
 
 def assert_reached(distances: dict[str, float], bound: float) -> None:

@@ -10,10 +10,13 @@ from torch import Tensor, tensor
 from shfcas.training.ppo.demonstrations import Demonstrations
 from shfcas.training.ppo.losses import clipped_policy_loss
 from shfcas.training.ppo.trainer import PPOTrainer
+from shfcas.utils.errors import UsageError, UserError
 from tests.support.ppo_tiny import EOS, config, lora, prompts, share_of, tiny_model, tiny_tokenizer
 
 
-def trainer(folder: Path, demonstrations: Any = (), reward: Any = None, **changes: Any) -> PPOTrainer:
+def trainer(
+    folder: Path, demonstrations: Any = (), reward: Any = None, cost_func: Any = None, **changes: Any
+) -> PPOTrainer:
     settings = {"num_rollouts": 1, "learning_rate": 1e-2, "save_rollouts": 0}
     return PPOTrainer(
         tiny_model(),
@@ -23,6 +26,7 @@ def trainer(folder: Path, demonstrations: Any = (), reward: Any = None, **change
         reward_funcs=reward or share_of("w7"),
         peft_config=lora(),
         demonstrations=demonstrations,
+        cost_func=cost_func,
     )
 
 
@@ -62,6 +66,26 @@ def test_demonstrations_in_their_order() -> None:
 def test_demonstrations_that_cannot_be_learned(rows: list, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         trainer(tmp_path, demonstrations=rows, ptx_coef=1.0)
+
+
+def test_the_multiplier_rises_while_answers_cost_too_much(tmp_path: Path) -> None:
+    """And falls where they cost less than the limit; both are logged, and costs are no part of the scores."""
+    settings = {"num_rollouts": 3, "cost_multiplier_rate": 1.0, "kl_coef": 0.0}
+    cost = share_of("w8")
+    high, low = (trainer(tmp_path / str(limit), cost_func=cost, cost_limit=limit, **settings) for limit in (-1.0, 1.0))
+    (first, *_, last), (other, *_, least) = rows(high), rows(low)
+    assert first["objective/cost_multiplier"] == other["objective/cost_multiplier"] == 1
+    assert last["objective/cost_multiplier"] > 2 and least["objective/cost_multiplier"] < 0.5
+    assert 0 <= first["objective/cost"] <= 1 and first["objective/cost"] == other["objective/cost"]
+    expected = (first["objective/scores"] - first["objective/cost"]) / 2
+    assert first["objective/rlhf_reward"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_cost_that_does_not_apply_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the cost function returned None for completion 0"):
+        trainer(tmp_path, cost_func=lambda completions, **columns: [None] * len(completions)).train()
+    with pytest.raises(UsageError, match=r"cost_multiplier: expected at most cost_multiplier_max \(5\), got 6"):
+        trainer(tmp_path, cost_multiplier=6.0)
 
 
 def moved(ppo: PPOTrainer) -> tuple[float, float]:

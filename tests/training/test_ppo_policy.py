@@ -28,6 +28,8 @@ OWN = {
     "activation_checkpointing",
     "lr_scheduler_type",
     "value_model",
+    "bf16_reference",
+    "cost",
     "held_out",
     "report_to",
     "lora",
@@ -107,7 +109,8 @@ def test_every_setting_reaches_the_trainer(tmp_path: Path, monkeypatch: pytest.M
         "num_rollouts": 1, "rollout_batch_size": 6, "generation_batch_size": 3, "num_ppo_epochs": 3,
         "learning_rate": 1e-4, "max_prompt_length": 60, "max_completion_length": 5, "lr_scheduler_type": "cosine",
         "dual_clip": 3.0, "max_update_kl": 0.5, "kl_in_loss": True, "value_warmup_rollouts": 1,
-        "whiten_rewards": True, "ptx_coef": 0.5,
+        "whiten_rewards": True, "ptx_coef": 0.5, "cost_limit": 0.2, "cost_multiplier": 0.5,
+        "cost_multiplier_rate": 0.3, "cost_multiplier_max": 4.0,
         "gradient_accumulation_steps": 3, "activation_checkpointing": True, "value_learning_rate": 2e-4,
         "optim": "adafactor", "weight_decay": 0.1, "warmup_steps": 0.5, "max_grad_norm": 2.0,
     }  # fmt: skip
@@ -121,6 +124,21 @@ def test_every_setting_reaches_the_trainer(tmp_path: Path, monkeypatch: pytest.M
     for name, value in other.items():
         assert getattr(args, name) == value != getattr(PPOStageConfig(), name), name
     assert args.per_device_train_batch_size == 2 and args.report_to == []
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_a_reference_in_bfloat16(rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model of its own where all weights are trained; its KL to the start is rounding, not drift."""
+    seen, start = [], PPOTrainer.train
+    monkeypatch.setattr(PPOTrainer, "train", lambda self, **kwargs: seen.append(self) or start(self, **kwargs))
+    row, *_ = train(tmp_path, bf16_reference=True, lora=AdapterConfig(r=rank), num_rollouts=1)
+    reference = seen[0].collector.reference.ref_model
+    if rank:
+        assert reference is None and row["objective/kl"] == 0
+    else:
+        assert {p.dtype for p in reference.parameters()} == {torch.bfloat16}
+        assert {p.dtype for p in seen[0].model.policy.parameters()} == {torch.float32}
+        assert 0 < abs(row["objective/kl"]) < 0.1
 
 
 def test_split_prompts() -> None:

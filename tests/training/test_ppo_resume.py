@@ -25,7 +25,7 @@ STEPS = 4  # optimizer steps per rollout: 8 prompts, batches of 4, 2 epochs
 
 
 def trainer(folder: Path, kind: str, crash_at: int | None = None, **changes: object) -> PPOTrainer:
-    settings = {"num_rollouts": 5, "save_rollouts": 2, "kl_target": 1.0, "kl_horizon": 2.5}
+    settings = {"num_rollouts": 5, "save_rollouts": 2, "kl_target": 1.0, "kl_horizon": 2.5, "cost_limit": 0.01}
     return PPOTrainer(
         tiny_model(tie_word_embeddings=kind == "tied"),
         config(folder, **settings | {"normalize_rewards": "critic" in kind} | changes),
@@ -35,6 +35,7 @@ def trainer(folder: Path, kind: str, crash_at: int | None = None, **changes: obj
         peft_config=lora() if "lora" in kind else None,
         value_model=tiny_classifier(3) if "critic" in kind else None,
         metric_funcs={"gold": share_of("w8")},
+        cost_func=share_of("w9") if "cost" in kind else None,
         callbacks=[CrashAt(crash_at)] if crash_at else None,
     )
 
@@ -48,6 +49,9 @@ def assert_same(ppo: PPOTrainer, whole: PPOTrainer) -> None:
     assert [row["rollout"] for row in rows(ppo)] == list(range(5))
     assert ppo.kl_controller.value == whole.kl_controller.value
     assert ppo.reward_moments == whole.reward_moments
+    assert (ppo.cost_multiplier is None) == (whole.cost_multiplier is None)
+    if ppo.cost_multiplier is not None:
+        assert ppo.cost_multiplier.value == whole.cost_multiplier.value != 1.0
     for name, expected in whole.model.state_dict().items():
         assert torch.equal(ppo.model.state_dict()[name], expected), name
     for mine, theirs in zip(
@@ -58,7 +62,7 @@ def assert_same(ppo: PPOTrainer, whole: PPOTrainer) -> None:
         assert all(torch.equal(mine[key], theirs[key]) for key in mine)
 
 
-@pytest.mark.parametrize("kind", ["full", "tied", "lora", "critic", "lora and critic"])
+@pytest.mark.parametrize("kind", ["full", "tied", "lora", "critic", "lora and critic", "lora with cost"])
 def test_killed_and_resumed_equals_unbroken(tmp_path: Path, kind: str) -> None:
     whole = trainer(tmp_path / "whole", kind)
     whole.train()

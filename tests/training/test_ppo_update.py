@@ -137,10 +137,13 @@ def plain_scores(ppo: PPOTrainer, completions: list[list[int]], finished: list[b
     if args.reward_clip:
         scores = [min(max(s, -args.reward_clip), args.reward_clip) for s in scores]
     penalty = args.missing_eos_penalty or 0.0
-    return [
+    scores = [
         s - penalty * (not end) - args.length_penalty * len(c)
         for s, c, end in zip(scores, completions, finished, strict=True)
     ]
+    if ppo.cost_multiplier is None:
+        return scores
+    return [(s - 0.8 * 0.3 * len(c)) / 1.8 for s, c in zip(scores, completions, strict=True)]
 
 
 def length(completion_ids: list[list[int]], **columns: object) -> list[float]:
@@ -159,6 +162,7 @@ CASES: dict[str, dict[str, Any]] = {
     "k3": {"kl_estimator": "k3"},
     "entropy": {"entropy_coef": 0.3},
     "critic": {"critic": True},
+    "cost": {"cost": True, "cost_multiplier": 0.8, "missing_eos_penalty": 0.7},
     "kl in the loss": {"kl_in_loss": True},
     "whitened rewards": {"whiten_rewards": True},
     "demonstrations": {"ptx_coef": 0.7, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
@@ -200,7 +204,7 @@ def test_update_equals_a_plain_implementation(tmp_path: Path, case: str) -> None
         "stop_token_ids": STOP,
     }
     settings |= CASES[case]
-    with_value_model = settings.pop("critic", False)
+    with_value_model, with_cost = settings.pop("critic", False), settings.pop("cost", False)
     model, critic, head = tiny_model(1), tiny_classifier(3), nn.Linear(32, 1)
     ppo = PPOTrainer(
         tiny_model(1),
@@ -211,6 +215,7 @@ def test_update_equals_a_plain_implementation(tmp_path: Path, case: str) -> None
         ref_model=tiny_model(2),
         value_model=tiny_classifier(3) if with_value_model else None,
         demonstrations=DEMONSTRATIONS,
+        cost_func=(lambda **columns: [0.3 * n for n in length(**columns)]) if with_cost else None,
     )
     if with_value_model:
         net, values = with_critic(model, critic), critic

@@ -17,7 +17,7 @@ from shfcas.models.loading import load_policy
 from shfcas.rewards.table import score_rows
 from shfcas.sampling.config import SamplingConfig
 from shfcas.sampling.table import sample_policy
-from shfcas.training import rso
+from shfcas.training import pairs, rso
 from shfcas.training.lora import AdapterConfig
 from shfcas.training.rso import RSOConfig, encode_pair, first_round, rejection_sample, tournament, train_rso
 from shfcas.utils.errors import UserError
@@ -272,12 +272,12 @@ def test_killed_and_resumed_gives_the_weights_of_an_unbroken_run(
         trainer.add_callback(Killer())
         return train(trainer, *arguments)
 
-    train = rso.train
+    train = pairs.train
     settings = short(checkpoint_steps=2)
     unbroken = run(policy, candidates, tmp_path / "unbroken", settings)
     assert unbroken[0][-1]["step"] == 12
     with monkeypatch.context() as patch, pytest.raises(KilledError):
-        patch.setattr(rso, "train", deadly)
+        patch.setattr(pairs, "train", deadly)
         run(policy, candidates, tmp_path / "broken", settings)
     half = max((tmp_path / "broken" / "work").glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
     (half / "trainer_state.json").write_text('{"epoch": 1')  # killed while it was written

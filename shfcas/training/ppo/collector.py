@@ -9,7 +9,7 @@ from torch import Tensor
 
 from shfcas.training.ppo import losses
 from shfcas.training.ppo.config import PPOConfig
-from shfcas.training.ppo.losses import RewardMoments
+from shfcas.training.ppo.losses import CostMultiplier, RewardMoments
 from shfcas.training.ppo.reference import Reference
 from shfcas.training.ppo.rewards import RolloutScorer, ScoredRollout, adjusted_scores
 from shfcas.training.ppo.rollout import Prompts, Rollout, chunks_by_length, generate, pad_rows, prompt_rows
@@ -48,7 +48,9 @@ class RolloutCollector:
         self.args, self.accelerator = args, accelerator
 
     @torch.no_grad()
-    def collect(self, index: int, kl_coef: float, moments: RewardMoments) -> Rollout:
+    def collect(
+        self, index: int, kl_coef: float, moments: RewardMoments, multiplier: CostMultiplier | None = None
+    ) -> Rollout:
         """Collects rollout number `index`, ready for training.
 
         Its `tokens` are old_logprobs, old_values, advantages and returns. Its `metrics` describe the policy that
@@ -58,17 +60,20 @@ class RolloutCollector:
             index: number of the rollout.
             kl_coef: weight of the KL penalty.
             moments: moments of the rewards of all earlier rollouts.
+            multiplier: weighs costs against rewards; None where there is no cost.
         """
         rows = prompt_rows(index, self.args.rollout_batch_size, len(self.prompts), self.args.seed)
         positions = self._share(len(rows))
         rows = [rows[position] for position in positions]
         rollout = self._sample(self.prompts, rows, self._seeds(positions, "sampling", index))
         scored = self.scorer(self.prompts.dataset, rows, rollout)
-        self._add_rewards(rollout, scored, kl_coef, moments)
+        self._add_rewards(rollout, scored, kl_coef=kl_coef, moments=moments, multiplier=multiplier)
         if self.args.log_completions:
             rollout.samples = gather_object([{"rollout": index} | row for row in self._samples(rollout, scored)])
         rollout = self._whole(rollout)
         self._measure(rollout, kl_coef)
+        if multiplier is not None:
+            rollout.metrics["objective/cost_multiplier"] = multiplier.value
         self._add_advantages(rollout)
         return rollout
 
@@ -78,13 +83,15 @@ class RolloutCollector:
 
         Returns:
             Means: `eval_scores` (the weighted rewards, neither normalised nor clipped nor penalised), `eval_kl`,
-            `eval_mean_length`, and `eval_<name>` for each metric.
+            `eval_mean_length`, `eval_cost` if there is a cost, and `eval_<name>` for each metric.
         """
         rows = self._share(len(prompts))
         rollout = self._sample(prompts, rows, self._seeds(rows, "evaluation"))
         scored = self.scorer(prompts.dataset, rows, rollout)
         kl = rollout.tokens["old_logprobs"] - rollout.tokens["ref_logprobs"]
         columns = {"scores": scored.scores, "kl": kl.sum(dim=1), "mean_length": rollout.lengths.float()}
+        if scored.costs is not None:
+            columns["cost"] = scored.costs
         for name in self.scorer.metric_funcs:
             columns[name] = scored.columns[f"objective/{name}"]
         table = torch.stack(list(columns.values()), dim=1)
@@ -127,7 +134,15 @@ class RolloutCollector:
             rollout.put(part, old_logprobs=output.logprobs, old_values=output.values, ref_logprobs=reference)
         return rollout
 
-    def _add_rewards(self, rollout: Rollout, scored: ScoredRollout, kl_coef: float, moments: RewardMoments) -> None:
+    def _add_rewards(
+        self,
+        rollout: Rollout,
+        scored: ScoredRollout,
+        *,
+        kl_coef: float,
+        moments: RewardMoments,
+        multiplier: CostMultiplier | None,
+    ) -> None:
         """Adds the rewards of every token, and the columns of each answer."""
         args, mask, tokens, scores = self.args, rollout.mask, rollout.tokens, scored.scores
         if args.normalize_rewards:
@@ -137,7 +152,10 @@ class RolloutCollector:
         kl = losses.kl_penalty(tokens["old_logprobs"], tokens["ref_logprobs"], args.kl_estimator)
         if not args.kl_in_loss:  # otherwise the loss needs it
             del tokens["ref_logprobs"]
-        rewards = losses.token_rewards(kl, scores, mask, 0.0 if args.kl_in_loss else kl_coef)
+        wanted = scores
+        if multiplier is not None and scored.costs is not None:
+            wanted = multiplier.combine(scores, scored.costs)
+        rewards = losses.token_rewards(kl, wanted, mask, 0.0 if args.kl_in_loss else kl_coef)
         tokens["rewards"] = rewards
         rollout.columns = {
             "objective/scores": scores,

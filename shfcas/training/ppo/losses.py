@@ -213,6 +213,29 @@ def clipped_value_loss(
     return loss, masked_mean((clipped > plain).float(), mask, count).detach()
 
 
+class CostMultiplier:
+    """Lagrange multiplier of a limit on the mean cost of answers (Dai et al. 2023, arXiv 2310.12773).
+
+    Args:
+        value: the first multiplier.
+        limit: limit of the mean cost.
+        rate: after a rollout, log(value) changes by rate * value * (mean cost - limit).
+        highest: highest multiplier.
+    """
+
+    def __init__(self, value: float, *, limit: float, rate: float, highest: float) -> None:
+        self.value, self.limit, self.rate, self.highest = value, limit, rate, highest
+
+    def combine(self, scores: Tensor, costs: Tensor) -> Tensor:
+        """Returns (scores - value * costs) / (1 + value), whose scale does not grow with the multiplier."""
+        return (scores - self.value * costs) / (1.0 + self.value)
+
+    def update(self, cost: float) -> None:
+        """Updates the multiplier with the mean cost of a rollout."""
+        change = self.rate * self.value * (cost - self.limit)
+        self.value = self.highest if change > 50 else min(self.highest, self.value * math.exp(change))
+
+
 class KLController(Protocol):
     """Protocol of controllers, which hold the weight of the KL penalty and update it after each rollout."""
 

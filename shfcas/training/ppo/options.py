@@ -100,6 +100,19 @@ class PPOBaseConfig(Options):
     length_penalty: float = option(
         0.0, "subtracted from the reward for every token of the answer, end token included", ge=0
     )
+    cost_limit: float = option(
+        0.0, "limit of the mean cost of answers, with a cost (0: Dai et al. 2023, arXiv 2310.12773, Safe RLHF)"
+    )
+    cost_multiplier: float = option(
+        1.0, "multiplier of the cost in the first rollout (1: the scripts of Dai et al. 2023)", gt=0
+    )
+    cost_multiplier_rate: float = option(
+        0.1,
+        "rate of the multiplier: after a rollout its logarithm grows by rate x multiplier x (mean cost - limit) (0.1: "
+        "the scripts of Dai et al. 2023; 0: the multiplier stays fixed)",
+        ge=0,
+    )
+    cost_multiplier_max: float = option(5.0, "highest multiplier (5: the scripts of Dai et al. 2023)", gt=0)
     eval_rollouts: int = option(
         0, "rollouts between evaluations on held-out prompts; the last one is at the end (0: no evaluation)", ge=0
     )
@@ -115,7 +128,10 @@ class PPOBaseConfig(Options):
     save_rollouts: int = option(0, "rollouts between resumable checkpoints; the last one is at the end (0: none)", ge=0)
 
     def check(self) -> None:
-        """Checks that early stopping has evaluations."""
+        """Checks that early stopping has evaluations, and that the first multiplier is allowed."""
+        if self.cost_multiplier > self.cost_multiplier_max:
+            expected = f"at most cost_multiplier_max ({self.cost_multiplier_max:g})"
+            raise unexpected("cost_multiplier", expected, self.cost_multiplier)
         if self.early_stopping_patience is not None and not self.eval_rollouts:
             raise unexpected("eval_rollouts", "at least 1 with early_stopping_patience", self.eval_rollouts)
 
@@ -141,6 +157,16 @@ class PPOStageConfig(AdaptedRate, PPOBaseConfig, OptimizerConfig):
     lr_scheduler_type: str = option("linear", "learning-rate schedule", ("linear", "constant", "cosine"))
     value_model: str | None = option(
         None, "model for the values, all of whose weights are trained (none: a head on the policy)"
+    )
+    cost: str | None = option(
+        None,
+        "what is to stay at cost_limit on average while the reward rises, higher is worse: a model, or module:function "
+        "(none: nothing)",
+    )
+    bf16_reference: bool = option(
+        False,
+        "without adapters: hold the reference of the KL in bfloat16, half its memory; where products are float32, as on "
+        "a CPU, its log-probabilities are less precise than the policy's",
     )
     held_out: float = option(
         0.0, "share of the prompts that are evaluated on, not trained on (see eval_rollouts)", ge=0, lt=1

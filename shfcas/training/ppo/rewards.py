@@ -19,6 +19,7 @@ RewardFunction = RewardCallable | PreTrainedModel | str
 RewardFunctions = RewardFunction | Sequence[RewardFunction]
 # Reserved names, which metric_funcs may not use.
 OWN_METRICS = {"scores", "scores_std", "kl", "kl_coef", "entropy", "non_score_reward", "rlhf_reward", "mean_length"}
+OWN_METRICS |= {"cost", "cost_multiplier"}
 Tokenizers = PreTrainedTokenizerBase | Sequence[PreTrainedTokenizerBase | None] | None
 
 
@@ -104,12 +105,14 @@ class ScoredRollout(NamedTuple):
         completions: text, or one assistant message in a list.
         scores: (N,) weighted sums of the rewards.
         columns: (N,) results of each function: `rewards/<name>`, and metrics as `objective/<name>`.
+        costs: (N,) costs, None without any.
     """
 
     prompts: list[Any]
     completions: list[Any]
     scores: Tensor
     columns: dict[str, Tensor]
+    costs: Tensor | None = None
 
 
 class RolloutScorer:
@@ -120,6 +123,7 @@ class RolloutScorer:
         metric_funcs: callables by name whose results are only logged.
         tokenizer: the policy's.
         args: the settings.
+        cost_func: the cost, None without one.
 
     Raises:
         ValueError: the number of weights is not the number of functions, or the name of a metric is reserved.
@@ -131,7 +135,9 @@ class RolloutScorer:
         metric_funcs: dict[str, RewardCallable],
         tokenizer: PreTrainedTokenizerBase,
         args: PPOConfig,
+        cost_func: RewardCallable | None = None,
     ) -> None:
+        self.cost_func = cost_func
         self.reward_funcs, self.metric_funcs = reward_funcs, metric_funcs
         self.tokenizer, self.args = tokenizer, args
         weights = args.reward_weights or [1.0] * len(reward_funcs)
@@ -163,7 +169,10 @@ class RolloutScorer:
         scores = total_scores(torch.stack(list(rewards.values()), dim=1), self.weights)
         logged = {f"objective/{name}": values for name, values in metrics.items()}
         logged |= {f"rewards/{name}": values for name, values in rewards.items()}
-        device = self.args.device
-        return ScoredRollout(
-            prompts, completions, scores.to(device), {name: values.to(device) for name, values in logged.items()}
-        )
+        costs = None if self.cost_func is None else evaluate({"cost": self.cost_func})["cost"]
+        if costs is not None:
+            if costs.isnan().any():
+                raise UserError(f"the cost function returned None for completion {int(costs.isnan().nonzero()[0])}")
+            logged["objective/cost"] = costs
+        logged = {name: values.to(self.args.device) for name, values in logged.items()}
+        return ScoredRollout(prompts, completions, scores.to(self.args.device), logged, logged.get("objective/cost"))

@@ -34,6 +34,7 @@ def train_ppo(
     chat_template: str | None = None,
     reference: str | None = None,
     demonstrations: Sequence[dict[str, Any]] = (),
+    cost: RewardCallable | None = None,
 ) -> list[dict[str, Any]]:
     """Trains a policy with PPO and saves it in `output`.
 
@@ -52,6 +53,7 @@ def train_ppo(
         chat_template: for a policy without one, see `shfcas.models.loading.load_policy`.
         reference: the reference of the KL penalty; None is the policy to start from.
         demonstrations: rows with `prompt` and `completion`, for `ptx_coef`.
+        cost: what is kept at `cost_limit`, of the reward's shape; `settings.cost` is only its name.
 
     Returns:
         One row of metrics per rollout, and with `eval_rollouts` one more for the evaluation at the end.
@@ -59,6 +61,7 @@ def train_ppo(
     Raises:
         UserError: settings, prompts or rewards do not fit; the message names which.
     """
+    import torch
     from datasets import Dataset
     from transformers import PrinterCallback
 
@@ -68,6 +71,9 @@ def train_ppo(
     distributed.start()
     train_prompts, held_out = split_prompts(prompts, settings, seed)
     model, tokenizer = load_policy(policy, chat_template, settings.lora.base_dtype)
+    held_to, reference_dtype = reference, settings.lora.base_dtype
+    if settings.bf16_reference and settings.lora.r == 0:  # under adapters, the reference is the policy without them
+        held_to, reference_dtype = reference or policy, torch.bfloat16
     try:
         trainer = PPOTrainer(
             model=model,
@@ -88,11 +94,12 @@ def train_ppo(
             eval_dataset=Dataset.from_list(held_out) if held_out else None,
             processing_class=tokenizer,
             reward_funcs=reward,
-            ref_model=load_reference(reference, settings.lora.base_dtype),
+            ref_model=load_reference(held_to, reference_dtype),
             value_model=settings.value_model,
             peft_config=settings.lora.peft_config(dropout=False),
             metric_funcs=dict(metrics or {}),
             demonstrations=demonstrations,
+            cost_func=cost,
         )
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(trainer_progress("PPO"))

@@ -94,6 +94,8 @@ class PPOTrainer(PolicyTrainer):
             All its weights are trained.
         peft_config: adapter to train on a plain model.
         demonstrations: rows with `prompt` and `completion` (text), for `ptx_coef`.
+        cost_func: a callable with the same signature, higher is worse. Its mean is kept at `cost_limit` by a Lagrange
+            multiplier (Dai et al. 2023). A named one is loaded with `shfcas.rewards.scorers.load_cost`.
         metric_funcs: callables with the same signature, by name, logged as `objective/<name>` and not used for
             training.
         callbacks, optimizers: see `transformers.Trainer`.
@@ -122,6 +124,7 @@ class PPOTrainer(PolicyTrainer):
         peft_config: Any = None,
         metric_funcs: dict[str, RewardCallable] | None = None,
         demonstrations: Sequence[dict[str, Any]] = (),
+        cost_func: RewardCallable | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[torch.optim.Optimizer | None, Any] = (None, None),
     ) -> None:
@@ -154,7 +157,7 @@ class PPOTrainer(PolicyTrainer):
         torch.manual_seed(args.seed)  # for the random weights of a new adapter
         policy, ref_model = policy_and_reference(model, ref_model, peft_config)
         warn_of_half_precision(policy, value_model)
-        self.update_stop = UpdateStop(args)
+        self.update_stop, self.has_cost = UpdateStop(args), cost_func is not None
         super().__init__(
             model=PolicyWithValue(policy, args.temperature, value_model, entropy_gradient=args.entropy_coef > 0),
             args=args,
@@ -184,6 +187,7 @@ class PPOTrainer(PolicyTrainer):
                 dict(metric_funcs or {}),
                 processing_class,
                 args,
+                cost_func,
             ),
             prompts=prompts,
             eos_ids=eos_ids,
@@ -225,6 +229,8 @@ class PPOTrainer(PolicyTrainer):
             self._stop(kl_guard=1.0)
             return
         self.kl_controller.update(kl, args.rollout_batch_size)
+        if self.cost_multiplier is not None:
+            self.cost_multiplier.update(rollout.metrics["objective/cost"])
         self.reward_moments = rollout.moments
 
         size, processes = args.train_batch_size, self.accelerator.num_processes
@@ -247,7 +253,7 @@ class PPOTrainer(PolicyTrainer):
 
     def collect_rollout(self, index: int) -> Rollout:
         """Samples rollout number `index` from the current policy, and scores it."""
-        return self.collector.collect(index, self.kl_controller.value, self.reward_moments)
+        return self.collector.collect(index, self.kl_controller.value, self.reward_moments, self.cost_multiplier)
 
     @property
     def rollout(self) -> int:
@@ -388,6 +394,14 @@ class PPOTrainer(PolicyTrainer):
                 args.kl_coef, args.kl_target, args.kl_horizon * args.num_rollouts * args.rollout_batch_size
             )
         )
+        self.cost_multiplier = None
+        if self.has_cost:
+            self.cost_multiplier = losses.CostMultiplier(
+                args.cost_multiplier,
+                limit=args.cost_limit,
+                rate=args.cost_multiplier_rate,
+                highest=args.cost_multiplier_max,
+            )
         self.reward_moments = losses.RewardMoments()
         self.early_stopping = (
             None if args.early_stopping_patience is None else EarlyStopping(args.early_stopping_patience)
@@ -400,12 +414,15 @@ class PPOTrainer(PolicyTrainer):
     def _progress(self) -> dict[str, Any]:
         return {
             "kl_coef": self.kl_controller.value,
+            "cost_multiplier": None if self.cost_multiplier is None else self.cost_multiplier.value,
             "reward_moments": asdict(self.reward_moments),
             "early_stopping": None if self.early_stopping is None else asdict(self.early_stopping),
         }
 
     def _restore(self, progress: dict[str, Any]) -> None:
         self.kl_controller.value = progress["kl_coef"]
+        if self.cost_multiplier is not None and progress["cost_multiplier"] is not None:
+            self.cost_multiplier.value = progress["cost_multiplier"]
         self.reward_moments = losses.RewardMoments(**progress["reward_moments"])
         found = progress["early_stopping"]
         if self.early_stopping is not None and found is not None:
