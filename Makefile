@@ -29,7 +29,7 @@ export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .PHONY: help demo browser test test-engines test-system test-slow test-all test-torch budget mutants sanitize bench bench-results experiments experiments-quick experiments-ppo gpu-check
-.PHONY: lint lint-check reference docs docs-version lock audit sdist wheel wheels wheels-cuda release-check release-notes clean
+.PHONY: lint lint-check reference docs docs-version lock audit sdist wheel wheels wheels-cuda release-check release-notes image clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -137,6 +137,10 @@ experiments-ppo: $(VENV)/dev.stamp $(VENV)/models.stamp  ## policies for the lea
 # On a bare machine, without network: it takes what is installed beside torch, and no .venv.
 gpu-check:  ## on a machine with a GPU: build, test, sanitize and bench there, without network
 	$(PYTHON) .ci/gpu-check $(ARGS)
+
+image:  ## the container image for CPUs; needs docker
+	docker build --target cpu --tag shfcas .
+	docker run --rm shfcas env
 
 lint: $(VENV)/dev.stamp  ## format the code and fix what can be fixed
 	$(BIN)/ruff check --fix .

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 DOCS = Path(__file__).parents[1]
+NEWEST = "latest/"  # the folder of the newest release, see docs/release.md
 
 
 def llms() -> str:
@@ -17,7 +18,7 @@ def llms() -> str:
     parts = [f"# {config['site_name']}\n", f"> {config['site_description']}\n", "## Documentation\n"]
     for name in pages(config["nav"]):
         title, purpose = described((DOCS / name).read_text(encoding="utf-8"))
-        address = config["site_url"] + ("" if name == "index.md" else f"{name.removesuffix('.md')}/")
+        address = config["site_url"] + NEWEST + ("" if name == "index.md" else f"{name.removesuffix('.md')}/")
         parts.append(f"- [{title}]({address}): {purpose}")
     return "\n".join(parts) + "\n"
 

@@ -11,7 +11,7 @@ from shfcas.hub.cards import Row, metric, model_card, preferences_card, shown, w
 from shfcas.hub.upload import HubOptions
 from shfcas.pipeline.config import RunConfig
 from shfcas.pipeline.results import results
-from shfcas.utils.config import to_dict
+from shfcas.utils.config import lasting
 from shfcas.utils.files import read_numbers, write_jsonl
 
 GENERATION, SCORES = "text-generation", "text-classification"
@@ -23,9 +23,9 @@ PREFERENCES = "preferences.jsonl"
 
 
 def settings_for_card(config: Any) -> dict[str, Any]:
-    """Returns a command's settings without those of the upload and of the output."""
+    """Returns the settings that results depend on, without those of the upload and of the output."""
     upload = {field.name for field in dataclasses.fields(HubOptions)}
-    return {key: value for key, value in to_dict(config).items() if key not in {*upload, "output"}}
+    return {key: value for key, value in lasting(config).items() if key not in {*upload, "output"}}
 
 
 def reward_card(config: Any, result: dict[str, Any]) -> str:

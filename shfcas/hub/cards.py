@@ -95,9 +95,11 @@ def without_names(preferences: Sequence[Preference]) -> list[dict[str, Any]]:
 
 
 def shown(name: str | None) -> str:
-    """Returns a name that may be published: of a local file or folder, only its last part."""
+    """Returns a name that may be published: of a local file or folder only the last part, of an address nothing."""
     if name is None:
         return "none"
+    if "://" in name:
+        return "(an address)"
     return Path(name).name if Path(name).expanduser().exists() or Path(name).is_absolute() else name
 
 

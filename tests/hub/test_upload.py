@@ -68,6 +68,7 @@ def test_a_card_names_no_folder_of_this_machine(tmp_path: Path) -> None:
     model = tmp_path / "secret-place" / "base"
     model.mkdir(parents=True)
     card = card_of(base=str(model), settings={"prompts": str(model), "inside": [str(tmp_path / "not-there")]})
+    assert "judge.intern" not in card_of(settings={"judge": {"base_url": "http://judge.intern/v1"}})
     assert "secret-place" not in card and str(tmp_path) not in card
     assert "base_model" not in metadata(card) and "| base model | base |" in card
 
@@ -85,6 +86,7 @@ def test_names_on_the_hub(name: str, expected: bool) -> None:
 
 def test_shown_names() -> None:
     assert (shown(None), shown("org/model"), shown("/somewhere/x.jsonl")) == ("none", "org/model", "x.jsonl")
+    assert shown("http://judge.intern:8000/v1") == "(an address)"
 
 
 def test_a_card_of_preferences_counts_labels_and_measures_length() -> None:

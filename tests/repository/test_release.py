@@ -4,6 +4,7 @@ import importlib.machinery
 import importlib.util
 import re
 import tomllib
+import zipfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -55,9 +56,9 @@ def test_every_make_target_exists(path: Path) -> None:
 
 
 def test_the_workflows_run_what_ci_runs() -> None:
-    script = targets((ROOT / ".ci" / "run").read_text(encoding="utf-8"))
-    assert {"lint-check", "docs", "sanitize", "test", "test-system"} <= script
-    assert script <= called(GITHUB / "workflows" / "tests.yml")
+    local = targets((ROOT / ".ci" / "run").read_text(encoding="utf-8"))
+    assert {"lint-check", "docs", "sanitize", "test", "test-system"} <= local
+    assert local <= called(GITHUB / "workflows" / "tests.yml")
 
 
 @each
@@ -132,17 +133,56 @@ def test_publishing_waits_for_tests_and_wheels_and_takes_no_cuda_wheel() -> None
     assert taken == {"sdist", "wheels"} and set(uploads.values()) == {"sdist", "wheels", "cuda"}
 
 
+def script(name: str) -> ModuleType:
+    """A script of .ci as a module."""
+    loader = importlib.machinery.SourceFileLoader(name, str(ROOT / ".ci" / name))
+    spec = importlib.util.spec_from_loader(name, loader)
+    assert spec
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+def test_wheels_are_repaired_and_tested_in_the_same_way_here_and_by_cibuildwheel() -> None:
+    wheel = script("wheel")
+    cpu = PROJECT["tool"]["cibuildwheel"]
+    cuda = tomllib.loads((ROOT / ".ci" / "wheels-cuda.toml").read_text(encoding="utf-8"))["tool"]["cibuildwheel"]
+    for settings in (cpu, cuda):
+        assert re.findall(r"--exclude (\S+)", settings["linux"]["repair-wheel-command"]) == wheel.EXCLUDED
+        assert {*settings["test-requires"], "torch"} == {*wheel.TESTED_WITH}
+        assert "tests/ops" in settings["test-command"] and set(settings["test-sources"]) == {"tests", "pyproject.toml"}
+    assert [name.removeprefix("python") for name in wheel.PYTHONS] == re.findall(
+        r"Python :: (3\.\d+)", " ".join(PROJECT["project"]["classifiers"])
+    )
+    image = cpu["linux"]["manylinux-x86_64-image"]
+    assert image == cuda["linux"]["manylinux-x86_64-image"] == "manylinux_2_28"
+    tag = cuda["config-settings"]["wheel.build-tag"]
+    assert f"-{tag}-" in (ROOT / "docs" / "release.md").read_text(encoding="utf-8")
+
+
+def test_files_of_a_wheel_are_compared_without_folders(tmp_path: Path) -> None:
+    wheel = script("wheel")
+    with zipfile.ZipFile(tmp_path / "a.whl", "w") as archive:
+        archive.mkdir("shfcas")
+        archive.writestr("shfcas/__init__.py", "")
+    assert wheel.files(tmp_path / "a.whl") == ["shfcas/__init__.py"]
+
+
+def test_the_page_has_what_auditwheel_said() -> None:
+    (found,) = script("wheel").DOCUMENTED.findall((ROOT / "docs" / "release.md").read_text(encoding="utf-8"))
+    assert "$ auditwheel show shfcas-" in found and "libc.so.6" in found and "libtorch" not in found
+
+
+def test_the_first_python_of_the_readme_is_that_of_the_ops() -> None:
+    assert "shfcas.conflict_scores(rewards, logprobs)" in script("wheel").readme_ops()
+
+
 # Citation, version, changelog.
 
 
 @pytest.fixture(scope="module")
 def release() -> ModuleType:
-    loader = importlib.machinery.SourceFileLoader("release", str(ROOT / ".ci" / "release"))
-    spec = importlib.util.spec_from_loader("release", loader)
-    assert spec
-    module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
-    return module
+    return script("release")
 
 
 def test_the_version_is_written_once() -> None:
@@ -158,7 +198,7 @@ def test_the_addresses_are_the_same_everywhere() -> None:
     urls = PROJECT["project"]["urls"]
     site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["site_url"]
     contacts = yaml.safe_load((GITHUB / "ISSUE_TEMPLATE" / "config.yml").read_text(encoding="utf-8"))["contact_links"]
-    assert site == urls["Documentation"] == contacts[1]["url"]
+    assert f"{site}latest/" == urls["Documentation"] == contacts[1]["url"]
     for path in [ROOT / "docs" / "release.md", GITHUB / "ISSUE_TEMPLATE" / "config.yml"]:
         found = set(re.findall(r"https://github\.com/[\w-]+/[\w-]+", path.read_text(encoding="utf-8")))
         assert found - {"https://github.com/jimporter/mike"} == {urls["Source"]}
