@@ -86,6 +86,11 @@ def test_the_report_by_hand() -> None:
     }
     # low has 3 pairs and high has 10; the two random ones are counted too, if they are of mid.
     assert found.report["shortfall"].startswith(f"{len(found.comparisons)} of 20 comparisons: mean_pacs_threshold 1 ")
+    found = select_with_report([*TABLE, useless], config("random", budget=20))
+    assert found.report["shortfall"].startswith(
+        "19 of 20 comparisons: the table has no more pairs of different answers; "
+    )
+    assert "; 1 of 4 prompts are degenerate (" in found.report["shortfall"]
 
 
 def test_auto_is_recognised_with_spaces() -> None:

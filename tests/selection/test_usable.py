@@ -105,6 +105,8 @@ def test_values_that_are_no_numbers_are_another_error() -> None:
     one = row("a", [1.0, -1.0], 0.5, rewards=["1", "2"])
     with pytest.raises(TypeError):
         [*usable([one], "reward_margin")]
+    with pytest.raises(TypeError):
+        [*usable([members("a", [["1", "2"], ["3", "4"]])])]
 
 
 def test_a_conflict_has_a_value_for_each_completion() -> None:

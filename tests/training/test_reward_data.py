@@ -3,6 +3,7 @@
 from collections import Counter
 
 import pytest
+from tokenizers import processors
 
 from shfcas.data.chat import answer_suffix_ids
 from shfcas.data.preferences import Preference
@@ -182,6 +183,8 @@ def test_answers_of_several_turns_are_rendered_whole_or_refused(caplog: pytest.L
     counts: Counter[tuple[str, str]] = Counter()
     rows, used = encode_pairs([pair, plain], tiny.reward_tokenizer(), 128, counts=counts)
     assert (len(rows), used) == (1, [plain]) and counts == {("refused", "original"): 1}
+    encode_pairs([pair, pair], tiny.reward_tokenizer(), 128, counts=counts)
+    assert counts == {("refused", "original"): 3}
     assert "a pair is left out: an answer has several turns" in caplog.text
 
 
@@ -191,6 +194,25 @@ def test_long_pairs_are_cut_or_left_out_and_counted(too_long: str, kept: int) ->
     counts: Counter[tuple[str, str]] = Counter()
     rows, _ = encode_pairs([long, short], tiny.reward_tokenizer(), 32, too_long=too_long, counts=counts)
     assert len(rows) == kept and counts == {("too_long", "original"): 1}
+    encode_pairs([long, short, long], tiny.reward_tokenizer(), 32, too_long=too_long, counts=counts)
+    assert counts == {("too_long", "original"): 3}
     assert max(len(row[side]) for row in rows for side in ("chosen_ids", "rejected_ids")) <= 32
     with pytest.raises(UserError, match="more than the reward model's limit of 32"):
         encode_pairs([long], tiny.reward_tokenizer(), 32, too_long="error")
+
+
+def test_each_answer_has_the_token_types_of_its_tokenizer() -> None:
+    tokenizer = tiny.reward_tokenizer()
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    types = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+        special_tokens=[(name, tokenizer.convert_tokens_to_ids(name)) for name in ("[CLS]", "[SEP]")],
+    )
+    tokenizer.backend_tokenizer.post_processor = types
+    (row,), _ = encode_pairs([Preference("good", "bad bad", "bad")], tokenizer, 64)
+    # [CLS] good [SEP], then the answer and [SEP].
+    assert row["chosen_types"] == [0, 0, 0, 1, 1, 1] and row["rejected_types"] == [0, 0, 0, 1, 1]
+    assert len(row["chosen_ids"]) == 6 and len(row["rejected_ids"]) == 5
+    (row,), _ = encode_pairs([Preference("good", "bad bad", "bad")], tiny.reward_tokenizer(), 64)
+    assert row.keys() == {"chosen_ids", "rejected_ids"}
