@@ -53,17 +53,18 @@ struct PacsGradientWork {
   }
 };
 
-// in: rewards, logprobs; out: scores. Counts the pairs of rows up to kLongestBlockRow; launch_long_rows
+// in: rewards, logprobs; out: scores. Counts the pairs of rows up to longest; launch_long_rows
 // counts longer rows.
 template <class T>
 struct ConflictWork {
   using Value = T;
   using Shared = KeyPair<Key<T>>;
-  static constexpr int kInputs = 2, kOutputs = 1, kLongest = kLongestBlockRow;
+  static constexpr int kInputs = 2, kOutputs = 1, kLongest = kMostOfBlockRow;
   static constexpr SHFCAS_HD int shared_size(int longest) { return pairs_in_shared(longest); }
 
   const T* in[2];
   T* out[1];
+  int longest;
   T* mean_abs;
   bool* degenerate;
   KendallOutput kendall;
@@ -77,7 +78,7 @@ struct ConflictWork {
 
   template <class Team>
   __device__ void team(const Team& team, int64_t row, int64_t first, int64_t n, Shared* shared) const {
-    if (n <= kLongestBlockRow) {
+    if (n <= longest) {
       const PairCounts counts =
           count_in_shared(team, in[0] + first, in[1] + first, static_cast<int>(n), false, shared);
       if (team.rank() == 0) kendall.write(row, n, counts);
@@ -138,8 +139,9 @@ void launch_conflict_scores(const Rows& rows, const T* rewards, const T* logprob
   kendall.distance = distance;
   kendall.tau = tau_b;
   launch_fill_outside(rows, scores, stream);
-  launch_rows(rows, kLongestThreadRow, INT64_MAX, stream,
-              ConflictWork<T>{{rewards, logprobs}, {scores}, mean_abs, degenerate, kendall});
+  launch_rows(
+      rows, kLongestThreadRow, INT64_MAX, stream,
+      ConflictWork<T>{{rewards, logprobs}, {scores}, longest_block_row(), mean_abs, degenerate, kendall});
   launch_long_rows(rows, rewards, logprobs, scratch, stream, kendall);
 }
 
