@@ -11,8 +11,9 @@
 
 namespace shfcas {
 
+// Aligned to its size, so that both keys take one access to shared memory.
 template <class K>
-struct KeyPair {
+struct alignas(2 * sizeof(K)) KeyPair {
   K x, y;
 };
 
@@ -35,10 +36,10 @@ struct TieTally {
   template <class K>
   __device__ void add(const KeyPair<K>& a, const KeyPair<K>& b) {
     const bool same_x = a.x == b.x, same_y = a.y == b.y;
-    discordant += !same_x && !same_y && (a.x < b.x) != (a.y < b.y);
+    discordant += !same_x & !same_y & ((a.x < b.x) != (a.y < b.y));
     tied_x += same_x;
     tied_y += same_y;
-    tied_both += same_x && same_y;
+    tied_both += same_x & same_y;
   }
 };
 
@@ -49,9 +50,11 @@ __device__ PairCounts count_in_registers(const T* x, const T* y, int n) {
   bool invalid = false;
 #pragma unroll
   for (int i = 0; i < kLongest; ++i) {
-    if (i >= n) continue;
-    invalid = invalid || is_nan(x[i]) || is_nan(y[i]);
-    keys[i] = {ordered_key(x[i]), ordered_key(y[i])};
+    // Selected, since a branch for every element costs more. Values of 64 bits would take 140 registers then.
+    if (sizeof(T) > 4 && i >= n) continue;
+    const T of_x = i < n ? x[i] : T{}, of_y = i < n ? y[i] : T{};
+    invalid |= is_nan(of_x) | is_nan(of_y);
+    keys[i] = {ordered_key(of_x), ordered_key(of_y)};
   }
   if (invalid) return invalid_counts();
 
@@ -84,7 +87,7 @@ __device__ PairCounts count_in_shared(const Team& team, const T* x, const T* y, 
   bool invalid = false;
   team.sync();  // all members have read the keys of the previous row; shuffles alone do not order memory
   for (int i = team.rank(); i < n; i += team.size()) {
-    invalid = invalid || is_nan(x[i]) || is_nan(y[i]);
+    invalid |= is_nan(x[i]) | is_nan(y[i]);
     keys[i] = {ordered_key(x[i]), ordered_key(y[i])};
     if (i < half) keys[n + i] = keys[i];
   }

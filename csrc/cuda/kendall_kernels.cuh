@@ -1,9 +1,11 @@
 // Kendall statistics of every row of a batch. The row length selects the kernel:
 //   n <= 16    all pairs in the registers of a thread
 //   n <= 64    all pairs by half a warp
-//   n <= 1024  all pairs by a block
+//   n <= 256   all pairs by a block
 //   above      by sorting
 #pragma once
+
+#include <cstdlib>
 
 #include "cuda/count_pairs.cuh"
 #include "cuda/row_kernels.cuh"
@@ -11,7 +13,21 @@
 
 namespace shfcas {
 
-constexpr int kLongestBlockRow = 1024;
+// The longest row of which a block compares every pair, in time n^2; longer ones are sorted. 256 is an
+// estimate from counted instructions, until it is measured on a GPU.
+constexpr int kLongestBlockRow = 256;
+constexpr int kMostOfBlockRow = 512;  // what the block has shared memory for
+
+// Returns kLongestBlockRow, or another length up to kMostOfBlockRow set in the environment variable
+// SHFCAS_CUDA_CROSSOVER: benches/gpu_floors.py measures several.
+inline int longest_block_row() {
+  static const int longest = [] {
+    const char* wanted = std::getenv("SHFCAS_CUDA_CROSSOVER");
+    const int length = wanted ? std::atoi(wanted) : kLongestBlockRow;
+    return lesser(greater(length, kLongestSubWarpRow), kMostOfBlockRow);
+  }();
+  return longest;
+}
 
 // Requested outputs, one entry per row; null if not requested.
 struct KendallOutput {
@@ -50,7 +66,7 @@ template <class T>
 struct KendallWork {
   using Value = T;
   using Shared = KeyPair<Key<T>>;
-  static constexpr int kInputs = 2, kOutputs = 0, kLongest = kLongestBlockRow;
+  static constexpr int kInputs = 2, kOutputs = 0, kLongest = kMostOfBlockRow;
   static constexpr SHFCAS_HD int shared_size(int longest) { return pairs_in_shared(longest); }
 
   const T* in[2];
@@ -73,7 +89,7 @@ struct KendallWork {
 // Returns the bytes of scratch memory that launch_kendall needs.
 template <class T>
 int64_t kendall_scratch_bytes(const Rows& rows) {
-  if (possible_lengths(rows).most <= kLongestBlockRow || rows.count == 0) return 0;
+  if (possible_lengths(rows).most <= longest_block_row() || rows.count == 0) return 0;
   return rows.offsets ? jagged_sort_bytes<T>(rows.total) : dense_sort_bytes<T>(rows.count, rows.length);
 }
 
@@ -81,9 +97,9 @@ int64_t kendall_scratch_bytes(const Rows& rows) {
 template <class T>
 void launch_long_rows(const Rows& rows, const T* x, const T* y, void* scratch, cudaStream_t stream,
                       const KendallOutput& output) {
-  if (possible_lengths(rows).most <= kLongestBlockRow || rows.count == 0) return;
+  if (possible_lengths(rows).most <= longest_block_row() || rows.count == 0) return;
   if (rows.offsets)
-    launch_jagged_sort(rows, kLongestBlockRow + 1, x, y, scratch, stream, output);
+    launch_jagged_sort(rows, longest_block_row() + 1, x, y, scratch, stream, output);
   else
     launch_dense_sort(rows.count, rows.length, x, rows.length, y, scratch, stream, output);
 }
@@ -92,7 +108,7 @@ template <class T>
 void launch_kendall(const Rows& rows, const T* x, const T* y, void* scratch, cudaStream_t stream,
                     const KendallOutput& output) {
   const int longest_thread_row = output.needs_groups() ? -1 : kLongestThreadRow;
-  launch_rows(rows, longest_thread_row, kLongestBlockRow, stream, KendallWork<T>{{x, y}, {}, output});
+  launch_rows(rows, longest_thread_row, longest_block_row(), stream, KendallWork<T>{{x, y}, {}, output});
   launch_long_rows(rows, x, y, scratch, stream, output);
 }
 

@@ -4,6 +4,8 @@
 #pragma once
 
 #include <cstdint>
+#include <stdexcept>
+#include <string>
 
 #include "core/macros.h"
 
@@ -24,6 +26,12 @@
 namespace shfcas {
 
 constexpr int kWarp = 32;
+
+#ifdef __CUDACC__
+inline void check_cuda(cudaError_t status, const char* what) {
+  if (status != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
+}
+#endif
 
 template <class V>
 SHFCAS_INLINE V lesser(V a, V b) {

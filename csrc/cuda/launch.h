@@ -11,16 +11,13 @@
 #include <string>
 
 #include "checks.h"
+#include "cuda/kernel.cuh"
 
 // Declared weak: it is missing from torch without CUDA, where no CUDA op is ever called.
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device,
                                                                                    void** stream);
 
 namespace shfcas {
-
-inline void check_cuda(cudaError_t status, const char* what) {
-  if (status != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
-}
 
 // Guard that makes a device current during its lifetime, for torch and for our (static) CUDA runtime.
 class DeviceScope {

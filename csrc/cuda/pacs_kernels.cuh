@@ -53,17 +53,18 @@ struct PacsGradientWork {
   }
 };
 
-// in: rewards, logprobs; out: scores. Counts the pairs of rows up to kLongestBlockRow; launch_long_rows
+// in: rewards, logprobs; out: scores. Counts the pairs of rows up to longest; launch_long_rows
 // counts longer rows.
 template <class T>
 struct ConflictWork {
   using Value = T;
   using Shared = KeyPair<Key<T>>;
-  static constexpr int kInputs = 2, kOutputs = 1, kLongest = kLongestBlockRow;
+  static constexpr int kInputs = 2, kOutputs = 1, kLongest = kMostOfBlockRow;
   static constexpr SHFCAS_HD int shared_size(int longest) { return pairs_in_shared(longest); }
 
   const T* in[2];
   T* out[1];
+  int longest;
   T* mean_abs;
   bool* degenerate;
   KendallOutput kendall;
@@ -77,7 +78,7 @@ struct ConflictWork {
 
   template <class Team>
   __device__ void team(const Team& team, int64_t row, int64_t first, int64_t n, Shared* shared) const {
-    if (n <= kLongestBlockRow) {
+    if (n <= longest) {
       const PairCounts counts =
           count_in_shared(team, in[0] + first, in[1] + first, static_cast<int>(n), false, shared);
       if (team.rank() == 0) kendall.write(row, n, counts);
@@ -93,14 +94,38 @@ struct ConflictWork {
   }
 };
 
+// Makes the results of values that belong to no jagged row NaN: those before the first offset and behind the
+// last. Offsets in between, if they never decrease, leave out nothing.
+template <class T>
+__global__ void __launch_bounds__(kTeamThreads) fill_outside(Rows rows, T* result) {
+  const int64_t first = rows.begin(0), last = rows.begin(rows.count);
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kTeamThreads;
+  const int64_t begin = static_cast<int64_t>(blockIdx.x) * kTeamThreads + threadIdx.x;
+  for (int64_t k = begin; k < first; k += step) result[k] = static_cast<T>(NAN);
+  for (int64_t k = last + begin; k < rows.total; k += step) result[k] = static_cast<T>(NAN);
+}
+
+// Before the rows are computed: with bad offsets, they may write there.
+template <class T>
+void launch_fill_outside(const Rows& rows, T* result, cudaStream_t stream) {
+  if (!rows.offsets || rows.total == 0) return;
+  constexpr int64_t kMostBlocks = 512;  // there is hardly ever anything to do
+  const auto kernel = fill_outside<T>;
+  const int64_t blocks = (rows.total + kTeamThreads - 1) / kTeamThreads;
+  SHFCAS_LAUNCH(kernel, grid_for(lesser(blocks, kMostBlocks)), kTeamThreads, 0, stream)(rows, result);
+}
+
 template <class T>
 void launch_pacs(const Rows& rows, const T* rewards, const T* logprobs, T* scores, cudaStream_t stream) {
+  launch_fill_outside(rows, scores, stream);
   launch_rows(rows, kLongestThreadRow, INT64_MAX, stream, PacsWork<T>{{rewards, logprobs}, {scores}});
 }
 
 template <class T>
 void launch_pacs_gradient(const Rows& rows, const T* gradient, const T* rewards, const T* logprobs,
                           T* to_rewards, T* to_logprobs, cudaStream_t stream) {
+  launch_fill_outside(rows, to_rewards, stream);
+  launch_fill_outside(rows, to_logprobs, stream);
   launch_rows(rows, kLongestThreadRow, INT64_MAX, stream,
               PacsGradientWork<T>{{gradient, rewards, logprobs}, {to_rewards, to_logprobs}});
 }
@@ -113,8 +138,10 @@ void launch_conflict_scores(const Rows& rows, const T* rewards, const T* logprob
   KendallOutput kendall;
   kendall.distance = distance;
   kendall.tau = tau_b;
-  launch_rows(rows, kLongestThreadRow, INT64_MAX, stream,
-              ConflictWork<T>{{rewards, logprobs}, {scores}, mean_abs, degenerate, kendall});
+  launch_fill_outside(rows, scores, stream);
+  launch_rows(
+      rows, kLongestThreadRow, INT64_MAX, stream,
+      ConflictWork<T>{{rewards, logprobs}, {scores}, longest_block_row(), mean_abs, degenerate, kendall});
   launch_long_rows(rows, rewards, logprobs, scratch, stream, kendall);
 }
 

@@ -18,21 +18,20 @@ inline int64_t radix_scratch_bytes(int64_t n) {
 #ifdef __CUDACC__
   size_t bytes = 0;
   cub::DoubleBuffer<uint64_t> buffers;
-  cub::DeviceRadixSort::SortKeys(nullptr, bytes, buffers, n);
+  check_cuda(cub::DeviceRadixSort::SortKeys(nullptr, bytes, buffers, n), "radix sort, scratch memory");
   return static_cast<int64_t>(bytes);
 #else
   return n ? 1 : 0;
 #endif
 }
 
-// Sorts the n keys of `keys` and returns the array with the result: `keys` or `other`. Errors are reported by
-// cudaGetLastError, as for launches.
+// Sorts the n keys of `keys` and returns the array with the result: `keys` or `other`.
 inline uint64_t* radix_sort(uint64_t* keys, uint64_t* other, int64_t n, void* scratch, int64_t scratch_bytes,
                             cudaStream_t stream) {
 #ifdef __CUDACC__
   auto bytes = static_cast<size_t>(scratch_bytes);
   cub::DoubleBuffer<uint64_t> buffers(keys, other);
-  cub::DeviceRadixSort::SortKeys(scratch, bytes, buffers, n, 0, 64, stream);
+  check_cuda(cub::DeviceRadixSort::SortKeys(scratch, bytes, buffers, n, 0, 64, stream), "radix sort");
   return buffers.Current();
 #else
   static_cast<void>(stream);

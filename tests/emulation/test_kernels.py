@@ -162,8 +162,8 @@ def check_kendall(gpu, x, y, offsets=None):
         assert found == pytest.approx(expected, rel=1e-14, nan_ok=True)
 
 
-# Around every border: threads (8, 16), half warps (64), blocks (1024), tiles of the sort.
-LENGTHS = [0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 127, 130, 257, 1023, 1024]
+# Around every border: threads (8, 16), half warps (64), blocks (256), tiles of the sort (1024).
+LENGTHS = [0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 127, 130, 255, 256, 257, 600, 1023, 1024]
 LONG_LENGTHS = [1025, 2047, 2049, 3333, 5000]
 
 
@@ -257,6 +257,22 @@ def test_bad_offsets_stay_inside(gpu, offsets):
     for array, length, untouched in ((scratch, size, 0x5A), (scores, total, 7), (result[0], rows.count, 7)):
         assert (array[:band] == untouched).all()
         assert (array[band + length :] == untouched).all()
+
+
+@pytest.mark.parametrize("offsets", [[5, 20, 90], [0, 300], [300, 300], [400], [7, 100, 100, 399]])
+def test_values_of_no_row_get_nan(gpu, offsets):
+    x, y, offsets = values((400,), torch.float32, 30), values((400,), torch.float32, 31), torch.tensor(offsets)
+    first, last = offsets[0], offsets[-1]
+    inside = shfcas.pacs(x[first:last], y[first:last], offsets=offsets - first)
+    expected = torch.full((400,), nan)
+    expected[first:last] = inside
+    scores, *gradients = (torch.full((400,), 7.0) for _ in range(3))
+    gpu("pacs", x.dtype, rows_of(x, offsets), x, y, scores)
+    close(scores, expected, 1e-5)
+    close(conflict_scores(gpu, x, y, offsets).pacs, expected, 1e-5)
+    gpu("pacs_gradient", x.dtype, rows_of(x, offsets), x, x, y, *gradients)
+    for gradient in gradients:
+        equal(gradient.isnan(), expected.isnan())
 
 
 # Scores.

@@ -14,7 +14,7 @@ pytestmark = [
 inf, nan = float("inf"), float("nan")
 NUMBERS = [torch.float64, torch.float32, torch.int64, torch.int32]
 # Around every change of kernel, and of the tiles of a sort.
-LONG_SIZES = (256, 1023, 1024, 1025, 2048, 3000)
+LONG_SIZES = (256, 257, 1023, 1024, 1025, 2048, 3000)
 
 
 def on_gpu(function, *arguments, **options):
@@ -106,6 +106,20 @@ def test_jagged_kendall_equals_cpu(dtype):
         assert_all_equal(on_gpu(shfcas.kendall_counts, x, y, offsets=offsets), expected)
         result = on_gpu(shfcas.kendall_tau, x, y, variant="c", offsets=offsets)[0]
         close(result, shfcas.kendall_tau(x, y, variant="c", offsets=offsets), torch.float64)
+
+
+@pytest.mark.parametrize("n", [8, 16, 40, 200, 1300])
+def test_misaligned_views_equal_cpu(n):
+    """Values that begin one element behind an address of a whole vector."""
+    for dtype in (torch.float32, torch.float64):
+        x, y = make_rows((30 * n + 1,), dtype, 28).cuda()[1:], make_rows((30 * n + 1,), dtype, 29).cuda()[1:]
+        assert x.data_ptr() % 16
+        rows = x.reshape(30, n), y.reshape(30, n)
+        offsets = torch.arange(0, 30 * n + 1, n, device="cuda")
+        expected = shfcas.conflict_scores(*(part.cpu() for part in rows))
+        for result in (shfcas.conflict_scores(*rows), shfcas.conflict_scores(x, y, offsets=offsets)):
+            for one, other in zip(result, expected, strict=True):
+                close(one.cpu().reshape(other.shape), other, dtype)
 
 
 def test_very_many_jagged_rows_with_few_long_ones():
@@ -287,6 +301,24 @@ def test_bad_offsets_stay_inside_the_values(offsets, scale):
     torch.cuda.synchronize()
 
 
+def test_values_of_no_row_get_nan():
+    x, y = torch.randn(400, device="cuda"), torch.randn(400, device="cuda")
+    result = shfcas.pacs(x, y, offsets=torch.tensor([7, 100, 390], device="cuda"))
+    assert result.isnan().nonzero().squeeze(-1).tolist() == [*range(7), *range(390, 400)]
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs a second device")
+def test_a_device_that_is_not_the_current_one():
+    x, y = make_rows((50, 300), torch.float32, 11), make_rows((50, 300), torch.float32, 12)
+    expected = shfcas.conflict_scores(x, y)
+    assert torch.cuda.current_device() == 0
+    result = shfcas.conflict_scores(x.to("cuda:1"), y.to("cuda:1"))
+    assert torch.cuda.current_device() == 0
+    for one, other in zip(result, expected, strict=True):
+        assert one.device == torch.device("cuda:1")
+        close(one.cpu(), other, torch.float32)
+
+
 def test_current_stream_is_used():
     x, y = make_rows((1000, 64), torch.float32, 9).cuda(), make_rows((1000, 64), torch.float32, 10).cuda()
     expected = shfcas.kendall_distance(x, y)
@@ -304,6 +336,7 @@ ops = torch.ops.shfcas
 GRAPHS = {  # function of x, y, offsets and labels; shape of x and y
     **{f"counts-{n}": (lambda x, y, *_: shfcas.kendall_counts(x, y), (50, n)) for n in (8, 40, 500, 3000)},
     **{f"scores-{n}": (lambda x, y, *_: shfcas.conflict_scores(x, y), (50, n)) for n in (8, 40, 500, 3000)},
+    "counts-radix": (lambda x, y, *_: shfcas.kendall_counts(x, y), (2**18 + 1,)),
     "jagged": (lambda x, y, offsets, _: shfcas.conflict_scores(x, y, offsets=offsets), (4000,)),
     "statistics": (lambda x, y, *_: ops.kendall_statistics(x, y), (50, 70)),
     "tau_matrix": (lambda x, y, *_: (ops.kendall_tau_matrix(x),), (50, 70)),
