@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <tuple>
-#include <vector>
 
 #include "batch.h"
 #include "cpu/count_rows.h"
@@ -13,6 +12,28 @@ namespace {
 
 // Rows counted and then scored together: few enough to stay in the cache, enough to sort by length.
 constexpr int64_t kBlockRows = 2048;
+
+struct DistanceAndTau {
+  double *distance, *tau;
+
+  void row(int64_t row, int64_t n, const PairCounts& counts) const {
+    distance[row] = distance_from_counts(counts, n, true);
+    tau[row] = tau_from_counts(counts, n, TauVariant::b);
+  }
+
+  template <class K, class RowOf>
+  void block(const BlockCounts<K>& counts, int n, int lanes, const RowOf& row_of) const {
+    alignas(64) double distances[kBlockLanes<K>], taus[kBlockLanes<K>];
+    vectorize([&]() SHFCAS_INLINE_LAMBDA {
+      block_distance(counts, n, true, distances);
+      block_tau(counts, n, TauVariant::b, taus);
+    });
+    for (int l = 0; l < lanes; ++l) {
+      distance[row_of(l)] = distances[l];
+      tau[row_of(l)] = taus[l];
+    }
+  }
+};
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conflict_scores(const Tensor& rewards,
                                                                    const Tensor& logprobs,
@@ -33,19 +54,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conflict_scores(const Tensor&
     const Rows rows = batch.rows;
     torch::stable::parallel_for(
         0, rows.count, row_grain(counting_cost(rows)), [&](int64_t begin, int64_t end) {
+          if (!rows.offsets && has_conflict_blocks(rows.length)) {
+            const int64_t blocks = (end - begin) / kBlockLanes<Key<T>>, first = begin * rows.length;
+            kernels<T>().conflict_blocks(reward + first, logprob + first, static_cast<int>(rows.length),
+                                         blocks, pacs_out + first, mean_abs_out + begin,
+                                         degenerate_out + begin, distance_out + begin, tau_out + begin);
+            begin += blocks * kBlockLanes<Key<T>>;
+          }
           RowCounter<T> counter(reward, logprob, rows, false);
-          std::vector<PacsSummary> summaries(std::min(end - begin, kBlockRows));
           for (; begin < end; begin += kBlockRows) {
             const int64_t block_end = std::min(begin + kBlockRows, end);
-            counter.run(begin, block_end, [&](int64_t row, int64_t n, const PairCounts& counts) {
-              distance_out[row] = distance_from_counts(counts, n, true);
-              tau_out[row] = tau_from_counts(counts, n, TauVariant::b);
-            });
-            kernels<T>().pacs_rows(reward, logprob, rows, begin, block_end, pacs_out, summaries.data());
-            for (int64_t row = begin; row < block_end; ++row) {
-              mean_abs_out[row] = static_cast<T>(summaries[row - begin].mean_abs);
-              degenerate_out[row] = summaries[row - begin].degenerate;
-            }
+            counter.run(begin, block_end, DistanceAndTau{distance_out, tau_out});
+            kernels<T>().pacs_rows(reward, logprob, rows, begin, block_end, pacs_out, mean_abs_out + begin,
+                                   degenerate_out + begin);
           }
         });
   });

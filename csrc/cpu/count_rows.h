@@ -10,10 +10,52 @@
 #include <vector>
 
 #include "core/rows.h"
+#include "cpu/block_statistics.h"
 #include "cpu/grain.h"
 #include "cpu/kernels.h"
+#include "cpu/simd.h"
 
 namespace shfcas {
+
+// Sinks receive the counts of every row once: rows one by one through row(row, n, counts), blocks of short
+// rows through block(counts, n, lanes, row_of), where lane l belongs to row row_of(l).
+
+// A sink that calls f(row, n, counts) for every row.
+template <class F>
+struct EachRow {
+  F f;
+  explicit EachRow(const F& function) : f(function) {}
+
+  void row(int64_t row, int64_t n, const PairCounts& counts) const { f(row, n, counts); }
+
+  template <class K, class RowOf>
+  void block(const BlockCounts<K>& counts, int n, int lanes, const RowOf& row_of) const {
+    for (int l = 0; l < lanes; ++l)
+      f(row_of(l), n,
+        counts.invalid[l]
+            ? invalid_counts()
+            : make_counts(n, counts.discordant[l], counts.tied_x[l], counts.tied_y[l], counts.tied_both[l]));
+  }
+};
+
+// A sink for one number per row: value(n, counts) of a row, and values(counts, n, numbers) of a block.
+template <class Value, class Values>
+struct OneNumber {
+  double* out;
+  Value value;
+  Values values;
+
+  void row(int64_t row, int64_t n, const PairCounts& counts) const { out[row] = value(n, counts); }
+
+  template <class K, class RowOf>
+  void block(const BlockCounts<K>& counts, int n, int lanes, const RowOf& row_of) const {
+    alignas(64) double numbers[kBlockLanes<K>];
+    vectorize([&]() SHFCAS_INLINE_LAMBDA { values(counts, n, numbers); });
+    for (int l = 0; l < lanes; ++l) out[row_of(l)] = numbers[l];
+  }
+};
+template <class Value, class Values>
+OneNumber(double*, Value, Values) -> OneNumber<Value, Values>;
 
 template <class T>
 class RowCounter {
@@ -23,7 +65,7 @@ class RowCounter {
   RowCounter(const T* x, const T* y, const Rows& rows, bool with_classes)
       : x_(x), y_(y), rows_(rows), with_classes_(with_classes) {}
 
-  // Calls sink(row, n, counts) once for each row in [begin, end).
+  // Gives the rows in [begin, end) to the sink.
   template <class Sink>
   void run(int64_t begin, int64_t end, const Sink& sink) {
     if (!rows_.offsets) {
@@ -51,7 +93,7 @@ class RowCounter {
       const bool as_block =
           n <= kMaxBlockLength<K> && !with_classes_ && (n <= 64 || equal > kBlockLanes<K> / 4);
       if (n == 0) {
-        sink(order(begin++), 0, make_counts(0, 0, 0, 0, 0));
+        sink.row(order(begin++), 0, make_counts(0, 0, 0, 0, 0));
       } else if (as_block) {
         run_block(begin, equal, n, order, sink);
         begin += equal;
@@ -72,9 +114,15 @@ class RowCounter {
   void run_block(int64_t begin, int lanes, int64_t n, const Order& order, const Sink& sink) {
     const T *x = x_, *y = y_;
     int64_t offsets[kBlockLanes<K>], last = 0;
-    for (int l = 0; l < kBlockLanes<K>; ++l) {
-      offsets[l] = rows_.begin(order(begin + std::min(l, lanes - 1)));  // idle lanes repeat a row
-      last = std::max(last, offsets[l]);
+    if (!rows_.offsets && lanes == kBlockLanes<K>) {
+      const int64_t first = order(begin) * n;
+      for (int l = 0; l < kBlockLanes<K>; ++l) offsets[l] = first + l * n;
+      last = offsets[kBlockLanes<K> - 1];
+    } else {
+      for (int l = 0; l < kBlockLanes<K>; ++l) {
+        offsets[l] = rows_.begin(order(begin + std::min(l, lanes - 1)));  // idle lanes repeat a row
+        last = std::max(last, offsets[l]);
+      }
     }
     if (last + n + kReadAhead > rows_.total) {
       const int64_t pitch = n + kReadAhead;
@@ -89,11 +137,7 @@ class RowCounter {
       y = y_copy_.data();
     }
     kernels_.count_block(x, y, offsets, static_cast<int>(n), block_);
-    for (int l = 0; l < lanes; ++l)
-      sink(order(begin + l), n,
-           block_.invalid[l] ? invalid_counts()
-                             : make_counts(n, block_.discordant[l], block_.tied_x[l], block_.tied_y[l],
-                                           block_.tied_both[l]));
+    sink.block(block_, static_cast<int>(n), lanes, [&](int l) { return order(begin + l); });
   }
 
   // Counts the rows from `begin` that are about as long as the first; returns their number.
@@ -110,7 +154,7 @@ class RowCounter {
       if (sizes[rows] > n + n / 4) break;
     }
     long_rows_->count(x_, y_, offsets, sizes, rows, counts);
-    for (int r = 0; r < rows; ++r) sink(order(begin + r), sizes[r], counts[r]);
+    for (int r = 0; r < rows; ++r) sink.row(order(begin + r), sizes[r], counts[r]);
     return rows;
   }
 
@@ -148,7 +192,7 @@ class RowCounter {
   std::array<int32_t, kLongRows + 2> first_;  // place in order_ of the first row of each bucket
 };
 
-// Calls sink(row, n, counts) once per row, from any thread. with_classes also counts distinct values.
+// Gives every row to the sink, from any thread. with_classes also counts distinct values.
 template <class T, class Sink>
 void count_rows(const T* x, const T* y, const Rows& rows, bool with_classes, const Sink& sink) {
   torch::stable::parallel_for(0, rows.count, row_grain(counting_cost(rows)), [&](int64_t begin, int64_t end) {

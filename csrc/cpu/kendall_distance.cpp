@@ -13,10 +13,13 @@ Tensor kendall_distance(const Tensor& x, const Tensor& y, bool normalized,
   double* out = mutable_data<double>(result);
   dispatch_any(batch.dtype, [&](auto number) {
     using T = decltype(number);
+    const auto value = [=](int64_t n, const PairCounts& counts) {
+      return distance_from_counts(counts, n, normalized);
+    };
+    const auto values = [=](const auto& counts, int n, double* numbers)
+                            SHFCAS_INLINE_LAMBDA { block_distance(counts, n, normalized, numbers); };
     count_rows(const_data<T>(batch.x), const_data<T>(batch.y), batch.rows, false,
-               [&](int64_t row, int64_t n, const PairCounts& counts) {
-                 out[row] = distance_from_counts(counts, n, normalized);
-               });
+               OneNumber{out, value, values});
   });
   return result;
 }

@@ -27,7 +27,7 @@ template <class T>
 VectorTies vector_ties(const T* x, int64_t m, int64_t n, bool with_classes) {
   VectorTies ties{std::vector<PairCounts>(m)};
   count_rows(x, x, Rows{m, m * n, n, nullptr}, with_classes,
-             [&](int64_t row, int64_t, const PairCounts& counts) { ties.counts[row] = counts; });
+             EachRow([&](int64_t row, int64_t, const PairCounts& counts) { ties.counts[row] = counts; }));
   for (const PairCounts& counts : ties.counts) ties.any |= counts.tied_x > 0;
   return ties;
 }

@@ -24,7 +24,7 @@ Columns kendall_statistics(const Tensor& x, const Tensor& y, const std::optional
   dispatch_any(batch.dtype, [&](auto number) {
     using T = decltype(number);
     count_rows(const_data<T>(batch.x), const_data<T>(batch.y), batch.rows, true,
-               [&](int64_t row, int64_t, const PairCounts& counts) {
+               EachRow([&](int64_t row, int64_t, const PairCounts& counts) {
                  out[0][row] = counts.concordant;
                  out[1][row] = counts.discordant;
                  out[2][row] = counts.tied_x;
@@ -33,7 +33,7 @@ Columns kendall_statistics(const Tensor& x, const Tensor& y, const std::optional
                  out[5][row] = counts.classes;
                  out_x[row] = counts.triples_x;
                  out_y[row] = counts.triples_y;
-               });
+               }));
   });
   return {concordant, discordant, tied_x, tied_y, tied_both, classes, triples_x, triples_y};
 }

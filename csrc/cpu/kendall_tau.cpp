@@ -17,10 +17,11 @@ Tensor kendall_tau(const Tensor& x, const Tensor& y, const std::string& variant,
   double* out = mutable_data<double>(result);
   dispatch_any(batch.dtype, [&](auto number) {
     using T = decltype(number);
+    const auto value = [=](int64_t n, const PairCounts& counts) { return tau_from_counts(counts, n, tau); };
+    const auto values = [=](const auto& counts, int n, double* numbers)
+                            SHFCAS_INLINE_LAMBDA { block_tau(counts, n, tau, numbers); };
     count_rows(const_data<T>(batch.x), const_data<T>(batch.y), batch.rows, tau == TauVariant::c,
-               [&](int64_t row, int64_t n, const PairCounts& counts) {
-                 out[row] = tau_from_counts(counts, n, tau);
-               });
+               OneNumber{out, value, values});
   });
   return result;
 }

@@ -29,6 +29,7 @@ struct BlockCounts {
   K tied_y[kBlockLanes<K>];
   K tied_both[kBlockLanes<K>];
   K invalid[kBlockLanes<K>];
+  bool expect_ties = false;  // the last block had tied x; kept from one block to the next
 };
 
 // Counter of the pairs of long rows, several at a time. Keeps its scratch memory between calls.
@@ -49,10 +50,15 @@ struct Kernels {
   // and likewise in y. Reads up to kReadAhead elements beyond the end of each row.
   void (*count_block)(const T* x, const T* y, const int64_t* offsets, int n, BlockCounts<Key<T>>& counts);
 
-  // Writes the conflict scores of rows [begin, end), and their summaries to summaries[0], ... Floating types
-  // only.
+  // Writes the conflict scores of rows [begin, end), and their summaries to mean_abs[0], degenerate[0], ...
+  // if they are not null. Floating types only.
   void (*pacs_rows)(const T* rewards, const T* logprobs, const Rows& rows, int64_t begin, int64_t end,
-                    T* scores, PacsSummary* summaries);
+                    T* scores, T* mean_abs, bool* degenerate);
+
+  // Writes all conflict scores of blocks of kBlockLanes<Key<T>> consecutive rows of n elements each in one
+  // pass, the same as pacs_rows and count_block. n must be in has_conflict_blocks(). Floating types only.
+  void (*conflict_blocks)(const T* rewards, const T* logprobs, int n, int64_t blocks, T* scores, T* mean_abs,
+                          bool* degenerate, double* distance, double* tau_b);
 
   // For rows of any length; with_classes also fills classes, triples_x and triples_y.
   std::unique_ptr<LongRowCounter<T>> (*make_long_row_counter)(bool with_classes);
@@ -82,6 +88,8 @@ struct PairBitKernels {
   void (*compare_pairs)(const PairBits& a, int first, const PairBits& b, int64_t words,
                         int32_t* const* discordant, int32_t* const* comparable);
 };
+
+constexpr bool has_conflict_blocks(int64_t n) { return n == 8 || n == 16; }
 
 constexpr int64_t kReadAhead = 7;  // to the end of a tile
 

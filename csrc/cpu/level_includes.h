@@ -23,4 +23,5 @@
 #include "core/rows.h"
 #include "core/team.h"
 #include "cpu/aligned_buffer.h"
+#include "cpu/block_statistics.h"
 #include "cpu/kernels.h"

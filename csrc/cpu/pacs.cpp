@@ -12,8 +12,6 @@
 namespace shfcas {
 namespace {
 
-constexpr int64_t kPacsRows = 1024;  // rows per kernel call; their summaries are discarded
-
 Tensor pacs(const Tensor& rewards, const Tensor& logprobs, const std::optional<Tensor>& offsets) {
   const Batch batch =
       make_batch("pacs", "rewards", rewards, "logprobs", logprobs, offsets, Numbers::floating);
@@ -24,13 +22,10 @@ Tensor pacs(const Tensor& rewards, const Tensor& logprobs, const std::optional<T
     const T* reward = const_data<T>(batch.x);
     const T* logprob = const_data<T>(batch.y);
     T* out = mutable_data<T>(result);
-    torch::stable::parallel_for(0, rows.count, row_grain(scoring_cost(rows)),
-                                [&](int64_t begin, int64_t end) {
-                                  PacsSummary summaries[kPacsRows];
-                                  for (; begin < end; begin += kPacsRows)
-                                    kernels<T>().pacs_rows(reward, logprob, rows, begin,
-                                                           std::min(begin + kPacsRows, end), out, summaries);
-                                });
+    torch::stable::parallel_for(
+        0, rows.count, row_grain(scoring_cost(rows)), [&](int64_t begin, int64_t end) {
+          kernels<T>().pacs_rows(reward, logprob, rows, begin, end, out, nullptr, nullptr);
+        });
   });
   return result;
 }

@@ -76,27 +76,48 @@ inline PacsSummary pacs_long_row(const T* rewards, const T* logprobs, int64_t n,
   return {magnitude / size, reward_flat || logprob_flat};
 }
 
-// Applies f to each lane.
-template <class V, class F>
-SHFCAS_INLINE V map_lanes(const V& v, const F& f) {
-  constexpr int lanes = sizeof(V) / sizeof(v[0]);
-  std::remove_cv_t<std::remove_reference_t<decltype(v[0])>> values[lanes];
-  memcpy(values, &v, sizeof(V));
-  for (int l = 0; l < lanes; ++l) values[l] = f(values[l]);
-  return load<V>(values);
-}
-
 template <class T>
 struct LaneScale {
   Register<T> mean_square, scale;
 };
 
+// The square root of each lane.
+template <class V>
+SHFCAS_INLINE V square_root(const V& v) {
+  constexpr int lanes = sizeof(V) / sizeof(v[0]);
+  std::remove_cv_t<std::remove_reference_t<decltype(v[0])>> values[lanes];
+  store(values, v);
+  for (int l = 0; l < lanes; ++l) values[l] = std::sqrt(values[l]);
+  return load<V>(values);
+}
+
 template <class T>
 SHFCAS_INLINE LaneScale<T> lane_scale(const Register<T>& mean_square) {
   using V = Register<T>;
-  const V std =
-      map_lanes(mean_square, [](T square) __attribute__((always_inline)) { return std::sqrt(square); });
+#if SHFCAS_REGISTER_BYTES == 64
+  if constexpr (sizeof(T) == 4) {
+    // 1 / sqrt to 14 bits, and a step of Newton's method: relative error below 2^-22, a sixth of the time.
+    constexpr float flat = 9.99999888e-13f;  // the least number whose root is not below kMinStd
+    const V root = (V)_mm512_maskz_rsqrt14_ps(0xffff, (__m512)mean_square);
+    const V refined = root * (1.5f - 0.5f * mean_square * root * root);
+    return {mean_square, mean_square < flat ? V{} : refined};
+  }
+#endif
+  const V std = square_root(mean_square);
   return {mean_square, std < static_cast<T>(kMinStd) ? V{} : (V{} + 1) / std};
+}
+
+// Returns the sum of term(0), ..., term(n - 1), in two chains of additions.
+template <class V, class F>
+SHFCAS_INLINE V sum_of(int n, const F& term) {
+  V even = {}, odd = {};
+  int i = 0;
+  for (; i + 1 < n; i += 2) {
+    even += term(i);
+    odd += term(i + 1);
+  }
+  if (i < n) even += term(i);
+  return even + odd;
 }
 
 // Replaces v[0, n) by the deviations from the mean; elements beyond the size of a row become 0. `share` is
@@ -105,83 +126,161 @@ template <class T, bool Equal>
 SHFCAS_INLINE LaneScale<T> centre(Register<T>* v, int n, const Register<T>& sizes, const Register<T>& share) {
   using V = Register<T>;
   const V origin = v[0];
-  V sum = {}, squares = {};
-  for (int i = 0; i < n; ++i) {
+  const V sum = sum_of<V>(n, [&](int i) __attribute__((always_inline)) {
     v[i] -= origin;
     if (!Equal) v[i] = static_cast<T>(i) < sizes ? v[i] : V{};
-    sum += v[i];
-  }
+    return v[i];
+  });
   const V mean = sum * share;
-  for (int i = 0; i < n; ++i) {
+  const V squares = sum_of<V>(n, [&](int i) __attribute__((always_inline)) {
     v[i] -= mean;
     if (!Equal) v[i] = static_cast<T>(i) < sizes ? v[i] : V{};
-    squares += v[i] * v[i];
-  }
+    return v[i] * v[i];
+  });
   LaneScale<T> result = lane_scale<T>(squares * share);
   result.scale = sizes < 2 ? V{} : result.scale;
   return result;
+}
+
+template <class T>
+struct BytesOf {
+  typedef uint8_t type __attribute__((vector_size(kLanesOf<T>)));
+};
+
+// Summaries of consecutive rows, or null where they are not wanted.
+template <class T>
+struct Summaries {
+  T* mean_abs;
+  bool* degenerate;
+
+  SHFCAS_INLINE bool wanted() const { return mean_abs != nullptr; }
+  SHFCAS_INLINE void set(int64_t row, const PacsSummary& summary) const {
+    if (!wanted()) return;
+    mean_abs[row] = static_cast<T>(summary.mean_abs);
+    degenerate[row] = summary.degenerate;
+  }
+  SHFCAS_INLINE Summaries from(int64_t row) const {
+    return wanted() ? Summaries{mean_abs + row, degenerate + row} : *this;
+  }
+};
+
+// Computes the rows of the lanes of a mask in double. Rare: kept out of the code of its callers.
+template <class T>
+__attribute__((noinline, cold)) void recompute(const T* rewards, const T* logprobs, const int64_t* offsets,
+                                               const int64_t* sizes, const Register<Key<T>>& mask, T* scores,
+                                               const Summaries<T>& summaries) {
+  for (int l = 0; l < kLanesOf<T>; ++l)
+    if (mask[l] != 0)
+      summaries.set(l, write_pacs(SerialTeam{}, rewards + offsets[l], logprobs + offsets[l], sizes[l],
+                                  scores + offsets[l]));
 }
 
 // Writes the summaries of a register of rows, and recomputes rows whose squares overflow in double.
 template <class T>
 SHFCAS_INLINE void summarize(const T* rewards, const T* logprobs, const int64_t* offsets,
                              const int64_t* sizes, const LaneScale<T>& r, const LaneScale<T>& p,
-                             const Register<T>& mean_abs, T* scores, PacsSummary* summaries) {
-  constexpr int lanes = kLanesOf<T>;
-  T means[lanes], infinite[lanes], outliers = 0;
-  Key<T> flat[lanes];
-  store(means, mean_abs);
-  store(flat, (r.scale == 0) | (p.scale == 0));
-  store(infinite, (r.mean_square - r.mean_square) + (p.mean_square - p.mean_square));
-  for (int l = 0; l < lanes; ++l) {
-    summaries[l] = {static_cast<double>(means[l]), flat[l] != 0};
-    outliers += infinite[l];
+                             const Register<T>& mean_abs, T* scores, const Summaries<T>& summaries) {
+  if (summaries.wanted()) {
+    store(summaries.mean_abs, mean_abs);
+    const auto flat = ((r.scale == 0) | (p.scale == 0)) & 1;
+    store(summaries.degenerate, __builtin_convertvector(flat, typename BytesOf<T>::type));
   }
-  if (outliers == 0) return;
+  const auto infinite = ((r.mean_square - r.mean_square) + (p.mean_square - p.mean_square)) != 0;
+  if (any(infinite)) recompute<T>(rewards, logprobs, offsets, sizes, infinite, scores, summaries);
+}
+
+template <class T>
+SHFCAS_INLINE Register<T> share_of(const Register<T>& sizes) {
+  const Register<T> one = Register<T>{} + 1;
+  return one / (sizes > one ? sizes : one);
+}
+
+// Replaces the centred rewards by the scores. Returns the sum of their magnitudes, or 0 if not wanted.
+template <class T>
+SHFCAS_INLINE Register<T> subtract_scaled(Register<T>* reward, const Register<T>* logprob, int n,
+                                          const LaneScale<T>& r, const LaneScale<T>& p,
+                                          bool with_magnitudes) {
+  using V = Register<T>;
+  for (int i = 0; i < n; ++i) reward[i] = reward[i] * r.scale - logprob[i] * p.scale;
+  if (!with_magnitudes) return V{};
+  return sum_of<V>(
+      n, [&](int i) __attribute__((always_inline)) { return reward[i] < 0 ? -reward[i] : reward[i]; });
+}
+
+// Writes whole tiles of n columns to scores[offsets[l]], ..., row after row, since a tile may reach into the
+// next row. Leaves the columns transposed.
+template <class T>
+SHFCAS_INLINE void store_rows(Register<T>* columns, int n, T* scores, const int64_t* offsets) {
+  constexpr int tile = kTile<T>, lanes = kLanesOf<T>;
+  for (int i = 0; i < n; i += tile) transpose<tile>(columns + i);
   for (int l = 0; l < lanes; ++l)
-    if (infinite[l] != 0)
-      summaries[l] = write_pacs(SerialTeam{}, rewards + offsets[l], logprobs + offsets[l], sizes[l],
-                                scores + offsets[l]);
+    for (int i = 0; i < n; i += tile) {
+      T* out = scores + offsets[l] + i;
+      if constexpr (tile == lanes)
+        store(out, columns[i + l]);
+      else
+        store(out, half<T>(columns[i + l % tile], l / tile, std::make_index_sequence<tile>{}));
+    }
 }
 
 // Scores a block of kBlockLanes consecutive rows of at most kMaxLaneRow elements. Reads and writes whole
 // tiles: the elements after a row are overwritten. They must be padding, or belong to a row that is written
 // later.
-template <class T, bool Equal>
+template <class T>
 SHFCAS_INLINE void pacs_lanes(int longest, const T* rewards, const T* logprobs, const int64_t* offsets,
-                              const int64_t* sizes, T* scores, PacsSummary* summaries) {
+                              const int64_t* sizes, T* scores, const Summaries<T>& summaries) {
   using V = Register<T>;
   constexpr int tile = kTile<T>, lanes = kLanesOf<T>;
   for (int lane = 0; lane < kBlockLanes<T>; lane += lanes) {
-    V size = V{} + static_cast<T>(longest);
-    if (!Equal) {
-      T lengths[lanes];
-      for (int l = 0; l < lanes; ++l) lengths[l] = static_cast<T>(sizes[lane + l]);
-      size = load<V>(lengths);
-    }
-    const V one = V{} + 1, share = one / (size > one ? size : one);
+    T lengths[lanes];
+    for (int l = 0; l < lanes; ++l) lengths[l] = static_cast<T>(sizes[lane + l]);
+    const V size = load<V>(lengths), share = share_of<T>(size);
     V reward[kMaxLaneRow], logprob[kMaxLaneRow];
     for (int i = 0; i < longest; i += tile) load_tile<T>(rewards + i, offsets + lane, reward + i);
-    const LaneScale<T> r = centre<T, Equal>(reward, longest, size, share);
+    const LaneScale<T> r = centre<T, false>(reward, longest, size, share);
     for (int i = 0; i < longest; i += tile) load_tile<T>(logprobs + i, offsets + lane, logprob + i);
-    const LaneScale<T> p = centre<T, Equal>(logprob, longest, size, share);
-    V magnitude = {};
-    for (int i = 0; i < longest; ++i) {
-      reward[i] = reward[i] * r.scale - logprob[i] * p.scale;
-      magnitude += reward[i] < 0 ? -reward[i] : reward[i];
-    }
-    for (int i = 0; i < longest; i += tile) transpose<tile>(reward + i);
-    for (int l = 0; l < lanes; ++l)
-      for (int i = 0; i < longest; i += tile) {
-        T* out = scores + offsets[lane + l] + i;
-        if constexpr (tile == lanes)
-          store(out, reward[i + l]);
-        else
-          store(out, half<T>(reward[i + l % tile], l / tile, std::make_index_sequence<tile>{}));
-      }
-
+    const LaneScale<T> p = centre<T, false>(logprob, longest, size, share);
+    const V magnitude = subtract_scaled<T>(reward, logprob, longest, r, p, summaries.wanted());
+    store_rows<T>(reward, longest, scores, offsets + lane);
     summarize(rewards, logprobs, offsets + lane, sizes + lane, r, p, magnitude * share, scores,
-              summaries + lane);
+              summaries.from(lane));
+  }
+}
+
+// Places of the rows of a register of lanes, for rows of n elements each.
+template <class T>
+struct EqualRows {
+  int64_t offsets[kLanesOf<T>], sizes[kLanesOf<T>];
+  SHFCAS_INLINE explicit EqualRows(int n) {
+    for (int l = 0; l < kLanesOf<T>; ++l) {
+      offsets[l] = l * n;
+      sizes[l] = n;
+    }
+  }
+};
+
+// Scores `count` registers of consecutive rows of n elements each; like pacs_lanes(), it reads and writes
+// whole tiles.
+template <class T>
+SHFCAS_INLINE void pacs_equal_rows(int n, int64_t count, const T* rewards, const T* logprobs, T* scores,
+                                   const Summaries<T>& summaries) {
+  using V = Register<T>;
+  constexpr int lanes = kLanesOf<T>;
+  const EqualRows<T> rows(n);
+  const V size = V{} + static_cast<T>(n), share = share_of<T>(size);
+  for (int64_t k = 0; k < count; ++k) {
+    V reward[kMaxLaneRow], logprob[kMaxLaneRow];
+    for (int i = 0; i < n; i += kTile<T>) load_tile<T>(rewards + i, rows.offsets, reward + i);
+    const LaneScale<T> r = centre<T, true>(reward, n, size, share);
+    for (int i = 0; i < n; i += kTile<T>) load_tile<T>(logprobs + i, rows.offsets, logprob + i);
+    const LaneScale<T> p = centre<T, true>(logprob, n, size, share);
+    const V magnitude = subtract_scaled<T>(reward, logprob, n, r, p, summaries.wanted());
+    store_rows<T>(reward, n, scores, rows.offsets);
+    summarize(rewards, logprobs, rows.offsets, rows.sizes, r, p, magnitude * share, scores,
+              summaries.from(k * lanes));
+    rewards += lanes * n;
+    logprobs += lanes * n;
+    scores += lanes * n;
   }
 }
 
@@ -203,7 +302,7 @@ SHFCAS_INLINE V sum_each(V* rows) {
 // elements after a row are overwritten. They must be padding, or belong to a row that is written later.
 template <class T>
 inline void pacs_rows_in_step(const T* rewards, const T* logprobs, const int64_t* offsets,
-                              const int64_t* sizes, T* scores, PacsSummary* summaries) {
+                              const int64_t* sizes, T* scores, const Summaries<T>& summaries) {
   using V = Register<T>;
   using Mask = Register<Key<T>>;
   constexpr int lanes = kLanesOf<T>;
@@ -259,6 +358,7 @@ inline void pacs_rows_in_step(const T* rewards, const T* logprobs, const int64_t
   store(reward_scales, r.scale);
   store(logprob_scales, p.scale);
 
+  const bool with_magnitudes = summaries.wanted();
   for (int l = 0; l < lanes; ++l) {
     const V reward_origin = V{} + rewards[offsets[l]], logprob_origin = V{} + logprobs[offsets[l]],
             reward_mean = V{} + reward_means[l], logprob_mean = V{} + logprob_means[l],
@@ -269,12 +369,12 @@ inline void pacs_rows_in_step(const T* rewards, const T* logprobs, const int64_t
                       (load<V>(logprobs + i) - logprob_origin - logprob_mean) * logprob_scale;
       store(scores + i, score);
       __builtin_prefetch(scores + i + ahead, 1);
-      magnitude += in_row ? (score < 0 ? -score : score) : V{};
+      if (with_magnitudes) magnitude += in_row ? (score < 0 ? -score : score) : V{};
     });
     reward_sums[l] = magnitude;
   }
-  summarize(rewards, logprobs, offsets, sizes, r, p, sum_each<lanes / 2>(reward_sums) * share, scores,
-            summaries);
+  const V magnitudes = with_magnitudes ? sum_each<lanes / 2>(reward_sums) : V{};
+  summarize(rewards, logprobs, offsets, sizes, r, p, magnitudes * share, scores, summaries);
 }
 
 // Rows scored together.
@@ -298,14 +398,15 @@ struct RowGroup {
 // elements after it are below the limit (they are written later); any other group is copied.
 template <class T, class Score>
 SHFCAS_INLINE void score_group(const T* rewards, const T* logprobs, RowGroup<T>& group, int lanes,
-                               int64_t ahead, int64_t limit, T* scores, PacsSummary* summaries,
+                               int64_t ahead, int64_t limit, T* scores, const Summaries<T>& summaries,
                                const Score& score) {
   const int count = group.count, last = count - 1;
   if (count == lanes && group.rows[last] - group.rows[0] == last &&
       group.offsets[last] + group.longest + ahead <= limit) {
-    score(rewards, logprobs, group.offsets, group.sizes, scores, summaries + group.rows[0]);
+    score(rewards, logprobs, group.offsets, group.sizes, scores, summaries.from(group.rows[0]));
   } else {
-    PacsSummary results[RowGroup<T>::kMost];
+    T mean_abs[RowGroup<T>::kMost];
+    bool degenerate[RowGroup<T>::kMost];
     const int64_t pitch = group.longest + ahead;
     const std::unique_ptr<T[]> copies(new T[3 * lanes * pitch]);
     T *reward = copies.get(), *logprob = reward + lanes * pitch, *result = logprob + lanes * pitch;
@@ -317,62 +418,74 @@ SHFCAS_INLINE void score_group(const T* rewards, const T* logprobs, RowGroup<T>&
       std::copy_n(rewards + group.offsets[source], sizes[l], reward + places[l]);
       std::copy_n(logprobs + group.offsets[source], sizes[l], logprob + places[l]);
     }
-    score(reward, logprob, places, sizes, result, results);
+    score(reward, logprob, places, sizes, result,
+          summaries.wanted() ? Summaries<T>{mean_abs, degenerate} : summaries);
     for (int l = 0; l < count; ++l) {
       std::copy_n(result + places[l], sizes[l], scores + group.offsets[l]);
-      summaries[group.rows[l]] = results[l];
+      if (summaries.wanted()) summaries.set(group.rows[l], {static_cast<double>(mean_abs[l]), degenerate[l]});
     }
   }
   group.count = 0;
   group.longest = 0;
 }
 
-// Writes the scores of rows [begin, end), and their summaries to summaries[0], ... The length of a row alone
-// decides how it is computed, so its scores do not depend on other rows.
+// Scores as many of the rows [begin, end) of n <= kMaxLaneRow elements each as fill registers and can be read
+// and written in place; returns their number.
+template <class T>
+SHFCAS_INLINE int64_t pacs_in_place(const T* rewards, const T* logprobs, int64_t n, int64_t begin,
+                                    int64_t end, T* scores, const Summaries<T>& summaries) {
+  const int64_t spill = (n + kTile<T> - 1) / kTile<T> * kTile<T> - n;  // elements written after a row
+  const int64_t usable = end - begin - (spill + n - 1) / n, registers = usable / kLanesOf<T>;
+  if (registers <= 0) return 0;
+  const auto score = [&](int size) __attribute__((always_inline)) {
+    pacs_equal_rows<T>(size, registers, rewards + begin * n, logprobs + begin * n, scores + begin * n,
+                       summaries);
+  };
+  if (n == 4)  // common lengths unroll
+    score(4);
+  else if (n == 8)
+    score(8);
+  else if (n == 16)
+    score(16);
+  else
+    score(static_cast<int>(n));
+  return registers * kLanesOf<T>;
+}
+
+// Writes the scores of rows [begin, end), and their summaries to mean_abs[0], degenerate[0], ... if they are
+// not null. The length of a row alone decides how it is computed, so its scores do not depend on other rows.
 template <class T>
 void pacs_rows(const T* rewards, const T* logprobs, const Rows& rows, int64_t begin, int64_t end, T* scores,
-               PacsSummary* summaries) {
+               T* mean_abs, bool* degenerate) {
+  const Summaries<T> summaries{mean_abs, degenerate};
   const int64_t limit = rows.begin(end - 1) + rows.size(end - 1);
+  int64_t row = begin;
+  if (!rows.offsets && rows.length > 0 && rows.length <= kMaxLaneRow)
+    row += pacs_in_place(rewards, logprobs, rows.length, begin, end, scores, summaries);
   RowGroup<T> lanes, steps;
   const auto score_lanes = [&] {
     const int longest = static_cast<int>(lanes.longest);
-    const auto run = [&](auto equal, int n) __attribute__((always_inline)) {
-      score_group(rewards, logprobs, lanes, kBlockLanes<T>, kTile<T>, limit, scores, summaries,
-                  [n](auto&&... arguments) __attribute__((always_inline)) {
-                    pacs_lanes<T, decltype(equal)::value>(n, arguments...);
-                  });
-    };
-    if (rows.offsets)
-      run(std::false_type{}, longest);
-    else if (longest == 4)  // common lengths unroll
-      run(std::true_type{}, 4);
-    else if (longest == 8)
-      run(std::true_type{}, 8);
-    else if (longest == 16)
-      run(std::true_type{}, 16);
-    else
-      run(std::true_type{}, longest);
+    score_group(rewards, logprobs, lanes, kBlockLanes<T>, kTile<T>, limit, scores, summaries,
+                [longest](auto&&... arguments)
+                    __attribute__((always_inline)) { pacs_lanes<T>(longest, arguments...); });
   };
   const auto score_steps = [&] {
     score_group(rewards, logprobs, steps, kLanesOf<T>, kLanesOf<T>, limit, scores, summaries,
                 [](auto&&... arguments)
                     __attribute__((always_inline)) { pacs_rows_in_step<T>(arguments...); });
   };
-  for (int64_t row = begin; row < end; ++row) {
+  for (; row < end; ++row) {
     const int64_t n = rows.size(row), first = rows.begin(row);
     if (n == 0) {
-      summaries[row - begin] = {0, true};
+      summaries.set(row - begin, {0, true});
     } else if (n <= kMaxLaneRow) {
       lanes.add(row - begin, first, n);
-      if (!rows.offsets)  // the next rows are as long
-        for (; lanes.count < kBlockLanes<T> && row + 1 < end; ++row)
-          lanes.add(row + 1 - begin, (row + 1) * n, n);
       if (lanes.count == kBlockLanes<T>) score_lanes();
     } else if (n <= kMaxStepRow) {
       steps.add(row - begin, first, n);
       if (steps.count == kLanesOf<T>) score_steps();
     } else {
-      summaries[row - begin] = pacs_long_row(rewards + first, logprobs + first, n, scores + first);
+      summaries.set(row - begin, pacs_long_row(rewards + first, logprobs + first, n, scores + first));
     }
   }
   if (lanes.count > 0) score_lanes();

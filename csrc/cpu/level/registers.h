@@ -83,6 +83,20 @@ SHFCAS_INLINE void store(void* to, const V& value) {
   memcpy(to, &value, sizeof(V));
 }
 
+// Returns whether a bit of the register is set.
+template <class V>
+SHFCAS_INLINE bool any(const V& v) {
+#if SHFCAS_REGISTER_BYTES == 64
+  return _mm512_test_epi32_mask((__m512i)v, (__m512i)v) != 0;
+#elif SHFCAS_REGISTER_BYTES == 32
+  return !_mm256_testz_si256((__m256i)v, (__m256i)v);
+#else
+  uint64_t words[kBytes / 8];
+  store(words, v);
+  return (words[0] | words[1]) != 0;
+#endif
+}
+
 // Reads a tile: columns[i][l] = values[offsets[l] + i] for i < kTile, one row per lane.
 template <class Lane>
 SHFCAS_INLINE void load_tile(const Lane* values, const int64_t* offsets, Register<Lane>* columns) {

@@ -1,7 +1,8 @@
 // Pair counts of a block of short rows of equal length, one row per lane.
 //
 // A sorting network sorts the rows by (x, y). Then x never descends, and a pair is discordant exactly if y
-// descends: one comparison per pair, with or without ties. Runs of equal elements give the ties.
+// descends: one comparison per pair, with or without ties. Runs of equal elements give the ties. Short rows
+// are sorted by x alone, with y as a payload, and again by (x, y) only if x has ties.
 #pragma once
 
 #include "cpu/kernels.h"
@@ -20,6 +21,22 @@ SHFCAS_INLINE void exchange(Element<K>& a, Element<K>& b) {
   using V = Register<K>;
   const V swap = (a.x > b.x) | ((a.x == b.x) & (a.y > b.y));
   const V x = swap ? b.x : a.x, y = swap ? b.y : a.y;
+  b.x ^= a.x ^ x;
+  b.y ^= a.y ^ y;
+  a = {x, y};
+}
+
+// x and y of one element per lane, ordered by x only.
+template <class K>
+struct ByX {
+  Register<K> x, y;
+};
+
+template <class K>
+SHFCAS_INLINE void exchange(ByX<K>& a, ByX<K>& b) {
+  using V = Register<K>;
+  const V swap = a.x > b.x;
+  const V x = a.x < b.x ? a.x : b.x, y = swap ? b.y : a.y;
   b.x ^= a.x ^ x;
   b.y ^= a.y ^ y;
   a = {x, y};
@@ -101,67 +118,127 @@ SHFCAS_INLINE void count_ties(const V& same_as_previous, V& run, V& pairs) {
   pairs += run;
 }
 
-// Counts rows of n <= Size elements, for one register of lanes from `lane` on. Unrolled if
-// Size <= kSortBlock.
+// Returns a mask of the lanes in which two neighbours of n sorted keys are equal. key(i) is key i.
+template <class K, class KeyAt>
+SHFCAS_INLINE Register<K> equal_neighbours(int limit, int n, const KeyAt& key) {
+  using U = Register<std::make_unsigned_t<K>>;
+  U least = ~U{};
+  for (int i = 1; i < limit; ++i)
+    if (i < n) {
+      const U step = (U)key(i) - (U)key(i - 1);
+      least = step < least ? step : least;
+    }
+  return least == 0;
+}
+
+// Returns a mask of the lanes with a NaN, from the keys at both ends of the sorted rows.
+template <class T>
+SHFCAS_INLINE Register<Key<T>> beyond_infinity(const Register<Key<T>>& first, const Register<Key<T>>& last) {
+  if constexpr (KeyOf<T>::floating)
+    return (first < -KeyOf<T>::infinity) | (last > KeyOf<T>::infinity);
+  else
+    return Register<Key<T>>{};
+}
+
+// Counts rows of n <= Size elements, for one register of lanes from `lane` on; element i of each lane is in
+// x[i] and y[i]. Unrolled if Size <= kSortBlock.
 template <class T, int Size>
-SHFCAS_INLINE void count_part(const T* x, const T* y, const int64_t* offsets, int n, int lane,
-                              BlockCounts<Key<T>>& counts) {
+SHFCAS_INLINE void count_columns(const Register<Key<T>>* x, Register<Key<T>>* y, int n, int lane,
+                                 BlockCounts<Key<T>>& counts) {
   using K = Key<T>;
   using V = Register<K>;
   constexpr bool unrolled = Size <= kSortBlock;
-  constexpr int tile = kTile<K>, capacity = (Size + tile - 1) / tile * tile;
   const int limit = unrolled ? Size : n;
-  const auto *x_bits = reinterpret_cast<const K*>(x), *y_bits = reinterpret_cast<const K*>(y);
-  V xs[capacity], ys[capacity];
-  for (int i = 0; i < limit; i += tile) {
-    load_tile<K>(x_bits + i, offsets + lane, xs + i);
-    load_tile<K>(y_bits + i, offsets + lane, ys + i);
-  }
-
   const V largest = V{} + kLargest<V>;
-  V invalid = {};
-  SortedPairs<K, Size> pairs;
-  Single<K> sorted_y[Size];
-  for (int i = 0; i < limit; ++i) {
-    if constexpr (KeyOf<T>::floating) {
-      invalid |= i < n ? ((xs[i] & KeyOf<T>::magnitude) > KeyOf<T>::infinity) |
-                             ((ys[i] & KeyOf<T>::magnitude) > KeyOf<T>::infinity)
-                       : V{};
-      bits_to_key<T>(xs[i]);
-      bits_to_key<T>(ys[i]);
-    }
-    const bool pad = i >= n;
-    const V x_key = pad ? largest : xs[i], y_key = pad ? largest : ys[i];
-    pairs.set(i, x_key, y_key);
-    sorted_y[i].key = y_key;
-  }
-  if constexpr (!unrolled)
-    for (int i = n, padded = power_of_two(n); i < padded; ++i) {
-      pairs.set(i, largest, largest);
-      sorted_y[i].key = largest;
-    }
-  pairs.sort(n);
-  sort_up_to<Size>(sorted_y, n);
+  V tied_x = {}, tied_y = {}, tied_both = {}, discordant, x_first, x_last;
 
-  V tied_x = {}, tied_y = {}, tied_both = {}, run_x = {}, run_y = {}, run_both = {};
-  V previous, current;
-  pairs.get(0, previous, ys[0]);
-  for (int i = 1; i < limit; ++i) {
-    pairs.get(i, current, ys[i]);
-    if (i < n) {
-      const V same_x = current == previous;
-      count_ties(same_x, run_x, tied_x);
-      count_ties(same_x & (ys[i] == ys[i - 1]), run_both, tied_both);
-      count_ties(sorted_y[i].key == sorted_y[i - 1].key, run_y, tied_y);
+  Single<K> sorted_y[Size];
+  const auto padded = [&](const V* values, int i) __attribute__((always_inline)) {
+    V key = i >= n ? largest : values[i];
+    if (i < n) bits_to_key<T>(key);
+    return key;
+  };
+  bool x_ties = true;
+  if constexpr (unrolled) {
+    if (!counts.expect_ties) {
+      ByX<K> elements[Size];
+      for (int i = 0; i < Size; ++i) {
+        elements[i] = {padded(x, i), padded(y, i)};
+        sorted_y[i].key = elements[i].y;
+      }
+      run_network<kSort<Size>>(elements);
+      x_ties = any(
+          equal_neighbours<K>(Size, n, [&](int i) __attribute__((always_inline)) { return elements[i].x; }));
+      if (!x_ties) {
+        V ys[(Size + 3) / 4 * 4];
+        for (int i = 0; i < Size; ++i) ys[i] = elements[i].y;
+        x_first = elements[0].x;
+        x_last = elements[n - 1].x;
+        discordant = count_descents(ys, Size);
+      }
     }
-    previous = current;
   }
-  const V discordant = count_descents(ys, limit);
+  if (x_ties) {
+    SortedPairs<K, Size> pairs;
+    for (int i = 0; i < limit; ++i) {
+      const V y_key = padded(y, i);
+      pairs.set(i, padded(x, i), y_key);
+      sorted_y[i].key = y_key;
+    }
+    if constexpr (!unrolled)
+      for (int i = n, end = power_of_two(n); i < end; ++i) {
+        pairs.set(i, largest, largest);
+        sorted_y[i].key = largest;
+      }
+    pairs.sort(n);
+    V run_x = {}, run_both = {}, previous, current, ys[(Size + 3) / 4 * 4];
+    pairs.get(0, previous, ys[0]);
+    x_first = previous;
+    for (int i = 1; i < limit; ++i) {
+      pairs.get(i, current, ys[i]);
+      if (i < n) {
+        const V same_x = current == previous;
+        count_ties(same_x, run_x, tied_x);
+        count_ties(same_x & (ys[i] == ys[i - 1]), run_both, tied_both);
+        previous = current;
+      }
+    }
+    x_last = previous;
+    discordant = count_descents(ys, limit);
+    counts.expect_ties = any(tied_x);
+  }
+
+  sort_up_to<Size>(sorted_y, n);
+  if (any(equal_neighbours<K>(limit, n,
+                              [&](int i) __attribute__((always_inline)) { return sorted_y[i].key; }))) {
+    V run_y = {};
+    for (int i = 1; i < limit; ++i)
+      if (i < n) count_ties(sorted_y[i].key == sorted_y[i - 1].key, run_y, tied_y);
+  }
+  const V invalid =
+      beyond_infinity<T>(x_first, x_last) | beyond_infinity<T>(sorted_y[0].key, sorted_y[n - 1].key);
   memcpy(counts.discordant + lane, &discordant, kBytes);
   memcpy(counts.tied_x + lane, &tied_x, kBytes);
   memcpy(counts.tied_y + lane, &tied_y, kBytes);
   memcpy(counts.tied_both + lane, &tied_both, kBytes);
   memcpy(counts.invalid + lane, &invalid, kBytes);
+}
+
+// Registers of lanes that hold rows of Size elements, in whole tiles.
+template <class K, int Size>
+constexpr int kColumns = (Size + kTile<K> - 1) / kTile<K> * kTile<K>;
+
+template <class T, int Size>
+SHFCAS_INLINE void count_part(const T* x, const T* y, const int64_t* offsets, int n, int lane,
+                              BlockCounts<Key<T>>& counts) {
+  using K = Key<T>;
+  Register<K> xs[kColumns<K, Size>], ys[kColumns<K, Size>];
+  const auto *x_bits = reinterpret_cast<const K*>(x), *y_bits = reinterpret_cast<const K*>(y);
+  for (int i = 0; i < (Size <= kSortBlock ? Size : n); i += kTile<K>) {
+    load_tile<K>(x_bits + i, offsets + lane, xs + i);
+    load_tile<K>(y_bits + i, offsets + lane, ys + i);
+  }
+  count_columns<T, Size>(xs, ys, n, lane, counts);
 }
 
 template <class T, int Size>

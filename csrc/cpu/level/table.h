@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/kernels.h"
+#include "cpu/level/conflicts.h"
 #include "cpu/level/long_rows.h"
 #include "cpu/level/pacs.h"
 #include "cpu/level/pair_bits.h"
@@ -16,8 +17,11 @@ std::unique_ptr<LongRowCounter<T>> make_long_row_counter(bool with_classes) {
 
 template <class T>
 Kernels<T> table() {
-  Kernels<T> kernels{&count_block<T>, nullptr, &make_long_row_counter<T>};
-  if constexpr (std::is_floating_point_v<T>) kernels.pacs_rows = &pacs_rows<T>;
+  Kernels<T> kernels{&count_block<T>, nullptr, nullptr, &make_long_row_counter<T>};
+  if constexpr (std::is_floating_point_v<T>) {
+    kernels.pacs_rows = &pacs_rows<T>;
+    kernels.conflict_blocks = &conflict_blocks<T>;
+  }
   return kernels;
 }
 
