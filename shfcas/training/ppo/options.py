@@ -165,8 +165,8 @@ class PPOStageConfig(AdaptedRate, PPOBaseConfig, OptimizerConfig):
     )
     bf16_reference: bool = option(
         False,
-        "without adapters: hold the reference of the KL in bfloat16, half its memory; where products are float32, as on "
-        "a CPU, its log-probabilities are less precise than the policy's",
+        "without adapters: hold the reference of the KL in bfloat16, half its memory; where products are float32 (on a "
+        "CPU), its log-probabilities are less precise than the policy's",
     )
     held_out: float = option(
         0.0, "share of the prompts that are evaluated on, not trained on (see eval_rollouts)", ge=0, lt=1
