@@ -4,9 +4,9 @@ Most functions take two tensors of the same shape, dtype and device. Rows are th
 ``(..., N)``. With ``offsets`` of shape ``(B + 1,)`` and dtype int64, row ``b`` of flat ``(T,)`` values is
 ``values[offsets[b]:offsets[b + 1]]``, the layout of Arrow lists. Offsets start at 0, never decrease and end at
 ``T``. Bad offsets raise ValueError on the CPU. On CUDA, where checking them would synchronise with the device,
-they are clamped, and scores before the first offset and behind the last are NaN. Jagged nested tensors of shape ``(B, jagged)``, ``torch.nested.nested_tensor(rows,
-layout=torch.jagged)``, have offsets of their own; a result with one entry per element is nested too. A row has
-at most 2^31 - 1 values.
+they are clamped, and scores before the first offset and behind the last are NaN. Jagged nested tensors of shape
+``(B, jagged)``, ``torch.nested.nested_tensor(rows, layout=torch.jagged)``, have offsets of their own; a result with
+one entry per element is nested too. A row has at most 2^31 - 1 values.
 
 float16 and bfloat16 are widened to float32, which changes no comparison. A NaN makes only its own row invalid.
 The same functions are ops, ``torch.ops.shfcas.*``. They work with ``torch.compile``, compute the same under
