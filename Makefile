@@ -28,7 +28,7 @@ endif
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo browser test test-engines test-system test-slow test-all test-torch budget mutants sanitize bench bench-results experiments experiments-quick experiments-ppo gpu-check
+.PHONY: help demo browser test test-engines test-system test-slow test-all test-torch budget mutants sanitize bench bench-results experiments experiments-quick experiments-ppo gpu-check gpu-check-rehearsal
 .PHONY: lint lint-check reference docs docs-version lock audit sdist wheel wheels wheels-cuda release-check release-notes image clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -137,6 +137,19 @@ experiments-ppo: $(VENV)/dev.stamp $(VENV)/models.stamp  ## policies for the lea
 # On a bare machine, without network: it takes what is installed beside torch, and no .venv.
 gpu-check:  ## on a machine with a GPU: build, test, sanitize and bench there, without network
 	$(PYTHON) .ci/gpu-check $(ARGS)
+
+# What a machine for that has: Python 3.12 where there is one, torch 2.11 with CUDA, and no scikit-build-core.
+BARE_PYTHON ?= $(firstword $(shell for p in python3.12 $$HOME/.pyenv/versions/3.12*/bin/python3.12; do $$p -c '' 2> /dev/null && command -v $$p; done) $(PYTHON))
+REHEARSAL := build/rehearsal
+$(REHEARSAL)/venv.stamp:
+	@mkdir -p $(REHEARSAL)
+	$(BARE_PYTHON) -m venv $(REHEARSAL)/venv
+	@$(REHEARSAL)/venv/bin/python -m pip install --quiet --disable-pip-version-check "torch==2.11.0" numpy pytest pytest-xdist \
+		pytest-timeout pybind11 cmake ninja
+	@touch $@
+
+gpu-check-rehearsal: $(REHEARSAL)/venv.stamp  ## all stages of gpu-check as on a bare machine, without a GPU and without network
+	.ci/gpu-check-rehearsal $(REHEARSAL)/venv/bin/python $(REHEARSAL)
 
 image:  ## the container image for CPUs; needs docker
 	docker build --target cpu --tag shfcas .

@@ -55,6 +55,8 @@ def settings(description: str | None, dtypes: list[str], default: list[str]) -> 
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", nargs="+", choices=dtypes, help=f"default: {default}; with --quick the first")
     given = parser.parse_args()
+    if given.device == "cuda" and not torch.cuda.is_available():
+        parser.error(f"--device cuda: no CUDA device (torch {torch.__version__})")
     chosen = given.dtype or (default[:1] if given.quick else default)
     return Settings(
         QUICK if given.quick else FULL,

@@ -87,7 +87,7 @@ __device__ PairCounts count_in_shared(const Team& team, const T* x, const T* y, 
   bool invalid = false;
   team.sync();  // all members have read the keys of the previous row; shuffles alone do not order memory
   for (int i = team.rank(); i < n; i += team.size()) {
-    invalid |= is_nan(x[i]) | is_nan(y[i]);
+    invalid = invalid || is_nan(x[i]) || is_nan(y[i]);
     keys[i] = {ordered_key(x[i]), ordered_key(y[i])};
     if (i < half) keys[n + i] = keys[i];
   }

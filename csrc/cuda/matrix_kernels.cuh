@@ -69,32 +69,46 @@ __global__ void __launch_bounds__(kMatrixThreads)
   }
 }
 
-// Packs words [first_word, first_word + count) of vector v to v * count, ... A warp per word.
+// Packs words [first_word, first_word + count) of vector v to v * count, ... A warp packs 32 words one after
+// another, and each lane keeps one of them. So the warp divides once for all of them, and writes them side by
+// side. Numbers are compared as they are: what a NaN gives does not matter, and the zeros are equal.
 template <class T>
 __global__ void __launch_bounds__(kMatrixThreads)
     pack_pairs(const T* x, int64_t m, PairWords words, int first_word, int count, unsigned* less,
                unsigned* untied) {
   constexpr int kWarps = kMatrixThreads / kWarp;
-  const int lane = threadIdx.x % kWarp;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * kWarps;
-  for (int64_t k = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp; k < m * count;
+  const int lane = threadIdx.x % kWarp, n = words.n;
+  const int64_t groups = (count + kWarp - 1) / kWarp, step = static_cast<int64_t>(gridDim.x) * kWarps;
+  for (int64_t k = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp; k < m * groups;
        k += step) {
-    const T* values = x + k / count * words.n;
-    const int word = first_word + static_cast<int>(k % count);
-    const int i = words.first(word) + lane, d = words.step(word);
-    bool is_less = false, is_untied = false;
-    if (i < words.positions(word)) {
-      const auto a = ordered_key(values[i]),
-                 b = ordered_key(values[i + d < words.n ? i + d : i + d - words.n]);
-      is_less = a < b;
-      is_untied = a != b;
+    const int64_t v = k / groups;
+    const int begin = static_cast<int>(k % groups) * kWarp, size = lesser(kWarp, count - begin);
+    const T* values = x + v * n;
+    int first = words.first(first_word + begin), d = words.step(first_word + begin);
+    int positions = words.positions(first_word + begin);
+    unsigned my_less = 0, my_untied = 0;
+#pragma unroll 4
+    for (int w = 0; w < size; ++w) {
+      // Lanes behind the last position read that position, and do not branch.
+      const int i = first + lane, here = lesser(i, n - 1), behind = here + d;
+      const T a = values[here], b = values[behind < n ? behind : behind - n];
+      const bool counts = i < positions;
+      const bool is_less = counts & (a < b), is_untied = counts & (a != b);
+      const unsigned less_bits = __ballot_sync(0xffffffffu, is_less);
+      const unsigned untied_bits = __ballot_sync(0xffffffffu, is_untied);
+      if (lane == w) {
+        my_less = less_bits;
+        my_untied = untied_bits;
+      }
+      first += kWarp;
+      if (first < n) continue;
+      first = 0;
+      ++d;
+      if (2 * d == n) positions = n / 2;
     }
-    const unsigned less_bits = __ballot_sync(0xffffffffu, is_less);
-    const unsigned untied_bits = __ballot_sync(0xffffffffu, is_untied);
-    if (lane == 0) {
-      less[k] = less_bits;
-      untied[k] = untied_bits;
-    }
+    if (lane >= size) continue;
+    less[v * count + begin + lane] = my_less;
+    untied[v * count + begin + lane] = my_untied;
   }
 }
 
@@ -276,8 +290,8 @@ void launch_matrix(const T* x, int64_t m, int64_t n, MatrixStatistic statistic, 
   for (int first = 0; first < words.count; first += at_once) {
     const int count = lesser(at_once, words.count - first);
     const auto pack = pack_pairs<T>;
-    SHFCAS_LAUNCH(pack, grid_for((m * count * kWarp + kMatrixThreads - 1) / kMatrixThreads), kMatrixThreads,
-                  0, stream)
+    const int64_t groups = m * ((count + kWarp - 1) / kWarp), warps = kMatrixThreads / kWarp;
+    SHFCAS_LAUNCH(pack, grid_for((groups + warps - 1) / warps), kMatrixThreads, 0, stream)
     (x, m, words, first, count, less, untied);
     const auto count_all = count_packed<kMatrixRange>;
     const int64_t ranges = (count + kMatrixRange - 1) / kMatrixRange;
