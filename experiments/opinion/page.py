@@ -178,9 +178,52 @@ def h6() -> Iterator[Row]:
             }
 
 
+def clean() -> Iterator[Row]:
+    """Yield a row per task, bias and score: three ways to use 24 labels on conflicts, and what the third left out."""
+    for key in dict.fromkeys((row["task"], row["bias"], row["score"]) for row in read("clean")):
+        values = dict(zip(("task", "bias", "score"), key, strict=True))
+
+        def found(arm: str, measure: str = "accuracy", digits: int = 3, values: Row = values) -> str:
+            asked = {"strategy": "", "budget": 0} if arm == "nothing" else {"strategy": "shf_cas", "budget": 24}
+            row = one("clean", arm=arm, measure=measure, **asked, **values)
+            return mean(row, digits) if row else ""
+
+        yield {
+            **values,
+            "score": "contrast" if key[2] == PRIMARY else f"`{key[2]}`",
+            "proxy as it is": found("nothing"),
+            "as pairs": found("pairs"),
+            "as arbiters": found("arbitrate"),
+            "original pairs cleaned": found("clean"),
+            "left out": found("clean", "left_out", 2),
+            "of them wrong": found("clean", "wrong", 2),
+        }
+
+
+def again(found: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Row]:
+    """Yield a row per task and claim of the replication: the value on the first answers, and on new ones."""
+    of = {
+        "H1: contrast over log-probability, AUROC": lambda r, t: r["H1"]["tasks"][t]["gain"],
+        "H2: second opinion, biased proxy": lambda r, t: r["H2"]["tasks"][t]["inverted"],
+        "H2: second opinion, sound proxy": lambda r, t: r["H2"]["tasks"][t]["none"],
+        "H3: SHF-CAS over twice as many random": lambda r, t: r["H3"]["tasks"][t]["shf_cas"]["twice"],
+        "H3: SHF-CAS over the second opinion": lambda r, t: r["H3"]["tasks"][t]["shf_cas"]["over_label_free"][
+            "equal_trust"
+        ],
+    }
+    for task in new["H1"]["tasks"]:
+        for claim, value in of.items():
+            yield {
+                "task": task,
+                "claim": claim,
+                "first answers": interval(value(found, task)),
+                "new answers": interval(value(new, task)),
+            }
+
+
 def about() -> Iterator[Row]:
     """Yield a row per table: the command and the commit that made it."""
-    for name in (*TABLES, "predict"):
+    for name in (*TABLES, "predict", "clean"):
         path = RESULTS / f"{name}_about.json"
         if path.exists():
             entry = read_json(path)
@@ -206,6 +249,8 @@ def tables() -> dict[str, list[Row]]:
         "h3": h3(verdicts["H3"]),
         "h4": h4(verdicts["H4"]),
         "h6": h6(),
+        "clean": clean(),
+        "replication": again(verdicts, read_json(RESULTS / "replication.json")),
     }
     return {name: list(rows) for name, rows in found.items()}
 

@@ -194,4 +194,4 @@ def test_the_tables_of_the_page_are_those_of_the_results() -> None:
     text = page.PAGE.read_text(encoding="utf-8")
     assert page.page(text) == text
     assert {name for _, name, _ in page.MARK.findall(text)} == {*page.tables()}
-    assert not any("changes" in row["code"] for row in page.about()) and len([*page.about()]) == len(grid.TABLES) + 1
+    assert not any("changes" in row["code"] for row in page.about()) and len([*page.about()]) == len(grid.TABLES) + 2
