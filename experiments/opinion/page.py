@@ -183,10 +183,12 @@ def clean() -> Iterator[Row]:
     for key in dict.fromkeys((row["task"], row["bias"], row["score"]) for row in read("clean")):
         values = dict(zip(("task", "bias", "score"), key, strict=True))
 
-        def found(arm: str, measure: str = "accuracy", digits: int = 3, values: Row = values) -> str:
+        def found(arm: str, measure: str = "accuracy", values: Row = values) -> str:
             asked = {"strategy": "", "budget": 0} if arm == "nothing" else {"strategy": "shf_cas", "budget": 24}
             row = one("clean", arm=arm, measure=measure, **asked, **values)
-            return mean(row, digits) if row else ""
+            if row is None:
+                return ""
+            return mean(row) if measure == "accuracy" else f"{float(row['mean']):.2f}"
 
         yield {
             **values,
@@ -195,8 +197,8 @@ def clean() -> Iterator[Row]:
             "as pairs": found("pairs"),
             "as arbiters": found("arbitrate"),
             "original pairs cleaned": found("clean"),
-            "left out": found("clean", "left_out", 2),
-            "of them wrong": found("clean", "wrong", 2),
+            "left out": found("clean", "left_out"),
+            "of them wrong": found("clean", "wrong"),
         }
 
 
