@@ -15,16 +15,13 @@ from transformers import TrainerCallback
 from shfcas.data.chat import encode_prompt
 from shfcas.models.loading import load_policy
 from shfcas.rewards.table import score_rows
-from shfcas.sampling.config import SamplingConfig
-from shfcas.sampling.table import sample_policy
 from shfcas.training import pairs, rso
 from shfcas.training.lora import AdapterConfig
 from shfcas.training.rso import RSOConfig, encode_pair, first_round, rejection_sample, tournament, train_rso
 from shfcas.utils.errors import UserError
 from shfcas.utils.files import content_hash, read_json
 from tests.support import architectures, ppo_tiny
-
-LIKED = {f"w{i}" for i in range(0, 60, 4)}
+from tests.support.liked_words import liked, sample, save_policy
 
 
 def distance(p: dict, q: dict) -> float:
@@ -96,26 +93,12 @@ def test_a_tie_makes_no_pair_and_the_first_goes_on() -> None:
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("models") / "policy"
-    ppo_tiny.tiny_model().save_pretrained(folder)
-    ppo_tiny.tiny_tokenizer().save_pretrained(folder)
-    return str(folder)
-
-
-def sample(policy: str, folder: Path, seed: int = 0) -> list[dict[str, Any]]:
-    prompts = [{"prompt_id": f"p{i}", "prompt": text} for i, text in enumerate(ppo_tiny.prompts()["prompt"])]
-    config = SamplingConfig(num_completions=32, temperature=1.0, max_new_tokens=6)
-    return sample_policy(policy, prompts, config=config, seed=seed, work_dir=folder).rows()
+    return save_policy(tmp_path_factory.mktemp("models") / "policy")
 
 
 @pytest.fixture(scope="module")
 def candidates(policy: str, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return sample(policy, tmp_path_factory.mktemp("candidates"))
-
-
-def liked(completions: list[str], **columns: object) -> list[float]:
-    """The share of words that are among the liked quarter of the vocabulary."""
-    return [sum(word in LIKED for word in text.split()) / max(1, len(text.split())) for text in completions]
 
 
 def test_a_pair_has_the_tokens_that_the_policy_sampled(policy: str) -> None:
