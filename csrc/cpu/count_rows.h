@@ -69,6 +69,7 @@ class RowCounter {
   template <class Sink>
   void run(int64_t begin, int64_t end, const Sink& sink) {
     if (!rows_.offsets) {
+      begin = run_dense_blocks(begin, end, sink);
       run_rows(begin, end, [](int64_t k) { return k; }, sink);
       return;
     }
@@ -82,6 +83,27 @@ class RowCounter {
  private:
   static constexpr int64_t kWindow = 4096;
   static constexpr int64_t kLongRows = kMaxBlockLength<K> + 1;  // bucket of the rows too long for a block
+
+  // Counts whole blocks of dense rows in place; returns the first row that is left.
+  template <class Sink>
+  int64_t run_dense_blocks(int64_t begin, int64_t end, const Sink& sink) {
+    const int64_t n = rows_.length;
+    if (n == 0 || n > kMaxBlockLength<K> || with_classes_) return begin;
+    int64_t offsets[kBlockLanes<K>];
+    for (int l = 0; l < kBlockLanes<K>; ++l) offsets[l] = l * n;
+    end = std::min(end, (rows_.total - kReadAhead) / n);
+    // The values of the next block, which short rows need before the processor fetches them by itself.
+    const int64_t prefetched = n <= 16 && simd_level() == SimdLevel::avx512 ? n * kBlockLanes<K> : 0;
+    for (; begin + kBlockLanes<K> <= end; begin += kBlockLanes<K>) {
+      for (int64_t i = 0; i < prefetched; i += 64 / static_cast<int64_t>(sizeof(T))) {
+        __builtin_prefetch(x_ + (begin + kBlockLanes<K>)*n + i);
+        __builtin_prefetch(y_ + (begin + kBlockLanes<K>)*n + i);
+      }
+      kernels_.count_block(x_ + begin * n, y_ + begin * n, offsets, static_cast<int>(n), block_);
+      sink.block(block_, static_cast<int>(n), kBlockLanes<K>, [begin](int l) { return begin + l; });
+    }
+    return begin;
+  }
 
   // Counts rows k in [begin, end) of the given order, in which rows of equal length are neighbours.
   template <class Order, class Sink>
@@ -114,15 +136,9 @@ class RowCounter {
   void run_block(int64_t begin, int lanes, int64_t n, const Order& order, const Sink& sink) {
     const T *x = x_, *y = y_;
     int64_t offsets[kBlockLanes<K>], last = 0;
-    if (!rows_.offsets && lanes == kBlockLanes<K>) {
-      const int64_t first = order(begin) * n;
-      for (int l = 0; l < kBlockLanes<K>; ++l) offsets[l] = first + l * n;
-      last = offsets[kBlockLanes<K> - 1];
-    } else {
-      for (int l = 0; l < kBlockLanes<K>; ++l) {
-        offsets[l] = rows_.begin(order(begin + std::min(l, lanes - 1)));  // idle lanes repeat a row
-        last = std::max(last, offsets[l]);
-      }
+    for (int l = 0; l < kBlockLanes<K>; ++l) {
+      offsets[l] = rows_.begin(order(begin + std::min(l, lanes - 1)));  // idle lanes repeat a row
+      last = std::max(last, offsets[l]);
     }
     if (last + n + kReadAhead > rows_.total) {
       const int64_t pitch = n + kReadAhead;

@@ -35,11 +35,13 @@ struct ByX {
 template <class K>
 SHFCAS_INLINE void exchange(ByX<K>& a, ByX<K>& b) {
   using V = Register<K>;
+  constexpr bool masks = kBytes == 64;  // a blend is one instruction, and min and max share a unit
   const V swap = a.x > b.x;
-  const V x = a.x < b.x ? a.x : b.x, y = swap ? b.y : a.y;
-  b.x ^= a.x ^ x;
-  b.y ^= a.y ^ y;
-  a = {x, y};
+  const V low = masks ? (swap ? b.x : a.x) : (a.x < b.x ? a.x : b.x),
+          high = masks ? (swap ? a.x : b.x) : (a.x > b.x ? a.x : b.x);
+  const V first = swap ? b.y : a.y, second = swap ? a.y : b.y;
+  a = {low, first};
+  b = {high, second};
 }
 
 // Elements to sort: set(i, x, y) for each element, sort(), then get(i, x, y).
