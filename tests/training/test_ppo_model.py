@@ -70,7 +70,9 @@ def test_logprobs_equal_one_sequence_at_a_time(kind: str, temperature: float) ->
         torch.testing.assert_close(output.logprobs[row, : len(completion)], expected, atol=1e-5, rtol=0)
         alone = model(**batch.model_inputs([row]))
         assert alone.logprobs.shape == (1, len(completion))
-        for whole, single in zip(output, alone, strict=True):
+        for whole, single in zip(
+            output[:3], alone[:3], strict=True
+        ):  # the last is of demonstrations, and none is given
             torch.testing.assert_close(whole[row, : len(completion)], single[0], atol=1e-5, rtol=0)
             assert not whole[row, len(completion) :].any()
     log_softmax = (policy(torch.tensor([PROMPTS[0]])).logits[0, -1] / temperature).log_softmax(-1)
