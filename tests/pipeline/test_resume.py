@@ -41,7 +41,7 @@ def check_same(broken: Path, unbroken: Path) -> None:
 
 def test_interrupted_and_resumed_equals_unbroken(run_config: Path, finished_run: Path, tmp_path: Path) -> None:
     command = ["run", str(run_config), "--output", str(tmp_path / "run")]
-    for pattern in KILL_AT:
+    for pattern in KILL_AT[6::3]:  # amid both trainings; the processes below are killed at all points
         with killed_at(tmp_path / "run", pattern):
             main(command)
     assert main(command) == 0
