@@ -93,6 +93,7 @@ def test_a_third_person_is_asked_where_two_disagree(served, person):
         someone = person()
         someone.begins(run.link(name))
         for key in keys:
+            someone.works()  # until the next comparison is there, the text is that of the last one
             # Sides differ per person: choose by the text.
             first = "first" in someone.text("#left")
             someone.answers({"1": "1" if first else "2", "2": "2" if first else "1"}[key])
