@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shfcas.data.candidates import read_candidates
-from shfcas.data.messages import prompt_key
+from shfcas.data.messages import answer_key, prompt_key
 from shfcas.data.preferences import Preference, read_preferences, write_preferences
 from shfcas.pipeline.arbitration import REPORT, Trust, trusted
 from shfcas.pipeline.content import scorer_source
@@ -108,4 +108,4 @@ def group_of_pairs(rows: Sequence[Row], found: Trust, pairs: Sequence[Preference
 
 
 def _key(pair: Preference) -> tuple[str, str, str]:
-    return prompt_key(pair.prompt), repr(pair.chosen), repr(pair.rejected)
+    return prompt_key(pair.prompt), answer_key(pair.chosen), answer_key(pair.rejected)

@@ -103,7 +103,7 @@ class RefineConfig(RewardModelConfig):
         common=True,
     )
     second_opinion: SecondOpinionConfig = option(
-        SecondOpinionConfig, "refine second_opinion, arbitrate, clean: whom to trust, and soft labels of all answers"
+        SecondOpinionConfig, "refine second_opinion, arbitrate, clean: trust in reward model and policy, soft labels"
     )
     replay: float = option(
         1.0,
